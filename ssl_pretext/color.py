@@ -1,0 +1,138 @@
+"""sRGB and CIE L*a*b*: pure, differentiable tensor functions.
+
+White point D65 and the matrix of ITU-R BT.709, with the digits that scikit-image, OpenCV and kornia use, so that
+values agree with theirs. `L` lies in `[0, 100]`; over the sRGB gamut `a` in about `[-86.2, 98.2]` and `b` in
+`[-107.9, 94.5]`.
+"""
+
+import torch
+from torch import Tensor
+
+from ssl_pretext.errors import ArgumentError
+
+__all__ = ["lab_to_rgb", "luma", "rgb_to_lab"]
+
+# Linear sRGB -> XYZ and the D65 white of the 2 degree observer, as in skimage.color.colorconv.
+XYZ_FROM_RGB = torch.tensor(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]],
+    dtype=torch.float64,
+)
+WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)
+
+# XYZ relative to white (what Lab is defined on), and back; inverted in float64, never typed in rounded.
+RELATIVE_XYZ_FROM_RGB = XYZ_FROM_RGB / WHITE[:, None]
+RGB_FROM_RELATIVE_XYZ = torch.linalg.inv(RELATIVE_XYZ_FROM_RGB)
+
+# CIE 1976: below KNEE the cube root gives way to a line. The rounded constants of the publication, as every library
+# has them: the exact (6/29)**3 and (29/6)**2/3 would move `a` by up to 1.6e-4 away from scikit-image.
+KNEE, SLOPE, OFFSET = 0.008856, 7.787, 16 / 116
+F_KNEE = KNEE ** (1 / 3)
+SRGB_KNEE, LINEAR_KNEE = 0.04045, 0.0031308  # IEC 61966-2-1
+LUMA_WEIGHTS = torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # ITU-R BT.601
+
+RANGE_TOLERANCE = 1e-4  # rounding of a colour conversion, far below one level of 8 bits
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """Converts sRGB to CIE L*a*b* (D65).
+
+    Args:
+        rgb: sRGB in `[0, 1]`, `(..., 3, H, W)`, any floating dtype.
+
+    Returns:
+        Lab of the same shape, dtype and device: `L` in `[0, 100]`, `a` and `b` unscaled.
+
+    Raises:
+        ArgumentError: The shape or dtype is wrong, or (checked on the CPU only, where it costs no
+            synchronisation) a value lies outside `[0, 1]`.
+
+    Example:
+        >>> white = torch.ones(1, 3, 1, 1)
+        >>> [round(value, 1) for value in rgb_to_lab(white).flatten().tolist()]
+        [100.0, -0.0, 0.0]
+    """
+    check_three_channels("rgb_to_lab", rgb)
+    check_unit_range("rgb_to_lab", rgb)
+    return lab_from_rgb(rgb)
+
+
+def lab_to_rgb(lab: Tensor) -> Tensor:
+    """Converts CIE L*a*b* (D65) to sRGB, without clipping.
+
+    Colours outside the sRGB gamut come out below 0 or above 1, with live gradients: clipping here would stop
+    a loss from pulling a prediction back. Clamp the result before showing it.
+
+    Args:
+        lab: `L` in `[0, 100]`, `a` and `b` unscaled, `(..., 3, H, W)`, any floating dtype.
+
+    Returns:
+        sRGB of the same shape, dtype and device.
+
+    Raises:
+        ArgumentError: The shape or dtype is wrong.
+
+    Example:
+        >>> lab_to_rgb(torch.tensor([53.24, 80.09, 67.20]).view(3, 1, 1)).flatten().round(decimals=2).tolist()
+        [1.0, 0.0, 0.0]
+    """
+    check_three_channels("lab_to_rgb", lab)
+    return rgb_from_lab(lab)
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """The luma of ITU-R BT.601, `0.299 R + 0.587 G + 0.114 B`: `(..., 3, H, W)` to `(..., 1, H, W)`.
+
+    Example:
+        >>> luma(torch.ones(3, 1, 1)).item()
+        1.0
+    """
+    check_three_channels("luma", rgb)
+    return _mix(LUMA_WEIGHTS, rgb)
+
+
+def lab_from_rgb(rgb: Tensor) -> Tensor:
+    """`rgb_to_lab` for callers that have checked their input already."""
+    # Both branches of a `where` are differentiated, so the power's argument is clamped to where it is used.
+    linear = torch.where(rgb > SRGB_KNEE, ((rgb.clamp(min=SRGB_KNEE) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = _mix(RELATIVE_XYZ_FROM_RGB, linear)
+    f = torch.where(xyz > KNEE, xyz.clamp(min=KNEE) ** (1 / 3), SLOPE * xyz + OFFSET)
+    x, y, z = f.unbind(-3)
+    # Differences before factors: 500 x - 500 y would round each product, ten times the error of 500 (x - y).
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
+
+
+def rgb_from_lab(lab: Tensor) -> Tensor:
+    """`lab_to_rgb` for callers that have checked their input already."""
+    lightness, a, b = lab.unbind(-3)
+    y = (lightness + 16) / 116
+    f = torch.stack([y + a / 500, y, y - b / 200], dim=-3)
+    xyz = torch.where(f > F_KNEE, f**3, (f - OFFSET) / SLOPE)
+    linear = _mix(RGB_FROM_RELATIVE_XYZ, xyz)
+    return torch.where(
+        linear > LINEAR_KNEE, 1.055 * linear.clamp(min=LINEAR_KNEE) ** (1 / 2.4) - 0.055, 12.92 * linear
+    )
+
+
+def check_three_channels(function: str, images: Tensor) -> None:
+    """Raises unless `images` is a floating tensor `(..., 3, H, W)`."""
+    if not torch.is_floating_point(images):
+        raise ArgumentError(f"{function} takes a floating tensor, got {images.dtype}; divide uint8 by 255 first")
+    if images.dim() < 3 or images.shape[-3] != 3:
+        raise ArgumentError(f"{function} takes images of shape (..., 3, H, W), got {tuple(images.shape)}")
+
+
+def check_unit_range(function: str, rgb: Tensor) -> None:
+    """Raises if RGB on the CPU lies outside `[0, 1]`; elsewhere the look would wait for the device."""
+    if rgb.device.type != "cpu" or rgb.numel() == 0:
+        return
+    low, high = (float(bound) for bound in rgb.detach().aminmax())
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # also true of NaN
+        raise ArgumentError(
+            f"{function} takes RGB in [0, 1], got values from {low:.4g} to {high:.4g}; "
+            "pass uint8, divide by 255, or clamp what an interpolation overshot"
+        )
+
+
+def _mix(matrix: Tensor, images: Tensor) -> Tensor:
+    return torch.einsum("ij,...jhw->...ihw", matrix.to(images), images)
+

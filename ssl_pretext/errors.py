@@ -1,0 +1,39 @@
+"""The errors of the library: one root, and a builtin parent for each so that ordinary `except` clauses work."""
+
+__all__ = [
+    "ArgumentError",
+    "CheckpointError",
+    "DataError",
+    "MissingDependencyError",
+    "MissingFileError",
+    "PretextError",
+    "UnknownNameError",
+]
+
+
+class PretextError(Exception):
+    """Root of every error that this library raises on purpose."""
+
+
+class ArgumentError(PretextError, ValueError):
+    """An argument has the wrong shape, type, range or combination."""
+
+
+class UnknownNameError(PretextError, LookupError):
+    """A name is not in a registry; the message lists the nearest and all known names."""
+
+
+class DataError(PretextError, RuntimeError):
+    """A data folder lacks the expected layout, or too many of its images cannot be read."""
+
+
+class CheckpointError(PretextError, RuntimeError):
+    """A saved task, checkpoint or run folder does not fit what is asked of it."""
+
+
+class MissingFileError(PretextError, FileNotFoundError):
+    """A file that has to be fetched or written first is not there; the message says how to get it."""
+
+
+class MissingDependencyError(PretextError, ImportError):
+    """An optional dependency is not installed; the message names the `pip install` to run."""

@@ -1,0 +1,121 @@
+"""One registry class for every pluggable kind: tasks, encoders, losses, probes.
+
+A registered part is asked for by a *spec*, its name with options in brackets: `lpips[net=squeeze]`,
+`smooth_l1[beta=0.5;domain=rgb]`. Specs are what configurations and checkpoints store.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from ssl_pretext.errors import ArgumentError, UnknownNameError
+
+__all__ = ["Option", "Registry", "format_spec", "parse_spec"]
+
+T = TypeVar("T")
+Option = bool | int | float | str
+
+_SPEC = re.compile(r"(?P<name>[^\[\]=,;\s]+)(?:\[(?P<options>[^\[\]]*)\])?")
+
+
+class Registry(Generic[T]):
+    """Named factories of one kind of part.
+
+    Args:
+        kind: What the parts are called in messages, such as `"loss"`.
+
+    Example:
+        >>> losses = Registry("loss")
+        >>> losses.register("zero")(lambda scale=1.0: 0.0 * scale)
+        ... # doctest: +ELLIPSIS
+        <function ...>
+        >>> losses.create("zero[scale=2]")
+        0.0
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Returns a decorator that files a factory (a class or function) under `name`; a taken name raises."""
+        if not _SPEC.fullmatch(name) or "[" in name:
+            raise ArgumentError(f"a {self.kind} name must be free of spaces and of '[]=,;', got {name!r}")
+
+        def add(factory: Callable[..., T]) -> Callable[..., T]:
+            if name in self._factories:
+                raise ArgumentError(f"the {self.kind} {name!r} is registered already; choose another name")
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self._factories)
+
+    def factory(self, name: str) -> Callable[..., T]:
+        """The factory behind `name`.
+
+        Raises:
+            UnknownNameError: Nothing is registered under it; the message shows the nearest and all names.
+        """
+        if name not in self._factories:
+            near = difflib.get_close_matches(name, self._factories, n=3)
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise UnknownNameError(
+                f"there is no {self.kind} named {name!r}.{hint} Known: {', '.join(self.names())}. "
+                f"Your own can be added with register_{self.kind}()."
+            )
+        return self._factories[name]
+
+    def create(self, spec: str, **options: object) -> T:
+        """Builds the part that `spec` names, with the options of the spec and of the call."""
+        name, spelled = parse_spec(spec)
+        factory = self.factory(name)
+        try:
+            return factory(**spelled, **options)
+        except TypeError as error:
+            raise ArgumentError(f"the {self.kind} {name!r} does not take these options: {error}") from error
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
+    """Splits a spec into its name and options.
+
+    Example:
+        >>> parse_spec("lpips[net=squeeze;scale=0.5]")
+        ('lpips', {'net': 'squeeze', 'scale': 0.5})
+    """
+    match = _SPEC.fullmatch(spec.strip())
+    if match is None:
+        raise ArgumentError(f"expected a name with options in brackets, such as 'lpips[net=squeeze]', got {spec!r}")
+    options: dict[str, Option] = {}
+    for pair in filter(None, re.split("[;,]", match["options"] or "")):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise ArgumentError(f"options are written name=value and parted by ';', got {pair!r} in {spec!r}")
+        options[key.strip()] = _parse_option(value.strip())
+    return match["name"], options
+
+
+def format_spec(name: str, options: dict[str, Option]) -> str:
+    """The inverse of `parse_spec`: `format_spec("lpips", {"net": "vgg"})` is `"lpips[net=vgg]"`."""
+    if not options:
+        return name
+    return f"{name}[{';'.join(f'{key}={_format_option(value)}' for key, value in sorted(options.items()))}]"
+
+
+def _format_option(value: Option) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parse_option(text: str) -> Option:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
