@@ -1,0 +1,106 @@
+"""Self-supervised pretext tasks that predict image channels from one another, judged by probes with controls.
+
+Importing this package loads torch and the light modules; what needs diffusers, timm, torchvision, Lightning or
+matplotlib is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ssl_pretext.channels import Channels, ChannelSpace, join
+from ssl_pretext.errors import PretextError
+
+if TYPE_CHECKING:
+    from ssl_pretext.data import ImageStore, holdout_split, sample_photos
+    from ssl_pretext.encoders import create_encoder, list_encoders, register_encoder
+    from ssl_pretext.losses import Loss, create_loss, list_losses, register_loss
+    from ssl_pretext.probes import (
+        Pixels,
+        ProbeReport,
+        Representation,
+        create_probe,
+        evaluate,
+        list_probes,
+        register_probe,
+    )
+    from ssl_pretext.tasks import (
+        Colorization,
+        CrossChannelPrediction,
+        PretextTask,
+        TaskOutput,
+        create_task,
+        list_tasks,
+        register_task,
+    )
+    from ssl_pretext.training import FitConfig, fit
+
+__all__ = [
+    "ChannelSpace",
+    "Channels",
+    "Colorization",
+    "CrossChannelPrediction",
+    "FitConfig",
+    "ImageStore",
+    "Loss",
+    "Pixels",
+    "PretextError",
+    "PretextTask",
+    "ProbeReport",
+    "Representation",
+    "TaskOutput",
+    "create_encoder",
+    "create_loss",
+    "create_probe",
+    "create_task",
+    "evaluate",
+    "fit",
+    "holdout_split",
+    "join",
+    "list_encoders",
+    "list_losses",
+    "list_probes",
+    "list_tasks",
+    "register_encoder",
+    "register_loss",
+    "register_probe",
+    "register_task",
+    "sample_photos",
+]
+
+_HOMES = {
+    "data": ("ImageStore", "holdout_split", "sample_photos"),
+    "encoders": ("create_encoder", "list_encoders", "register_encoder"),
+    "losses": ("Loss", "create_loss", "list_losses", "register_loss"),
+    "probes": (
+        "Pixels",
+        "ProbeReport",
+        "Representation",
+        "create_probe",
+        "evaluate",
+        "list_probes",
+        "register_probe",
+    ),
+    "tasks": (
+        "Colorization",
+        "CrossChannelPrediction",
+        "PretextTask",
+        "TaskOutput",
+        "create_task",
+        "list_tasks",
+        "register_task",
+    ),
+    "training": ("FitConfig", "fit"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ssl_pretext' has no attribute {name!r}")
+    value = getattr(import_module(f"ssl_pretext.{_HOME[name]}"), name)
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

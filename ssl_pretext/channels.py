@@ -70,7 +70,7 @@ class ChannelSpace:
         Raises:
             ArgumentError: Names repeat, the counts differ, or the name is taken by another space.
 
-        Example:
+        Examples:
             >>> space = ChannelSpace.bands("rgbd", ["R", "G", "B", "D"], scale=[1, 1, 1, 50])
             >>> Channels.parse("rgbd:D").complement().names
             ('R', 'G', 'B')
@@ -114,7 +114,7 @@ class Channels:
         UnknownNameError: The space or one of the channels does not exist.
         ArgumentError: A channel is named twice.
 
-    Example:
+    Examples:
         >>> ab = Channels("lab", ("a", "b"))
         >>> ab.complement()
         Channels('lab:L')
@@ -211,7 +211,7 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
     Raises:
         ArgumentError: The groups overlap, leave a channel out, or have other shapes than they should.
 
-    Example:
+    Examples:
         >>> images = torch.rand(2, 3, 8, 8)
         >>> light, color = Channels("lab", "L"), Channels("lab", "ab")
         >>> again = join({light: light.extract(images), color: color.extract(images)})

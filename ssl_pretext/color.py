@@ -46,7 +46,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         ArgumentError: The shape or dtype is wrong, or (checked on the CPU only, where it costs no
             synchronisation) a value lies outside `[0, 1]`.
 
-    Example:
+    Examples:
         >>> white = torch.ones(1, 3, 1, 1)
         >>> [round(value, 1) for value in rgb_to_lab(white).flatten().tolist()]
         [100.0, -0.0, 0.0]
@@ -71,7 +71,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     Raises:
         ArgumentError: The shape or dtype is wrong.
 
-    Example:
+    Examples:
         >>> lab_to_rgb(torch.tensor([53.24, 80.09, 67.20]).view(3, 1, 1)).flatten().round(decimals=2).tolist()
         [1.0, 0.0, 0.0]
     """
@@ -82,7 +82,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 def luma(rgb: Tensor) -> Tensor:
     """The luma of ITU-R BT.601, `0.299 R + 0.587 G + 0.114 B`: `(..., 3, H, W)` to `(..., 1, H, W)`.
 
-    Example:
+    Examples:
         >>> luma(torch.ones(3, 1, 1)).item()
         1.0
     """

@@ -25,7 +25,7 @@ class Registry(Generic[T]):
     Args:
         kind: What the parts are called in messages, such as `"loss"`.
 
-    Example:
+    Examples:
         >>> losses = Registry("loss")
         >>> losses.register("zero")(lambda scale=1.0: 0.0 * scale)
         ... # doctest: +ELLIPSIS
@@ -83,7 +83,7 @@ class Registry(Generic[T]):
 def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
     """Splits a spec into its name and options.
 
-    Example:
+    Examples:
         >>> parse_spec("lpips[net=squeeze;scale=0.5]")
         ('lpips', {'net': 'squeeze', 'scale': 0.5})
     """

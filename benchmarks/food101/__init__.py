@@ -1,0 +1,1 @@
+"""The documented Food-101 experiment: `python -m benchmarks.food101`."""

@@ -1,0 +1,175 @@
+"""The command line of the documented Food-101 experiment."""
+
+import argparse
+import logging
+import os
+import shlex
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.food101.presets import PRESETS, Preset
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError, UnknownNameError
+from ssl_pretext.losses import parse_losses
+
+log = logging.getLogger("benchmarks.food101")
+
+DOCUMENTED_LOSSES = "smooth_l1=1,lpips=1"
+SAMPLE_LOSSES = "smooth_l1=1"
+
+EPILOG = """\
+data: --data, else the environment variable SSL_PRETEXT_DATA, names a folder that holds food-101/ (images/ and meta/, as
+torchvision lays it out); --download fetches it first (5 GB). With neither, patches of ten freely licensed photos that
+ship with scikit-image and scikit-learn stand in, and the losses are smooth_l1 alone, because that run must work offline.
+
+examples:
+  python -m benchmarks.food101                               # no data, no network: the embedded sample
+  python -m benchmarks.food101 --data ~/data --preset cpu --losses "smooth_l1=1,lpips[net=squeeze]=1"
+  python -m benchmarks.food101 --download --preset documented
+  python -m benchmarks.food101 --resume                      # go on with a run that was stopped
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the experiment; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning's advice on loader workers and logging intervals; nothing that a user of this command could follow.
+    warnings.filterwarnings("ignore", module="lightning")
+    try:
+        run(options)
+    except PretextError as error:
+        print(f"benchmarks.food101: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Pretrains, probes and reports, going on where an earlier run in the same folder stopped."""
+    from benchmarks.food101.experiment import Run
+    from benchmarks.food101.protocol import open_data
+
+    if options.preset not in PRESETS:
+        raise UnknownNameError(f"there is no preset {options.preset!r}; known: {', '.join(PRESETS)}")
+    preset = PRESETS[options.preset]
+    data = options.data or os.environ.get("SSL_PRETEXT_DATA") or None
+    device = _device(options)
+    started = time.time()
+    embedded = data is None and not options.download
+    losses = parse_losses(options.losses or (SAMPLE_LOSSES if embedded else DOCUMENTED_LOSSES))
+    experiment = open_data(None if data is None else Path(data), preset, seed=options.seed, download=options.download)
+    config = {
+        "preset": options.preset,
+        **{key: value for key, value in preset.to_dict().items() if key != "about"},
+        "losses": losses,
+        "learning_rate": 1e-4,
+        "weight_decay": 2e-5,
+        "precision": options.precision,
+        "seed": options.seed,
+    }
+    # Everything that can be wrong with the request comes before the first file is written.
+    experiment_run = Run(experiment, config, out=_out(options), device=device)
+    _prepare(experiment_run, options)
+    command = "python -m benchmarks.food101 " + shlex.join(sys.argv[1:])
+    _announce(experiment_run, preset, embedded)
+    results = experiment_run.execute(command.strip(), started)
+    if results is not None:
+        for answer in results["answers"]:
+            log.info("\n%s\n  %s", answer["question"], answer["answer"])
+        log.info("\nreport: %s", experiment_run.out / "report.html")
+
+
+def _out(options: argparse.Namespace) -> Path:
+    return Path(options.out or f"runs/food101-{options.preset}")
+
+
+def _device(options: argparse.Namespace) -> str:
+    """`documented` wants a GPU, and takes hours to days without one: never by surprise."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or another machine")
+    if options.preset == "documented" and options.device == "auto" and not torch.cuda.is_available():
+        raise ArgumentError(
+            "--preset documented is made for a GPU, and PyTorch sees no CUDA device here. On a processor it takes days: "
+            "say --device cpu if you mean it, or use --preset cpu-full (hours) or --preset cpu (minutes)."
+        )
+    return str(options.device)
+
+
+def _prepare(experiment_run: Any, options: argparse.Namespace) -> None:
+    """Claims the output folder, or refuses it."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return  # under torchrun the first process has the say
+    out, config = experiment_run.out, experiment_run.identity()
+    written = out / "config.json"
+    if out.exists() and any(out.iterdir()):
+        if options.overwrite and written.exists():
+            shutil.rmtree(out)
+        elif not written.exists():
+            raise CheckpointError(f"the output folder {out} holds files of something else; choose another with --out")
+        elif not options.resume:
+            raise CheckpointError(
+                f"the output folder {out} holds another run; go on with it by --resume, replace it by --overwrite, or "
+                "choose another folder with --out"
+            )
+        else:
+            before = read_json(written)
+            if differing := sorted(key for key in {*before, *config} if before.get(key) != config.get(key)):
+                raise CheckpointError(
+                    f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
+                    "choose another folder with --out"
+                )
+    write_json(written, config)
+
+
+def _announce(experiment_run: Any, preset: Preset, embedded: bool) -> None:
+    data = experiment_run.data
+    log.info("data: %s%s", data.name, f"\n  {data.note}" if data.note else "")
+    log.info("images: %s", ", ".join(f"{count:,} {role}" for role, count in data.counts().items()))
+    if data.skipped:
+        log.info("skipped: %d unreadable images, listed in the report", len(data.skipped))
+    steps = preset.epochs * -(-len(data.pretrain) // preset.batch_size)
+    losses = " + ".join(f"{weight:g} {name}" for name, weight in experiment_run.config["losses"].items())
+    log.info(
+        "plan: %d epochs of %d px at batch size %d are %s steps with %s%s; then probes over %d seeds",
+        preset.epochs,
+        preset.image_size,
+        preset.batch_size,
+        f"{steps:,}",
+        losses,
+        " (the sample's default; Food-101's adds LPIPS)" if embedded and "lpips" not in losses else "",
+        preset.seeds,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    presets = "\n".join(f"  {name:<11} {preset.about}" for name, preset in PRESETS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.food101",
+        description="Pretrain an encoder by colorizing food photos, then measure whether that helped a small "
+        "classifier, against raw pixels and the same encoder untrained.\n\npresets:\n" + presets,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", default="cpu", help="size of the run, see above (default: cpu)")
+    parser.add_argument("--data", metavar="DIR", help="folder that holds food-101/ (default: $SSL_PRETEXT_DATA)")
+    parser.add_argument("--download", action="store_true", help="let torchvision download Food-101 into --data")
+    parser.add_argument("--out", metavar="DIR", help="output folder (default: runs/food101-PRESET)")
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
+    held.add_argument("--overwrite", action="store_true", help="delete the run in the output folder first")
+    parser.add_argument("--losses", metavar="LOSSES", help='such as "smooth_l1=1,lpips[net=squeeze]=1"')
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    parser.add_argument("--precision", default="32-true", help="Lightning's, such as bf16-mixed (default: 32-true)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the order (default: 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""How large the experiment is run."""
+
+from dataclasses import dataclass
+
+from ssl_pretext.config import Config
+
+__all__ = ["PRESETS", "Preset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(Config):
+    """A size of the experiment; None means all there are.
+
+    Attributes:
+        about: One line for `--help`.
+        image_size: Side of the square images, in pixels. Unknown in the source.
+        batch_size: Of pretraining. Unknown in the source.
+        epochs: Of pretraining; 16 in the source.
+        pretrain_per_class: Pretraining images per in-domain class.
+        validation_per_class: Held-out images per class for `val_loss`, colour quality and grids.
+        probe_classes: Classes per domain that the probes tell apart.
+        labels_per_class: Labelled images per class that a probe is trained on.
+        test_per_class: Test images per class.
+        probe_epochs: Of the probes; 10 in the source.
+        seeds: How many times each probe is trained.
+    """
+
+    about: str
+    image_size: int
+    batch_size: int
+    epochs: int
+    pretrain_per_class: int | None = None
+    validation_per_class: int | None = None
+    probe_classes: int | None = None
+    labels_per_class: int | None = None
+    test_per_class: int | None = None
+    probe_epochs: int = 10
+    seeds: int = 5
+
+
+PRESETS = {
+    "smoke": Preset(
+        about="seconds; shows that everything runs, its figures mean nothing",
+        image_size=32,
+        batch_size=32,
+        epochs=2,
+        pretrain_per_class=2,
+        validation_per_class=1,
+        probe_classes=4,
+        labels_per_class=4,
+        test_per_class=4,
+        probe_epochs=2,
+        seeds=2,
+    ),
+    "cpu": Preset(
+        about="at most 15 minutes on two cores; part of the images, 18 classes per domain",
+        image_size=32,
+        batch_size=32,
+        epochs=3,
+        pretrain_per_class=72,
+        validation_per_class=4,
+        probe_classes=18,
+        labels_per_class=10,
+        test_per_class=60,
+        seeds=3,
+    ),
+    "cpu-full": Preset(
+        about="a few hours on two cores; all images, 16 epochs at 32 px",
+        image_size=32,
+        batch_size=64,
+        epochs=16,
+        validation_per_class=8,
+        test_per_class=60,
+        seeds=3,
+    ),
+    "documented": Preset(
+        # 64 px: what LPIPS was calibrated on, and what both Food-101 and Food-101-64 can give.
+        about="one GPU; the whole data set, 16 epochs at 64 px",
+        image_size=64,
+        batch_size=64,
+        epochs=16,
+    ),
+}

@@ -1,0 +1,143 @@
+"""Who is trained and tested on what: the split of the documented experiment."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.food101.presets import Preset
+from ssl_pretext.data import EXCLUDED_PHOTOS, ImageStore, holdout_split, sample_photos
+from ssl_pretext.errors import ArgumentError
+
+__all__ = ["EXCLUDED_CLASSES", "Experiment", "open_data", "split_roles"]
+
+# Twenty names were published, peking_duck and scallops twice: eighteen classes, so 83 are in-domain, not 81.
+EXCLUDED_CLASSES = (
+    "guacamole spring_rolls carrot_cake paella lobster_bisque chicken_wings ravioli sashimi peking_duck scallops "
+    "tuna_tartare churros baklava chocolate_cake gyoza baby_back_ribs cup_cakes filet_mignon"
+).split()
+
+HELD_OUT = 0.1
+SAMPLE_NOTE = (
+    "This run used the embedded sample: patches of ten freely licensed photos, where a class is a photo. It shows how "
+    "the experiment works; it says nothing about Food-101."
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The image stores by role.
+
+    Attributes:
+        name: Of the data set, as it may be quoted.
+        note: What a reader must know of it.
+        pretrain: In-domain images that the task learns from, unlabelled.
+        validation: In-domain images held out from it.
+        excluded: Images of the classes that it never sees.
+        probe_train: Labelled images by domain, `"in"` and `"out"`.
+        probe_test: Test images by domain.
+        skipped: Files that could not be read, with the reason.
+    """
+
+    name: str
+    note: str
+    pretrain: ImageStore
+    validation: ImageStore
+    excluded: ImageStore
+    probe_train: dict[str, ImageStore]
+    probe_test: dict[str, ImageStore]
+    skipped: list[dict[str, str]]
+
+    def counts(self) -> dict[str, int]:
+        """Images by role."""
+        return {
+            "pretraining": len(self.pretrain),
+            "validation": len(self.validation),
+            **{f"probe training, {domain}": len(store) for domain, store in self.probe_train.items()},
+            **{f"test, {domain}": len(store) for domain, store in self.probe_test.items()},
+        }
+
+
+def split_roles(
+    names: Sequence[str], labels: Sequence[int], classes: Sequence[str], excluded: Iterable[str], seed: int
+) -> dict[str, list[int]]:
+    """Cuts the training images 9 : 1 per class, and both parts by domain.
+
+    Returns:
+        Indices by role: `pretrain` (nine tenths of the in-domain classes), `probe_in` and `probe_out` (one tenth).
+    """
+    out = {classes.index(name) for name in excluded if name in classes}
+    kept, held_out = holdout_split(names, labels, fraction=HELD_OUT, seed=seed)
+    return {
+        "pretrain": [index for index in kept if labels[index] not in out],
+        "probe_in": [index for index in held_out if labels[index] not in out],
+        "probe_out": [index for index in held_out if labels[index] in out],
+    }
+
+
+def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = False) -> Experiment:
+    """Opens a Food-101 folder, or the embedded sample without one, and cuts it to the preset's size."""
+    size = preset.image_size
+    if data is None and not download:
+        train, test = sample_photos("train", image_size=size), sample_photos("test", image_size=size)
+        excluded: Sequence[str] = EXCLUDED_PHOTOS
+        name, note = "the embedded sample photos", SAMPLE_NOTE
+    else:
+        root = data or default_download_folder()
+        train = ImageStore.from_food101(root, "train", image_size=size, download=download)
+        test = ImageStore.from_food101(root, "test", image_size=size, download=download)
+        excluded = EXCLUDED_CLASSES
+        if missing := set(excluded) - set(train.classes):
+            raise ArgumentError(f"{root} lacks the excluded classes {', '.join(sorted(missing))}; is it all of Food-101?")
+        images = len(train) + len(test) + len(train.skipped) + len(test.skipped)
+        name = "Food-101" if images == 101_000 else f"Food-101, a subset of {images:,} images"
+        note = "" if images == 101_000 else "A subset: its figures are not those of the official Food-101."
+    roles = split_roles(train.names, train.labels.tolist(), train.classes, excluded, seed)
+    out = {train.classes.index(name) for name in excluded}
+    test_labels = test.labels.tolist()
+    domains = {"in": [i for i, label in enumerate(test_labels) if label not in out]}
+    domains["out"] = [i for i, label in enumerate(test_labels) if label in out]
+    chosen = {
+        "in": _spread(sorted(set(range(len(train.classes))) - out), preset.probe_classes),
+        "out": _spread(sorted(out), preset.probe_classes),
+    }
+    return Experiment(
+        name=name,
+        note=note,
+        pretrain=_limit(train, roles["pretrain"], preset.pretrain_per_class),
+        validation=_limit(train, roles["probe_in"], preset.validation_per_class),
+        excluded=_limit(train, roles["probe_out"], preset.validation_per_class),
+        probe_train={
+            domain: _limit(train, roles[f"probe_{domain}"], preset.labels_per_class, chosen[domain])
+            for domain in ("in", "out")
+        },
+        probe_test={
+            domain: _limit(test, domains[domain], preset.test_per_class, chosen[domain]) for domain in ("in", "out")
+        },
+        skipped=[*train.skipped, *test.skipped],
+    )
+
+
+def default_download_folder() -> Path:
+    """Where `--download` without `--data` puts Food-101."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssl_pretext" / "food101"
+
+
+def _limit(
+    store: ImageStore, indices: Iterable[int], per_class: int | None, classes: Sequence[int] | None = None
+) -> ImageStore:
+    """At most `per_class` images of each class, evenly spaced over the list."""
+    labels = store.labels.tolist()
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for index in indices:
+        by_class[labels[index]].append(index)
+    chosen = [label for label in by_class if classes is None or label in classes]
+    return store.subset(sorted(index for label in chosen for index in _spread(by_class[label], per_class)))
+
+
+def _spread(items: Sequence[int], count: int | None) -> Sequence[int]:
+    """`count` of the items, evenly spaced."""
+    if count is None or count >= len(items):
+        return items
+    return [items[i * len(items) // count] for i in range(count)]

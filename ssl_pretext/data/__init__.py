@@ -1,0 +1,17 @@
+"""Images decoded once, listings of folders, splits and sample photos."""
+
+from ssl_pretext.data.samples import EXCLUDED_PHOTOS, sample_photos
+from ssl_pretext.data.scan import Listing, list_folder, list_food101
+from ssl_pretext.data.splits import holdout_split
+from ssl_pretext.data.store import ImageStore, as_store
+
+__all__ = [
+    "EXCLUDED_PHOTOS",
+    "ImageStore",
+    "Listing",
+    "as_store",
+    "holdout_split",
+    "list_folder",
+    "list_food101",
+    "sample_photos",
+]

@@ -1,0 +1,50 @@
+"""Splits that depend on names and a seed, never on the order of files."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ssl_pretext.errors import ArgumentError
+
+__all__ = ["holdout_split"]
+
+
+def holdout_split(
+    names: Sequence[str], labels: Sequence[int], *, fraction: float = 0.1, seed: int = 0
+) -> tuple[list[int], list[int]]:
+    """Holds a share of each class out.
+
+    Within a class, images are ranked by a hash of seed and name, so the split is the same on every machine and for
+    every order of the files.
+
+    Args:
+        names: Distinct names of the images.
+        labels: Their classes.
+        fraction: Share of each class to hold out; at least one image of a class that has two.
+        seed: Another one gives another split.
+
+    Returns:
+        Indices kept and indices held out, each ascending.
+
+    Raises:
+        ArgumentError: Names repeat, the lengths differ, or the fraction is not between 0 and 1.
+
+    Examples:
+        >>> kept, held_out = holdout_split([f"image {i}" for i in range(20)], [0] * 10 + [1] * 10)
+        >>> len(kept), len(held_out)
+        (18, 2)
+    """
+    if len(names) != len(labels):
+        raise ArgumentError(f"holdout_split got {len(names)} names and {len(labels)} labels")
+    if len(set(names)) != len(names):
+        raise ArgumentError("holdout_split needs distinct names: they decide who is held out")
+    if not 0 < fraction < 1:
+        raise ArgumentError(f"holdout_split takes a fraction between 0 and 1, got {fraction}")
+    classes: dict[int, list[int]] = defaultdict(list)
+    for index, label in enumerate(labels):
+        classes[label].append(index)
+    held_out: set[int] = set()
+    for members in classes.values():
+        ranked = sorted(members, key=lambda index: hashlib.sha256(f"{seed}:{names[index]}".encode()).digest())
+        held_out.update(ranked[: max(round(fraction * len(members)), int(len(members) > 1))])
+    return [i for i in range(len(names)) if i not in held_out], sorted(held_out)

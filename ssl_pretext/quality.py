@@ -1,0 +1,83 @@
+"""How good predicted colours are: fidelity, colourfulness, and which way they lean."""
+
+import torch
+from torch import Tensor
+
+from ssl_pretext.color import check_three_channels, check_unit_range, lab_from_rgb
+from ssl_pretext.errors import ArgumentError
+
+__all__ = ["auc_raw", "color_quality", "colorfulness"]
+
+AUC_THRESHOLDS = 151  # Zhang 2016, section 3.1: distances in ab of 0, 1, ..., 150
+
+
+def color_quality(prediction: Tensor, truth: Tensor) -> dict[str, float]:
+    """Compares colorized images with the true ones.
+
+    Args:
+        prediction: sRGB in `[0, 1]`, `(B, 3, H, W)`.
+        truth: The same images in their true colours.
+
+    Returns:
+        `psnr` (dB), `ssim`, `auc_raw` (see `auc_raw`), `colorfulness` and `colorfulness_truth` (see
+        `colorfulness`), and the mean Lab `a` and `b` of both, which show where colours lean: `a` from green to
+        red, `b` from blue to yellow.
+
+    Raises:
+        ArgumentError: The shapes differ or are no batches of RGB images in `[0, 1]`.
+
+    Examples:
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> round(color_quality(images, images)["ssim"], 3)
+        1.0
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    for images in (prediction, truth):
+        check_three_channels("color_quality", images)
+        check_unit_range("color_quality", images)
+    if prediction.shape != truth.shape or truth.dim() != 4:
+        raise ArgumentError(
+            f"color_quality takes two batches of one shape (B, 3, H, W), got {tuple(prediction.shape)} and "
+            f"{tuple(truth.shape)}"
+        )
+    ab, ab_truth = lab_from_rgb(prediction)[:, 1:], lab_from_rgb(truth)[:, 1:]
+    return {
+        # A perfect prediction has no noise; its PSNR is capped by the float's own precision.
+        "psnr": float(peak_signal_noise_ratio(prediction, truth, data_range=1.0).clamp(max=140.0)),
+        "ssim": float(structural_similarity_index_measure(prediction, truth, data_range=1.0)),
+        "auc_raw": auc_raw(ab, ab_truth),
+        "colorfulness": colorfulness(prediction),
+        "colorfulness_truth": colorfulness(truth),
+        "mean_a": float(ab[:, 0].mean()),
+        "mean_a_truth": float(ab_truth[:, 0].mean()),
+        "mean_b": float(ab[:, 1].mean()),
+        "mean_b_truth": float(ab_truth[:, 1].mean()),
+    }
+
+
+def auc_raw(ab: Tensor, ab_truth: Tensor) -> float:
+    """Zhang 2016, section 3.1: the share of pixels within a distance `t` in ab, averaged over `t = 0..150`.
+
+    Examples:
+        >>> auc_raw(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
+        1.0
+    """
+    # A distance d lies within every threshold from ceil(d) on, so no threshold needs a pass of its own.
+    within = AUC_THRESHOLDS - (ab - ab_truth).norm(dim=1).ceil()
+    return float(within.clamp(min=0).mean()) / AUC_THRESHOLDS
+
+
+def colorfulness(rgb: Tensor) -> float:
+    """The mean colourfulness of images (Hasler & Süsstrunk 2003, M3, signed opponents, RGB in 0..255).
+
+    About 0 for grey, 15 slightly, 33 moderately, 59 quite, 109 extremely colourful.
+
+    Examples:
+        >>> round(colorfulness(torch.full((1, 3, 8, 8), 0.5)), 3)
+        0.0
+    """
+    red, green, blue = (255 * rgb).flatten(-2).unbind(-2)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=-2)
+    spread, mean = opponents.std(dim=-1, correction=0).norm(dim=-1), opponents.mean(dim=-1).norm(dim=-1)
+    return float((spread + 0.3 * mean).mean())

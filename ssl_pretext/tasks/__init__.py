@@ -1,0 +1,15 @@
+"""Pretext tasks: hide part of the data, learn to predict it."""
+
+from ssl_pretext.tasks.base import PretextTask, TaskOutput, create_task, list_tasks, register_task
+from ssl_pretext.tasks.colorization import Colorization
+from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
+
+__all__ = [
+    "Colorization",
+    "CrossChannelPrediction",
+    "PretextTask",
+    "TaskOutput",
+    "create_task",
+    "list_tasks",
+    "register_task",
+]

@@ -1,0 +1,159 @@
+"""What every pretext task is: a module with a loss, features by layer, an untrained twin and a saved contract."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.representations import Representation
+from ssl_pretext.registry import Registry
+from ssl_pretext.tasks.checkpoint import fresh_weights, load_task, save_task
+
+__all__ = ["TASKS", "PretextTask", "TaskOutput", "create_task", "list_tasks", "register_task"]
+
+
+@dataclass(frozen=True)
+class TaskOutput:
+    """What a task makes of a batch.
+
+    Attributes:
+        loss: The scalar to minimise, the sum of `terms`.
+        terms: The weighted terms by name of the loss.
+        prediction: Normalised predicted channels, `(B, n, H, W)`.
+        target: Normalised true ones, of the same shape.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    prediction: Tensor
+    target: Tensor
+
+
+class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", tags=["self-supervised"]):
+    """Base class of the pretext tasks.
+
+    A task takes image batches `(B, C, H, W)`, sRGB in `[0, 1]` or `uint8` (or the bands of its channel space),
+    and is trained on `forward(images).loss`, for instance by `fit`.
+
+    Attributes:
+        encoder: The network that is pretrained.
+        image_size: Side of the images that it was trained on, once `fit` has seen them; saved with it.
+        resize: How those were resized.
+    """
+
+    name: ClassVar[str]
+    encoder: nn.Module
+    image_size: int | None = None
+    resize: str | None = None
+
+    def forward(self, images: Tensor) -> TaskOutput:
+        """Predicts the hidden part of a batch and measures the loss."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor, layer: str | None = None) -> Tensor:
+        """The feature map `(B, C, h, w)` of one of `layers()`, of the encoder's output by default.
+
+        Raises:
+            ArgumentError: The images do not fit the task.
+            UnknownNameError: There is no such layer.
+        """
+        raise NotImplementedError
+
+    def layers(self) -> list[str]:
+        """What `features` accepts as `layer`, in running order."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """The arguments, JSON-ready, that make a task of this architecture; a module stands as None."""
+        raise NotImplementedError
+
+    def untrained(self, seed: int) -> Self:
+        """The control: the same architecture with fresh weights.
+
+        Args:
+            seed: Draws the weights; the global random state is left as it was.
+
+        Raises:
+            ArgumentError: A part given as a module has parameters that it cannot draw again.
+        """
+        return fresh_weights(self, seed)
+
+    def representation(self, layer: str | None = None, name: str | None = None) -> Representation:
+        """The frozen features of a layer, for `evaluate`.
+
+        Args:
+            layer: One of `layers()`; the encoder's output by default.
+            name: How it is called in messages; task and layer by default.
+        """
+        if layer is not None and layer not in (known := self.layers()):
+            raise ArgumentError(f"{self.name} has no layer {layer!r}; its layers: {', '.join(known)}")
+        label = name or f"{self.name}:{layer or 'encoder'}"
+        return Representation(
+            label,
+            lambda images: self.features(images, layer),
+            module=self,
+            describe={"task": self.name, "options": self.options(), "layer": layer, "pretrained_at": self.image_size},
+            untrained=lambda seed: self.untrained(seed).representation(layer, f"{label} (untrained)"),
+        )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_task(self, save_directory)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the mixin's takes pickles and ignores missing keys
+        cls, folder: str | Path, *, revision: str | None = None, parts: Mapping[str, nn.Module] | None = None
+    ) -> Self:
+        """Loads what `save_pretrained` wrote; the right class is found from the saved contract.
+
+        Only JSON and safetensors are read, and strictly: every weight must be there, and no other.
+
+        Args:
+            folder: A folder, or the name of a repository on the Hugging Face hub.
+            revision: Branch, tag or commit on the hub.
+            parts: Untrained modules for parts that were given as modules, such as `{"encoder": MyNet()}`.
+
+        Raises:
+            MissingFileError: The folder or one of its files does not exist.
+            CheckpointError: Contract and weights do not fit this library, each other, or the class asked for.
+        """
+        return load_task(cls, folder, revision=revision, parts=dict(parts or {}))
+
+
+TASKS: Registry[PretextTask] = Registry("task")
+
+
+def create_task(task: str, **options: Any) -> PretextTask:
+    """Builds a task by name; the options are those of its class.
+
+    Raises:
+        UnknownNameError: There is no such task.
+        ArgumentError: The task does not take these options.
+
+    Examples:
+        >>> task = create_task("colorization", encoder="autoencoder", target="rgb", losses={"smooth_l1": 1.0})
+        >>> task(torch.rand(2, 3, 32, 32)).prediction.shape
+        torch.Size([2, 3, 32, 32])
+    """
+    return TASKS.create(task, **options)
+
+
+def list_tasks() -> list[str]:
+    """Names that `create_task` knows."""
+    return TASKS.names()
+
+
+def register_task(name: str) -> Callable[[type[PretextTask]], type[PretextTask]]:
+    """Files a task class under a name, as a decorator."""
+
+    def add(task: type[PretextTask]) -> type[PretextTask]:
+        task.name = name
+        TASKS.register(name)(task)
+        return task
+
+    return add

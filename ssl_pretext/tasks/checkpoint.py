@@ -1,0 +1,149 @@
+"""Saving a task with its whole input contract, loading it strictly, and drawing its weights anew."""
+
+import copy
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import nn
+
+from ssl_pretext.channels import ChannelSpace
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError
+
+if TYPE_CHECKING:
+    from ssl_pretext.tasks.base import PretextTask
+
+__all__ = ["FORMAT", "fresh_weights", "library_version", "load_task", "save_task"]
+
+FORMAT = 1
+CONTRACT_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+T = TypeVar("T", bound="PretextTask")
+
+
+def library_version() -> str:
+    """The installed version of this library, `"unknown"` in a checkout that is not installed."""
+    try:
+        return version("ssl-pretext")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def save_task(task: "PretextTask", folder: Path) -> None:
+    """Writes weights and contract, the contract last: a folder with a contract is whole."""
+    from safetensors.torch import save_model
+
+    options = task.options()
+    contract = {
+        "format": FORMAT,
+        "library_version": library_version(),
+        "task": task.name,
+        "options": options,
+        "channel_spaces": [_describe(space) for space in _spaces(task)],
+        "image_size": task.image_size,
+        "resize": task.resize,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{WEIGHTS_FILE}.{os.getpid()}.part"
+    save_model(task, str(part))
+    part.replace(folder / WEIGHTS_FILE)
+    write_json(folder / CONTRACT_FILE, contract)
+
+
+def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: dict[str, nn.Module]) -> T:
+    """Builds the task of the contract and loads its weights; see `PretextTask.from_pretrained`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    from ssl_pretext.tasks.base import create_task
+
+    path = _local_folder(folder, revision)
+    contract = read_json(path / CONTRACT_FILE)
+    if not isinstance(contract, dict) or contract.get("format") != FORMAT or not isinstance(contract.get("options"), dict):
+        raise CheckpointError(f"{path / CONTRACT_FILE} is no contract of format {FORMAT} of ssl_pretext's tasks")
+    try:
+        for space in contract.get("channel_spaces", []):
+            ChannelSpace.bands(space["name"], space["channels"], center=space["center"], scale=space["scale"])
+        options = dict(contract["options"])
+        for part, value in options.items():
+            if value is None and part in ("encoder", "decoder"):
+                if part not in parts:
+                    raise CheckpointError(
+                        f"the {part} of the task in {path} was given as a module, which a checkpoint cannot rebuild; "
+                        f"pass parts={{'{part}': <a module of the same architecture>}}"
+                    )
+                options[part] = parts[part]
+        task = create_task(str(contract["task"]), **options)
+    except CheckpointError:
+        raise
+    except (PretextError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"the contract {path / CONTRACT_FILE} cannot be followed: {error}") from error
+    if not isinstance(task, cls):
+        raise CheckpointError(f"{path} holds the task {contract['task']!r}, which is no {cls.__name__}")
+    if not (path / WEIGHTS_FILE).is_file():
+        raise MissingFileError(f"{path} has a contract but no {WEIGHTS_FILE}")
+    try:
+        load_model(task, str(path / WEIGHTS_FILE), strict=True)
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"the weights {path / WEIGHTS_FILE} do not fit the task: {error}") from error
+    task.image_size, task.resize = contract.get("image_size"), contract.get("resize")
+    return task.eval()
+
+
+def fresh_weights(task: T, seed: int) -> T:
+    """A task of the same architecture with weights drawn from `seed`."""
+    from ssl_pretext.tasks.base import create_task
+
+    options = task.options()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part in ("encoder", "decoder"):
+            if part in options and options[part] is None:
+                options[part] = _redrawn(getattr(task, part))
+        twin = create_task(task.name, **options)
+    twin.image_size, twin.resize = task.image_size, task.resize
+    device = next((parameter.device for parameter in task.parameters()), None)
+    return cast(T, twin.to(device) if device is not None else twin)
+
+
+def _redrawn(module: nn.Module) -> nn.Module:
+    """A copy whose parts have drawn their parameters again, through PyTorch's `reset_parameters`."""
+    twin = copy.deepcopy(module)
+    drawn: set[int] = set()
+    for part in twin.modules():
+        if callable(reset := getattr(part, "reset_parameters", None)):
+            reset()
+            drawn.update(id(parameter) for parameter in part.parameters(recurse=False))
+    left = [name for name, parameter in twin.named_parameters() if id(parameter) not in drawn]
+    if left:
+        raise ArgumentError(
+            f"{type(module).__name__} cannot draw {', '.join(left[:3])} anew: its part has no reset_parameters(). "
+            "Add one, or register_encoder() a factory and give the encoder by name."
+        )
+    return twin
+
+
+def _local_folder(folder: str | Path, revision: str | None) -> Path:
+    if os.path.isdir(folder):
+        return Path(folder)
+    if isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
+        raise MissingFileError(f"there is no folder {folder} with a saved task")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(folder), revision=revision, allow_patterns=[CONTRACT_FILE, WEIGHTS_FILE]))
+    except (OSError, ValueError) as error:
+        raise MissingFileError(f"{folder} is neither a folder nor a repository that could be fetched: {error}") from error
+
+
+def _spaces(task: "PretextTask") -> list[ChannelSpace]:
+    """The channel spaces that a fresh process does not know."""
+    used = {value.space for value in vars(task).values() if hasattr(value, "space")}
+    return [space for space in used if not space.is_color]
+
+
+def _describe(space: ChannelSpace) -> dict[str, Any]:
+    return {"name": space.name, "channels": space.channels, "center": space.center, "scale": space.scale}

@@ -1,0 +1,78 @@
+"""Colorization (Zhang et al. 2016): cross-channel prediction from lightness to colour."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_pretext.channels import Channels, join
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.losses import Loss
+from ssl_pretext.losses.weighted import as_signed_rgb
+from ssl_pretext.tasks.base import register_task
+from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
+
+__all__ = ["Colorization"]
+
+
+@register_task("colorization")
+class Colorization(CrossChannelPrediction):
+    """Predicts an image's colours from its lightness `lab:L`.
+
+    Args:
+        encoder: A name of `list_encoders()`, or a module `(B, 1, H, W)` to `(B, C, h, w)`.
+        target: `"lab:ab"`, or `"rgb"` as in the documented Food-101 experiment.
+        decoder: As for `CrossChannelPrediction`.
+        losses: As for `CrossChannelPrediction`.
+
+    Raises:
+        ArgumentError: The target is another one, or the parts do not fit together.
+
+    Examples:
+        >>> task = Colorization("autoencoder", target="rgb")
+        >>> task.colorize(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        encoder: str | nn.Module,
+        *,
+        target: str = "lab:ab",
+        decoder: nn.Module | None = None,
+        losses: Mapping[str | Loss, float] | Mapping[str, float] | None = None,
+    ) -> None:
+        if str(Channels.parse(target)) not in ("lab:ab", "rgb"):
+            raise ArgumentError(f"colorization predicts 'lab:ab' or 'rgb', got {target!r}; else use cross_channel")
+        super().__init__("lab:L", target, encoder, decoder=decoder, losses=losses)
+
+    def options(self) -> dict[str, Any]:
+        kept = ("target", "encoder", "decoder", "losses")
+        return {key: value for key, value in super().options().items() if key in kept}
+
+    @torch.no_grad()
+    def colorize(self, images: Tensor) -> Tensor:
+        """Colours images from their lightness alone, in eval mode.
+
+        Args:
+            images: sRGB in `[0, 1]` or `uint8`, `(B, 3, H, W)`; grey ones repeat their value three times.
+
+        Returns:
+            sRGB in `[0, 1]`, of the same shape.
+        """
+        images = self._checked(images)
+        modes = self.training
+        self.eval()
+        try:
+            prediction = self.predict(self._pick(self.source, images))
+        finally:
+            self.train(modes)
+        return (as_signed_rgb(prediction, self.target, images) + 1) / 2
+
+    @staticmethod
+    def lightness(images: Tensor) -> Tensor:
+        """What the task sees, as grey RGB images in `[0, 1]`: the lightness of `(B, 3, H, W)` without its colour."""
+        light, color = Channels("lab", "L"), Channels("lab", "ab")
+        values = light.extract(images)
+        return join({light: values, color: values.new_zeros(len(values), 2, *values.shape[-2:])}).clamp(0, 1)

@@ -1,0 +1,322 @@
+"""`fit`: pretraining on Lightning. The only file that knows Lightning."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ssl_pretext.config import Config, read_json, write_json
+from ssl_pretext.data import ImageStore
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
+from ssl_pretext.tasks import PretextTask
+
+try:
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint, TQDMProgressBar
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+except ImportError as error:
+    raise MissingDependencyError("fit() trains with Lightning: pip install 'ssl-pretext[train]'") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FitConfig", "fit"]
+
+log = logging.getLogger(__name__)
+
+ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Config):
+    """How to pretrain; the defaults are those of the documented experiment where it states them.
+
+    Attributes:
+        out: Folder of the run: checkpoints, logs, history and the trained task.
+        epochs: Passes over the images.
+        batch_size: Images per step, over all processes together.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        seed: Decides the order of the images and any random corruption; the task's weights are the caller's.
+        precision: Lightning's, such as `"32-true"` or `"bf16-mixed"`.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        checkpoint_minutes: A checkpoint at least this often, beside the one of each epoch.
+        resume: Go on from the last checkpoint in `out`, if there is one.
+    """
+
+    out: Path | str
+    epochs: int = 16
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 2e-5
+    seed: int = 0
+    precision: str = "32-true"
+    device: str = "auto"
+    checkpoint_minutes: float = 10.0
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "checkpoint_minutes"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(f"FitConfig.{name} must be positive, got {getattr(self, name)}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ArgumentError(f"FitConfig.device is 'auto', 'cpu' or 'cuda', got {self.device!r}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The part that a resumed run must share with its checkpoint."""
+        kept = ("epochs", "batch_size", "learning_rate", "weight_decay", "seed", "precision")
+        return {name: getattr(self, name) for name in kept}
+
+
+def fit(
+    task: PretextTask, images: ImageStore, config: FitConfig, *, validation: ImageStore | None = None
+) -> list[dict[str, Any]]:
+    """Pretrains a task in place.
+
+    Writes into `config.out`: `checkpoints/last.ckpt` (each epoch, every `checkpoint_minutes`, and on Ctrl-C),
+    `logs/` for TensorBoard and as CSV, `fit.json` (the configuration), `history.json`, and at the end `task/` for
+    `from_pretrained`. A run that was killed and is started again with `resume=True` ends with the weights of one that
+    was not. Under `torchrun` each process takes its share of every batch.
+
+    Args:
+        task: Trained in place.
+        images: What it is trained on; no labels are read.
+        config: How.
+        validation: Images for `val_loss`; nothing is chosen by it.
+
+    Returns:
+        A row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
+
+    Raises:
+        ArgumentError: There are no images.
+        CheckpointError: `out` holds a run and `resume` is off, or the run in it was another one.
+    """
+    if len(images) == 0:
+        raise ArgumentError("fit() got an image store without images")
+    out = Path(config.out)
+    checkpoint = _prepare(out, config, images)
+    task.image_size, task.resize = images.image_size, images.resize
+    module = _Module(task, config)
+    loaders = [BatchLoader(images, config.batch_size, seed=config.seed)]
+    validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None)
+    trainer = pl.Trainer(
+        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
+        precision=config.precision,
+        max_epochs=config.epochs,
+        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", "csv")],
+        callbacks=_callbacks(out, config),
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1 if len(loaders[0]) < 50 else 10,
+    )
+    trainer.fit(
+        module, loaders[0], validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
+    )
+    if trainer.is_global_zero:
+        task.save_pretrained(out / "task")
+    task.to("cpu")
+    return module.history
+
+
+def _prepare(out: Path, config: FitConfig, images: ImageStore) -> Path | None:
+    """Checks the folder against the configuration; returns the checkpoint to go on from."""
+    identity = config.fingerprint() | {"images": images.sha256, "image_size": images.image_size}
+    written, checkpoint = out / "fit.json", out / "checkpoints" / "last.ckpt"
+    if written.exists():
+        if not config.resume:
+            raise CheckpointError(f"{out} holds another pretraining run; pass resume=True or choose another folder")
+        if differing := [key for key, value in read_json(written).items() if identity.get(key) != value]:
+            raise CheckpointError(
+                f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
+                "start in another folder"
+            )
+    write_json(written, identity)
+    return checkpoint if checkpoint.exists() else None
+
+
+def _callbacks(out: Path, config: FitConfig) -> list[Callback]:
+    folder = out / "checkpoints"
+    callbacks: list[Callback] = [
+        _Narrator(),
+        # One file, overwritten: "last" is what a resumed run asks for.
+        _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
+        _LastCheckpoint(folder, filename="last", train_time_interval=timedelta(minutes=config.checkpoint_minutes)),
+        OnExceptionCheckpoint(folder, filename="last"),
+    ]
+    return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
+
+
+class _LastCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint whose file is replaced at once, and not numbered beside an older one."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, save_top_k=1, enable_version_counter=False, **options)
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__name__}{self._train_time_interval}"
+
+
+class BatchLoader:
+    """Batches of a store in an order that seed and epoch alone decide, so that a resumed run finds its place.
+
+    There are no workers: reading decoded images takes less time than handing them over. Each process of a
+    distributed run takes its own share of each batch.
+
+    Args:
+        images: The store.
+        batch_size: Images per batch, over all processes.
+        seed: Shuffles; None keeps the order of the store.
+    """
+
+    def __init__(self, images: ImageStore, batch_size: int, *, seed: int | None) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.sampler = self  # Lightning tells the sampler which epoch it is
+        self.epoch, self.start, self.given = 0, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rank, world = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        order = torch.arange(len(self.images))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(len(self.images), generator=generator)
+        start, self.start = self.start, 0
+        for self.given, batch in enumerate(order.split(self.batch_size)[start:], start=start + 1):
+            yield self.images.images(batch[rank::world])
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the present pass were handed out."""
+        return {"given": self.given}
+
+    def load_state_dict(self, state: "Mapping[str, int]") -> None:
+        """Starts the next pass where the saved one stopped."""
+        self.start = state["given"] % len(self)
+
+
+@dataclass
+class _Sums:
+    """Running sums of the loss terms of one epoch, kept on the device so that no step waits for it."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    images: int = 0
+
+    def add(self, terms: "Mapping[str, Tensor]", images: int) -> None:
+        for name, value in terms.items():
+            self.values[name] = self.values.get(name, torch.zeros_like(value)) + value.detach() * images
+        self.images += images
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value) / max(1, self.images) for name, value in self.values.items()}
+
+
+class _Module(pl.LightningModule):
+    """The task with its optimiser, its history and the random state that a checkpoint must carry."""
+
+    def __init__(self, task: PretextTask, config: FitConfig) -> None:
+        super().__init__()
+        self.task, self.config = task, config
+        self.history: list[dict[str, Any]] = []
+        self.training_sums, self.validation_sums = _Sums(), _Sums()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in self.task.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(trained, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
+
+    def training_step(self, images: Tensor, _index: int) -> Tensor:
+        output = self.task(images)
+        self.training_sums.add(output.terms, len(images))
+        self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
+        return output.loss
+
+    def validation_step(self, images: Tensor, _index: int) -> None:
+        self.validation_sums.add(self.task(images).terms, len(images))
+
+    def on_fit_start(self) -> None:
+        # Only a fresh run: a resumed one brings its random state along.
+        if self.trainer.global_step == 0:
+            torch.manual_seed(self.config.seed + self.global_rank)
+
+    def on_train_epoch_end(self) -> None:
+        terms, judged = self.training_sums.means(), self.validation_sums.means()
+        row = {
+            "epoch": self.current_epoch + 1,
+            "train_loss": sum(terms.values()),
+            "val_loss": sum(judged.values()) if judged else None,
+            "terms": terms,
+        }
+        self.history.append(row)
+        self.training_sums, self.validation_sums = _Sums(), _Sums()
+        self.log("train/loss", row["train_loss"])
+        if judged:
+            self.log("val/loss", row["val_loss"])
+        if self.trainer.is_global_zero:
+            write_json(Path(self.config.out) / "history.json", self.history)
+        judged_text = f", validation {row['val_loss']:.4f}" if judged else ""
+        log.info("epoch %d of %d: loss %.4f%s", row["epoch"], self.config.epochs, row["train_loss"], judged_text)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["pretext"] = {
+            "history": self.history,
+            "sums": (dict(self.training_sums.values), self.training_sums.images),
+            "random": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["pretext"]
+        self.history = list(saved["history"])
+        self.training_sums = _Sums(dict(saved["sums"][0]), saved["sums"][1])
+        torch.set_rng_state(saved["random"])
+
+
+class _Narrator(Callback):
+    """Says after the first steps how long the run will take and how much memory it needs."""
+
+    def __init__(self) -> None:
+        self.begun: float | None = None
+        self.first = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.begun is None:
+            self.begun, self.first = time.perf_counter(), trainer.global_step
+        elif trainer.global_step == self.first + ESTIMATE_AFTER:
+            if torch.cuda.is_available() and trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize()
+                memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory"
+            else:
+                memory = f"{_peak_resident():.1f} GiB of memory"
+            seconds = (time.perf_counter() - self.begun) / ESTIMATE_AFTER
+            steps = trainer.estimated_stepping_batches - trainer.global_step
+            log.info(
+                "%d steps to go at %.2f s each: about %s; %s so far", steps, seconds, _duration(steps * seconds), memory
+            )
+
+
+def _peak_resident() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,126 @@
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssl_pretext.channels import Channels, ChannelSpace
+from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
+from ssl_pretext.losses import Loss, WeightedLosses, create_loss, list_losses, parse_losses, register_loss
+from ssl_pretext.losses.base import LOSSES
+from ssl_pretext.losses.weighted import as_signed_rgb
+
+SQUEEZE = Path(torch.hub.get_dir()) / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+needs_squeeze = pytest.mark.skipif(not SQUEEZE.exists(), reason=f"{SQUEEZE.name} is not in TORCH_HOME")
+
+
+def test_pixel_losses_follow_their_formulas():
+    x, y = torch.rand(2, 3, 8, 8, dtype=torch.float64), torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    d = (x - y).abs()
+    assert torch.allclose(create_loss("l1")(x, y), d.mean())
+    assert torch.allclose(create_loss("l2")(x, y), (d**2).mean())
+    for beta in (1.0, 0.25, 1 / 110):
+        huber = torch.where(d < beta, d**2 / (2 * beta), d - beta / 2).mean()
+        assert torch.allclose(create_loss("smooth_l1", beta=beta)(x, y), huber)
+
+
+def test_specs_keep_their_options():
+    loss = create_loss("smooth_l1[beta=0.5]", domain="rgb")
+    assert (loss.spec, loss.domain) == ("smooth_l1[beta=0.5;domain=rgb]", "rgb")
+    assert create_loss(loss) is loss
+    assert WeightedLosses({"l1": 1, loss: 0.5}).specs == {"l1": 1.0, loss.spec: 0.5}
+
+
+def test_losses_as_text():
+    assert parse_losses("smooth_l1=1,lpips[net=squeeze]=0.5") == {"smooth_l1": 1.0, "lpips[net=squeeze]": 0.5}
+    for text in ("smooth_l1", "smooth_l1=", "=1", "smooth_l1=one", ""):
+        with pytest.raises(ArgumentError, match="losses are written"):
+            parse_losses(text)
+    with pytest.raises(ArgumentError, match="named twice"):
+        parse_losses("l1=1,l1=2")
+
+
+def test_rgb_losses_get_signed_rgb_whatever_the_target(monkeypatch):
+    seen = {}
+
+    class Spy(Loss):
+        def __init__(self):
+            super().__init__("rgb")
+
+        def forward(self, prediction, target):
+            seen["prediction"], seen["target"] = prediction, target
+            return (prediction - target).abs().mean()
+
+    monkeypatch.setattr(LOSSES, "_factories", dict(LOSSES._factories))
+    register_loss("spy")(Spy)
+    images = torch.rand(2, 3, 16, 16)
+    for name in ("lab:ab", "lab:L", "rgb", "rgb:RG"):
+        channels = Channels.parse(name)
+        terms = WeightedLosses({"spy": 2.0})(channels.extract(images), channels.extract(images), channels, images)
+        assert torch.allclose(seen["target"], 2 * images - 1)
+        assert terms["spy"] < 1e-4
+        assert seen["prediction"].abs().max() <= 1 + 1e-6
+
+
+def test_gradients_are_alive_out_of_gamut():
+    ab = torch.full((1, 2, 4, 4), 1.0)
+    ab[:, 0] = -1.0
+    ab.requires_grad_()
+    rgb = as_signed_rgb(ab, Channels.parse("lab:ab"), torch.ones(1, 3, 4, 4))
+    assert rgb.abs().max() <= 1 + 1e-6
+    rgb[:, 0].sum().backward()
+    assert ab.grad.isfinite().all()
+    assert (ab.grad[:, 0] != 0).all()
+
+
+def test_errors_say_what_is_wrong():
+    assert list_losses() == ["l1", "l2", "lpips", "smooth_l1"]
+    with pytest.raises(UnknownNameError, match="no loss named 'lpip'. Did you mean 'lpips'"):
+        create_loss("lpip")
+    with pytest.raises(ArgumentError, match="'l1' does not take these options"):
+        create_loss("l1[beta=2]")
+    with pytest.raises(ArgumentError, match="domain of a loss is one of channels, rgb"):
+        create_loss("l1[domain=lab]")
+    with pytest.raises(ArgumentError, match="needs beta > 0"):
+        create_loss("smooth_l1[beta=0]")
+    with pytest.raises(ArgumentError, match="at least one loss"):
+        WeightedLosses({})
+    for weight in (0, -1, float("nan"), "1"):
+        with pytest.raises(ArgumentError, match="must be a positive number"):
+            WeightedLosses({"l1": weight})
+    with pytest.raises(ArgumentError, match="made by hand cannot be saved"):
+        _ = WeightedLosses({Loss(): 1.0}).specs
+    bands = Channels(ChannelSpace.bands("losses-test", ["x", "y"]))
+    with pytest.raises(ArgumentError, match="no colour space"):
+        WeightedLosses({"l1[domain=rgb]": 1.0}).check(bands)
+
+
+def test_missing_lpips_weights_are_an_error_that_names_the_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("offline")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(MissingFileError, match=r"alexnet-owt-7be5be79\.pth.*could not be downloaded.*put it there"):
+        create_loss("lpips")
+    with pytest.raises(ArgumentError, match="alex, vgg, squeeze"):
+        create_loss("lpips[net=resnet]")
+
+
+@needs_squeeze
+def test_lpips_equals_torchmetrics_and_stays_out_of_the_task():
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
+
+    loss = create_loss("lpips", net="squeeze")
+    x, y = 2 * torch.rand(2, 3, 32, 32) - 1, 2 * torch.rand(2, 3, 32, 32) - 1
+    expected = learned_perceptual_image_patch_similarity(x, y, net_type="squeeze")
+    assert torch.allclose(loss(x, y), expected, atol=1e-6)
+    assert not list(loss.parameters())
+    assert not loss.state_dict()
+    x.requires_grad_()
+    loss.train()(x, y).backward()
+    assert x.grad.abs().sum() > 0
+    assert loss(y, y) == 0
+    with pytest.raises(ArgumentError, match="at least 17×17"):
+        loss(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))

@@ -1,0 +1,200 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
+from ssl_pretext.tasks import Colorization, CrossChannelPrediction, PretextTask
+
+
+def net(channels: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("target", ["lab:ab", "rgb"])
+def test_colorization_is_cross_channel_prediction(target, images):
+    torch.manual_seed(0)
+    task = sp.create_task("colorization", encoder="autoencoder", target=target, losses={"smooth_l1": 1.0, "l1": 0.5})
+    output = task(images)
+    assert isinstance(task, CrossChannelPrediction)
+    assert output.prediction.shape == output.target.shape == (4, task.target.num_channels, 32, 32)
+    assert output.prediction.abs().max() <= 1
+    assert torch.allclose(output.loss, sum(output.terms.values()))
+    assert set(output.terms) == {"smooth_l1", "l1"}
+    colored = task.colorize(images)
+    assert colored.shape == images.shape
+    assert colored.min() >= -1e-6
+    assert colored.max() <= 1 + 1e-6
+
+
+def test_uint8_and_float_agree(images):
+    task = Colorization("autoencoder", target="rgb").eval()
+    levels = (images * 255).round().to(torch.uint8)
+    assert torch.equal(task(levels).loss, task(levels.float() / 255).loss)
+
+
+def test_the_target_never_reaches_the_encoder(images):
+    """Images of one lightness and other colours give the same input and features."""
+    seen = []
+    task = Colorization(net(), target="lab:ab").eval()
+    task.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    light, color = sp.Channels("lab", "L"), sp.Channels("lab", "ab")
+    muted = {light: 0.2 * light.extract(images), color: 0.05 * color.extract(images)}
+    first = sp.join(muted)
+    second = sp.join({**muted, color: 0.1 * torch.randn(4, 2, 32, 32, generator=torch.Generator().manual_seed(1))})
+    assert not torch.allclose(first, second, atol=0.01)
+    assert torch.allclose(task.features(first.clamp(0, 1)), task.features(second.clamp(0, 1)), atol=1e-3)
+    task(first.clamp(0, 1))
+    assert torch.equal(seen[0], seen[2])
+    # Negative control: a task that is shown the target does tell the two apart.
+    leaky = CrossChannelPrediction("lab", "lab:ab", net(3)).eval()
+    assert not torch.allclose(leaky.features(first.clamp(0, 1)), leaky.features(second.clamp(0, 1)), atol=1e-3)
+
+
+def test_learning_beats_the_mean_colour(images):
+    torch.manual_seed(0)
+    smooth = nn.functional.interpolate(images, scale_factor=0.25).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    task = Colorization(net(), target="lab:ab", losses={"l2": 1.0})
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = task(smooth).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    target = task(smooth).target
+    assert loss < 0.7 * (target - target.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+
+
+def test_save_and_load_bit_for_bit(tmp_path, images):
+    task = sp.create_task("colorization", encoder="autoencoder", target="rgb", losses={"smooth_l1[beta=0.5]": 2.0})
+    task.image_size, task.resize = 32, "centre crop"
+    task.save_pretrained(tmp_path / "task")
+    assert {path.suffix for path in (tmp_path / "task").iterdir()} == {".json", ".safetensors", ".md"}
+    again = sp.PretextTask.from_pretrained(tmp_path / "task")
+    assert type(again) is Colorization
+    assert same(task, again)
+    assert (again.image_size, again.resize) == (32, "centre crop")
+    assert again.options() == task.options()
+    assert torch.equal(task.eval()(images).loss, again(images).loss)
+
+
+def test_a_task_on_bands_brings_its_space_along(tmp_path):
+    space = sp.ChannelSpace.bands("tasks-test", ["B1", "B2", "B3"], center=0.5, scale=[1, 2, 3])
+    task = CrossChannelPrediction(sp.Channels(space, "B1,B2"), sp.Channels(space, "B3"), net(2))
+    task.save_pretrained(tmp_path)
+    contract = json.loads((tmp_path / "config.json").read_text())
+    assert contract["channel_spaces"][0]["scale"] == [1, 2, 3]
+    again = sp.PretextTask.from_pretrained(tmp_path, parts={"encoder": net(2)})
+    assert same(task, again)
+    with pytest.raises(CheckpointError, match="given as a module.*pass parts="):
+        sp.PretextTask.from_pretrained(tmp_path)
+
+
+def test_loading_is_strict(tmp_path):
+    task = Colorization("autoencoder")
+    task.save_pretrained(tmp_path)
+    with pytest.raises(MissingFileError, match="no folder .* with a saved task"):
+        PretextTask.from_pretrained(tmp_path / "nowhere")
+    contract = json.loads((tmp_path / "config.json").read_text())
+
+    def write(**changes):
+        (tmp_path / "config.json").write_text(json.dumps({**contract, **changes}))
+
+    write(options={**contract["options"], "target": "rgb"})
+    with pytest.raises(CheckpointError, match="do not fit the task"):
+        PretextTask.from_pretrained(tmp_path)
+    write(options={**contract["options"], "color": "red"})
+    with pytest.raises(CheckpointError, match="cannot be followed"):
+        PretextTask.from_pretrained(tmp_path)
+    write(format=99)
+    with pytest.raises(CheckpointError, match="no contract of format"):
+        PretextTask.from_pretrained(tmp_path)
+    write(task="cross_channel", options={"source": "lab:L", "target": "lab:ab", "encoder": "autoencoder"})
+    with pytest.raises(CheckpointError, match="which is no Colorization"):
+        Colorization.from_pretrained(tmp_path)
+    write()
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        PretextTask.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(MissingFileError, match=r"no model\.safetensors"):
+        PretextTask.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        PretextTask.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("encoder", ["autoencoder", net()])
+def test_untrained_is_the_same_architecture_with_fresh_weights(encoder):
+    task = Colorization(encoder)
+    random = torch.get_rng_state()
+    first, again, other = task.untrained(1), task.untrained(1), task.untrained(2)
+    assert torch.equal(random, torch.get_rng_state())
+    assert same(first, again)
+    assert not same(first, other)
+    assert not same(first, task)
+    assert {k: v.shape for k, v in first.state_dict().items()} == {k: v.shape for k, v in task.state_dict().items()}
+
+
+def test_untrained_refuses_what_it_cannot_draw_again():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            return self.gain * images
+
+    with pytest.raises(ArgumentError, match=r"cannot draw gain anew.*reset_parameters"):
+        Colorization(Scaled()).untrained(0)
+
+
+def test_features_by_layer(images):
+    task = Colorization("autoencoder").eval()
+    assert task.features(images).shape == (4, 4, 8, 8)
+    assert task.features(images, "body.mid_block").shape == (4, 64, 8, 8)
+    assert "body.mid_block" in task.layers()
+    with pytest.raises(ArgumentError, match="has no layer 'mid'"):
+        task.representation("mid")
+
+
+def test_a_denoising_autoencoder_corrupts_only_while_training(images):
+    task = CrossChannelPrediction("rgb", "rgb", net(3), input_noise=0.5, input_drop=0.3)
+    assert not torch.equal(task(images).prediction, task(images).prediction)
+    task.eval()
+    assert torch.equal(task(images).prediction, task(images).prediction)
+
+
+def test_errors_say_what_is_wrong(images):
+    assert sp.list_tasks() == ["colorization", "cross_channel"]
+    with pytest.raises(UnknownNameError, match="no task named 'colourization'. Did you mean 'colorization'"):
+        sp.create_task("colourization", encoder="autoencoder")
+    with pytest.raises(ArgumentError, match="'colorization' does not take these options"):
+        sp.create_task("colorization", encoder="autoencoder", colour=1)
+    with pytest.raises(ArgumentError, match="predicts 'lab:ab' or 'rgb'"):
+        Colorization("autoencoder", target="gray")
+    with pytest.raises(ArgumentError, match="read from different images"):
+        CrossChannelPrediction("lab:L", sp.Channels(sp.ChannelSpace.bands("tasks-two", ["x", "y"])), net())
+    with pytest.raises(ArgumentError, match="input_noise >= 0"):
+        CrossChannelPrediction("rgb", "rgb", net(3), input_drop=1.0)
+    task = Colorization("autoencoder")
+    with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
+        task(images * 255)
+    with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got \(4, 1, 32, 32\)"):
+        task(images[:, :1])
+    with pytest.raises(ArgumentError, match="reduces images by 4 and needs at least 4×4"):
+        task(images[..., :3, :3])
+    with pytest.raises(ArgumentError, match="decoder gave 3 channels"):
+        Colorization(net(), decoder=nn.Conv2d(8, 3, 1))(images)

@@ -1,0 +1,123 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError, CheckpointError
+from ssl_pretext.training import BatchLoader
+
+
+def store(count: int = 40) -> sp.ImageStore:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return sp.ImageStore.from_arrays(images, [index % 4 for index in range(count)])
+
+
+def small_task() -> sp.PretextTask:
+    torch.manual_seed(0)
+    return sp.Colorization(nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU()))
+
+
+def test_fit_trains_logs_and_saves(tmp_path):
+    task = small_task()
+    config = sp.FitConfig(out=tmp_path, epochs=3, batch_size=16, learning_rate=3e-3, device="cpu")
+    history = sp.fit(task, store(), config, validation=store(8))
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert all(row["val_loss"] > 0 and set(row["terms"]) == {"smooth_l1"} for row in history)
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert list((tmp_path / "logs").rglob("metrics.csv"))
+    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+    again = sp.PretextTask.from_pretrained(
+        tmp_path / "task", parts={"encoder": nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())}
+    )
+    assert again.image_size == 16
+    for key, value in task.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    images = store()
+    loader, other = BatchLoader(images, 16, seed=1), BatchLoader(images, 16, seed=1)
+    first = list(loader)
+    assert len(first) == len(loader) == 3
+    assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    loader.set_epoch(1)
+    assert not torch.equal(next(iter(loader)), first[0])
+    # A loader that is told where another stopped goes on from there.
+    other.set_epoch(0)
+    passing = iter(other)
+    next(passing)
+    resumed = BatchLoader(images, 16, seed=1)
+    resumed.load_state_dict(other.state_dict())
+    assert torch.equal(next(iter(resumed)), first[1])
+
+
+SCRIPT = """
+import sys, torch, ssl_pretext as sp
+from torch import nn
+torch.manual_seed(0)
+images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
+torch.manual_seed(0)
+encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+task = sp.CrossChannelPrediction("lab:L", "lab:ab", encoder, input_noise=0.1)
+config = sp.FitConfig(out=sys.argv[1], epochs=4, batch_size=2, device="cpu", resume=True, checkpoint_minutes=0.002)
+sp.fit(task, sp.ImageStore.from_arrays(images, [0] * 64), config)
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    environment = {**os.environ, "PYTHONPATH": str(Path(sp.__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
+
+    def start(folder: Path) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, str(script), str(folder)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(killed)
+    checkpoint = killed / "checkpoints" / "last.ckpt"
+    deadline = time.time() + 120
+    while not checkpoint.exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not (killed / "task").exists(), "the run ended before it could be killed"
+    for folder in (killed, whole):
+        process = start(folder)
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors.decode()
+    weights = [(folder / "task" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
+    assert (whole / "history.json").read_text() == (killed / "history.json").read_text()
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path):
+    config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu")
+    sp.fit(small_task(), store(), config)
+    with pytest.raises(CheckpointError, match="holds another pretraining run"):
+        sp.fit(small_task(), store(), config)
+    with pytest.raises(CheckpointError, match=r"other settings \(batch_size\)"):
+        sp.fit(small_task(), store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, device="cpu", resume=True))
+
+
+def test_errors_say_what_is_wrong(tmp_path):
+    with pytest.raises(ArgumentError, match=r"FitConfig\.epochs must be positive, got 0"):
+        sp.FitConfig(out=tmp_path, epochs=0)
+    with pytest.raises(ArgumentError, match="is 'auto', 'cpu' or 'cuda', got 'tpu'"):
+        sp.FitConfig(out=tmp_path, device="tpu")
+    with pytest.raises(ArgumentError, match="without images"):
+        sp.fit(small_task(), store().subset([]), sp.FitConfig(out=tmp_path))
