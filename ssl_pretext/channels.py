@@ -227,7 +227,9 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
         raise ArgumentError(f"join needs each channel of {space.name} ({', '.join(space.channels)}) once, got {given}")
     for channels, values in groups.items():
         if values.dim() != 4 or values.shape[1] != channels.num_channels:
-            raise ArgumentError(f"{channels!r} takes values (B, {channels.num_channels}, H, W), got {tuple(values.shape)}")
+            raise ArgumentError(
+                f"{channels!r} takes values (B, {channels.num_channels}, H, W), got {tuple(values.shape)}"
+            )
     values = torch.cat(list(groups.values()), dim=1)
     return space.to_image(values[:, [given.index(name) for name in space.channels]])
 

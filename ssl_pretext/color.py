@@ -108,9 +108,7 @@ def rgb_from_lab(lab: Tensor) -> Tensor:
     f = torch.stack([y + a / 500, y, y - b / 200], dim=-3)
     xyz = torch.where(f > F_KNEE, f**3, (f - OFFSET) / SLOPE)
     linear = _mix(RGB_FROM_RELATIVE_XYZ, xyz)
-    return torch.where(
-        linear > LINEAR_KNEE, 1.055 * linear.clamp(min=LINEAR_KNEE) ** (1 / 2.4) - 0.055, 12.92 * linear
-    )
+    return torch.where(linear > LINEAR_KNEE, 1.055 * linear.clamp(min=LINEAR_KNEE) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
 def check_three_channels(function: str, images: Tensor) -> None:
@@ -135,4 +133,3 @@ def check_unit_range(function: str, rgb: Tensor) -> None:
 
 def _mix(matrix: Tensor, images: Tensor) -> Tensor:
     return torch.einsum("ij,...jhw->...ihw", matrix.to(images), images)
-

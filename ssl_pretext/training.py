@@ -118,9 +118,7 @@ def fit(
         use_distributed_sampler=False,
         log_every_n_steps=1 if len(loaders[0]) < 50 else 10,
     )
-    trainer.fit(
-        module, loaders[0], validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
-    )
+    trainer.fit(module, loaders[0], validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     if trainer.is_global_zero:
         task.save_pretrained(out / "task")
     task.to("cpu")
@@ -180,7 +178,8 @@ class BatchLoader:
 
     def __init__(self, images: ImageStore, batch_size: int, *, seed: int | None) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.sampler = self  # Lightning tells the sampler which epoch it is
+        # Where Lightning looks for someone to tell which epoch it is.
+        self.sampler, self.batch_sampler = self, None
         self.epoch, self.start, self.given = 0, 0, 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -39,7 +39,8 @@ def test_fit_trains_logs_and_saves(tmp_path):
     assert list((tmp_path / "logs").rglob("metrics.csv"))
     assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
     again = sp.PretextTask.from_pretrained(
-        tmp_path / "task", parts={"encoder": nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())}
+        tmp_path / "task",
+        parts={"encoder": nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())},
     )
     assert again.image_size == 16
     for key, value in task.state_dict().items():
@@ -83,7 +84,10 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
 
     def start(folder: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, str(script), str(folder)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [sys.executable, str(script), str(folder)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -40,7 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the experiment; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's advice on loader workers and logging intervals; nothing that a user of this command could follow.
     warnings.filterwarnings("ignore", module="lightning")
     try:
@@ -56,6 +55,8 @@ def run(options: argparse.Namespace) -> None:
     from benchmarks.food101.experiment import Run
     from benchmarks.food101.protocol import open_data
 
+    # After the import, which sets its own level: what Lightning says of devices and products is nothing to act on.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if options.preset not in PRESETS:
         raise UnknownNameError(f"there is no preset {options.preset!r}; known: {', '.join(PRESETS)}")
     preset = PRESETS[options.preset]
@@ -165,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     held.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     held.add_argument("--overwrite", action="store_true", help="delete the run in the output folder first")
     parser.add_argument("--losses", metavar="LOSSES", help='such as "smooth_l1=1,lpips[net=squeeze]=1"')
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
     parser.add_argument("--precision", default="32-true", help="Lightning's, such as bf16-mixed (default: 32-true)")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the order (default: 0)")
     return parser

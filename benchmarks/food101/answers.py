@@ -16,9 +16,7 @@ def answer_questions(
     """One answer per question of the source: few labels, transfer, skewed colours."""
     return [
         _helps("Do the representations help with few labels?", reports["in"], latent, controls),
-        _helps(
-            "Do they transfer to classes never seen in pretraining?", reports["out"], latent, controls
-        ),
+        _helps("Do they transfer to classes never seen in pretraining?", reports["out"], latent, controls),
         _skew("Do the colours skew, and where to?", quality),
     ]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.food101.answers import answer_questions
 from benchmarks.food101.protocol import Experiment
-from benchmarks.food101.report import write_report
+from benchmarks.food101.report import DOMAINS, write_report
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data import ImageStore
 from ssl_pretext.probes import Pixels, ProbeReport, Representation, evaluate
@@ -101,7 +101,7 @@ class Run:
         self.task.save_pretrained(self.out / "task")
         write_report(self.out, results, grids)
         write_json(self.out / "results.json", results)
-        log.info("\n%s", "\n\n".join(f"{domain}-domain classes\n{r.table()}" for domain, r in reports.items()))
+        log.info("\n%s", "\n\n".join(f"{DOMAINS[domain]} classes\n{r.table()}" for domain, r in reports.items()))
         return results
 
     def pretrain(self) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ class Run:
             LATENT: self.task.representation(),
         }
         reports: dict[str, ProbeReport] = {}
-        for domain in ("in", "out"):
+        for domain in DOMAINS:
             for name, representation in representations.items():
                 file = self.out / "probes" / f"{domain}-{name.replace(' ', '-')}.json"
                 if file.exists():
@@ -149,7 +149,7 @@ class Run:
                     )
                     part.to_json(file)
                 best = ", ".join(f"{row['representation']} {row['test_accuracy_mean']:.1%}" for row in part.summary())
-                log.info("probe, %s-domain: %s", domain, best)
+                log.info("probe, %s: %s", DOMAINS[domain], best)
                 reports[domain] = reports[domain].merge(part) if domain in reports else part
         return reports
 

@@ -73,9 +73,7 @@ def _patches(photo: str, split: str) -> list[tuple[str, npt.NDArray[np.uint8]]]:
     border = round((1 - TEST_SHARE) * width)
     first, end = (0, border) if split == "train" else (border, width)
     corners = [
-        (top, left)
-        for top in range(0, height - PATCH + 1, STRIDE)
-        for left in range(first, end - PATCH + 1, STRIDE)
+        (top, left) for top in range(0, height - PATCH + 1, STRIDE) for left in range(first, end - PATCH + 1, STRIDE)
     ]
     count = min(MOST[split], len(corners))
     chosen = [corners[i * len(corners) // count] for i in range(count)]

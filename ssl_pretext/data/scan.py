@@ -91,4 +91,6 @@ def list_food101(root: str | Path, split: str, *, download: bool = False) -> Lis
         (f"{path.parent.name}/{path.stem}", path, label)
         for path, label in zip(map(Path, data._image_files), data._labels, strict=True)
     )
-    return Listing([name for name, _, _ in listed], [path for _, path, _ in listed], [l for *_, l in listed], data.classes)
+    return Listing(
+        [name for name, _, _ in listed], [path for _, path, _ in listed], [l for *_, l in listed], data.classes
+    )

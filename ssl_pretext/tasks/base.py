@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.representations import Representation
 from ssl_pretext.registry import Registry
+from ssl_pretext.representations import Representation
 from ssl_pretext.tasks.checkpoint import fresh_weights, load_task, save_task
 
 __all__ = ["TASKS", "PretextTask", "TaskOutput", "create_task", "list_tasks", "register_task"]

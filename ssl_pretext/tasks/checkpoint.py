@@ -62,7 +62,11 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
 
     path = _local_folder(folder, revision)
     contract = read_json(path / CONTRACT_FILE)
-    if not isinstance(contract, dict) or contract.get("format") != FORMAT or not isinstance(contract.get("options"), dict):
+    if (
+        not isinstance(contract, dict)
+        or contract.get("format") != FORMAT
+        or not isinstance(contract.get("options"), dict)
+    ):
         raise CheckpointError(f"{path / CONTRACT_FILE} is no contract of format {FORMAT} of ssl_pretext's tasks")
     try:
         for space in contract.get("channel_spaces", []):
@@ -136,7 +140,9 @@ def _local_folder(folder: str | Path, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(str(folder), revision=revision, allow_patterns=[CONTRACT_FILE, WEIGHTS_FILE]))
     except (OSError, ValueError) as error:
-        raise MissingFileError(f"{folder} is neither a folder nor a repository that could be fetched: {error}") from error
+        raise MissingFileError(
+            f"{folder} is neither a folder nor a repository that could be fetched: {error}"
+        ) from error
 
 
 def _spaces(task: "PretextTask") -> list[ChannelSpace]:

@@ -1,0 +1,201 @@
+"""Tables, curves, image grids, and one self-contained HTML page of them."""
+
+import base64
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ssl_pretext.errors import ArgumentError, MissingDependencyError
+
+__all__ = ["Figure", "Section", "curves", "html_page", "image_grid", "markdown_table"]
+
+# Okabe & Ito's palette, told apart with any colour vision; dashes and markers tell the lines apart in print.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG picture with its caption, which is also its text for those who do not see it."""
+
+    png: bytes
+    caption: str
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a heading, then paragraphs, a table, pictures, and text to be shown as it is."""
+
+    heading: str
+    paragraphs: Sequence[str] = ()
+    table: Sequence[Mapping[str, object]] = ()
+    figures: Sequence[Figure] = ()
+    code: str = ""
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Rows as a Markdown table; a missing value stays empty.
+
+    Examples:
+        >>> print(markdown_table([{"name": "pixels", "accuracy": 17.9}], ["name", "accuracy"]))
+        | name | accuracy |
+        |---|---|
+        | pixels | 17.9 |
+    """
+    lines = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in rows)]
+    head, rule, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join([head, rule.replace(" ", ""), *body])
+
+
+def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_label: str, y_label: str) -> bytes:
+    """A PNG of one line per series over 1, 2, ...: the mean of its runs, with the range between them shaded.
+
+    Args:
+        series: Runs of equal length by name.
+        title: Above the picture.
+        x_label: Below it.
+        y_label: Beside it.
+    """
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise MissingDependencyError("plots need matplotlib: pip install 'ssl-pretext[benchmarks]'") from error
+    canvas = Canvas(figsize=(7, 4.2), dpi=110, layout="constrained")
+    axes = canvas.subplots()
+    for i, (name, runs) in enumerate(series.items()):
+        steps = range(1, len(runs[0]) + 1)
+        columns = list(zip(*runs, strict=True))
+        color = PALETTE[i % len(PALETTE)]
+        axes.plot(
+            steps,
+            [statistics.fmean(column) for column in columns],
+            color=color,
+            linestyle=STYLES[i % len(STYLES)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=5,
+            label=name,
+        )
+        axes.fill_between(steps, [min(c) for c in columns], [max(c) for c in columns], color=color, alpha=0.15, lw=0)
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def image_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], *, side: int = 96) -> bytes:
+    """A PNG with one row of pictures per image, enlarged without smoothing.
+
+    Args:
+        rows: RGB images `(3, H, W)` in `[0, 1]`, as many per row as there are titles.
+        titles: Of the columns.
+        side: At least this many pixels per picture.
+
+    Raises:
+        ArgumentError: There are no rows, or they are of another length than the titles.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not rows or any(len(row) != len(titles) for row in rows):
+        raise ArgumentError(f"image_grid needs rows of {len(titles)} images, got {[len(row) for row in rows]}")
+    height, width = rows[0][0].shape[-2:]
+    scale = max(1, -(-side // max(height, width)))
+    height, width, gap, head = height * scale, width * scale, 6, 22
+    # Two images stand side by side when there are many, so that a grid is no tower.
+    blocks = 2 if len(rows) > 4 else 1
+    lines = -(-len(rows) // blocks)
+    block = len(titles) * (width + gap) + 3 * gap
+    page = Image.new("RGB", (blocks * block - 2 * gap, head + lines * (height + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=14)
+    for b in range(blocks):
+        for c, title in enumerate(titles):
+            left = b * block + gap + c * (width + gap)
+            draw.text((left + width / 2, head / 2 + 2), title, fill="black", font=font, anchor="mm")
+    for i, row in enumerate(rows):
+        b, line = divmod(i, lines)
+        for c, image in enumerate(row):
+            pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+            page.paste(picture, (b * block + gap + c * (width + gap), head + line * (height + gap)))
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def html_page(title: str, sections: Sequence[Section]) -> str:
+    """One HTML page that needs no other file and no network; all text is escaped."""
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise MissingDependencyError("report pages need jinja2: pip install 'ssl-pretext[benchmarks]'") from error
+    page: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+    return str(page.render(title=title, sections=sections))
+
+
+TEMPLATE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5a6069; --line: #d9dde3; --paper: #fff; --tint: #f4f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --soft: #a3a9b2; --line: #3a3f46; --paper: #16181b; --tint: #1f2226; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
+p { max-width: 46rem; white-space: pre-line; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
+th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+th { color: var(--soft); font-weight: 600; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figcaption { color: var(--soft); font-size: .9rem; }
+pre { overflow-x: auto; padding: .8rem; background: var(--tint); border-radius: 4px; font-size: .82rem; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section in sections %}
+<section>
+<h2>{{ section.heading }}</h2>
+{% for paragraph in section.paragraphs %}
+<p>{{ paragraph }}</p>
+{% endfor %}
+{% if section.table %}
+<div class="scroll"><table>
+<tr>{% for column in section.table[0] %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for row in section.table %}
+<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{% endif %}
+{% for figure in section.figures %}
+<figure><img src="{{ figure.source }}" alt="{{ figure.caption }}"><figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+{% if section.code %}
+<pre>{{ section.code }}</pre>
+{% endif %}
+</section>
+{% endfor %}
+</body>
+</html>
+"""
