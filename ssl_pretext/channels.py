@@ -179,7 +179,7 @@ class Channels:
         return self.select(self.space.extract(as_images(images, self.space)))
 
     def select(self, values: Tensor) -> Tensor:
-        """These channels of all channels of the space: `(B, len(space.channels), H, W)` to `(B, num_channels, H, W)`."""
+        """These channels of all of the space: `(B, len(space.channels), H, W)` to `(B, num_channels, H, W)`."""
         return values[:, self._indices]
 
     def denormalize(self, values: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_lab
     """
     try:
         from matplotlib.figure import Figure as Canvas
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise MissingDependencyError("plots need matplotlib: pip install 'ssl-pretext[benchmarks]'") from error
     canvas = Canvas(figsize=(7, 4.2), dpi=110, layout="constrained")
@@ -87,7 +88,7 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_lab
         )
         axes.fill_between(steps, [min(c) for c in columns], [max(c) for c in columns], color=color, alpha=0.15, lw=0)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -198,7 +198,8 @@ class BatchLoader:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(len(self.images), generator=generator)
         start, self.start = self.start, 0
-        for self.given, batch in enumerate(order.split(self.batch_size)[start:], start=start + 1):
+        for number, batch in enumerate(order.split(self.batch_size)[start:], start=start + 1):
+            self.given = number
             yield self.images.images(batch[rank::world])
 
     def state_dict(self) -> dict[str, int]:
@@ -243,7 +244,7 @@ class _Module(pl.LightningModule):
         output = self.task(images)
         self.training_sums.add(output.terms, len(images))
         self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
-        return output.loss
+        return cast(Tensor, output.loss)
 
     def validation_step(self, images: Tensor, _index: int) -> None:
         self.validation_sums.add(self.task(images).terms, len(images))

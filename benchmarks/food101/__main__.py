@@ -24,9 +24,10 @@ DOCUMENTED_LOSSES = "smooth_l1=1,lpips=1"
 SAMPLE_LOSSES = "smooth_l1=1"
 
 EPILOG = """\
-data: --data, else the environment variable SSL_PRETEXT_DATA, names a folder that holds food-101/ (images/ and meta/, as
-torchvision lays it out); --download fetches it first (5 GB). With neither, patches of ten freely licensed photos that
-ship with scikit-image and scikit-learn stand in, and the losses are smooth_l1 alone, because that run must work offline.
+data: --data, else the environment variable SSL_PRETEXT_DATA, names a folder that holds food-101/ (images/ and meta/,
+as torchvision lays it out); --download fetches it first (5 GB). With neither, patches of ten freely licensed photos
+that ship with scikit-image and scikit-learn stand in, and the losses are smooth_l1 alone, because that run must work
+offline.
 
 examples:
   python -m benchmarks.food101                               # no data, no network: the embedded sample
@@ -97,8 +98,8 @@ def _device(options: argparse.Namespace) -> str:
         raise ArgumentError("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or another machine")
     if options.preset == "documented" and options.device == "auto" and not torch.cuda.is_available():
         raise ArgumentError(
-            "--preset documented is made for a GPU, and PyTorch sees no CUDA device here. On a processor it takes days: "
-            "say --device cpu if you mean it, or use --preset cpu-full (hours) or --preset cpu (minutes)."
+            "--preset documented is made for a GPU, and PyTorch sees no CUDA device here. On a processor it takes "
+            "days: say --device cpu if you mean it, or use --preset cpu-full (hours) or --preset cpu (minutes)."
         )
     return str(options.device)
 

@@ -53,8 +53,8 @@ def sections(results: Mapping[str, Any], plots: Mapping[str, bytes], grids: Mapp
         Section(
             "Test accuracy of the probes, %",
             [
-                f"Means over {config['seeds']} seeds with 95% intervals. A probe is a small classifier trained on frozen "
-                f"features with {config['labels_per_class'] or 'all held-out'} labels per class. Chance is "
+                f"Means over {config['seeds']} seeds with 95% intervals. A probe is a small classifier trained on "
+                f"frozen features with {config['labels_per_class'] or 'all held-out'} labels per class. Chance is "
                 + " and ".join(f"{100 * data['chance'][key]:.1f}% {name}" for key, name in DOMAINS.items())
                 + ". The untrained latent and the L channel are the controls."
             ],

@@ -55,7 +55,8 @@ def list_folder(folder: str | Path) -> Listing:
     )
     if not found:
         raise DataError(
-            f"{root} holds no images in class folders; expected {root}/CLASS/NAME.jpg (or {', '.join(sorted(SUFFIXES))})"
+            f"{root} holds no images in class folders; expected {root}/CLASS/NAME.jpg "
+            f"(or {', '.join(sorted(SUFFIXES))})"
         )
     classes = sorted({name.split("/")[0] for name, _ in found})
     labels = [classes.index(name.split("/")[0]) for name, _ in found]
@@ -92,5 +93,8 @@ def list_food101(root: str | Path, split: str, *, download: bool = False) -> Lis
         for path, label in zip(map(Path, data._image_files), data._labels, strict=True)
     )
     return Listing(
-        [name for name, _, _ in listed], [path for _, path, _ in listed], [l for *_, l in listed], data.classes
+        [name for name, _, _ in listed],
+        [path for _, path, _ in listed],
+        [label for *_, label in listed],
+        data.classes,
     )

@@ -216,17 +216,20 @@ def _build(listing: Listing, image_size: int, rule: str, folder: Path) -> None:
     kept: list[int] = []
     try:
         # Threads: Pillow decodes and resizes without Python's lock.
-        with (part / IMAGES_FILE).open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            with tqdm(total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar:
-                for start in range(0, len(listing.paths), CHUNK):
-                    chunk = range(start, min(start + CHUNK, len(listing.paths)))
-                    for i, result in zip(chunk, pool.map(decode, (listing.paths[i] for i in chunk)), strict=True):
-                        if isinstance(result, str):
-                            skipped.append({"name": listing.names[i], "reason": result})
-                        else:
-                            kept.append(i)
-                            file.write(result.tobytes())
-                    bar.update(len(chunk))
+        with (
+            (part / IMAGES_FILE).open("wb") as file,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            tqdm(total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
+        ):
+            for start in range(0, len(listing.paths), CHUNK):
+                chunk = range(start, min(start + CHUNK, len(listing.paths)))
+                for i, result in zip(chunk, pool.map(decode, (listing.paths[i] for i in chunk)), strict=True):
+                    if isinstance(result, str):
+                        skipped.append({"name": listing.names[i], "reason": result})
+                    else:
+                        kept.append(i)
+                        file.write(result.tobytes())
+                bar.update(len(chunk))
         if len(skipped) > TOLERATED * len(listing.paths):
             shown = "; ".join(f"{item['name']}: {item['reason']}" for item in skipped[:3])
             raise DataError(

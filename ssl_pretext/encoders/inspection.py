@@ -55,7 +55,7 @@ def feature_layers(encoder: nn.Module, in_channels: int, *, image_size: int | No
 
     hooks = [
         module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: (  # type: ignore[misc]
+            lambda _module, _inputs, output, name=name: (
                 note(name) if isinstance(output, Tensor) and output.dim() == 4 else None
             )
         )

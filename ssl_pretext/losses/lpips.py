@@ -4,6 +4,7 @@ import urllib.error
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ class LPIPS(Loss):
         if net not in SMALLEST_SIDE:
             raise ArgumentError(f"lpips has the networks {', '.join(SMALLEST_SIDE)}, got net={net!r}")
         self.net = net
-        # Past nn.Module's registration: the network is no part of what is trained or saved.
-        object.__setattr__(self, "_network", _load_network(net))
+        # In a tuple nn.Module does not see it: the network is no part of what is trained or saved.
+        self._hidden = (_load_network(net),)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         smallest = SMALLEST_SIDE[self.net]
@@ -53,14 +54,13 @@ class LPIPS(Loss):
                 f"{tuple(prediction.shape[-2:])}; choose a larger image size or another net"
             )
         with torch.autocast(prediction.device.type, enabled=False):
-            distance: Tensor = self._network(prediction.float(), target.detach().float(), normalize=False)
+            distance: Tensor = self._hidden[0](prediction.float(), target.detach().float(), normalize=False)
         return distance.mean()
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        network: nn.Module = self._network
-        network._apply(function)
-        network.float()  # a task cast to half precision keeps this distance exact
-        return super()._apply(function, recurse)
+        # A task cast to half precision keeps this distance exact.
+        self._hidden[0]._apply(function).float()
+        return cast(Self, super()._apply(function, recurse))  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, object]) -> "LPIPS":
         copy = LPIPS(self.net)

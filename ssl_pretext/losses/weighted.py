@@ -99,7 +99,7 @@ def parse_losses(text: str) -> dict[str, float]:
             number = float(weight)
         except ValueError:
             equals = ""
-        if not equals:
+        if not equals or not spec:
             raise ArgumentError(f"losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got {item!r} in {text!r}")
         if spec in losses:
             raise ArgumentError(f"the loss {spec!r} is named twice in {text!r}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,38 +67,37 @@ def evaluate(
     train, test = as_store(train), as_store(test)
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     _check(representations, train, test, epochs, chosen_seeds, label_fraction)
-    target = torch.device(
-        "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
-    )
-    subsets = {seed: _label_subset(train.labels, label_fraction, seed) for seed in chosen_seeds}
-    runs, controls = [], [name for name, one in representations.items() if isinstance(one, Pixels)]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    probe_name = probe if isinstance(probe, str) else getattr(probe, "__name__", "custom")
+    runs: list[dict[str, Any]] = []
+    controls = [name for name, representation in representations.items() if isinstance(representation, Pixels)]
+
+    def run(name: str, features: tuple[Tensor, Tensor], seed: int) -> None:
+        kept = _label_subset(train.labels, label_fraction, seed)
+        history = _train_probe(
+            probe,
+            (features[0][kept], train.labels[kept]),
+            (features[1], test.labels),
+            classes=len(train.classes),
+            epochs=epochs,
+            seed=seed,
+            device=torch.device(device),
+        )
+        runs.append({"representation": name, "probe": probe_name, "seed": seed, "history": history})
+
     for name, representation in representations.items():
-        versions: list[tuple[str, Callable[[int], Representation], bool]] = [
-            (name, lambda _seed, r=representation: r, True)
-        ]  # type: ignore[misc]
+        features = _features(representation, train, test, device)
+        for seed in chosen_seeds:
+            run(name, features, seed)
         if untrained and representation.untrained is not None:
-            versions.append((f"{name} (untrained)", representation.untrained, False))
-            controls.append(versions[-1][0])
-        for label, version_for, frozen in versions:
-            features: tuple[Tensor, Tensor] | None = None
-            for seed in chosen_seeds:
-                if features is None or not frozen:  # the untrained twin is another one for each seed
-                    source = version_for(seed)
-                    features = (source.features(train, device=target), source.features(test, device=target))
-                kept = subsets[seed]
-                history = _train_probe(
-                    probe,
-                    (features[0][kept], train.labels[kept]),
-                    (features[1], test.labels),
-                    classes=len(train.classes),
-                    epochs=epochs,
-                    seed=seed,
-                    device=target,
-                )
-                label_probe = probe if isinstance(probe, str) else getattr(probe, "__name__", "custom")
-                runs.append({"representation": label, "probe": label_probe, "seed": seed, "history": history})
+            controls.append(_untrained_name(name))
+            for seed in chosen_seeds:  # another initialisation each time
+                with torch.random.fork_rng():
+                    twin = representation.untrained(seed)
+                run(controls[-1], _features(twin, train, test, device), seed)
     card = {
-        "probe": probe if isinstance(probe, str) else getattr(probe, "__name__", "custom"),
+        "probe": probe_name,
         "optimizer": "AdamW",
         "learning_rate": LEARNING_RATE,
         "weight_decay": WEIGHT_DECAY,
@@ -119,6 +118,16 @@ def evaluate(
     return ProbeReport(runs, card)
 
 
+def _untrained_name(name: str) -> str:
+    return f"{name} (untrained)"
+
+
+def _features(
+    representation: Representation, train: ImageStore, test: ImageStore, device: str
+) -> tuple[Tensor, Tensor]:
+    return representation.features(train, device=device), representation.features(test, device=device)
+
+
 def _check(
     representations: Mapping[str, Representation],
     train: ImageStore,
@@ -134,6 +143,8 @@ def _check(
             raise ArgumentError(
                 f"representation {name!r} is a {type(representation).__name__}; use task.representation() or Pixels()"
             )
+        if _untrained_name(name) in representations:
+            raise ArgumentError(f"{_untrained_name(name)!r} is what the control of {name!r} is called; rename one")
     for name, store in (("train", train), ("test", test)):
         if len(store) == 0:
             raise ArgumentError(f"evaluate() got no {name} images")
@@ -173,10 +184,12 @@ def _train_probe(
         network = create_probe(probe, channels, classes) if isinstance(probe, str) else probe(channels, classes)
         network.to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        # Not the global generator: larger networks draw more from it, and the order must be theirs all the same.
+        generator = torch.Generator().manual_seed(seed)
         history: list[dict[str, float]] = []
         for epoch in range(epochs):
             network.train()
-            order = torch.randperm(count).to(device)
+            order = torch.randperm(count, generator=generator).to(device)
             sums = torch.zeros(2, device=device, dtype=torch.float64)
             # Nearly equal batches: a last one of a single image would leave BatchNorm without a variance.
             for batch in order.tensor_split(max(1, count // BATCH_SIZE)):
@@ -206,7 +219,7 @@ def _test(network: nn.Module, features: Tensor, labels: Tensor, *, device: torch
     with torch.inference_mode():
         for batch, truth in zip(features.split(TEST_BATCH_SIZE), labels.split(TEST_BATCH_SIZE), strict=True):
             sums += _score(network(batch.to(device)), truth.to(device))
-    return (sums / len(labels)).tolist()  # type: ignore[no-any-return]
+    return cast(list[float], (sums / len(labels)).tolist())
 
 
 def _score(logits: Tensor, labels: Tensor) -> Tensor:

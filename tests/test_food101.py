@@ -1,0 +1,150 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.food101.__main__ import main
+from benchmarks.food101.presets import PRESETS
+from benchmarks.food101.protocol import EXCLUDED_CLASSES, split_roles
+from ssl_pretext.data import list_food101
+from ssl_pretext.tasks import Colorization
+
+CLASSES = sorted([*EXCLUDED_CLASSES, *(f"dish_{i:02d}" for i in range(83))])
+
+
+def food_folder(root: Path, per_class: dict[str, int], *, pictures: bool = False) -> Path:
+    """A Food-101 tree: the listing alone, or with a tiny picture for each name."""
+    meta = root / "food-101" / "meta"
+    meta.mkdir(parents=True)
+    (root / "food-101" / "images").mkdir()
+    for split, count in per_class.items():
+        listing = {c: [f"{c}/{split}{i}" for i in range(count)] for c in CLASSES}
+        (meta / f"{split}.json").write_text(json.dumps(listing))
+        for name in [name for names in listing.values() for name in names] if pictures else ():
+            path = root / "food-101" / "images" / f"{name}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            color = tuple(
+                torch.randint(0, 256, (3,), generator=torch.Generator().manual_seed(hash(name) % 999)).tolist()
+            )
+            Image.new("RGB", (36, 32), color).save(path)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SSL_PRETEXT_DATA", raising=False)
+
+
+def test_counts_of_the_full_split(tmp_path):
+    root = food_folder(tmp_path, {"train": 750, "test": 250})
+    train, test = list_food101(root, "train"), list_food101(root, "test")
+    assert len(set(EXCLUDED_CLASSES)) == 18
+    roles = split_roles(train.names, train.labels, train.classes, EXCLUDED_CLASSES, seed=0)
+    assert {role: len(indices) for role, indices in roles.items()} == {
+        "pretrain": 56_025,
+        "probe_in": 6_225,
+        "probe_out": 1_350,
+    }
+    out = [test.classes[label] in EXCLUDED_CLASSES for label in test.labels]
+    assert (out.count(False), out.count(True)) == (20_750, 4_500)
+    used = {train.names[i] for indices in roles.values() for i in indices}
+    assert len(used) == 56_025 + 6_225 + 1_350
+
+
+def test_smoke_runs_twice_to_the_same_results(tmp_path, capsys):
+    for folder in ("one", "two"):
+        assert main(["--preset", "smoke", "--out", str(tmp_path / folder)]) == 0
+    said = capsys.readouterr().out
+    assert "embedded sample" in said
+    assert "plan: 2 epochs of 32 px" in said
+    one, two = (json.loads((tmp_path / folder / "results.json").read_text()) for folder in ("one", "two"))
+    for results in (one, two):
+        del results["times"]
+        assert results.pop("command").startswith("python -m benchmarks.food101")
+    assert one == two
+    keys = {"config", "environment", "data", "pretraining", "probes", "summary", "color_quality", "answers"}
+    assert keys <= set(one)
+    assert {row["domain"] for row in one["summary"]} == {"in", "out"}
+    assert len(one["answers"]) == 3
+    names = {row["representation"] for row in one["summary"]}
+    assert names == {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"}
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert 'src="http' not in page
+    assert all(answer["question"] in page for answer in one["answers"])
+    assert isinstance(Colorization.from_pretrained(tmp_path / "one" / "task"), Colorization)
+
+    # A finished run is refused, resumed, or replaced.
+    out = str(tmp_path / "one")
+    assert main(["--preset", "smoke", "--out", out]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["--preset", "smoke", "--out", out, "--seed", "1", "--resume"]) == 2
+    assert "other settings (seed" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "one" / "probes")
+    assert main(["--preset", "smoke", "--out", out, "--resume"]) == 0
+    assert json.loads((tmp_path / "one" / "results.json").read_text())["probes"] == one["probes"]
+
+
+def refused(capsys, *arguments: str) -> str:
+    before = set(Path().iterdir())
+    assert main(list(arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmarks.food101: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert set(Path().iterdir()) == before, "something was written"
+    return error
+
+
+def test_bad_requests_end_in_one_clear_paragraph(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert "no data folder nowhere" in refused(capsys, "--data", "nowhere")
+    assert "food-101/images/CLASS/ID.jpg" in refused(capsys, "--data", "empty")
+    assert "no preset 'tiny'; known: smoke, cpu, cpu-full, documented" in refused(capsys, "--preset", "tiny")
+    assert "no loss named 'smooth_l2'. Did you mean 'smooth_l1'" in refused(capsys, "--losses", "smooth_l2=1")
+    assert "losses are written" in refused(capsys, "--losses", "smooth_l1")
+    assert "holds files of something else" in refused(capsys, "--preset", "smoke", "--out", "taken")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--preset documented is made for a GPU" in refused(capsys, "--preset", "documented")
+    assert "no CUDA device" in refused(capsys, "--device", "cuda")
+
+
+def test_unreadable_images_are_skipped_and_listed_up_to_one_percent(tmp_path, capsys):
+    root = food_folder(tmp_path / "data", {"train": 10, "test": 2}, pictures=True)
+    images = sorted((root / "food-101" / "images").glob("*/train*.jpg"))
+    images[0].write_bytes(b"no picture")
+    arguments = ["--data", str(root), "--preset", "smoke", "--losses", "smooth_l1=1", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert "skipped: 1 unreadable images" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["data"]["skipped"][0]["name"] == f"{images[0].parent.name}/{images[0].stem}"
+    for image in images[:12]:
+        image.write_bytes(b"no picture")
+    assert main([*arguments[:-1], str(tmp_path / "other")]) == 2
+    assert "12 of 1010 images cannot be read, more than 1%" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_help_shows_each_preset(name, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert PRESETS[name].about in capsys.readouterr().out
+
+
+REAL = os.environ.get("SSL_PRETEXT_DATA")
+
+
+@pytest.mark.skipif(not REAL, reason="SSL_PRETEXT_DATA names no Food-101 folder")
+def test_smoke_on_real_food(tmp_path):
+    arguments = ["--preset", "smoke", "--losses", "smooth_l1=1", "--out", str(tmp_path / "out"), "--data", str(REAL)]
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["data"]["counts"]["pretraining"] == 83 * 2

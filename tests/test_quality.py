@@ -1,0 +1,38 @@
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.quality import auc_raw, color_quality, colorfulness
+
+
+def test_measures_follow_their_formulas():
+    generator = torch.Generator().manual_seed(0)
+    truth, other = torch.rand(2, 4, 3, 16, 16, generator=generator)
+    found = color_quality(other, truth)
+    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(truth.numpy(), other.numpy(), data_range=1), abs=1e-3)
+    red, green, blue = 255 * truth[0].double()
+    rg, yb = red - green, (red + green) / 2 - blue
+    m3 = (rg.var(correction=0) + yb.var(correction=0)).sqrt() + 0.3 * (rg.mean() ** 2 + yb.mean() ** 2).sqrt()
+    assert colorfulness(truth[:1]) == pytest.approx(float(m3), rel=1e-4)
+
+
+def test_auc_counts_the_thresholds_that_a_distance_is_within():
+    ab, truth = 60 * torch.randn(2, 2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    distance = (ab - truth).norm(dim=1)
+    brute = torch.stack([(distance <= t).double().mean() for t in range(151)]).mean()
+    assert auc_raw(ab, truth) == pytest.approx(float(brute), abs=1e-6)
+
+
+def test_yellow_is_seen_as_yellow():
+    gray, yellow = torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), 0.5)
+    yellow[:, 2] = 0.3
+    found = color_quality(yellow, gray)
+    assert found["mean_b"] > 10 > abs(found["mean_b_truth"])
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ArgumentError, match=r"two batches of one shape"):
+        color_quality(torch.rand(1, 3, 16, 16), torch.rand(2, 3, 16, 16))
+    with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
+        color_quality(torch.full((1, 3, 16, 16), 2.0), torch.rand(1, 3, 16, 16))
