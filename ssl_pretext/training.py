@@ -1,8 +1,11 @@
 """`fit`: pretraining on Lightning. The only file that knows Lightning."""
 
 import logging
+import signal
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +22,8 @@ from ssl_pretext.tasks import PretextTask
 
 try:
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint, TQDMProgressBar
+    from lightning.fabric.utilities.warnings import PossibleUserWarning
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 except ImportError as error:
     raise MissingDependencyError("fit() trains with Lightning: pip install 'ssl-pretext[train]'") from error
@@ -118,7 +122,13 @@ def fit(
         use_distributed_sampler=False,
         log_every_n_steps=1 if len(loaders[0]) < 50 else 10,
     )
-    trainer.fit(module, loaders[0], validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+    with warnings.catch_warnings():
+        # Advice on loader workers and validation loops, which does not apply here.
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        trainer.fit(
+            module, loaders[0], validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
+        )
     if trainer.is_global_zero:
         task.save_pretrained(out / "task")
     task.to("cpu")
@@ -148,7 +158,7 @@ def _callbacks(out: Path, config: FitConfig) -> list[Callback]:
         # One file, overwritten: "last" is what a resumed run asks for.
         _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
         _LastCheckpoint(folder, filename="last", train_time_interval=timedelta(minutes=config.checkpoint_minutes)),
-        OnExceptionCheckpoint(folder, filename="last"),
+        _Interruption(folder / "last.ckpt"),
     ]
     return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
 
@@ -162,6 +172,41 @@ class _LastCheckpoint(ModelCheckpoint):
     @property
     def state_key(self) -> str:
         return f"{type(self).__name__}{self._train_time_interval}"
+
+
+class _Interruption(Callback):
+    """Ends a run on Ctrl-C between two steps, where its state is whole, with a checkpoint of it.
+
+    Lightning's own OnExceptionCheckpoint saves in the middle of a step, and resumes without being asked.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint, self.asked = checkpoint, False
+        self.previous: Any = None
+
+    def on_fit_start(self, *_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._ask)
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+            self.previous = None
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:  # the second Ctrl-C does not wait for the step
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.asked:
+            trainer.save_checkpoint(self.checkpoint)
+            log.info("interrupted after step %d; resume goes on from there", trainer.global_step)
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        if self.asked:  # the checkpoint before the validation stands
+            raise KeyboardInterrupt
 
 
 class BatchLoader:
@@ -234,6 +279,7 @@ class _Module(pl.LightningModule):
         super().__init__()
         self.task, self.config = task, config
         self.history: list[dict[str, Any]] = []
+        self.resumed = False
         self.training_sums, self.validation_sums = _Sums(), _Sums()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -250,8 +296,7 @@ class _Module(pl.LightningModule):
         self.validation_sums.add(self.task(images).terms, len(images))
 
     def on_fit_start(self) -> None:
-        # Only a fresh run: a resumed one brings its random state along.
-        if self.trainer.global_step == 0:
+        if not self.resumed:  # else the checkpoint brought its random state along
             torch.manual_seed(self.config.seed + self.global_rank)
 
     def on_train_epoch_end(self) -> None:
@@ -284,6 +329,7 @@ class _Module(pl.LightningModule):
         self.history = list(saved["history"])
         self.training_sums = _Sums(dict(saved["sums"][0]), saved["sums"][1])
         torch.set_rng_state(saved["random"])
+        self.resumed = True
 
 
 class _Narrator(Callback):

@@ -109,6 +109,20 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert (whole / "history.json").read_text() == (killed / "history.json").read_text()
 
 
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    environment = {**os.environ, "PYTHONPATH": str(Path(sp.__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "run")], env=environment)
+    logs = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    while not logs.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    assert subprocess.run([sys.executable, str(script), str(tmp_path / "run")], env=environment).returncode == 0
+    assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 4
+
+
 def test_a_folder_with_another_run_is_refused(tmp_path):
     config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu")
     sp.fit(small_task(), store(), config)

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the experiment; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    # Lightning's advice on loader workers and logging intervals; nothing that a user of this command could follow.
-    warnings.filterwarnings("ignore", module="lightning")
     try:
         run(options)
     except PretextError as error:
