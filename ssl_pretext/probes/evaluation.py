@@ -13,6 +13,7 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.conv import create_probe
 from ssl_pretext.probes.results import ProbeReport
 from ssl_pretext.representations import Pixels, Representation
+from ssl_pretext.tasks.checkpoint import library_version
 
 __all__ = ["evaluate"]
 
@@ -93,7 +94,7 @@ def evaluate(
         if untrained and representation.untrained is not None:
             controls.append(_untrained_name(name))
             for seed in chosen_seeds:  # another initialisation each time
-                with torch.random.fork_rng():
+                with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                     twin = representation.untrained(seed)
                 run(controls[-1], _features(twin, train, test, device), seed)
     card = {
@@ -111,6 +112,7 @@ def evaluate(
         "test": {"images": len(test), "sha256": test.sha256},
         "classes": len(train.classes),
         "image_size": train.image_size,
+        "library": library_version(),
         "torch": version("torch"),
         "controls": controls,
         "representations": {name: one.describe for name, one in representations.items()},
@@ -178,7 +180,7 @@ def _train_probe(
 ) -> list[dict[str, float]]:
     features, labels = (part.to(device) for part in train)
     count = len(labels)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         channels = features.shape[1]
         network = create_probe(probe, channels, classes) if isinstance(probe, str) else probe(channels, classes)

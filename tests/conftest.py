@@ -1,0 +1,4 @@
+import hypothesis
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.load_profile("repeatable")

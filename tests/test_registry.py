@@ -1,0 +1,60 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
+from ssl_pretext.registry import Registry, format_spec, parse_spec
+from ssl_pretext.training import FitConfig
+
+words = st.text("abcdefghij_", min_size=1).filter(lambda word: word.lower() not in ("true", "false", "inf", "nan"))
+options = st.dictionaries(words, st.one_of(words, st.integers(), st.booleans(), st.floats(0.01, 100)), max_size=3)
+
+
+@given(words, options)
+def test_specs_come_back(name, chosen):
+    assert parse_spec(format_spec(name, chosen)) == (name, chosen)
+
+
+def test_names_are_taken_once_and_unknown_ones_get_help():
+    registry = Registry("loss")
+    registry.register("smooth")(lambda: 1)
+    with pytest.raises(ArgumentError, match="'smooth' is registered already"):
+        registry.register("smooth")
+        registry.register("smooth")(lambda: 2)
+    with pytest.raises(
+        UnknownNameError, match=r"no loss named 'smoth'. Did you mean 'smooth'\? Known: smooth.*register_loss"
+    ):
+        registry.create("smoth")
+    with pytest.raises(ArgumentError, match="does not take these options"):
+        registry.create("smooth[beta=1]")
+    with pytest.raises(ArgumentError, match="free of spaces"):
+        registry.register("two words")
+    for spec in ("a[b", "[b=1]", ""):
+        with pytest.raises(ArgumentError, match="a name with options in brackets"):
+            parse_spec(spec)
+    with pytest.raises(ArgumentError, match="written name=value"):
+        parse_spec("a[b]")
+
+
+def test_configurations_refuse_unknown_keys(tmp_path):
+    config = FitConfig(out=tmp_path, epochs=2)
+    assert FitConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    with pytest.raises(ArgumentError, match="FitConfig has no epoch; it has"):
+        FitConfig.from_dict({"out": "x", "epoch": 1})
+
+
+def test_json_is_whole_or_not_there(tmp_path):
+    file = tmp_path / "folder" / "a.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert [path.name for path in file.parent.iterdir()] == ["a.json"]
+    with pytest.raises(MissingFileError, match="does not exist"):
+        read_json(tmp_path / "b.json")
+    file.write_text('{"a": ')
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        read_json(file)
