@@ -29,7 +29,8 @@ def test_images_are_torchvisions_resize_and_crop(folder, tmp_path):
         [0, 0, 1],
     )
     for i, name in enumerate(store.names):
-        image = Image.open(folder / name).convert("RGB")
+        with Image.open(folder / name) as opened:
+            image = opened.convert("RGB")
         expected = F.pil_to_tensor(F.center_crop(F.resize(image, 24), 24))
         assert torch.equal(store[i][0], expected)
     part = store.subset([2, 0])

@@ -30,8 +30,8 @@ HEAVY = ["lightning", "diffusers", "timm", "torchvision", "torchmetrics", "matpl
 NAMES = (
     "ChannelSpace Channels Colorization CrossChannelPrediction FitConfig ImageStore Loss Pixels PretextError "
     "PretextTask ProbeReport Representation TaskOutput create_encoder create_loss create_probe create_task evaluate "
-    "fit holdout_split join list_encoders list_losses list_probes list_tasks register_encoder register_loss register_probe "
-    "register_task sample_photos"
+    "fit holdout_split join list_encoders list_losses list_probes list_tasks register_encoder register_loss "
+    "register_probe register_task sample_photos"
 ).split()
 
 

@@ -135,6 +135,7 @@ def create_task(task: str, **options: Any) -> PretextTask:
         ArgumentError: The task does not take these options.
 
     Examples:
+        >>> import torch
         >>> task = create_task("colorization", encoder="autoencoder", target="rgb", losses={"smooth_l1": 1.0})
         >>> task(torch.rand(2, 3, 32, 32)).prediction.shape
         torch.Size([2, 3, 32, 32])
