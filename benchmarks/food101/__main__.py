@@ -21,6 +21,8 @@ log = logging.getLogger("benchmarks.food101")
 
 DOCUMENTED_LOSSES = "smooth_l1=1,lpips=1"
 SAMPLE_LOSSES = "smooth_l1=1"
+# What a recorded command repeats: where its data and its output lie is another machine's business.
+DECISIVE = ("preset", "losses", "device", "precision", "seed")
 
 EPILOG = """\
 data: --data, else the environment variable SSL_PRETEXT_DATA, names a folder that holds food-101/ (images/ and meta/,
@@ -76,7 +78,10 @@ def run(options: argparse.Namespace) -> None:
     # Everything that can be wrong with the request comes before the first file is written.
     experiment_run = Run(experiment, config, out=_out(options), device=device)
     _prepare(experiment_run, options)
-    command = "python -m benchmarks.food101 " + shlex.join(sys.argv[1:])
+    said = [
+        f"--{name.replace('_', '-')}={value}" for name, value in vars(options).items() if name in DECISIVE and value
+    ]
+    command = "python -m benchmarks.food101 " + shlex.join(said)
     _announce(experiment_run, preset, embedded)
     results = experiment_run.execute(command.strip(), started)
     if results is not None:
