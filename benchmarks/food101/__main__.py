@@ -153,7 +153,12 @@ def _announce(experiment_run: Any, preset: Preset, embedded: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    presets = "\n".join(f"  {name:<11} {preset.about}" for name, preset in PRESETS.items())
+    presets = "\n".join(
+        f"  {name:<11} {preset.about}\n{'':<14}{preset.image_size} px, batch size {preset.batch_size}, {preset.epochs} "
+        f"epochs, {preset.pretrain_per_class or 'all'} images per class; {preset.seeds} seeds, "
+        f"{preset.labels_per_class or 'all held-out'} labels per class"
+        for name, preset in PRESETS.items()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.food101",
         description="Pretrain an encoder by colorizing food photos, then measure whether that helped a small "
