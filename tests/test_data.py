@@ -1,13 +1,16 @@
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
 from ssl_pretext.data import ImageStore, as_store, holdout_split, list_food101, sample_photos
-from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError
 
 
 @pytest.fixture
@@ -131,3 +134,114 @@ def test_errors_say_what_is_wrong(tmp_path):
     ):
         with pytest.raises(ArgumentError, match=match):
             holdout_split(names, [0, 0], fraction=fraction)
+
+
+def test_a_photo_is_turned_as_its_camera_says(folder, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    ramp = np.broadcast_to(np.arange(0, 240, 6, dtype=np.uint8)[:, None], (40, 60))
+    Image.fromarray(ramp).save(folder / "b" / "turned.png", exif=exif)
+    store = ImageStore.from_folder(folder, image_size=20, cache=tmp_path / "cache")
+    with Image.open(folder / "b" / "turned.png") as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+        asis = opened.convert("RGB")
+    expected, wrong = (F.pil_to_tensor(F.center_crop(F.resize(x, 20), 20)) for x in (image, asis))
+    pixels = store[store.names.index("b/turned.png")][0]
+    assert torch.equal(pixels, expected)
+    assert not torch.equal(pixels, wrong)
+
+
+def test_one_percent_may_be_unreadable(tmp_path):
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    for i in range(99):
+        Image.new("RGB", (4, 4), (i, i, i)).save(folder / f"{i:02d}.png")
+    (folder / "x.png").write_bytes(b"no picture")
+    store = ImageStore.from_folder(tmp_path / "photos", image_size=4, cache=tmp_path / "cache")
+    assert (len(store), [item["name"] for item in store.skipped]) == (99, ["a/x.png"])
+    assert store.skipped[0]["reason"].startswith("UnidentifiedImageError")
+    assert store.images()[:, 0, 0, 0].tolist() == list(range(99))
+
+
+def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssl_pretext.data.store._decoder", lambda size: stop)
+    with pytest.raises(KeyboardInterrupt):
+        ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("index", [None, "{", "[]", '{"labels": 3}'])
+def test_a_damaged_index_says_what_to_delete(folder, tmp_path, index):
+    ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*/index.json")
+    path.unlink() if index is None else path.write_text(index)
+    with pytest.raises(DataError, match="is damaged; delete that folder"):
+        ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
+
+
+def test_food101_is_found_from_within(tmp_path, monkeypatch):
+    root = tmp_path / "food-101"
+    (root / "images").mkdir(parents=True)
+    (root / "meta").mkdir()
+    (root / "meta" / "train.json").write_text(json.dumps({"b": ["b/2", "b/1"], "a": ["a/3"]}))
+    monkeypatch.chdir(root)
+    for given_root in (tmp_path, root, "."):
+        listing = list_food101(given_root, "train")
+        assert (listing.names, listing.labels, listing.classes) == (["a/3", "b/1", "b/2"], [0, 1, 1], ["a", "b"])
+    with pytest.raises(ArgumentError, match="splits 'train' and 'test', got 'val'"):
+        list_food101(root, "val")
+    (root / "meta" / "train.json").write_text("[1]")
+    with pytest.raises(DataError, match="does not hold Food-101"):
+        list_food101(root, "train")
+
+
+def test_labels_as_a_tensor_are_the_same_labels():
+    names, labels = [str(i) for i in range(20)], [0] * 10 + [1] * 10
+    assert holdout_split(names, torch.tensor(labels)) == holdout_split(names, labels)
+
+
+def test_masks_and_fractions_are_no_indices_or_labels():
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    store = ImageStore.from_arrays(images, torch.tensor([0, 1, 1, 0]))
+    mask = store.labels == 1
+    for choose in (store.images, store.subset):
+        for wrong in (mask, mask.tolist(), [0.5]):
+            with pytest.raises(ArgumentError, match="indices are a list of whole numbers"):
+                choose(wrong)
+    assert torch.equal(store.subset(mask.nonzero().flatten()).images(), images[1:3])
+    assert store.images([]).shape == (0, 3, 8, 8)
+    for labels in ([0.5] * 4, torch.zeros(4), torch.zeros(4, 2, dtype=torch.int64)):
+        with pytest.raises(ArgumentError, match="labels are whole numbers"):
+            ImageStore.from_arrays(images, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_floats_become_float32(dtype):
+    images = torch.rand(2, 3, 8, 8).to(dtype)
+    stored = ImageStore.from_arrays(images, [0, 0]).images()
+    assert stored.dtype == torch.float32
+    assert torch.equal(stored, images.float())
+
+
+def test_what_is_no_data_set_is_refused():
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    for wrong in (images, images.numpy(), "photos", {"a": 1}, [images, [0] * 4], []):
+        with pytest.raises(ArgumentError, match="come as an ImageStore"):
+            as_store(wrong)
+    with pytest.raises(ArgumentError, match="PIL images or tensors, got ndarray"):
+        as_store([(images[0].numpy(), 0)])
+    with pytest.raises(ArgumentError, match="differ in size or dtype"):
+        as_store([(images[0], 0), (images[0, :, :4, :4], 1)])
+
+
+def test_sample_photos_name_the_extra(monkeypatch):
+    from ssl_pretext.data import samples
+
+    samples._load.cache_clear()
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'ssl-pretext\[benchmarks\]'"):
+        sample_photos("test")
+    samples._load.cache_clear()

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_pretext.errors import DataError
+from ssl_pretext.errors import ArgumentError, DataError
 
 __all__ = ["Listing", "list_folder", "list_food101"]
 
@@ -51,7 +51,7 @@ def list_folder(folder: str | Path) -> Listing:
     found = sorted(
         (path.relative_to(root).as_posix(), path)
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and len(path.relative_to(root).parts) > 1
+        if path.suffix.lower() in SUFFIXES and len(path.relative_to(root).parts) > 1 and not path.is_dir()
     )
     if not found:
         raise DataError(
@@ -72,18 +72,21 @@ def list_food101(root: str | Path, split: str, *, download: bool = False) -> Lis
         download: Let torchvision fetch the data set (5 GB) into `root` first, if it is not there.
 
     Raises:
+        ArgumentError: There is no such split.
         DataError: The folder does not exist or is laid out otherwise, or the download failed.
     """
     from torchvision.datasets import Food101
 
+    if split not in ("train", "test"):
+        raise ArgumentError(f"Food-101 has the splits 'train' and 'test', got {split!r}")
     root = Path(root)
-    if root.name == "food-101" and (root / "meta").is_dir():
-        root = root.parent
+    if root.absolute().name == "food-101" and (root / "meta").is_dir():  # absolute, so that "." has a name
+        root = root.absolute().parent
     if not root.is_dir() and not download:
         raise DataError(f"there is no data folder {root}; give the folder that holds food-101/, or --download it")
     try:
         data = Food101(root, split=split, download=download)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{root} does not hold Food-101 as torchvision lays it out, food-101/images/CLASS/ID.jpg and "
             f"food-101/meta/{split}.json ({error}); give the folder that holds food-101/, or --download it"

@@ -4,13 +4,15 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from ssl_pretext.errors import ArgumentError
 
 __all__ = ["holdout_split"]
 
 
 def holdout_split(
-    names: Sequence[str], labels: Sequence[int], *, fraction: float = 0.1, seed: int = 0
+    names: Sequence[str], labels: Sequence[int] | Tensor, *, fraction: float = 0.1, seed: int = 0
 ) -> tuple[list[int], list[int]]:
     """Holds a share of each class out.
 
@@ -41,7 +43,8 @@ def holdout_split(
     if not 0 < fraction < 1:
         raise ArgumentError(f"holdout_split takes a fraction between 0 and 1, got {fraction}")
     classes: dict[int, list[int]] = defaultdict(list)
-    for index, label in enumerate(labels):
+    # A tensor's elements are each their own dictionary key: as they are, every image would be a class of its own.
+    for index, label in enumerate(labels.tolist() if isinstance(labels, Tensor) else labels):
         classes[label].append(index)
     held_out: set[int] = set()
     for members in classes.values():

@@ -1,10 +1,11 @@
 """A decode-once image store: every image is decoded, resized and kept as `uint8` in one memory-mapped file."""
 
 import hashlib
+import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data.scan import Listing, list_folder, list_food101
-from ssl_pretext.errors import ArgumentError, DataError, PretextError
+from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingFileError, PretextError
 
 __all__ = ["ImageStore", "as_store"]
 
@@ -70,7 +71,7 @@ class ImageStore:
         classes: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
     ) -> "ImageStore":
-        """A store of arrays in memory, which are not copied.
+        """A store of arrays in memory; `uint8` and `float32` ones are not copied, other floats become `float32`.
 
         Args:
             images: `uint8` or floating, `(N, C, H, W)` with any number of channels.
@@ -81,12 +82,18 @@ class ImageStore:
         Raises:
             ArgumentError: Shapes, lengths or labels do not fit together.
         """
-        pixels = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+        if isinstance(images, Tensor):
+            images = images.detach().cpu()
+            # Before numpy, which has no bfloat16.
+            images = (images.float() if images.is_floating_point() else images).numpy()
+        pixels = np.asarray(images)
         if pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
             raise ArgumentError(f"from_arrays takes square images (N, C, H, H), got shape {pixels.shape}")
         if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
             raise ArgumentError(f"from_arrays takes uint8 or floating images, got {pixels.dtype}")
-        chosen = [int(label) for label in labels]
+        if pixels.dtype != np.uint8:
+            pixels = pixels.astype(np.float32, copy=False)
+        chosen = _as_labels(labels)
         highest = max(chosen, default=-1)
         classes = [str(i) for i in range(highest + 1)] if classes is None else list(classes)
         names = [str(i) for i in range(len(pixels))] if names is None else list(names)
@@ -141,12 +148,12 @@ class ImageStore:
 
     def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Images `(n, C, H, W)` as they are stored, copied out; all of them without `indices`."""
-        rows = self._rows if indices is None else self._rows[np.asarray(indices, dtype=np.int64)]
+        rows = self._rows if indices is None else self._rows[_as_indices(indices)]
         return torch.from_numpy(np.ascontiguousarray(self._pixels[rows]))
 
-    def subset(self, indices: Sequence[int]) -> "ImageStore":
+    def subset(self, indices: Sequence[int] | Tensor) -> "ImageStore":
         """Some of the images, sharing the memory."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        chosen = _as_indices(indices)
         names = [self.names[i] for i in chosen]
         labels = self.labels[torch.from_numpy(chosen)].tolist()
         rows = self._rows[chosen]
@@ -165,16 +172,48 @@ def as_store(data: Any) -> ImageStore:
         return data
     if isinstance(data, tuple) and len(data) == 2:
         return ImageStore.from_arrays(*data)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data) > 0:
-        images, labels = zip(*(data[index] for index in range(len(data))), strict=True)
-        tensors = [image if isinstance(image, Tensor) else torch.from_numpy(_channels_first(image)) for image in images]
-        if len({tensor.shape for tensor in tensors}) == 1:
-            return ImageStore.from_arrays(torch.stack(tensors), labels, classes=getattr(data, "classes", None))
-        raise ArgumentError("the images of the data set differ in size; resize them to one size first")
+    # Texts, mappings and bare arrays have a length and items too, but their items are no samples.
+    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if sized and not isinstance(data, str | bytes | Mapping | Tensor | np.ndarray) and len(data) > 0:
+        samples = [data[index] for index in range(len(data))]
+        if all(isinstance(sample, tuple | list) and len(sample) == 2 for sample in samples):
+            return _collect(samples, getattr(data, "classes", None))
     raise ArgumentError(
         "images and labels come as an ImageStore, a non-empty Dataset of (image, label), or a pair (uint8 images "
         f"(N, C, H, W), labels (N,)); got {type(data).__name__}"
     )
+
+
+def _collect(samples: Sequence[Any], classes: Sequence[str] | None) -> ImageStore:
+    from PIL import Image
+
+    tensors = []
+    for image, _ in samples:
+        if not isinstance(image, Tensor | Image.Image):
+            raise ArgumentError(f"the images of a data set are PIL images or tensors, got {type(image).__name__}")
+        tensors.append(image if isinstance(image, Tensor) else torch.from_numpy(_channels_first(image)))
+    if len({(tensor.shape, tensor.dtype) for tensor in tensors}) > 1:
+        raise ArgumentError("the images of the data set differ in size or dtype; bring them to one first")
+    return ImageStore.from_arrays(torch.stack(tensors), [label for _, label in samples], classes=classes)
+
+
+def _as_labels(labels: Tensor | npt.NDArray[Any] | Sequence[int]) -> list[int]:
+    try:
+        # `operator.index` refuses 0.5, where `int` would make it class 0.
+        return [operator.index(x) for x in (labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels)]
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"labels are whole numbers, one per image; got others ({error})") from error
+
+
+def _as_indices(indices: Sequence[int] | Tensor) -> npt.NDArray[np.int64]:
+    chosen = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+    if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
+        # A mask cast to integers would quietly choose images 0 and 1, over and over.
+        raise ArgumentError(
+            f"indices are a list of whole numbers, got {chosen.dtype} of shape {chosen.shape}; "
+            "a mask becomes indices by mask.nonzero().flatten()"
+        )
+    return chosen.astype(np.int64)
 
 
 def default_cache() -> Path:
@@ -189,16 +228,20 @@ def _open_or_build(listing: Listing, image_size: int, cache: str | Path | None) 
     rule = f"shortest side to {image_size} px (bilinear, antialiased), centre crop"
     key = hashlib.sha256(f"{FORMAT} {rule} {listing.fingerprint()}".encode()).hexdigest()[:24]
     folder = Path(cache or default_cache()) / key
-    if not (folder / INDEX_FILE).exists():
+    if not folder.exists():  # it appears whole, by renaming
         _build(listing, image_size, rule, folder)
     return _open(folder, image_size)
 
 
 def _open(folder: Path, image_size: int) -> ImageStore:
-    index, file = read_json(folder / INDEX_FILE), folder / IMAGES_FILE
-    shape = (len(index["labels"]), 3, image_size, image_size)
+    damaged = f"the image store {folder} is damaged; delete that folder, and it will be built again"
+    try:
+        index, file = read_json(folder / INDEX_FILE), folder / IMAGES_FILE
+        shape = (len(index["labels"]), 3, image_size, image_size)
+    except (CheckpointError, MissingFileError, KeyError, TypeError) as error:
+        raise DataError(f"{damaged} ({error})") from error
     if not file.exists() or file.stat().st_size != np.prod(shape):
-        raise DataError(f"the image store {folder} is damaged; delete that folder, and it will be built again")
+        raise DataError(damaged)
     pixels = np.memmap(file, np.uint8, "r", shape=shape)
     return ImageStore(
         pixels, index["labels"], index["classes"], index["names"], resize=index["resize"], skipped=index["skipped"]
