@@ -1,12 +1,19 @@
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.color import rgb2lab
 
 from ssl_pretext.channels import Channels, ChannelSpace, join
 from ssl_pretext.errors import ArgumentError, UnknownNameError
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
 
 
 @st.composite
@@ -22,7 +29,8 @@ def spaces(draw):
 @given(st.one_of(spaces(), st.sampled_from([Channels.parse(name).space for name in ("rgb", "lab")])), st.data())
 def test_a_group_and_its_complement_are_the_image(space, data):
     names = data.draw(st.lists(st.sampled_from(space.channels), unique=True, max_size=len(space.channels) - 1))
-    images = torch.rand(2, space.image_channels, 4, 4, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    images = torch.rand(2, space.image_channels, 4, 4, dtype=torch.float64, generator=generator)
     group = Channels(space, names)
     rest = group.complement()
     again = join({group: group.extract(images), rest: rest.extract(images)})
@@ -43,6 +51,70 @@ def test_uint8_and_float_agree(name):
     assert str(channels) == name
 
 
+@given(spaces(), st.data())
+def test_normalised_is_distance_from_center_over_scale(space, data):
+    index = data.draw(st.integers(0, len(space.channels) - 1))
+    channels = Channels(space, [space.channels[index]])
+    images = torch.full((1, len(space.channels), 1, 1), data.draw(st.floats(-30, 30)), dtype=torch.float64)
+    expected = (images[0, index].item() - space.center[index]) / space.scale[index]
+    assert channels.extract(images).item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert channels.denormalize(channels.extract(images)).item() == pytest.approx(images[0, 0].item(), abs=1e-12)
+
+
+def test_normalised_lab_agrees_with_scikit_image():
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    reference = rgb2lab(images.numpy(), channel_axis=1)
+    light, color = Channels("lab", "L"), Channels("lab", "ba")  # in the order asked for
+    assert np.allclose(light.extract(images).numpy(), reference[:, :1] / 50 - 1, atol=1e-9)
+    assert np.allclose(color.extract(images).numpy(), reference[:, [2, 1]] / 110, atol=1e-9)
+    assert np.allclose(color.denormalize(color.extract(images)).numpy(), reference[:, [2, 1]], atol=1e-9)
+
+
+def test_normalised_lab_ranges():
+    steps = torch.linspace(0, 1, 33)
+    colors = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(1, 3, 33, -1)
+    light, green_red, blue_yellow = Channels("lab").extract(colors)[0]
+    for values, low, high in [(light, -50, 50), (green_red, -86.2, 98.2), (blue_yellow, -107.9, 94.5)]:
+        scale = 50 if values is light else 110
+        assert values.min().item() * scale == pytest.approx(low, abs=0.06)
+        assert values.max().item() * scale == pytest.approx(high, abs=0.06)
+
+
+@pytest.mark.parametrize("text", ["rgb", "rgb:R", "rgb:BR", "lab", "lab:ab", "lab:L", "gray", "s2-text:B02,B03"])
+def test_text_and_channels_come_back(text):
+    ChannelSpace.bands("s2-text", ["B02", "B03", "B8A"])
+    channels = Channels.parse(text)
+    assert str(channels) == text
+    assert repr(channels) == f"Channels({text!r})"
+    assert Channels.parse(channels) is channels
+    assert hash(Channels.parse(str(channels))) == hash(channels)
+
+
+def test_spellings_of_one_choice_are_equal():
+    assert Channels.parse("lab:a,b") == Channels("lab", "ab") == Channels("lab", ["a", "b"])
+    assert Channels.parse("lab:Lab") == Channels("lab")
+    assert Channels("lab", "ab") != Channels("lab", "ba")
+
+
+def test_join_carries_gradients_out_of_gamut():
+    light = torch.ones(1, 1, 1, 1)
+    color = torch.tensor([-1.0, 100 / 110]).view(1, 2, 1, 1).requires_grad_()
+    image = join({Channels("lab", "L"): light, Channels("lab", "ab"): color})
+    assert image.min() < 0
+    image.square().sum().backward()
+    assert color.grad.isfinite().all()
+    assert (color.grad != 0).all()
+
+
+def test_dtype_and_device_are_kept():
+    for device, dtype in [("cpu", torch.float64), ("cpu", torch.bfloat16), ("meta", torch.float32)]:
+        light, color = Channels("lab", "L"), Channels("lab", "ab")
+        images = torch.zeros(1, 3, 2, 2, dtype=dtype, device=device)
+        parts = {light: light.extract(images), color: color.extract(images)}
+        for found in (*parts.values(), join(parts), color.denormalize(parts[color])):
+            assert (found.dtype, found.device) == (images.dtype, images.device)
+
+
 def test_gray_is_bt601_luma():
     images = torch.rand(1, 3, 4, 4, dtype=torch.float64)
     gray = Channels.parse("gray")
@@ -59,6 +131,13 @@ def test_bands_are_found_by_name():
     assert torch.equal(channels.extract(torch.ones(1, 3, 2, 2)), torch.full((1, 2, 2, 2), 2.0))
     with pytest.raises(ArgumentError, match="exists already with other channels"):
         ChannelSpace.bands("s2-test", ["B02"])
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="join leaves unequal sizes to torch.cat's RuntimeError")
+@pytest.mark.parametrize("shape", [(1, 2, 5, 5), (2, 2, 4, 4)])
+def test_join_refuses_groups_of_unequal_sizes(shape):
+    with pytest.raises(ArgumentError):
+        join({Channels("lab", "L"): torch.zeros(1, 1, 4, 4), Channels("lab", "ab"): torch.zeros(shape)})
 
 
 def test_errors_say_what_is_wrong():
@@ -80,10 +159,21 @@ def test_errors_say_what_is_wrong():
     values = torch.zeros(1, 1, 4, 4)
     with pytest.raises(ArgumentError, match="needs each channel of lab"):
         join({light: values})
+    with pytest.raises(ArgumentError, match=r"needs each channel of lab \(L, a, b\) once, got \['L', 'a', 'a', 'b'\]"):
+        join({Channels("lab", "La"): color.select(torch.zeros(1, 3, 4, 4)), color: torch.zeros(1, 2, 4, 4)})
+    with pytest.raises(ArgumentError, match=r"of one space, got \[\]"):
+        join({})
     with pytest.raises(ArgumentError, match="of one space"):
         join({light: values, Channels("rgb", "R"): values})
     with pytest.raises(ArgumentError, match=r"takes values \(B, 2, H, W\)"):
         join({light: values, color: values})
+    for outside in (-0.01, 1.01, float("nan")):
+        with pytest.raises(ArgumentError, match=r"space 'lab' takes RGB in \[0, 1\]"):
+            color.extract(torch.full((1, 3, 4, 4), outside))
+    with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got ndarray"):
+        light.extract(np.zeros((1, 3, 4, 4)))
+    with pytest.raises(ArgumentError, match="needs as many centers"):
+        ChannelSpace.bands("counts", ["x"], center=[0, 1])
     with pytest.raises(ArgumentError, match="distinct names"):
         ChannelSpace.bands("twice", ["x", "x"])
     with pytest.raises(ArgumentError, match="positive scales"):

@@ -9,6 +9,11 @@ from ssl_pretext.color import lab_to_rgb, luma, rgb_to_lab
 from ssl_pretext.errors import ArgumentError
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def grid():
     """All colours of a 64³ grid as one image, `(3, 64, 4096)` in float64."""
@@ -23,9 +28,15 @@ def agrees(convert, grid) -> bool:
     return bool(np.abs(found - reference).max() < 1e-4)
 
 
+def without_linearisation(rgb):
+    """A wrong conversion: its argument is made sRGB once more, so that `rgb_to_lab` undoes only that."""
+    return rgb_to_lab(torch.where(rgb > 0.0031308, 1.055 * rgb ** (1 / 2.4) - 0.055, 12.92 * rgb).clamp(0, 1))
+
+
 def test_lab_agrees_with_scikit_image(grid):
     assert agrees(rgb_to_lab, grid)
     assert not agrees(lambda rgb: rgb_to_lab(rgb**1.001), grid), "the comparison sees no difference"
+    assert not agrees(without_linearisation, grid), "the comparison takes sRGB for linear light"
 
 
 def test_round_trip(grid):
@@ -39,6 +50,13 @@ def test_any_colour_comes_back(color):
     assert torch.allclose(lab_to_rgb(rgb_to_lab(rgb)), rgb, atol=1e-6)
 
 
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.floats(0.1, 8))
+def test_any_image_comes_back(seed, batch, height, width, power):
+    generator = torch.Generator().manual_seed(seed)
+    rgb = torch.rand(batch, 3, height, width, generator=generator) ** power  # high powers crowd near black
+    assert torch.allclose(lab_to_rgb(rgb_to_lab(rgb)), rgb, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_are_finite_everywhere(grid, dtype):
     rgb = grid.to(dtype).requires_grad_()
@@ -49,6 +67,22 @@ def test_gradients_are_finite_everywhere(grid, dtype):
     lab = lab.detach().requires_grad_()
     lab_to_rgb(lab).sum().backward()
     assert lab.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("output", range(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_at_corners_and_kinks(output, dtype):
+    """Black, white, pure primaries and the sRGB knee in every combination, one output channel at a time."""
+    levels = torch.tensor([0.0, 0.04045, 1.0], dtype=dtype)
+    rgb = torch.cartesian_prod(levels, levels, levels).T.reshape(3, 1, -1).requires_grad_()
+    lab = rgb_to_lab(rgb)
+    (slope,) = torch.autograd.grad(lab[output].sum(), rgb)
+    assert slope.isfinite().all()
+    assert (slope != 0).any(dim=0).all()
+    lab = lab.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(lab_to_rgb(lab)[output].sum(), lab)
+    assert slope.isfinite().all()
+    assert (slope != 0).any(dim=0).all()
 
 
 def test_gradients_are_right():
@@ -75,6 +109,38 @@ def test_any_batch_shape(shape):
     assert lab.dtype == rgb.dtype
     assert torch.allclose(lab.reshape(-1, 3, 4, 5)[-1], rgb_to_lab(rgb.reshape(-1, 3, 4, 5)[-1]), atol=1e-4)
     assert luma(rgb).shape == (*shape[:-3], 1, 4, 5)
+
+
+@pytest.mark.parametrize("convert", [rgb_to_lab, lab_to_rgb, luma])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_and_device_are_kept(convert, dtype):
+    assert convert(torch.rand(3, 2, 2).to(dtype)).dtype == dtype
+    elsewhere = convert(torch.empty(2, 3, 2, 2, dtype=dtype, device="meta"))
+    assert (elsewhere.dtype, elsewhere.device.type) == (dtype, "meta")
+
+
+def test_luma_is_the_published_formula():
+    rgb = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    red, green, blue = rgb.numpy().transpose(1, 0, 2, 3)
+    assert np.allclose(luma(rgb)[:, 0].numpy(), 0.299 * red + 0.587 * green + 0.114 * blue, rtol=0, atol=1e-15)
+
+
+def test_range_allows_rounding_only():
+    assert rgb_to_lab(torch.full((3, 1, 1), 1.00005)).isfinite().all()
+    assert rgb_to_lab(torch.full((3, 1, 1), -0.00005)).isfinite().all()
+    assert rgb_to_lab(torch.empty(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+    for value in (1.001, -0.001, float("inf")):
+        with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
+            rgb_to_lab(torch.full((3, 1, 1), value))
+
+
+@pytest.mark.parametrize("convert", [rgb_to_lab, lab_to_rgb, luma])
+@pytest.mark.parametrize("shape", [(3, 4), (4, 4, 3), (2, 4, 5, 5)])
+def test_wrong_shapes_and_dtypes_are_refused(convert, shape):
+    with pytest.raises(ArgumentError, match=rf"{convert.__name__} takes images of shape \(\.\.\., 3, H, W\)"):
+        convert(torch.zeros(shape))
+    with pytest.raises(ArgumentError, match=rf"{convert.__name__} takes a floating tensor, got torch\.int64"):
+        convert(torch.zeros(3, 4, 4, dtype=torch.int64))
 
 
 def test_errors_say_what_is_wrong():

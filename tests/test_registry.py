@@ -57,3 +57,45 @@ def test_json_is_whole_or_not_there(tmp_path):
     file.write_text('{"a": ')
     with pytest.raises(CheckpointError, match="not valid JSON"):
         read_json(file)
+
+
+def test_unknown_names_show_the_nearest_and_all():
+    registry = Registry("probe")
+    for name in ("linear", "nearest", "bilinear"):
+        registry.register(name)(dict)
+    assert registry.names() == ["bilinear", "linear", "nearest"]
+    with pytest.raises(UnknownNameError, match="Did you mean 'linear' or 'bilinear'.*Known: bilinear, linear, nearest"):
+        registry.factory("linaer")
+    with pytest.raises(LookupError, match=r"named 'zzz'\. Known: bilinear, linear, nearest"):
+        registry.create("zzz[a=1]")
+
+
+def test_options_of_spec_and_call_are_passed_on():
+    registry = Registry("probe")
+    assert registry.register("all")(dict) is dict
+    assert registry.create("all") == {}
+    assert registry.create("all[]") == {}
+    assert registry.create(" all[a=1, b=0.5;c=True;d=x] ", e=None) == {"a": 1, "b": 0.5, "c": True, "d": "x", "e": None}
+    with pytest.raises(ArgumentError, match="the probe 'all' does not take these options"):
+        registry.create("all[a=1]", a=2)
+    with pytest.raises(ArgumentError, match="'all' is registered already"):
+        registry.register("all")(list)
+    assert registry.factory("all") is dict, "a refused registration changed the registry"
+
+
+def test_registries_do_not_share_names():
+    first, second = Registry("loss"), Registry("loss")
+    first.register("a")(dict)
+    assert second.names() == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a[b=1]", "a;b", "a,b", "a=b", "a]"])
+def test_names_that_no_spec_could_hold_are_refused(name):
+    with pytest.raises(ArgumentError, match="a loss name must be free of spaces"):
+        Registry("loss").register(name)
+
+
+@pytest.mark.parametrize("pair", ["b", "b=", "=1", " = ", "a=1;b"])
+def test_bad_options_are_shown(pair):
+    with pytest.raises(ArgumentError, match="written name=value and parted by ';', got"):
+        parse_spec(f"name[{pair}]")
