@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.food101.presets import PRESETS, Preset
+from benchmarks.memory import keep_freed_memory
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError, UnknownNameError
 from ssl_pretext.losses import parse_losses
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the experiment; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    keep_freed_memory()
     try:
         run(options)
     except PretextError as error:

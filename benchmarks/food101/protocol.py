@@ -109,7 +109,9 @@ def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = 
                 f"{root} lacks the excluded classes {', '.join(sorted(missing))}; is it all of Food-101?"
             )
         images = len(train) + len(test) + len(train.skipped) + len(test.skipped)
-        name = "Food-101" if images == 101_000 else f"Food-101, a subset of {images:,} images"
+        folder = Path(root).resolve().name.capitalize()
+        subset = folder if folder.startswith("Food-101-") else "Food-101"
+        name = "Food-101" if images == 101_000 else f"{subset} ({images:,}-image subset)"
         note = "" if images == 101_000 else "A subset: its figures are not those of the official Food-101."
     roles = split_roles(train.names, train.labels.tolist(), train.classes, excluded, seed)
     out = {train.classes.index(name) for name in excluded}
