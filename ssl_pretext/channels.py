@@ -1,5 +1,7 @@
 """Named channels: how an image becomes the channel groups that a task predicts from one another, and back."""
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from ssl_pretext.color import check_unit_range, lab_from_rgb, luma, rgb_from_lab
+from ssl_pretext.color import check_unit_range, lab_from_rgb, luma, rgb_from_lab, rgb_from_ycbcr, ycbcr_from_rgb
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
 __all__ = ["ChannelSpace", "Channels", "as_images", "join"]
@@ -19,8 +21,8 @@ _SPACES: dict[str, "ChannelSpace"] = {}
 class ChannelSpace:
     """Names the channels of a space and says how to get there from the image and back.
 
-    A channel's normalised value is `(value - center) / scale`, about `[-1, 1]`. Built in are `rgb`, `lab` and
-    `gray`; `ChannelSpace.bands` makes one for any other multi-channel images.
+    A channel's normalised value is `(value - center) / scale`, about `[-1, 1]`. Built in are `rgb`, `lab`,
+    `ycbcr` and `gray`; `ChannelSpace.bands` makes one for any other multi-channel images.
 
     Attributes:
         name: What `Channels.parse("name:...")` finds the space by.
@@ -41,10 +43,13 @@ class ChannelSpace:
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) != len(self.channels):
             raise ArgumentError(f"the channels of space {self.name!r} must be distinct names, got {self.channels}")
-        if not len(self.channels) == len(self.center) == len(self.scale) or not all(s > 0 for s in self.scale):
+        numbers = (*self.center, *self.scale)
+        if not len(self.channels) == len(self.center) == len(self.scale) or not (
+            all(map(math.isfinite, numbers)) and min(self.scale) > 0
+        ):
             raise ArgumentError(
-                f"space {self.name!r} has {len(self.channels)} channels and needs as many centers and positive "
-                f"scales, got {self.center} and {self.scale}"
+                f"space {self.name!r} has {len(self.channels)} channels and needs as many centers and positive scales, "
+                f"all finite; got {self.center} and {self.scale}"
             )
 
     @classmethod
@@ -60,6 +65,9 @@ class ChannelSpace:
 
         The space is remembered under `name`, so that `Channels.parse` and saved tasks find it. Asking again for
         the same space is harmless; another one under a taken name is an error.
+
+        Images in `uint8` are divided by 255 first, as everywhere; center and scale are of the result. Missing values
+        of floating images are NaN: they are neither learned from nor shown to an encoder.
 
         Args:
             name: The name of the space, free of `:` and `,`.
@@ -91,15 +99,11 @@ class ChannelSpace:
 
     def extract(self, images: Tensor) -> Tensor:
         """All channels of checked float `images`, normalised: `(B, C, H, W)` to `(B, len(channels), H, W)`."""
-        return (self._from_image(images) - self._column(self.center, images)) / self._column(self.scale, images)
+        return (self._from_image(images) - _column(self.center, images)) / _column(self.scale, images)
 
     def to_image(self, values: Tensor) -> Tensor:
         """The inverse of `extract`; sRGB is not clamped, so colours out of gamut leave `[0, 1]`."""
-        return self._to_image(values * self._column(self.scale, values) + self._column(self.center, values))
-
-    @staticmethod
-    def _column(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(numbers, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+        return self._to_image(values * _column(self.scale, values) + _column(self.center, values))
 
 
 @dataclass(frozen=True, init=False)
@@ -153,7 +157,7 @@ class Channels:
     def __str__(self) -> str:
         if self.names == self.space.channels:
             return self.space.name
-        separator = "" if all(len(name) == 1 for name in self.space.channels) else ","
+        separator = "" if _has_short_names(self.space) else ","
         return f"{self.space.name}:{separator.join(self.names)}"
 
     def __repr__(self) -> str:
@@ -183,11 +187,14 @@ class Channels:
         return values[:, self._indices]
 
     def denormalize(self, values: Tensor) -> Tensor:
-        """Normalised values back in the units of the space, such as `L` in `[0, 100]`."""
-        index = self._indices
-        center = torch.tensor(self.space.center, dtype=values.dtype, device=values.device)[index]
-        scale = torch.tensor(self.space.scale, dtype=values.dtype, device=values.device)[index]
-        return values * scale.view(-1, 1, 1) + center.view(-1, 1, 1)
+        """Normalised values `(..., num_channels, H, W)` in the units of the space, such as `L` in `[0, 100]`."""
+        center, scale = self._range(values)
+        return values * scale + center
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """The inverse of `denormalize`."""
+        center, scale = self._range(values)
+        return (values - center) / scale
 
     def complement(self) -> "Channels":
         """The other channels of the space (none, if these are all)."""
@@ -196,6 +203,11 @@ class Channels:
     @property
     def _indices(self) -> list[int]:
         return [self.space.channels.index(name) for name in self.names]
+
+    def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        center = [self.space.center[i] for i in self._indices]
+        scale = [self.space.scale[i] for i in self._indices]
+        return _column(center, like), _column(scale, like)
 
 
 def join(groups: Mapping[Channels, Tensor]) -> Tensor:
@@ -230,6 +242,9 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
             raise ArgumentError(
                 f"{channels!r} takes values (B, {channels.num_channels}, H, W), got {tuple(values.shape)}"
             )
+    if len({(len(values), *values.shape[2:]) for values in groups.values()}) > 1:
+        shapes = ", ".join(f"{channels} {tuple(values.shape)}" for channels, values in groups.items())
+        raise ArgumentError(f"join takes groups of one batch size, height and width, got {shapes}")
     values = torch.cat(list(groups.values()), dim=1)
     return space.to_image(values[:, [given.index(name) for name in space.channels]])
 
@@ -255,9 +270,13 @@ def as_images(images: Tensor, space: ChannelSpace) -> Tensor:
     return images
 
 
+def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
 def _per_channel(numbers: Sequence[float] | float, channels: Sequence[str]) -> tuple[float, ...]:
-    many = numbers if isinstance(numbers, Sequence) else [numbers] * len(channels)
-    return tuple(float(number) for number in many)
+    given = torch.as_tensor(numbers, dtype=torch.float64)
+    return tuple(given.tolist() if given.dim() else [given.item()] * len(channels))
 
 
 def _find_space(space: ChannelSpace | str) -> ChannelSpace:
@@ -274,14 +293,27 @@ def _find_space(space: ChannelSpace | str) -> ChannelSpace:
 def _split_names(names: str, space: ChannelSpace) -> tuple[str, ...]:
     if "," in names or names in space.channels:
         return tuple(name.strip() for name in names.split(","))
-    # "ab" is short for "a,b" where every channel is a single letter.
-    return tuple(names) if all(len(name) == 1 for name in space.channels) else (names,)
+    # "ab" and "CbCr" are short for "a,b" and "Cb,Cr".
+    found = re.findall("|".join(map(re.escape, space.channels)), names) if _has_short_names(space) else []
+    if found and "".join(found) == names:
+        return tuple(found)
+    return tuple(names) if _has_single_letters(space) else (names,)
+
+
+def _has_short_names(space: ChannelSpace) -> bool:
+    return space.is_color or _has_single_letters(space)
+
+
+def _has_single_letters(space: ChannelSpace) -> bool:
+    return all(len(name) == 1 for name in space.channels)
 
 
 # `L` as in (L - 50) / 50 and `ab` over 110, the ranges of Zhang et al. 2017.
+_YCBCR = ("Y", "Cb", "Cr")
 for _space in (
     ChannelSpace("rgb", ("R", "G", "B"), (0.5,) * 3, (0.5,) * 3, True),
     ChannelSpace("lab", ("L", "a", "b"), (50.0, 0.0, 0.0), (50.0, 110.0, 110.0), True, lab_from_rgb, rgb_from_lab),
+    ChannelSpace("ycbcr", _YCBCR, (0.5, 0.0, 0.0), (0.5,) * 3, True, ycbcr_from_rgb, rgb_from_ycbcr),
     ChannelSpace("gray", ("Y",), (0.5,), (0.5,), True, luma, lambda gray: gray.expand(-1, 3, -1, -1)),
 ):
     _space._remember()

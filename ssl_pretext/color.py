@@ -30,6 +30,17 @@ F_KNEE = KNEE ** (1 / 3)
 SRGB_KNEE, LINEAR_KNEE = 0.04045, 0.0031308  # IEC 61966-2-1
 LUMA_WEIGHTS = torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # ITU-R BT.601
 
+# BT.601 in full range, as JPEG has it: Cb and Cr are the differences B - Y and R - Y, scaled to [-0.5, 0.5].
+_RED, _, _BLUE = torch.eye(3, dtype=torch.float64)
+YCBCR_FROM_RGB = torch.stack(
+    [
+        LUMA_WEIGHTS[0],
+        (_BLUE - LUMA_WEIGHTS[0]) / (2 * (1 - LUMA_WEIGHTS[0, 2])),
+        (_RED - LUMA_WEIGHTS[0]) / (2 * (1 - LUMA_WEIGHTS[0, 0])),
+    ]
+)
+RGB_FROM_YCBCR = torch.linalg.inv(YCBCR_FROM_RGB)
+
 RANGE_TOLERANCE = 1e-4  # rounding of a colour conversion, far below one level of 8 bits
 
 
@@ -88,6 +99,16 @@ def luma(rgb: Tensor) -> Tensor:
     """
     check_three_channels("luma", rgb)
     return _mix(LUMA_WEIGHTS, rgb)
+
+
+def ycbcr_from_rgb(rgb: Tensor) -> Tensor:
+    """sRGB in `[0, 1]` to luma `Y` in `[0, 1]` and the differences `Cb`, `Cr` in `[-0.5, 0.5]`."""
+    return _mix(YCBCR_FROM_RGB, rgb)
+
+
+def rgb_from_ycbcr(ycbcr: Tensor) -> Tensor:
+    """The inverse of `ycbcr_from_rgb`."""
+    return _mix(RGB_FROM_YCBCR, ycbcr)
 
 
 def lab_from_rgb(rgb: Tensor) -> Tensor:

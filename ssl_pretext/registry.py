@@ -5,6 +5,7 @@ A registered part is asked for by a *spec*, its name with options in brackets: `
 """
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -74,10 +75,15 @@ class Registry(Generic[T]):
         """Builds the part that `spec` names, with the options of the spec and of the call."""
         name, spelled = parse_spec(spec)
         factory = self.factory(name)
+        if twice := sorted({*spelled} & {*options}):
+            raise ArgumentError(f"{', '.join(twice)} of the {self.kind} {spec!r} is given twice, in it and beside it")
         try:
-            return factory(**spelled, **options)
+            inspect.signature(factory).bind(**spelled, **options)
         except TypeError as error:
             raise ArgumentError(f"the {self.kind} {name!r} does not take these options: {error}") from error
+        except ValueError:
+            pass  # a class written in C shows no signature
+        return factory(**spelled, **options)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
@@ -95,15 +101,24 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise ArgumentError(f"options are written name=value and parted by ';', got {pair!r} in {spec!r}")
+        if key.strip() in options:
+            raise ArgumentError(f"the option {key.strip()} is given twice in {spec!r}")
         options[key.strip()] = _parse_option(value.strip())
     return match["name"], options
 
 
 def format_spec(name: str, options: dict[str, Option]) -> str:
-    """The inverse of `parse_spec`: `format_spec("lpips", {"net": "vgg"})` is `"lpips[net=vgg]"`."""
+    """The inverse of `parse_spec`: `format_spec("lpips", {"net": "vgg"})` is `"lpips[net=vgg]"`.
+
+    Raises:
+        ArgumentError: A value would not be read back as it is: text that looks like a number, or holds a bracket.
+    """
     if not options:
         return name
-    return f"{name}[{';'.join(f'{key}={_format_option(value)}' for key, value in sorted(options.items()))}]"
+    spec = f"{name}[{';'.join(f'{key}={_format_option(value)}' for key, value in sorted(options.items()))}]"
+    if parse_spec(spec) != (name, options):
+        raise ArgumentError(f"the options {options} of {name!r} cannot be written as a spec; {spec!r} reads otherwise")
+    return spec
 
 
 def _format_option(value: Option) -> str:

@@ -98,10 +98,14 @@ def test_the_file_appears_only_once_it_is_whole(monkeypatch, tmp_path):
     assert read_json(file) == [1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="write_text leaves its .part file behind when the write or rename fails")
 def test_a_failed_write_leaves_no_part(monkeypatch, tmp_path):
     assert old_file_survives(write_text, monkeypatch, tmp_path / "a.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path):
+    write_json(tmp_path / "a.json", {"loss": [1.5, float("nan"), (float("inf"), 2)], "nested": {"x": -float("inf")}})
+    assert read_json(tmp_path / "a.json") == {"loss": [1.5, None, [None, 2]], "nested": {"x": None}}
 
 
 def test_a_value_that_is_no_json_leaves_nothing(tmp_path):

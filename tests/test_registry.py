@@ -76,11 +76,24 @@ def test_options_of_spec_and_call_are_passed_on():
     assert registry.create("all") == {}
     assert registry.create("all[]") == {}
     assert registry.create(" all[a=1, b=0.5;c=True;d=x] ", e=None) == {"a": 1, "b": 0.5, "c": True, "d": "x", "e": None}
-    with pytest.raises(ArgumentError, match="the probe 'all' does not take these options"):
+    with pytest.raises(ArgumentError, match=r"a of the probe 'all\[a=1\]' is given twice"):
         registry.create("all[a=1]", a=2)
     with pytest.raises(ArgumentError, match="'all' is registered already"):
         registry.register("all")(list)
     assert registry.factory("all") is dict, "a refused registration changed the registry"
+
+
+def test_wrong_options_are_told_from_faults_inside_a_factory():
+    registry = Registry("probe")
+
+    @registry.register("broken")
+    def broken(size: int = 1) -> int:
+        return size + "1"
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        registry.create("broken")
+    with pytest.raises(ArgumentError, match="'broken' does not take these options: got an unexpected .* 'sizes'"):
+        registry.create("broken[sizes=2]")
 
 
 def test_registries_do_not_share_names():
@@ -93,6 +106,15 @@ def test_registries_do_not_share_names():
 def test_names_that_no_spec_could_hold_are_refused(name):
     with pytest.raises(ArgumentError, match="a loss name must be free of spaces"):
         Registry("loss").register(name)
+
+
+def test_options_that_a_spec_would_change_are_refused():
+    with pytest.raises(ArgumentError, match="the option a is given twice in"):
+        parse_spec("name[a=1;a=2]")
+    for value in ("1", "true", "a;b", "a]", ""):
+        with pytest.raises(ArgumentError):
+            format_spec("name", {"option": value})
+    assert parse_spec(format_spec("name", {"a": "b/c.d", "e": -0.5})) == ("name", {"a": "b/c.d", "e": -0.5})
 
 
 @pytest.mark.parametrize("pair", ["b", "b=", "=1", " = ", "a=1;b"])
