@@ -1,15 +1,23 @@
+import importlib.util
 import json
+import os
+import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
-from ssl_pretext.data import ImageStore, as_store, holdout_split, list_food101, sample_photos
+from ssl_pretext.data import ImageStore, as_store, holdout_split, list_folder, list_food101, sample_photos
+from ssl_pretext.data.build import _in_order
+from ssl_pretext.data.decode import _resize_array
 from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError
 
 
@@ -43,11 +51,12 @@ def test_images_are_torchvisions_resize_and_crop(folder, tmp_path):
 
 def test_a_second_opening_decodes_nothing(folder, tmp_path, monkeypatch):
     first = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
-    monkeypatch.setattr("ssl_pretext.data.store._build", None)
+    monkeypatch.setattr("ssl_pretext.data.build._build", None)
     again = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
     assert torch.equal(first.images(), again.images())
     assert first.sha256 == again.sha256
     monkeypatch.undo()
+    assert ImageStore.from_folder(folder, image_size=20, cache=tmp_path / "cache").image_size == 20
     (folder / "b" / "4.png").write_bytes((folder / "b" / "3.png").read_bytes())
     assert len(ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")) == 4
     for images in (tmp_path / "cache").glob("*/images.u8"):
@@ -60,13 +69,13 @@ def test_nothing_half_built_is_left(folder, tmp_path, monkeypatch):
     (folder / "a" / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"1 of 4 images cannot be read, more than 1%: a/broken\.jpg: Unidentified"):
         ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
-    monkeypatch.setattr("ssl_pretext.data.store.TOLERATED", 0.5)
-    monkeypatch.setattr("ssl_pretext.data.store.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("ssl_pretext.data.build.TOLERATED", 0.5)
+    monkeypatch.setattr("ssl_pretext.data.build.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
     monkeypatch.undo()
-    monkeypatch.setattr("ssl_pretext.data.store.TOLERATED", 0.5)
+    monkeypatch.setattr("ssl_pretext.data.build.TOLERATED", 0.5)
     store = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
     assert (len(store), [item["name"] for item in store.skipped]) == (3, ["a/broken.jpg"])
 
@@ -119,9 +128,10 @@ def test_errors_say_what_is_wrong(tmp_path):
         ImageStore.from_arrays(images, [0])
     with pytest.raises(ArgumentError, match=r"labels must lie in 0\.\.0, got -1\.\.0"):
         ImageStore.from_arrays(images, [0, -1])
-    with pytest.raises(ArgumentError, match="square images"):
-        ImageStore.from_arrays(images[..., :4], [0, 0])
-    with pytest.raises(ArgumentError, match="uint8 or floating"):
+    for wrong in (images[0], images[..., :0]):
+        with pytest.raises(ArgumentError, match=r"takes images \(N, C, H, W\), got shape"):
+            ImageStore.from_arrays(wrong, [0, 0])
+    with pytest.raises(ArgumentError, match="uint8, uint16, int16 or floating images, got int64"):
         ImageStore.from_arrays(images.long(), [0, 0])
     with pytest.raises(ArgumentError, match="come as an ImageStore"):
         as_store(3)
@@ -167,7 +177,7 @@ def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
     def stop(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssl_pretext.data.store._decoder", lambda size: stop)
+    monkeypatch.setattr("ssl_pretext.data.build.decoder", lambda *_: stop)
     with pytest.raises(KeyboardInterrupt):
         ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
@@ -245,3 +255,364 @@ def test_sample_photos_name_the_extra(monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"pip install 'ssl-pretext\[benchmarks\]'"):
         sample_photos("test")
     samples._load.cache_clear()
+
+
+KINDS = [np.uint8, np.uint16, np.int16, np.float32, np.float64]
+
+
+def bands(dtype, shape=(5, 20, 14), seed=0):
+    """Random values over the whole range of an integer dtype; normal ones of a floating one."""
+    generator = np.random.default_rng(seed)
+    if np.issubdtype(dtype, np.floating):
+        return generator.normal(1000, 300, shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return generator.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+
+
+def write(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        tifffile.imwrite(path, array, photometric="minisblack", metadata=None, **options)
+
+
+def triangle(length, new):
+    """The antialiased bilinear filter as a matrix `(new, length)` in float64."""
+    scale = length / new
+    distance = np.abs((np.arange(length) + 0.5) - (np.arange(new)[:, None] + 0.5) * scale) / max(scale, 1)
+    weights = np.clip(1 - distance, 0, None)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def resized(image, size):
+    """Shortest side to `size`, centre crop; the sums over what is valid, and the weights of what is valid."""
+    height, width = image.shape[1:]
+    new = [int(size * side / min(height, width)) for side in (height, width)]
+    rows, columns = triangle(height, new[0]), triangle(width, new[1])
+    top, left = (round((side - size) / 2) for side in new)
+    sums = (
+        (rows @ part @ columns.T)[:, top : top + size, left : left + size]
+        for part in (np.nan_to_num(image.astype(np.float64)), np.isfinite(image).astype(np.float64))
+    )
+    return tuple(sums)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+@pytest.mark.parametrize("dtype", KINDS)
+def test_arrays_are_resized_by_the_triangle_filter(tmp_path, dtype, suffix):
+    arrays = [bands(dtype, shape, seed) for seed, shape in enumerate([(5, 20, 14), (5, 15, 33), (5, 9, 8)])]
+    for i, array in enumerate(arrays):
+        write(tmp_path / "data" / "a" / f"{i}{suffix}", array)
+    store = ImageStore.from_folder(tmp_path / "data", image_size=8, channels=5, cache=tmp_path / "cache")
+    assert (store.num_channels, store.image_size) == (5, 8)
+    assert store.images().dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
+    for i, array in enumerate(arrays):
+        expected, _ = resized(array, 8)
+        tolerance = 0.51 if dtype == np.uint8 else 0.02
+        np.testing.assert_allclose(store[i][0].numpy(), expected, rtol=0, atol=tolerance)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(5, 30), st.integers(5, 30), st.integers(1, 20), st.floats(0, 1))
+def test_missing_values_do_not_spread(seed, height, width, size, share):
+    generator = np.random.default_rng(seed)
+    image = bands(np.float32, (2, height, width), seed)
+    image[generator.random(image.shape) < share] = np.nan
+    ours = _resize_array(image.copy(), size)
+    sums, weights = resized(image, size)
+    clear = np.abs(weights - 0.5) > 1e-4  # rounding decides about the others
+    assert (np.isnan(ours) == (weights < 0.5))[clear].all()
+    there = clear & (weights > 0.5)
+    np.testing.assert_allclose(ours[there], (sums[there] / weights[there]), rtol=1e-4)
+
+
+def test_a_filter_blind_to_missing_values_would_be_seen():
+    image = bands(np.float32, (1, 32, 32))
+    image[0, 16, 16] = np.nan
+    plain = F.resize(torch.from_numpy(image), [8], antialias=True)
+    assert plain.isnan().any()
+    assert not np.isnan(_resize_array(image, 8)).any()
+    filled = F.resize(torch.from_numpy(image).nan_to_num(0), [8], antialias=True)
+    assert not np.allclose(_resize_array(image, 8), filled, rtol=1e-4)
+
+
+@given(st.sampled_from([*KINDS, ">u2", ">f4", np.float16]), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
+def test_without_a_size_values_stay_as_they_are(tmp_path_factory, dtype, channels, height, width):
+    root = tmp_path_factory.mktemp("arrays")
+    array = bands(np.dtype(dtype), (3, channels, height, width))
+    for i in range(3):
+        write(root / "data" / f"{i}.npy", array[i] if i < 2 or channels > 1 else array[i, 0])  # (H, W) is (1, H, W)
+    options = {"image_size": None, "labelled": False, "cache": root / "cache"}
+    store = ImageStore.from_folder(root / "data", **options)
+    assert torch.equal(store.images(), torch.from_numpy(array.astype(store.images().numpy().dtype)))
+    assert store.image_size == (height if height == width else (height, width))
+    assert (store.num_channels, store.resize) == (channels, "none")
+    assert store.sha256 == ImageStore.from_arrays(array, [0] * 3, names=store.names).sha256
+
+
+@pytest.mark.parametrize(
+    ("moved", "options"),
+    [
+        (True, {"planarconfig": "contig"}),
+        (False, {"planarconfig": "separate"}),
+        (False, {}),  # one page per band
+        (False, {"byteorder": ">"}),
+        (True, {"planarconfig": "contig", "compression": "zlib", "tile": (16, 16)}),
+    ],
+)
+def test_tiff_bands_come_first_however_they_are_written(tmp_path, moved, options):
+    array = bands(np.uint16, (7, 19, 23))
+    write(tmp_path / "data" / "a.tiff", np.moveaxis(array, 0, -1) if moved else array, **options)
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(store[0][0].numpy(), array)
+    assert store.images().dtype == torch.float32
+
+
+@pytest.mark.parametrize(("dtype", "missing"), [(np.int16, -9999), (np.float32, np.finfo(np.float32).min)])
+def test_what_a_tiff_declares_missing_is_nan(tmp_path, dtype, missing):
+    array = bands(dtype, (3, 8, 9))
+    array[1, 2:4] = missing
+    tag = (42113, "s", 0, repr(float(missing)), True)  # GDAL_NODATA
+    write(tmp_path / "data" / "a.tif", array, extratags=[tag])
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    expected = np.where(array == missing, np.nan, array)
+    np.testing.assert_array_equal(store[0][0].numpy(), expected)
+    assert np.isnan(expected).sum() == 18
+
+
+def test_what_is_not_finite_in_float32_is_missing(tmp_path):
+    array = np.array([[1.0, np.inf, -np.inf], [np.nan, -1.7e308, 2.0]])
+    write(tmp_path / "data" / "a.npy", array)
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(store[0][0].numpy(), [[[1, np.nan, np.nan], [np.nan, np.nan, 2]]])
+
+
+def test_a_tiff_photo_is_a_photo_unless_channels_are_stated(tmp_path):
+    pixels = bands(np.uint8, (24, 30, 4))
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "a" / "1.tif")
+    Image.fromarray(pixels, mode="RGBA").save(tmp_path / "a" / "2.tif")
+    options = {"labelled": False, "cache": tmp_path / "cache"}
+    photos = ImageStore.from_folder(tmp_path / "a", image_size=12, **options)
+    for i in range(2):
+        with Image.open(tmp_path / "a" / f"{i + 1}.tif") as opened:
+            image = opened.convert("RGB")
+        assert torch.equal(photos[i][0], F.pil_to_tensor(F.center_crop(F.resize(image, 12), 12)))
+    (tmp_path / "a" / "1.tif").unlink()
+    assert ImageStore.from_folder(tmp_path / "a", image_size=None, **options).num_channels == 3
+    four = ImageStore.from_folder(tmp_path / "a", image_size=None, channels=4, **options)
+    assert torch.equal(four[0][0], torch.from_numpy(pixels).permute(2, 0, 1))
+    # With 16 bits a sample it is no photograph, and keeps them all.
+    deep = bands(np.uint16, (24, 30, 3))
+    tifffile.imwrite(tmp_path / "a" / "2.tif", deep, photometric="rgb")
+    store = ImageStore.from_folder(tmp_path / "a", image_size=None, **options)
+    np.testing.assert_array_equal(store[0][0].numpy(), deep.transpose(2, 0, 1))
+
+
+def test_a_deep_grey_png_is_not_clipped(tmp_path):
+    Image.fromarray(bands(np.uint16, (8, 8))).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: ValueError: it is grey with more than 8 bits \(I;16\); save it as"):
+        ImageStore.from_folder(tmp_path, image_size=4, labelled=False, cache=tmp_path / "cache")
+
+
+def test_images_of_one_store_agree(tmp_path):
+    base = bands(np.uint16, (4, 8, 8))
+
+    def message(*arrays, **options):
+        for i, array in enumerate(arrays):
+            write(tmp_path / "data" / f"{i}.npy", array)
+        with pytest.raises(DataError) as caught:
+            ImageStore.from_folder(
+                tmp_path / "data", **{"image_size": 8, "labelled": False, "cache": tmp_path / "cache"} | options
+            )
+        assert not any((tmp_path / "cache").iterdir())
+        return str(caught.value)
+
+    assert "0.npy holds 4 channels of uint16, 8×8 pixels, and 1.npy 3 channels of uint16" in message(base, base[:3])
+    assert "1.npy 4 channels of float" in message(base, base.astype(np.float32))
+    assert "1.npy 4 channels of int16" in message(base, base.astype(np.int16))
+    assert "1.npy 4 channels of uint16, 8×7 pixels" in message(base, base[..., :7], image_size=None)
+    assert "0.npy holds 4 channels of uint16, 8×8 pixels, but channels=3" in message(base, base, channels=3)
+    Image.new("RGB", (8, 8)).save(tmp_path / "data" / "1.png")
+    assert "0.npy holds 4 channels of uint16, 8×8 pixels, and 1.png 3 channels of uint8" in message(base, base)
+    for options in ({"image_size": 0}, {"channels": 0}):
+        with pytest.raises(ArgumentError, match="must be positive, got 0"):
+            ImageStore.from_folder(tmp_path / "data", **{"image_size": 8, "labelled": False} | options)
+
+
+def test_unreadable_arrays_are_listed(tmp_path):
+    folder = tmp_path / "data"
+    for i in range(198):
+        write(folder / f"{i:03d}.npy", np.full((2, 4, 4), i, np.float32))
+    (folder / "x.npy").write_bytes((folder / "000.npy").read_bytes()[:-9])
+    (folder / "y.tif").write_bytes(b"II*\0no picture")
+    options = {"image_size": 4, "labelled": False, "cache": tmp_path / "cache"}
+    store = ImageStore.from_folder(folder, **options)
+    assert (len(store), [item["name"] for item in store.skipped]) == (198, ["x.npy", "y.tif"])
+    assert store.images()[:, 1, 3, 3].tolist() == list(range(198))
+    for array, reason in (
+        (np.zeros((2, 4, 4), np.int64), r"this one is \(2, 4, 4\) of int64"),
+        (np.zeros((1, 2, 4, 4), np.uint8), r"this one is \(1, 2, 4, 4\) of uint8"),
+        (np.zeros((0, 4, 4), np.uint8), r"this one is \(0, 4, 4\)"),
+        (np.array([{}], dtype=object), "Object arrays cannot be loaded"),
+    ):
+        write(folder / "z.npy", array)
+        with pytest.raises(
+            DataError, match=rf"3 of 201 .* more than 1%: x\.npy.*y\.tif.*z\.npy: ValueError: .*{reason}"
+        ):
+            ImageStore.from_folder(folder, **options)
+    for file in folder.glob("*.npy"):
+        file.unlink()
+    tifffile.imwrite(folder / "y.tif", bands(np.uint16, (2, 3, 8, 8)), photometric="minisblack", imagej=True)
+    with pytest.raises(DataError, match="its axes are [A-Z]{4}, not YX with at most one more"):
+        ImageStore.from_folder(folder, **options)
+
+
+def test_arrays_name_the_package_they_lack(tmp_path, monkeypatch):
+    deep = Image.fromarray(bands(np.uint16, (8, 8)))
+    (tmp_path / "data").mkdir()
+    deep.save(tmp_path / "data" / "a.tif", compression="tiff_lzw")
+    options = {"image_size": 4, "labelled": False, "cache": tmp_path / "cache"}
+    if importlib.util.find_spec("imagecodecs") is None:
+        with pytest.raises(MissingDependencyError, match="is compressed .*: pip install imagecodecs"):
+            ImageStore.from_folder(tmp_path / "data", **options)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(MissingDependencyError, match=r"a\.tif as an array takes tifffile: pip install tifffile"):
+        ImageStore.from_folder(tmp_path / "data", **options)
+    deep.convert("RGB").save(tmp_path / "data" / "a.tif")  # a photograph does without
+    assert ImageStore.from_folder(tmp_path / "data", **options).num_channels == 3
+
+
+@given(st.sampled_from([np.uint8, np.float32]), st.integers(1, 5), st.integers(1, 12), st.integers(1, 12))
+def test_arrays_of_any_shape(dtype, channels, height, width):
+    images = bands(dtype, (3, channels, height, width))
+    store = ImageStore.from_arrays(images, [0, 1, 0])
+    assert store.image_size == (height if height == width else (height, width))
+    assert store.num_channels == channels
+    np.testing.assert_array_equal(store.subset([2, 1]).images().numpy(), images[[2, 1]])
+    again = as_store([(image, 0) for image in torch.from_numpy(images)])
+    np.testing.assert_array_equal(again.images().numpy(), images)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_integers_become_float32_unscaled(dtype):
+    images = bands(dtype, (2, 3, 4, 5))
+    for given_images in (images, torch.from_numpy(images)):
+        np.testing.assert_array_equal(ImageStore.from_arrays(given_images, [0, 0]).images().numpy(), images)
+
+
+def test_missing_values_are_kept():
+    images = bands(np.float32, (2, 3, 4, 4))
+    images[0, 1, 2, 3] = np.nan
+    store = ImageStore.from_arrays(images, [0, 1])
+    np.testing.assert_array_equal(store.images().numpy(), images)
+    assert store.sha256 == ImageStore.from_arrays(images.copy(), [0, 1]).sha256
+
+
+def test_the_hash_is_of_names_labels_and_pixels(folder, tmp_path, monkeypatch):
+    images = bands(np.uint8, (3, 3, 4, 5))
+    store = ImageStore.from_arrays(images, [0, 1, 1])
+    changed = images.copy()
+    changed[2, 2, 3, 4] ^= 1
+    others = [
+        ImageStore.from_arrays(changed, [0, 1, 1]),
+        ImageStore.from_arrays(images, [0, 1, 0]),
+        ImageStore.from_arrays(images, [0, 1, 1], names=["0", "1", "3"]),
+        ImageStore.from_arrays(images.transpose(0, 1, 3, 2).copy(), [0, 1, 1]),
+        ImageStore.from_arrays(images.reshape(3, 3, 5, 4), [0, 1, 1]),
+        ImageStore.from_arrays(images.view(np.int8).astype(np.float32), [0, 1, 1]),
+        store.subset([1, 0, 2]),
+        store.subset([0, 1]),
+    ]
+    assert len({store.sha256, *(other.sha256 for other in others)}) == 1 + len(others)
+    assert store.subset([1, 2]).sha256 == ImageStore.from_arrays(images[1:], [1, 1], names=["1", "2"]).sha256
+    # Files: another cache and other times of change are the same data.
+    first = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "one")
+    for path in folder.rglob("*.*"):
+        os.utime(path, (1, 1))
+    second = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "two")
+    in_memory = ImageStore.from_arrays(first.images(), first.labels, names=first.names)
+    chosen = in_memory.subset([2, 0]).sha256
+    monkeypatch.setattr("ssl_pretext.data.store.digest", None)  # those of files were taken while decoding
+    assert first.sha256 == second.sha256
+    assert first.subset([2, 0]).sha256 == chosen
+    monkeypatch.undo()
+    assert first.sha256 == in_memory.sha256
+    Image.new("RGB", (32, 32)).save(folder / "b" / "3.png")
+    assert ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "one").sha256 != first.sha256
+
+
+def test_stores_of_photos_are_plain_bytes_with_the_usual_permissions(folder, tmp_path):
+    before = os.umask(0o027)
+    try:
+        store = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
+    finally:
+        os.umask(before)
+    (made,) = (tmp_path / "cache").iterdir()
+    assert stat.S_IMODE(made.stat().st_mode) == 0o750
+    assert sorted(file.name for file in made.iterdir()) == ["images.u8", "index.json"]
+    assert (made / "images.u8").read_bytes() == store.images().numpy().tobytes()
+    index = json.loads((made / "index.json").read_text())
+    assert (index["names"], index["resize"]) == (store.names, store.resize)
+    assert store.resize == "shortest side to 24 px (bilinear, antialiased), centre crop"
+
+
+def test_images_without_classes(folder, tmp_path):
+    options = {"image_size": 24, "cache": tmp_path / "cache"}
+    labelled = ImageStore.from_folder(folder, **options)
+    store = ImageStore.from_folder(folder, labelled=False, **options)
+    assert (store.names, store.classes, store.labels.tolist()) == (labelled.names, ["unlabelled"], [0, 0, 0])
+    assert torch.equal(store.images(), labelled.images())
+    # A single class has the same labels, and still its own name.
+    assert ImageStore.from_folder(folder / "..", **options).classes == ["photos"]
+    assert ImageStore.from_folder(folder / "..", labelled=False, **options).classes == ["unlabelled"]
+    deep = folder / "b" / "c" / "d" / "5.PNG"
+    deep.parent.mkdir(parents=True)
+    for path in (deep, folder / "0.png"):
+        path.write_bytes((folder / "b" / "3.png").read_bytes())
+    names = ["0.png", "a/1.png", "a/2.jpg", "b/3.png", "b/c/d/5.PNG"]
+    assert ImageStore.from_folder(folder, labelled=False, **options).names == names
+    with pytest.raises(DataError, match=r"holds 1 of its 5 images outside class folders, such as 0\.png; .*labelled=F"):
+        ImageStore.from_folder(folder, **options)
+    with pytest.raises(DataError, match=r"holds 1 of its 1 images outside class folders"):
+        list_folder(deep.parent)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"none holds no images; expected .*none/NAME\.jpg"):
+        list_folder(tmp_path / "none", labelled=False)
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
+def test_work_is_handed_back_in_order_and_not_far_ahead(items, ahead):
+    started = []
+
+    def work(item):
+        started.append(item)
+        return -item
+
+    with ThreadPoolExecutor(2) as pool:
+        done = []
+        for result in _in_order(pool, work, items, ahead):
+            done.append(result)
+            assert len(started) <= len(done) + ahead
+    assert done == [-item for item in items]
+
+
+def test_real_satellite_bands(tmp_path):
+    if "SSL_PRETEXT_DATA" not in os.environ:
+        pytest.skip("SSL_PRETEXT_DATA is not set")
+    file = Path(os.environ["SSL_PRETEXT_DATA"]).parent / "sentinel-2" / "eolearn_l1c_13band_5x101x100.npy"
+    if not file.is_file():
+        pytest.skip(f"there is no {file.name} beside SSL_PRETEXT_DATA")
+    dates = np.moveaxis(np.load(file), -1, 1)  # (5, 13, 101, 100)
+    store = ImageStore.from_arrays(dates, range(5))
+    assert (store.num_channels, store.image_size) == (13, (101, 100))
+    for i, date in enumerate(dates):
+        write(tmp_path / "data" / f"{i}.tif", np.moveaxis(date, 0, -1), planarconfig="contig")
+        write(tmp_path / "arrays" / f"{i}.npy", date)
+    options = {"labelled": False, "channels": 13, "cache": tmp_path / "cache"}
+    whole = ImageStore.from_folder(tmp_path / "data", image_size=None, **options)
+    assert torch.equal(whole.images(), store.images())
+    small = ImageStore.from_folder(tmp_path / "arrays", image_size=32, **options)
+    assert (small.num_channels, small.image_size) == (13, 32)
+    for i, date in enumerate(dates):
+        np.testing.assert_allclose(small[i][0].numpy(), resized(date, 32)[0], rtol=1e-4, atol=1e-6)

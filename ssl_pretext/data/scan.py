@@ -8,7 +8,7 @@ from ssl_pretext.errors import ArgumentError, DataError
 
 __all__ = ["Listing", "list_folder", "list_food101"]
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Listing:
     classes: list[str]
 
     def fingerprint(self) -> str:
-        """A hash of names, labels, sizes and times of change: another one means that the images may differ."""
-        lines = []
+        """A hash of classes, names, labels, sizes and times of change: another one means that the images may differ."""
+        lines = ["\t".join(self.classes)]
         for name, path, label in zip(self.names, self.paths, self.labels, strict=True):
             try:
                 stat = path.stat()
@@ -39,11 +39,15 @@ class Listing:
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def list_folder(folder: str | Path) -> Listing:
+def list_folder(folder: str | Path, *, labelled: bool = True) -> Listing:
     """Lists a folder with one folder of images per class.
 
+    Args:
+        folder: Its class folders may be nested; the outermost one is the class.
+        labelled: False takes the images at any depth, the folder's own too, as the one class `"unlabelled"`.
+
     Raises:
-        DataError: There is no such folder, or it holds no images in class folders.
+        DataError: There is no such folder, it holds no images, or some of them are in no class folder.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -51,16 +55,24 @@ def list_folder(folder: str | Path) -> Listing:
     found = sorted(
         (path.relative_to(root).as_posix(), path)
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and len(path.relative_to(root).parts) > 1 and not path.is_dir()
+        if path.suffix.lower() in SUFFIXES and not path.is_dir()
     )
+    names, paths = [name for name, _ in found], [path for _, path in found]
     if not found:
+        where = " in class folders" if labelled else ""
         raise DataError(
-            f"{root} holds no images in class folders; expected {root}/CLASS/NAME.jpg "
+            f"{root} holds no images{where}; expected {root}/{'CLASS/' if labelled else ''}NAME.jpg "
             f"(or {', '.join(sorted(SUFFIXES))})"
         )
-    classes = sorted({name.split("/")[0] for name, _ in found})
-    labels = [classes.index(name.split("/")[0]) for name, _ in found]
-    return Listing([name for name, _ in found], [path for _, path in found], labels, classes)
+    if not labelled:
+        return Listing(names, paths, [0] * len(found), ["unlabelled"])
+    if loose := [name for name in names if "/" not in name]:
+        raise DataError(
+            f"{root} holds {len(loose)} of its {len(found)} images outside class folders, such as {loose[0]}; move "
+            f"them to {root}/CLASS/, or take all images without classes by labelled=False"
+        )
+    classes = sorted({name.split("/")[0] for name in names})
+    return Listing(names, paths, [classes.index(name.split("/")[0]) for name in names], classes)
 
 
 def list_food101(root: str | Path, split: str, *, download: bool = False) -> Listing:

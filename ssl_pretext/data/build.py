@@ -1,0 +1,170 @@
+"""Decoded images on disk: built once, whole or not there at all, and opened memory-mapped."""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.data.decode import Decoded, decoder
+from ssl_pretext.data.scan import Listing
+from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingFileError
+
+__all__ = ["default_cache", "digest", "open_or_build"]
+
+FORMAT = 2
+INDEX_FILE = "index.json"
+IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # by the dtype of the pixels, which they are bare of
+AHEAD = 4  # images in flight per thread while building, so that memory does not grow with their number
+TOLERATED = 0.01  # share of unreadable images above which a folder is refused
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def default_cache() -> Path:
+    """Where decoded images are kept unless a call says otherwise."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SSL_PRETEXT_CACHE") or Path(home) / "ssl_pretext")
+
+
+def digest(pixels: npt.NDArray[Any]) -> str:
+    """A hash of the bytes of one image."""
+    return hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest()
+
+
+def open_or_build(
+    listing: Listing, image_size: int | None, channels: int | None, cache: str | Path | None
+) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    """The memory-mapped pixels of listed files, `(N, C, H, W)`, and the index beside them; decoded on the first call.
+
+    Raises:
+        ArgumentError: The size or the number of channels is not positive.
+        DataError: Images disagree, too many cannot be read, or what was built before is damaged.
+    """
+    for name, number in (("image_size", image_size), ("channels", channels)):
+        if number is not None and number < 1:
+            raise ArgumentError(f"{name} must be positive, got {number}")
+    rule = "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), centre crop"
+    key = hashlib.sha256(f"{FORMAT} {rule} {channels} {listing.fingerprint()}".encode()).hexdigest()[:24]
+    folder = Path(cache or default_cache()) / key
+    if not folder.exists():  # it appears whole, by renaming
+        _build(listing, image_size, channels, rule, folder)
+    return _open(folder)
+
+
+def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    damaged = f"the image store {folder} is damaged; delete that folder, and it will be built again"
+    try:
+        index = read_json(folder / INDEX_FILE)
+        count, dtype = len(index["labels"]), np.dtype(index["dtype"])
+        file, shape = folder / IMAGE_FILES[dtype.name], (count, *map(int, index["shape"]))
+        whole = len(shape) == 4 and all(len(index[key]) == count for key in ("names", "digests"))
+        if not whole or file.stat().st_size != dtype.itemsize * np.prod(shape):
+            raise DataError(damaged)
+        for key in ("classes", "resize", "skipped"):
+            index[key]
+    except (CheckpointError, MissingFileError, FileNotFoundError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{damaged} ({error})") from error
+    return np.memmap(file, dtype, "r", shape=shape), index
+
+
+def _build(listing: Listing, image_size: int | None, channels: int | None, rule: str, folder: Path) -> None:
+    """Decodes every image into a folder beside, and renames it when it is whole."""
+    part = folder.with_name(f"{folder.name}.part-{secrets.token_hex(4)}")
+    part.mkdir(parents=True)  # `mkdtemp` would shut everybody else out, and the renamed folder too
+    try:
+        index = _decode_all(listing, image_size, channels, part)
+        write_json(part / INDEX_FILE, {"format": FORMAT, "resize": rule, **index})
+        try:
+            part.replace(folder)
+        except OSError:
+            if not (folder / INDEX_FILE).exists():  # else another process was faster, with the same result
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _decode_all(listing: Listing, image_size: int | None, channels: int | None, part: Path) -> dict[str, Any]:
+    """Writes the pixels one after another; returns what the index says of them."""
+    from tqdm import tqdm
+
+    skipped: list[dict[str, str]] = []
+    kept: list[int] = []
+    digests: list[str] = []
+    first: tuple[str, Decoded] | None = None
+    threads = os.cpu_count() or 1
+    # Threads: Pillow, torch and tifffile work without Python's lock.
+    with (
+        (part / "pixels").open("wb") as file,
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
+    ):
+        results = _in_order(pool, decoder(image_size, channels), listing.paths, AHEAD * threads)
+        for i, result in enumerate(results):
+            if isinstance(result, str):
+                skipped.append({"name": listing.names[i], "reason": result})
+            else:
+                if first is None:
+                    first = (listing.names[i], result)
+                    _check_channels(*first, channels)
+                _check_agreement(*first, listing.names[i], result)
+                kept.append(i)
+                digests.append(digest(result.pixels))
+                file.write(result.pixels.data)
+            bar.update()
+    if first is None or len(skipped) > TOLERATED * len(listing.paths):
+        shown = "; ".join(f"{item['name']}: {item['reason']}" for item in skipped[:3])
+        raise DataError(
+            f"{len(skipped)} of {len(listing.paths)} images cannot be read, more than {TOLERATED:.0%}: {shown}. "
+            "Mend or remove them."
+        )
+    _, example = first
+    dtype = example.pixels.dtype.name
+    (part / "pixels").rename(part / IMAGE_FILES[dtype])
+    return {
+        "dtype": dtype,
+        "shape": example.pixels.shape,
+        "classes": listing.classes,
+        "labels": [listing.labels[i] for i in kept],
+        "names": [listing.names[i] for i in kept],
+        "digests": digests,
+        "skipped": skipped,
+    }
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """`pool.map` that starts at most `ahead` items before the result that is asked for."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _check_channels(name: str, image: Decoded, channels: int | None) -> None:
+    if channels is not None and image.pixels.shape[0] != channels:
+        raise DataError(f"{name} holds {_describe(image)}, but channels={channels} was asked for")
+
+
+def _check_agreement(first_name: str, first: Decoded, name: str, image: Decoded) -> None:
+    if (first.kind, first.pixels.shape) != (image.kind, image.pixels.shape):
+        raise DataError(
+            f"{first_name} holds {_describe(first)}, and {name} {_describe(image)}; the images of one store agree in "
+            "channels and kind of number, and in size unless image_size is given. Bring them to one, or apart."
+        )
+
+
+def _describe(image: Decoded) -> str:
+    channels, height, width = image.pixels.shape
+    return f"{channels} channels of {image.kind}, {height}×{width} pixels"

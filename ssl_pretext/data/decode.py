@@ -1,0 +1,150 @@
+"""One file to pixels: photographs by Pillow, `.npy` and multi-band TIFF files as the arrays they hold."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ssl_pretext.errors import MissingDependencyError, PretextError
+
+__all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
+
+TIFF_SUFFIXES = {".tif", ".tiff"}
+BITS_PER_SAMPLE, GDAL_NODATA = 258, 42113  # TIFF tags
+MOST_MISSING = 0.5  # a resized pixel is missing where more than this share of what it is made of is
+
+
+class Decoded(NamedTuple):
+    """The pixels of a file as a store keeps them, `(C, H, W)`, and the kind of number that the file holds."""
+
+    pixels: npt.NDArray[Any]
+    kind: str
+
+
+def decoder(image_size: int | None, channels: int | None) -> Callable[[Path], Decoded | str]:
+    """A function from a file to its pixels, or to the reason why there are none.
+
+    Args:
+        image_size: The shortest side is resized to it, and the centre cut out; None keeps the size.
+        channels: If stated, 8-bit TIFF files are arrays too, and no photographs.
+    """
+
+    def decode(path: Path) -> Decoded | str:
+        try:
+            if path.suffix.lower() == ".npy":
+                return _decode_array(_read_npy(path), image_size)
+            if path.suffix.lower() in TIFF_SUFFIXES and (channels is not None or not _is_photo(path)):
+                return _decode_array(_read_tiff(path), image_size)
+            return Decoded(_read_photo(path, image_size), "uint8")
+        except PretextError:
+            raise
+        except Exception as error:  # the libraries raise nearly anything on a broken file
+            return f"{type(error).__name__}: {error}"
+
+    return decode
+
+
+def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | None:
+    """What a store keeps values as: `uint8`, or `float32` of the same value; None for what it does not take."""
+    if dtype == np.uint8:
+        return np.uint8
+    # Both integers have fewer bits than the significand of float32, so that nothing is rounded.
+    return np.float32 if dtype in (np.uint16, np.int16) or np.issubdtype(dtype, np.floating) else None
+
+
+def pixels_of_photo(image: Any) -> npt.NDArray[np.uint8]:
+    """A Pillow image as RGB, `(3, H, W)`."""
+    return np.ascontiguousarray(np.asarray(cast(Any, image).convert("RGB"), dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _read_photo(path: Path, image_size: int | None) -> npt.NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as opened:
+        if opened.mode.startswith(("I", "F")):  # where Pillow would clip at 255
+            raise ValueError(
+                f"it is grey with more than 8 bits ({opened.mode}); save it as .npy or TIFF, which keep them"
+            )
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    return pixels_of_photo(image if image_size is None else _resize_and_crop(image, image_size))
+
+
+def _is_photo(path: Path) -> bool:
+    """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow knows: grey, RGB, CMYK, a palette."""
+    from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            if isinstance(opened, TiffImagePlugin.TiffImageFile):
+                return bool(max(opened.tag_v2.get(BITS_PER_SAMPLE, (1,))) <= 8)
+            return True  # another format under this suffix
+    except UnidentifiedImageError:
+        return False
+
+
+def _read_npy(path: Path) -> npt.NDArray[Any]:
+    with path.open("rb") as file:
+        # Not `np.load`, which also opens archives, and pickles unless told otherwise.
+        pixels = np.lib.format.read_array(file, allow_pickle=False)
+    return pixels[None] if pixels.ndim == 2 else pixels
+
+
+def _read_tiff(path: Path) -> npt.NDArray[Any]:
+    """Bands or pages first; what the file itself declares to be missing is NaN, unless it is of `uint8`."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise MissingDependencyError(f"reading {path} as an array takes tifffile: pip install tifffile") from error
+    try:
+        with tifffile.TiffFile(path) as file:
+            pixels, axes = np.asarray(file.series[0].asarray()), file.series[0].axes
+            missing = file.series[0].keyframe.tags.valueof(GDAL_NODATA)
+    except ValueError as error:
+        if "'imagecodecs'" in str(error):
+            raise MissingDependencyError(f"{path} is compressed ({error}): pip install imagecodecs") from error
+        raise
+    bands = axes.replace("Y", "").replace("X", "")
+    if len(bands) > 1 or len(axes) != len(bands) + 2:
+        raise ValueError(f"its axes are {axes}, not YX with at most one more for the channels")
+    pixels = np.moveaxis(pixels, axes.index(bands), 0) if bands else pixels[None]
+    if missing is not None and stored_dtype(pixels.dtype) is np.float32:
+        pixels = np.where(pixels == float(missing), np.float32(np.nan), pixels)
+    return pixels
+
+
+def _decode_array(read: npt.NDArray[Any], image_size: int | None) -> Decoded:
+    dtype = stored_dtype(read.dtype)
+    if read.ndim != 3 or 0 in read.shape or dtype is None:
+        raise ValueError(
+            "arrays are (C, H, W), or (H, W) for one channel, of uint8, uint16, int16 or a floating dtype; "
+            f"this one is {read.shape} of {read.dtype}"
+        )
+    with np.errstate(over="ignore"):  # such as the lowest float64, which marks missing values
+        pixels = np.array(read, dtype=dtype, order="C")
+    if dtype is np.float32:
+        pixels[~np.isfinite(pixels)] = np.nan
+    kind = "float" if np.issubdtype(read.dtype, np.floating) else read.dtype.name
+    return Decoded(pixels if image_size is None else _resize_array(pixels, image_size), kind)
+
+
+def _resize_array(pixels: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]:
+    """As a photograph is, with missing values left out of every mean: `resize(v · valid) / resize(valid)`."""
+    values = torch.from_numpy(pixels).float()
+    valid = ~values.isnan()
+    resized = _resize_and_crop(values.where(valid, 0), image_size)
+    if not valid.all():
+        weight = _resize_and_crop(valid.float(), image_size)
+        resized = (resized / weight).where(weight >= 1 - MOST_MISSING, torch.nan)
+    if pixels.dtype == np.uint8:
+        resized = resized.round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(resized.numpy())
+
+
+def _resize_and_crop(image: Any, image_size: int) -> Any:
+    from torchvision.transforms import functional as F
+
+    # Antialiased, which Pillow images are in any case.
+    return F.center_crop(F.resize(image, [image_size], antialias=True), [image_size])
