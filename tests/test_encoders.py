@@ -1,3 +1,8 @@
+import subprocess
+import sys
+import urllib.error
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -5,14 +10,35 @@ from torch import nn
 from ssl_pretext.encoders import (
     AutoencoderDecoder,
     AutoencoderEncoder,
+    EncoderShape,
+    UpsamplingDecoder,
+    capture,
     create_decoder,
     create_encoder,
     feature_layers,
     list_encoders,
     measure_encoder,
+    without_weights,
 )
-from ssl_pretext.encoders.inspection import capture
-from ssl_pretext.errors import ArgumentError, UnknownNameError
+from ssl_pretext.encoders.from_torchvision import PatchTransformer, TorchvisionEncoder
+from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
+from ssl_pretext.tasks import CrossChannelPrediction
+
+CHANNELS, SIZES = (1, 2, 3, 12), (32, 64, 96)
+# Small members of different families, for images of any size.
+ANY_SIZE = """
+timm/resnet10t timm/resnetv2_18 timm/regnetx_002 timm/mobilenetv3_small_050 timm/efficientnet_lite0
+timm/mixnet_s timm/densenet121 timm/convnext_atto timm/edgenext_xx_small timm/mobilevit_xxs
+timm/test_nfnet timm/test_mambaout timm/test_byobnet timm/test_vit timm/test_vit4
+timm/vit_tiny_patch16_224 timm/vit_tiny_r_s16_p8_224
+timm/swin_tiny_patch4_window7_224[depths=1x1x1x1;embed_dim=48]
+torchvision/resnet18 torchvision/squeezenet1_1 torchvision/mobilenet_v3_small torchvision/shufflenet_v2_x0_5
+torchvision/mnasnet0_5 torchvision/regnet_y_400mf torchvision/googlenet
+""".split()
+# Those that are built for one size of images.
+ONE_SIZE = """
+timm/levit_128s timm/mixer_s32_224 timm/test_maxvit timm/test_coatnet timm/test_vit_relpos
+""".split()
 
 
 def parameters(*modules: nn.Module) -> int:
@@ -62,13 +88,13 @@ def test_layers_are_in_running_order_and_can_be_captured():
     assert layers.index("body.conv_in") < layers.index("body.down_blocks.0") < layers.index("body.mid_block")
     assert layers.index("body.mid_block") < layers.index("to_latent")
     images = torch.rand(2, 1, 32, 32)
-    assert torch.equal(capture(encoder, images, "to_latent"), encoder(images))
-    for layer in layers:
-        assert capture(encoder, images, layer).dim() == 4
+    assert torch.equal(capture(encoder, images, ["to_latent"])["to_latent"], encoder(images))
+    maps = capture(encoder, images, layers[::-1])
+    assert list(maps) == layers[::-1]
+    assert {(features.dim(), len(features)) for features in maps.values()} == {(4, 2)}
 
 
 def test_errors_say_what_is_wrong():
-    assert list_encoders() == ["autoencoder"]
     with pytest.raises(UnknownNameError, match="no encoder named 'autoencodr'. Did you mean 'autoencoder'"):
         create_encoder("autoencodr")
     with pytest.raises(ArgumentError, match="a name or an nn.Module instance, got int"):
@@ -78,6 +104,271 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match=r"returned \(1, 4096\)"):
         measure_encoder(nn.Flatten(), 1)
     with pytest.raises(UnknownNameError, match="no layer 'nope'"):
-        capture(AutoencoderEncoder(), torch.zeros(1, 1, 32, 32), "nope")
+        capture(AutoencoderEncoder(), torch.zeros(1, 1, 32, 32), ["nope"])
     with pytest.raises(ArgumentError, match="gives no feature map"):
-        capture(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 8, 8))), torch.zeros(1, 1, 8, 8), "0")
+        capture(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 8, 8))), torch.zeros(1, 1, 8, 8), ["0"])
+
+
+def test_decoders_by_name_reach_the_input_from_any_reduction():
+    for reduction in (1, 2, 4, 14, 21.3, 32):
+        shape = EncoderShape(1, 24, reduction)
+        for kind, decoder in (("upsampling", UpsamplingDecoder), ("autoencoder", AutoencoderDecoder)):
+            built = create_decoder(nn.Identity(), shape, 2, kind)
+            assert isinstance(built, decoder)
+            assert reduction <= built(torch.zeros(2, 24, 1, 1)).shape[-1] < 2 * reduction
+    head = nn.Conv2d(24, 2, 1)
+    assert create_decoder(nn.Identity(), shape, 2, head) is head
+    with pytest.raises(UnknownNameError, match="no decoder named 'unet'; known: autoencoder, upsampling"):
+        create_decoder(nn.Identity(), shape, 2, "unet")
+    with pytest.raises(ArgumentError, match="a decoder is a name or an nn.Module instance, got int"):
+        create_decoder(nn.Identity(), shape, 2, 3)
+
+
+def test_an_encoder_too_deep_for_the_small_dry_run_is_measured_at_a_larger_one():
+    net = nn.Conv2d(1, 4, kernel_size=80, stride=32)
+    assert measure_encoder(net, 1) == EncoderShape(1, 4, 224 / 5)
+    with pytest.raises(ArgumentError, match=r"shape \(1, 1, 64, 64\)"):
+        measure_encoder(net, 1, image_size=64)
+
+
+def check_contract(encoder: nn.Module, channels: int, size: int) -> None:
+    """Output and layers are maps, the layers out of one pass in the order asked for."""
+    images = torch.rand(2, channels, size, size)
+    layers = feature_layers(encoder, channels)[::-1]
+    with torch.no_grad():
+        output, maps = encoder.eval()(images), capture(encoder, images, layers)
+    assert list(maps) == layers
+    assert len(set(layers)) >= 3
+    for features in (output, *maps.values()):
+        assert (features.dim(), len(features)) == (4, 2)
+        assert features.shape[1] > 0
+        assert 1 <= features.shape[2] == features.shape[3] <= size
+        assert features.isfinite().all()
+    assert measure_encoder(encoder, channels).channels == output.shape[1]
+
+
+def check_training(name: str, size: int) -> None:
+    """A training step gives every parameter a gradient, and the first convolution one that is not zero."""
+    task = CrossChannelPrediction("lab:L", "lab:ab", name).train()
+    output = task(torch.rand(2, 3, size, size))
+    assert output.prediction.shape == (2, 2, size, size)
+    output.loss.backward()
+    assert not [name for name, part in task.named_parameters() if part.requires_grad and part.grad is None]
+    first = next(part for part in task.encoder.modules() if isinstance(part, nn.Conv2d | nn.Linear))
+    assert first.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_networks_of_other_libraries_take_any_channels_and_size(name):
+    torch.manual_seed(0)
+    for channels in CHANNELS:
+        encoder = create_encoder(name, in_channels=channels)
+        for size in SIZES:
+            check_contract(encoder, channels, size)
+    check_training(name, 64)
+
+
+@pytest.mark.parametrize("name", ONE_SIZE)
+def test_networks_for_one_size_are_built_for_it(name):
+    torch.manual_seed(0)
+    for channels, size in zip(CHANNELS, (*SIZES, 64), strict=True):
+        check_contract(create_encoder(f"{name}[img_size={size}]", in_channels=channels), channels, size)
+    check_training(f"{name}[img_size=64]", 64)
+    with pytest.raises(ArgumentError, match="made for 64×64 pixels; use that size, or build it for another"):
+        create_encoder(f"{name}[img_size=64]", in_channels=1)(torch.zeros(1, 1, 96, 96))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t", "vit_b_16"])
+def test_transformers_of_torchvision_give_maps(name):
+    encoder = create_encoder(f"torchvision/{name}", in_channels=2)
+    for size in SIZES:
+        check_contract(encoder, 2, size)
+    check_training(f"torchvision/{name}", 64)
+
+
+def test_the_token_map_of_torchvision_is_what_its_own_forward_computes():
+    """At the size it was made for, and with the class token dropped; images that are no square keep their shape."""
+    import torchvision
+
+    vit = torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=48).eval()
+    encoder = TorchvisionEncoder("tiny", PatchTransformer(vit), ["layers.encoder_layer_0", "ln"]).eval()
+    images = torch.rand(1, 3, 64, 64)
+    tokens = []
+    vit.encoder.register_forward_hook(lambda _module, _inputs, output: tokens.append(output))
+    with torch.no_grad():
+        vit(images)
+        features = encoder(images)
+    assert torch.allclose(features.flatten(2).mT, tokens[0][:, 1:], atol=1e-5)
+    assert encoder(torch.rand(1, 3, 32, 64)).shape == (1, 24, 2, 4)
+    assert encoder(torch.rand(1, 3, 30, 64)).shape == (1, 24, 2, 4)
+
+
+def test_networks_that_need_larger_images_say_so():
+    inception = create_encoder("torchvision/inception_v3", in_channels=1).eval()
+    assert inception(torch.zeros(1, 1, 96, 96)).shape == (1, 2048, 1, 1)
+    with pytest.raises(ArgumentError, match="torchvision/inception_v3 does not run on images of shape"):
+        inception(torch.zeros(1, 1, 32, 32))
+    levit = create_encoder("timm/levit_128s", in_channels=1)
+    with pytest.raises(ArgumentError, match=r"made for 224×224 pixels; .*'timm/levit_128s\[img_size=64\]'"):
+        levit(torch.zeros(1, 1, 64, 64))
+    with pytest.raises(ArgumentError, match="runs neither on images of 64×64 pixels nor on those of 96×96"):
+        create_encoder("timm/efficientformer_l1[img_size=96]", in_channels=1)
+
+
+def test_an_encoder_can_end_at_an_earlier_layer():
+    whole, part = create_encoder("timm/test_resnet"), create_encoder("timm/test_resnet[layer=layer3]")
+    assert part.layers() == whole.layers()[:4] == ["act1", "layer1", "layer2", "layer3"]
+    assert parameters(part) < parameters(whole)
+    part.body.load_state_dict(whole.body.state_dict(), strict=False)
+    images = torch.rand(2, 1, 64, 64)
+    assert torch.equal(part.eval()(images), capture(whole.eval(), images, ["layer3"])["layer3"])
+    with pytest.raises(UnknownNameError, match=r"has no layer 'layer9'; its layers: act1, layer1"):
+        create_encoder("timm/test_resnet[layer=layer9]")
+    with pytest.raises(UnknownNameError, match=r"timm/test_resnet has no layer 'layer9'; its layers: act1"):
+        capture(whole, images, ["layer1", "layer9"])
+
+
+def test_options_reach_the_library():
+    narrow = create_encoder("timm/resnet10t[channels=16x32x64x128]")
+    assert measure_encoder(narrow, 1).channels == 128
+    assert measure_encoder(create_encoder("torchvision/mobilenet_v2[width_mult=0.25]"), 1).channels == 1280
+    assert without_weights("timm/resnet10t[pretrained=true]") == "timm/resnet10t"
+    for name in ("timm/resnet10t", "torchvision/resnet18"):
+        with pytest.raises(ArgumentError, match=f"{name} does not take these options: .*'wdith'"):
+            create_encoder(f"{name}[wdith=2]")
+        with pytest.raises(ArgumentError, match="in_channels is no option of an encoder's name"):
+            create_encoder(f"{name}[in_channels=2]")
+    with pytest.raises(ArgumentError, match="timm/test_vit cannot be built like this"):
+        create_encoder("timm/test_vit[embed_dim=63]")
+
+
+def test_names_of_other_libraries():
+    assert list_encoders() == ["autoencoder", "timm/*", "torchvision/*"]
+    assert "timm/resnet18" in list_encoders("timm/resnet*")
+    assert {"timm/resnet18", "torchvision/resnet18"} == set(list_encoders("*/resnet18"))
+    assert list_encoders("torchvision/*rcnn*") == []
+    with pytest.raises(
+        UnknownNameError, match=r"no encoder named 'resnet18'.*called timm/<name> and torchvision/<name>"
+    ):
+        create_encoder("resnet18")
+    with pytest.raises(UnknownNameError, match="timm has no network named 'resnet19'. Did you mean 'resnet1"):
+        create_encoder("timm/resnet19")
+    with pytest.raises(UnknownNameError, match="timm has no weights 'mine' for 'resnet18'; it has: .*resnet18.a1_in1k"):
+        create_encoder("timm/resnet18.mine")
+    with pytest.raises(UnknownNameError, match="torchvision has no network named 'resnet19'. Did you mean 'resnet1"):
+        create_encoder("torchvision/resnet19")
+
+
+def test_listing_our_own_names_imports_no_other_library():
+    code = (
+        "import sys; from ssl_pretext import list_encoders; list_encoders(); assert list_encoders('auto*');"
+        "assert not {'timm', 'torchvision'} & set(sys.modules);"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_pretrained_weights_are_adapted_to_the_channels(channels, tmp_path, monkeypatch):
+    """One channel gets the sum over RGB; more get them in turn, scaled by 3 / n."""
+    import timm
+    import torchvision
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet")
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay=overlay))
+    encoder = create_encoder("timm/test_resnet[pretrained=true]", in_channels=channels)
+    check_adapted(first_convolution(encoder), first_convolution(model), channels)
+    # The rest is the same, and the network runs with what was loaded.
+    assert torch.equal(encoder.body.layer4[0].conv1.weight, model.layer4[0].conv1.weight)
+
+    vision = torchvision.models.squeezenet1_1()
+    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(vision.state_dict(), tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    encoder = create_encoder("torchvision/squeezenet1_1[pretrained=true]", in_channels=channels)
+    check_adapted(first_convolution(encoder), first_convolution(vision), channels)
+
+
+def first_convolution(module: nn.Module) -> nn.Conv2d:
+    return next(part for part in module.modules() if isinstance(part, nn.Conv2d))
+
+
+def check_adapted(adapted: nn.Conv2d, rgb: nn.Conv2d, channels: int) -> None:
+    weight = rgb.weight.double()
+    expected = (
+        weight.sum(1, keepdim=True) if channels == 1 else weight[:, [i % 3 for i in range(channels)]] * 3 / channels
+    )
+    assert adapted.in_channels == channels
+    assert torch.allclose(adapted.weight.double(), expected, atol=1e-6)
+
+
+def test_missing_weights_are_an_error(tmp_path, monkeypatch):
+    import timm
+
+    def unreachable(*_args, **_options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
+    with pytest.raises(
+        MissingFileError, match=r"could not be fetched: .*no network.* Fetch https://.*resnet18.*\.pth .*hub/ch"
+    ):
+        create_encoder("torchvision/resnet18[pretrained=true]")
+    name = min(set(timm.list_models()) - set(timm.list_models(pretrained=True, include_tags=False)))
+    with pytest.raises(MissingFileError, match=f"timm has no weights for '{name}'"):
+        create_encoder(f"timm/{name}[pretrained=true]")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        MissingFileError, match=r"timm/test_resnet are not on this machine .*huggingface.co/timm/test_resnet"
+    ):
+        create_encoder("timm/test_resnet[pretrained=true]")
+    torch.save({"nonsense": torch.zeros(1)}, tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay=overlay))
+    with pytest.raises(ArgumentError, match="(?s)timm/test_resnet cannot be built like this: .*Missing key"):
+        create_encoder("timm/test_resnet[pretrained=true]")
+
+
+def smallest_of(module: str) -> str:
+    """A small network of one of timm's modules, by the words that its authors use for small ones."""
+    import timm
+
+    words = "test_ atto femto pico nano xxt xxs xtiny tiny _xs _t _s small lite0 b0 m0 002 18 26 50".split()
+    rank = {word: place for place, word in enumerate(words)}
+    names = timm.list_models(module=module)
+    return min(names, key=lambda name: (min((rank[w] for w in words if w in name), default=len(words)), len(name)))
+
+
+@pytest.mark.slow
+def test_one_network_of_every_module_of_timm():
+    import timm
+
+    faults = {}
+    # The smallest of deepseek_vit has 412 million parameters; csatv2 warns that it is made for RGB alone.
+    for module in sorted(set(timm.list_modules()) - {"csatv2", "deepseek_vit"}):
+        network = f"timm/{smallest_of(module)}"
+        made_for = timm.get_pretrained_cfg(network.removeprefix("timm/")).input_size[-1]
+        # At its own size if it neither takes small images nor can be built for them.
+        for name, size in ((network, 64), (f"{network}[img_size=64]", 64), (network, made_for)):
+            try:
+                torch.manual_seed(0)
+                check_contract(create_encoder(name, in_channels=3), 3, size)
+                check_training(name, size)
+                break
+            except Exception as error:
+                faults[network] = f"{type(error).__name__}: {error}"
+        else:
+            continue
+        faults.pop(network, None)
+    assert not faults, "\n".join(f"{name}: {fault}" for name, fault in faults.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["maxvit_t", "inception_v3"])
+def test_large_networks_of_torchvision_run_at_their_size(name):
+    check_contract(create_encoder(f"torchvision/{name}", in_channels=2), 2, 224)
+    check_training(f"torchvision/{name}", 224)

@@ -19,19 +19,21 @@ class AutoencoderEncoder(nn.Module):
 
     Args:
         in_channels: Channels of the input, `(B, in_channels, H, W)` to `(B, 4, H/4, W/4)`.
+        width: Factor of the channels inside; 0.5 for the halves of a split brain.
     """
 
-    def __init__(self, in_channels: int = 1) -> None:
+    def __init__(self, in_channels: int = 1, width: float = 1.0) -> None:
         super().__init__()
         from diffusers.models.autoencoders.vae import Encoder
 
+        channels = tuple(round(width * count) for count in BLOCK_CHANNELS)
         self.body = Encoder(
             in_channels=in_channels,
             out_channels=LATENT_CHANNELS,
-            down_block_types=("DownEncoderBlock2D",) * len(BLOCK_CHANNELS),
-            block_out_channels=BLOCK_CHANNELS,
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            block_out_channels=channels,
             layers_per_block=LAYERS_PER_BLOCK,
-            norm_num_groups=NORM_GROUPS,
+            norm_num_groups=min(NORM_GROUPS, *channels),
             act_fn="silu",
             double_z=True,
         )
@@ -46,18 +48,22 @@ class AutoencoderDecoder(nn.Module):
 
     Args:
         in_channels: Channels of the latent.
-        out_channels: Channels of the prediction, `(B, in_channels, h, w)` to `(B, out_channels, 4 h, 4 w)`.
+        out_channels: Channels of the prediction, `(B, in_channels, h, w)` to `(B, out_channels, s h, s w)`.
+        doublings: How often the size is doubled, `s = 2**doublings`; twice in the documented one.
     """
 
-    def __init__(self, in_channels: int = LATENT_CHANNELS, out_channels: int = 3) -> None:
+    def __init__(
+        self, in_channels: int = LATENT_CHANNELS, out_channels: int = 3, *, doublings: int = len(BLOCK_CHANNELS) - 1
+    ) -> None:
         super().__init__()
         from diffusers.models.autoencoders.vae import Decoder
 
+        blocks = (BLOCK_CHANNELS + BLOCK_CHANNELS[-1:] * doublings)[: doublings + 1]
         self.body = Decoder(
             in_channels=in_channels,
             out_channels=out_channels,
-            up_block_types=("UpDecoderBlock2D",) * len(BLOCK_CHANNELS),
-            block_out_channels=BLOCK_CHANNELS,
+            up_block_types=("UpDecoderBlock2D",) * len(blocks),
+            block_out_channels=blocks,
             layers_per_block=LAYERS_PER_BLOCK,
             norm_num_groups=NORM_GROUPS,
             act_fn="silu",

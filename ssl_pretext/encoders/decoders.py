@@ -1,14 +1,16 @@
 """Decoders: from an encoder's feature map back to the size of its input."""
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
 
 from ssl_pretext.encoders.autoencoder import AutoencoderDecoder, AutoencoderEncoder
 from ssl_pretext.encoders.inspection import EncoderShape
+from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["UpsamplingDecoder", "create_decoder"]
+__all__ = ["DECODERS", "UpsamplingDecoder", "create_decoder"]
 
 
 class UpsamplingDecoder(nn.Module):
@@ -38,8 +40,41 @@ class UpsamplingDecoder(nn.Module):
         return cast(Tensor, self.layers(features))
 
 
-def create_decoder(encoder: nn.Module, shape: EncoderShape, out_channels: int) -> nn.Module:
-    """The decoder that fits an encoder: its mirror for the documented autoencoder, else `UpsamplingDecoder`."""
-    if isinstance(encoder, AutoencoderEncoder):
-        return AutoencoderDecoder(shape.channels, out_channels)
-    return UpsamplingDecoder(shape.channels, out_channels, doublings=math.ceil(math.log2(max(1.0, shape.reduction))))
+DECODERS: dict[str, Callable[..., nn.Module]] = {"autoencoder": AutoencoderDecoder, "upsampling": UpsamplingDecoder}
+
+
+def create_decoder(
+    encoder: nn.Module, shape: EncoderShape, out_channels: int, kind: str | nn.Module | None = None
+) -> nn.Module:
+    """The decoder that fits an encoder: its mirror for the documented autoencoder, else `UpsamplingDecoder`.
+
+    Both double the size as often as it takes to reach the encoder's input; a reduction that is no power of two ends
+    above it, and the task resizes.
+
+    Args:
+        encoder: The encoder.
+        shape: Its shape, from `measure_encoder`.
+        out_channels: Channels to predict.
+        kind: `"autoencoder"` or `"upsampling"` to choose one; a module passes through.
+
+    Raises:
+        UnknownNameError: There is no such kind.
+        ArgumentError: `kind` is neither a name nor a module.
+
+    Examples:
+        >>> import torch
+        >>> shape = EncoderShape(in_channels=3, channels=192, reduction=14)
+        >>> create_decoder(nn.Identity(), shape, 2, "autoencoder")(torch.zeros(1, 192, 2, 2)).shape
+        torch.Size([1, 2, 32, 32])
+    """
+    if isinstance(kind, nn.Module):
+        return kind
+    if kind is None:
+        kind = "autoencoder" if isinstance(encoder, AutoencoderEncoder) else "upsampling"
+    if not isinstance(kind, str):
+        raise ArgumentError(f"a decoder is a name or an nn.Module instance, got {type(kind).__name__}")
+    if kind not in DECODERS:
+        raise UnknownNameError(f"there is no decoder named {kind!r}; known: {', '.join(sorted(DECODERS))}")
+    # Rounding keeps 2.0000001 doublings, the logarithm of a reduction measured on odd sizes, from becoming three.
+    doublings = math.ceil(round(math.log2(max(1.0, shape.reduction)), 6))
+    return DECODERS[kind](shape.channels, out_channels, doublings=doublings)

@@ -1,17 +1,18 @@
 """What an encoder is, found by running it once: output channels, reduction, layers that give feature maps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ssl_pretext.encoders.maps import MapEncoder
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["EncoderShape", "capture", "feature_layers", "measure_encoder"]
+__all__ = ["EncoderShape", "capture", "dry_run", "feature_layers", "map_layers", "measure_encoder", "recorded"]
 
-PROBE_SIZE = 64  # side of the image of the dry run
+PROBE_SIZES = (64, 224)  # sides of the image of the dry run; the second where the first is too small
 
 
 @dataclass(frozen=True)
@@ -26,68 +27,113 @@ class EncoderShape:
 def measure_encoder(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> EncoderShape:
     """Runs the encoder on one blank image, leaving its mode, buffers and the random state as they were.
 
+    Args:
+        encoder: A module from `(B, in_channels, H, W)` to `(B, C, h, w)`.
+        in_channels: Channels of its input.
+        image_size: Side of the image; left out, 64, or for an encoder that does not take that, a larger one.
+
     Raises:
         ArgumentError: It does not run on `(1, in_channels, H, W)`, or does not return a `(1, C, h, w)` map.
     """
-    size = image_size or PROBE_SIZE
-    with _undisturbed(encoder):
-        try:
-            output = encoder(_blank(encoder, in_channels, size))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ArgumentError(
-                f"the encoder {type(encoder).__name__} does not run on images of shape (1, {in_channels}, {size}, "
-                f"{size}): {error}"
-            ) from error
+    with torch.no_grad():
+        size, output = dry_run(encoder, in_channels, image_size=image_size)
     if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[0] != 1:
         what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ArgumentError(f"an encoder returns a feature map (B, C, h, w), {type(encoder).__name__} returned {what}")
     return EncoderShape(in_channels, output.shape[1], size / output.shape[-1])
 
 
+def dry_run(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> tuple[int, object]:
+    """The size of a blank image that the encoder takes, and what it makes of it.
+
+    Raises:
+        ArgumentError: It does not run; the message is about the first size that was tried.
+    """
+    made_for = encoder.image_size if isinstance(encoder, MapEncoder) else PROBE_SIZES[1]
+    failures: dict[int, Exception] = {}
+    for size in [image_size] if image_size else [PROBE_SIZES[0], made_for]:
+        try:
+            with _undisturbed(encoder):
+                return size, encoder(_blank(encoder, in_channels, size))
+        except (RuntimeError, ValueError, TypeError) as error:
+            failures.setdefault(size, error)
+    size, first = next(iter(failures.items()))
+    raise ArgumentError(
+        f"the encoder {type(encoder).__name__} does not run on images of shape (1, {in_channels}, {size}, "
+        f"{size}): {first}"
+    ) from first
+
+
 def feature_layers(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> list[str]:
-    """Names of the submodules, at most two levels deep, that give one feature map per image, in running order."""
-    ran: list[str] = []
-    shallow = {name: module for name, module in encoder.named_modules() if name and _depth(encoder, name) <= 2}
+    """Names of the layers that give one feature map per image, in running order.
 
-    def note(name: str) -> None:
-        if name not in ran:
-            ran.append(name)
+    These are what a `MapEncoder` names, else the submodules at most two levels deep.
+    """
+    if isinstance(encoder, MapEncoder):
+        return encoder.layers()
+    return map_layers(encoder, lambda: measure_encoder(encoder, in_channels, image_size=image_size))
 
+
+def map_layers(module: nn.Module, run: Callable[[], object]) -> list[str]:
+    """Names of the submodules, at most two levels deep, that give maps `(B, C, h, w)` while `run` runs the module."""
+    shallow = [name for name, _ in module.named_modules() if name and _depth(module, name) <= 2]
+    with recorded(module, shallow) as outputs:
+        run()
+    return [name for name, output in outputs.items() if isinstance(output, Tensor) and output.dim() == 4]
+
+
+def capture(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """The feature maps `(B, C, h, w)` of several layers, out of one pass of the encoder.
+
+    Args:
+        encoder: The encoder to run.
+        inputs: Its input, `(B, in_channels, H, W)`.
+        layers: Names of `feature_layers`, or of deeper submodules that give maps.
+
+    Returns:
+        The map of each name, in the order asked for.
+
+    Raises:
+        UnknownNameError: The encoder has no such layer.
+        ArgumentError: The layer did not run, or gave no feature map.
+
+    Examples:
+        >>> encoder = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 2, stride=2))
+        >>> {name: tuple(map.shape) for name, map in capture(encoder, torch.zeros(2, 1, 8, 8), ["1", "0"]).items()}
+        {'1': (2, 8, 4, 4), '0': (2, 4, 8, 8)}
+    """
+    if isinstance(encoder, MapEncoder):
+        return encoder.maps(inputs, layers)
+    modules = dict(encoder.named_modules())
+    for layer in layers:
+        if layer not in modules or not layer:
+            raise UnknownNameError(f"the encoder has no layer {layer!r}; layers() lists those that give feature maps")
+    with recorded(encoder, layers) as outputs:
+        encoder(inputs)
+    maps: dict[str, Tensor] = {}
+    for layer in layers:
+        output = outputs.get(layer)
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            raise ArgumentError(f"layer {layer!r} gives no feature map (B, C, h, w); layers() lists those that do")
+        maps[layer] = output
+    return maps
+
+
+@contextmanager
+def recorded(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, object]]:
+    """A dict that fills with the outputs of the named submodules, the last one of each, in the order they finish."""
+    outputs: dict[str, object] = {}
     hooks = [
-        module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: (
-                note(name) if isinstance(output, Tensor) and output.dim() == 4 else None
-            )
+        module.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: outputs.update({name: output})
         )
-        for name, module in shallow.items()
+        for name in names
     ]
     try:
-        measure_encoder(encoder, in_channels, image_size=image_size)
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
-    return ran
-
-
-def capture(encoder: nn.Module, inputs: Tensor, layer: str) -> Tensor:
-    """The output of one submodule while the encoder runs.
-
-    Raises:
-        UnknownNameError: The encoder has no such submodule.
-        ArgumentError: The submodule did not run, or gave no feature map.
-    """
-    modules = dict(encoder.named_modules())
-    if layer not in modules or not layer:
-        raise UnknownNameError(f"the encoder has no layer {layer!r}; layers() lists those that give feature maps")
-    caught: list[Tensor] = []
-    hook = modules[layer].register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-    try:
-        encoder(inputs)
-    finally:
-        hook.remove()
-    if not caught or not isinstance(caught[-1], Tensor) or caught[-1].dim() != 4:
-        raise ArgumentError(f"layer {layer!r} gives no feature map (B, C, h, w); layers() lists those that do")
-    return caught[-1]
 
 
 def _depth(encoder: nn.Module, name: str) -> int:
@@ -108,7 +154,7 @@ def _undisturbed(module: nn.Module) -> Iterator[None]:
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             yield
     finally:
         for part, training in modes.items():

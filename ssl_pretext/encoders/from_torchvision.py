@@ -1,0 +1,173 @@
+"""Encoders out of torchvision's classification networks, cut off before their pooling and classifier."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ssl_pretext.encoders.inspection import dry_run, map_layers, recorded
+from ssl_pretext.encoders.maps import MapEncoder, as_numbers, nearest
+from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
+from ssl_pretext.registry import Option
+
+__all__ = ["TorchvisionEncoder", "torchvision_encoder", "torchvision_names"]
+
+HEADS = {"avgpool", "classifier", "fc", "head"}  # what torchvision calls the parts behind the features
+RGB = 3
+
+
+class TorchvisionEncoder(MapEncoder):
+    """The output of the last layer of a torchvision network before its pooling.
+
+    Args:
+        name: What it is called in messages.
+        body: The network, with nothing but identities behind its features.
+        layers: Names of submodules that give features; the last is the output.
+        channels_last: Those of them whose maps are `(B, h, w, C)`.
+    """
+
+    def __init__(self, name: str, body: nn.Module, layers: Sequence[str], *, channels_last: Sequence[str] = ()) -> None:
+        super().__init__(name, body, layers, image_size=224)
+        self.channels_last = frozenset(channels_last)
+
+    def _output(self, images: Tensor) -> Tensor:
+        return self._maps(images, self._layers[-1:])[self._layers[-1]]
+
+    def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        # A hook sees the features also where what follows them is written into the network's forward.
+        with recorded(self.body, layers) as outputs:
+            self.body(images)
+        return {layer: self._as_map(cast(Tensor, outputs[layer]), layer, images) for layer in layers}
+
+    def _as_map(self, output: Tensor, layer: str, images: Tensor) -> Tensor:
+        if isinstance(self.body, PatchTransformer):
+            height = math.ceil(images.shape[-2] / self.body.patch_size)
+            return cast(Tensor, rearrange(output[:, 1:], "b (h w) c -> b c h w", h=height))  # first is the class token
+        return cast(Tensor, rearrange(output, "b h w c -> b c h w")) if layer in self.channels_last else output
+
+
+class PatchTransformer(nn.Module):
+    """torchvision's vision transformer up to its last norm, from images of any size to tokens `(B, 1 + h w, C)`.
+
+    Args:
+        vit: A `torchvision.models.VisionTransformer`.
+    """
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.patch_size: int = vit.patch_size
+        self.conv_proj, self.class_token = vit.conv_proj, vit.class_token
+        self.pos_embedding, self.dropout = vit.encoder.pos_embedding, vit.encoder.dropout
+        self.layers, self.ln = vit.encoder.layers, vit.encoder.ln
+
+    def forward(self, images: Tensor) -> Tensor:
+        from timm.layers import resample_abs_pos_embed
+
+        size = self.patch_size
+        patches = self.conv_proj(F.pad(images, (0, -images.shape[-1] % size, 0, -images.shape[-2] % size)))
+        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).mT], dim=1)
+        positions = resample_abs_pos_embed(self.pos_embedding, patches.shape[-2:], num_prefix_tokens=1)
+        return cast(Tensor, self.ln(self.layers(self.dropout(tokens + positions))))
+
+
+def torchvision_encoder(
+    name: str, *, in_channels: int, pretrained: bool = False, **options: Option
+) -> TorchvisionEncoder:
+    """Builds `"torchvision/<name>"`.
+
+    Args:
+        name: A name of `torchvision.models.list_models(module=torchvision.models)`.
+        in_channels: Channels of the input; weights for RGB are adapted by timm's rule.
+        pretrained: Load torchvision's default weights.
+        options: What torchvision passes on to the network, such as `width_mult=0.5` or `input_size="448x448"`.
+
+    Raises:
+        UnknownNameError: torchvision has no such network.
+        MissingFileError: The pretrained weights are not there.
+        ArgumentError: The network does not take these options.
+    """
+    from torchvision.models import SwinTransformer, VisionTransformer
+
+    known = torchvision_names()
+    if name not in known:
+        raise UnknownNameError(
+            f"torchvision has no network named {name!r}.{nearest(name, known)} list_encoders('torchvision/*') names all"
+        )
+    body = _build(name, pretrained, {key: as_numbers(value) for key, value in options.items()})
+    _set_in_channels(body, in_channels, pretrained=pretrained)
+    full_name = f"torchvision/{name}"
+    if isinstance(body, VisionTransformer):
+        body = PatchTransformer(body)
+        blocks = [f"layers.{block}" for block, _ in body.layers.named_children()]
+        return TorchvisionEncoder(full_name, body, [*blocks, "ln"])
+    trunk = _cut(body)
+    if isinstance(body, SwinTransformer):
+        stages = [f"features.{stage}" for stage, _ in body.features.named_children()]
+        return TorchvisionEncoder(full_name, body, [*stages, trunk], channels_last=stages)
+    encoder = TorchvisionEncoder(full_name, body, [trunk])
+    with torch.no_grad():
+        layers = map_layers(body, lambda: dry_run(encoder, in_channels))
+    return TorchvisionEncoder(full_name, body, layers[: layers.index(trunk) + 1])
+
+
+def torchvision_names() -> list[str]:
+    """Names of all classification networks of torchvision."""
+    import torchvision
+
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    from torchvision.models import get_model, get_model_weights
+
+    if name in ("googlenet", "inception_v3"):
+        # Without the classifiers at inner layers, and without a change of the input that knows RGB alone. They warn
+        # unless told to draw their weights, and refuse to be told where weights are loaded.
+        options = {"aux_logits": False, "transform_input": False} | options
+        options |= {} if pretrained else {"init_weights": True}
+    weights = get_model_weights(name)
+    if pretrained and not len(weights):
+        raise MissingFileError(f"torchvision has no weights for {name!r}; choose another network, or pretrained=false")
+    try:
+        return get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    except OSError as error:
+        url = weights.DEFAULT.url
+        raise MissingFileError(
+            f"the pretrained weights of torchvision/{name} are not on this machine and could not be fetched: {error}. "
+            f"Fetch {url} where there is a network, into the folder {torch.hub.get_dir()}/checkpoints here"
+        ) from error
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ArgumentError(f"torchvision/{name} does not take these options: {error}") from error
+
+
+def _set_in_channels(body: nn.Module, in_channels: int, *, pretrained: bool) -> None:
+    """Gives the first convolution, the only one on RGB, another number of input channels."""
+    from timm.models import adapt_input_conv
+
+    first = next(part for part in body.modules() if isinstance(part, nn.Conv2d))
+    if in_channels == RGB:
+        return
+    if pretrained:
+        weight = adapt_input_conv(in_channels, first.weight.detach())
+    else:
+        # Drawn anew, since timm's rule would repeat the same weights; the spread keeps the variance of the response.
+        weight = first.weight.new_empty(first.out_channels, in_channels, *first.kernel_size)
+        nn.init.normal_(weight, std=first.weight.std().item() * math.sqrt(RGB / in_channels))
+    first.in_channels, first.weight = in_channels, nn.Parameter(weight)
+
+
+def _cut(body: nn.Module) -> str:
+    """Replaces pooling and classifier by identities and returns the name of the last layer before them."""
+    names = [name for name, _ in body.named_children()]
+    head = next(index for index, name in enumerate(names) if name in HEADS)
+    for name in names[head:]:
+        setattr(body, name, nn.Identity())
+    trunk = names[head - 1]
+    last = body.get_submodule(trunk)
+    # A list of modules does not run itself; its last item gives the features.
+    return f"{trunk}.{len(last) - 1}" if isinstance(last, nn.ModuleList) else trunk
