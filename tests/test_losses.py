@@ -28,7 +28,7 @@ def test_specs_keep_their_options():
     loss = create_loss("smooth_l1[beta=0.5]", domain="rgb")
     assert (loss.spec, loss.domain) == ("smooth_l1[beta=0.5;domain=rgb]", "rgb")
     assert create_loss(loss) is loss
-    assert WeightedLosses({"l1": 1, loss: 0.5}).specs == {"l1": 1.0, loss.spec: 0.5}
+    assert WeightedLosses({"l1": 1, loss: 0.5}, Channels("rgb")).specs == {"l1": 1.0, loss.spec: 0.5}
 
 
 def test_losses_as_text():
@@ -56,7 +56,8 @@ def test_rgb_losses_get_signed_rgb_whatever_the_target(monkeypatch):
     images = torch.rand(2, 3, 16, 16)
     for name in ("lab:ab", "lab:L", "rgb", "rgb:RG"):
         channels = Channels.parse(name)
-        terms = WeightedLosses({"spy": 2.0})(channels.extract(images), channels.extract(images), channels, images)
+        values = channels.extract(images)
+        terms = WeightedLosses({"spy": 2.0}, channels)(values, values, images, values)
         assert torch.allclose(seen["target"], 2 * images - 1)
         assert terms["spy"] < 1e-4
         assert seen["prediction"].abs().max() <= 1 + 1e-6
@@ -74,25 +75,27 @@ def test_gradients_are_alive_out_of_gamut():
 
 
 def test_errors_say_what_is_wrong():
-    assert list_losses() == ["l1", "l2", "lpips", "smooth_l1"]
+    assert list_losses() == (
+        "adversarial channel_classification color_classification l1 l2 lpips perceptual smooth_l1".split()
+    )
     with pytest.raises(UnknownNameError, match="no loss named 'lpip'. Did you mean 'lpips'"):
         create_loss("lpip")
     with pytest.raises(ArgumentError, match="'l1' does not take these options"):
         create_loss("l1[beta=2]")
-    with pytest.raises(ArgumentError, match="domain of a loss is one of channels, rgb"):
+    with pytest.raises(ArgumentError, match="domain of a loss is one of channels, rgb, logits"):
         create_loss("l1[domain=lab]")
     with pytest.raises(ArgumentError, match="needs beta > 0"):
         create_loss("smooth_l1[beta=0]")
     with pytest.raises(ArgumentError, match="at least one loss"):
-        WeightedLosses({})
+        WeightedLosses({}, Channels("rgb"))
     for weight in (0, -1, float("nan"), "1"):
         with pytest.raises(ArgumentError, match="must be a positive number"):
-            WeightedLosses({"l1": weight})
+            WeightedLosses({"l1": weight}, Channels("rgb"))
     with pytest.raises(ArgumentError, match="made by hand cannot be saved"):
-        _ = WeightedLosses({Loss(): 1.0}).specs
+        _ = WeightedLosses({Loss(): 1.0}, Channels("rgb")).specs
     bands = Channels(ChannelSpace.bands("losses-test", ["x", "y"]))
     with pytest.raises(ArgumentError, match="no colour space"):
-        WeightedLosses({"l1[domain=rgb]": 1.0}).check(bands)
+        WeightedLosses({"l1[domain=rgb]": 1.0}, bands)
 
 
 def test_missing_lpips_weights_are_an_error_that_names_the_file(monkeypatch, tmp_path):
@@ -124,3 +127,33 @@ def test_lpips_equals_torchmetrics_and_stays_out_of_the_task():
     assert loss(y, y) == 0
     with pytest.raises(ArgumentError, match="at least 17×17"):
         loss(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+
+
+def test_perceptual_is_a_distance_of_unit_features(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    file = tmp_path / "weights.pth"
+    torch.save(timm.create_model("resnet10t").state_dict(), file)
+    loss = create_loss("perceptual", backbone="resnet10t", stages="0+2", weights=str(file))
+    x, y = 2 * torch.rand(2, 3, 64, 64) - 1, 2 * torch.rand(2, 3, 64, 64) - 1
+    body = timm.create_model("resnet10t", features_only=True, out_indices=[0, 2]).eval()
+    body.load_state_dict(torch.load(file), strict=False)
+    mean, std = (torch.tensor(body.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        maps = [body((image + 1) / 2 / std - mean / std) for image in (x, y)]
+        units = [[m / m.norm(dim=1, keepdim=True).clamp(min=1e-12) for m in many] for many in maps]
+        expected = torch.stack([(a - b).square().sum(1).mean() for a, b in zip(*units, strict=True)]).mean()
+    assert loss(x, y).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert loss(y, y) == 0
+    assert not list(loss.parameters())
+    assert not loss.state_dict()
+    x.requires_grad_()
+    loss(x, y).backward()
+    assert x.grad.abs().sum() > 0
+    with pytest.raises(MissingFileError, match="there is no file nowhere.pth"):
+        create_loss("perceptual", backbone="resnet10t", weights="nowhere.pth")
+    with pytest.raises(UnknownNameError, match="timm has no model 'resnet1'"):
+        create_loss("perceptual[backbone=resnet1]")
+    with pytest.raises(ArgumentError, match="stages are written"):
+        create_loss("perceptual[backbone=resnet10t;stages=first]")

@@ -2,8 +2,10 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from ssl_pretext.errors import ArgumentError
-from ssl_pretext.quality import auc_raw, color_quality, colorfulness
+from ssl_pretext.errors import ArgumentError, MissingFileError
+from ssl_pretext.losses import create_loss
+from ssl_pretext.quality import auc_raw, auc_rebalanced, color_quality, colorfulness
+from ssl_pretext.quantize import ColorQuantizer
 
 
 def test_measures_follow_their_formulas():
@@ -36,3 +38,25 @@ def test_errors_say_what_is_wrong():
         color_quality(torch.rand(1, 3, 16, 16), torch.rand(2, 3, 16, 16))
     with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
         color_quality(torch.full((1, 3, 16, 16), 2.0), torch.rand(1, 3, 16, 16))
+
+
+def test_rebalanced_auc_weighs_every_occurring_bin_alike():
+    # Nine grey pixels that are right, and a blue one that is far off.
+    truth = torch.zeros(1, 2, 1, 10)
+    truth[..., 9] = torch.tensor([40.0, -80.0]).view(1, 2, 1)
+    ab = torch.zeros_like(truth)
+    quantizer = ColorQuantizer(neighbors=1)
+    quantizer.prior.copy_(torch.bincount(quantizer.hard(truth).flatten(), minlength=313) / 10)
+    within = (151 - (truth[0, :, 0, 9].norm()).ceil().item()) / 151
+    assert auc_raw(ab, truth) == pytest.approx((9 + within) / 10, rel=1e-5)
+    assert auc_rebalanced(ab, truth, quantizer) == pytest.approx((1 + within) / 2, rel=1e-5)
+
+
+def test_lpips_is_measured_when_asked_for():
+    try:
+        create_loss("lpips[net=squeeze]")
+    except MissingFileError as error:
+        pytest.skip(str(error))
+    images = torch.rand(3, 3, 32, 32)
+    assert color_quality(images, images, lpips="squeeze")["lpips"] == pytest.approx(0, abs=1e-6)
+    assert "lpips" not in color_quality(images, images)

@@ -2,14 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels, join
+from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.losses.base import Loss, create_loss
+from ssl_pretext.losses.base import LogitsLoss, Loss, create_loss
 
-__all__ = ["WeightedLosses", "parse_losses"]
+__all__ = ["Losses", "WeightedLosses", "as_signed_rgb", "parse_losses"]
+
+Losses = Mapping[str | Loss, float] | Mapping[str, float]
 
 
 class WeightedLosses(nn.Module):
@@ -17,12 +23,13 @@ class WeightedLosses(nn.Module):
 
     Args:
         losses: Weight of each loss, by spec or by `Loss` instance.
+        channels: Which channels they judge.
 
     Raises:
-        ArgumentError: There is none, or a weight is not positive.
+        ArgumentError: There is none, a weight is not positive, two want logits, or one cannot judge the channels.
     """
 
-    def __init__(self, losses: Mapping[str | Loss, float] | Mapping[str, float]) -> None:
+    def __init__(self, losses: Losses, channels: Channels) -> None:
         super().__init__()
         if not losses:
             raise ArgumentError("losses must name at least one loss, for instance {'smooth_l1': 1.0}")
@@ -31,6 +38,20 @@ class WeightedLosses(nn.Module):
                 raise ArgumentError(f"the weight of loss {loss!r} must be a positive number, got {weight!r}")
         self.parts = nn.ModuleList(create_loss(loss) for loss in losses)
         self.weights = [float(weight) for weight in losses.values()]
+        self.channels = channels
+        for part in self._losses:
+            part.bind(channels)
+        if len(wanting := [part.label for part in self._losses if isinstance(part, LogitsLoss)]) > 1:
+            raise ArgumentError(f"a network gives the logits of one loss only, not of {' and '.join(wanting)}")
+
+    @property
+    def _losses(self) -> list[Loss]:
+        return [cast(Loss, part) for part in self.parts]
+
+    @property
+    def logits(self) -> LogitsLoss | None:
+        """The loss that wants logits, if there is one."""
+        return next((part for part in self._losses if isinstance(part, LogitsLoss)), None)
 
     @property
     def specs(self) -> dict[str, float]:
@@ -40,35 +61,48 @@ class WeightedLosses(nn.Module):
             raise ArgumentError("a loss made by hand cannot be saved; register_loss() it and give its name instead")
         return dict(zip(map(str, specs), self.weights, strict=True))
 
-    def forward(self, prediction: Tensor, target: Tensor, channels: Channels, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, prediction: Tensor, target: Tensor, images: Tensor, output: Tensor) -> dict[str, Tensor]:
         """The weighted terms by name; their sum is the loss.
 
         Args:
             prediction: Normalised predicted channels, `(B, n, H, W)`.
-            target: Normalised true ones, of the same shape.
-            channels: Which channels they are.
+            target: Normalised true ones, of the same shape; NaN where they are missing, which no loss counts.
             images: The whole images `(B, C, H, W)`, from which an RGB loss takes the channels not predicted.
+            output: What the network gave: the logits if one of the losses wants them.
         """
-        rgb = None
+        rgb: tuple[Tensor, Tensor] | None = None
         terms: dict[str, Tensor] = {}
-        for part, weight in zip(self.parts, self.weights, strict=True):
-            if part.domain == "rgb":
-                rgb = rgb or (as_signed_rgb(prediction, channels, images), 2 * images - 1)
+        # sRGB has no missing values.
+        judged = _Judged(prediction, target) if self.channels.space.is_color else _without_missing(prediction, target)
+        for part, weight in zip(self._losses, self.weights, strict=True):
+            if part.domain == "logits":
+                # As in the paper, the target is sampled at the resolution of the logits, not averaged.
+                value = part(output, F.interpolate(target, output.shape[-2:], mode="nearest"))
+            elif part.domain == "rgb":
+                rgb = rgb or (as_signed_rgb(prediction, self.channels, images), 2 * images - 1)
                 value = part(*rgb)
             else:
-                value = part(prediction, target)
-            name = str(part.spec or type(part).__name__)
-            terms[name] = weight * value
+                value = part(judged.prediction, judged.target) * judged.factor
+            terms[part.label] = weight * value
         return terms
 
-    def check(self, channels: Channels) -> None:
-        """Raises if one of the losses cannot work on these channels."""
-        for part in self.parts:
-            if part.domain == "rgb" and not channels.space.is_color:
-                raise ArgumentError(
-                    f"the loss {part.spec} compares RGB images and cannot judge {channels}, which is no colour "
-                    "space; choose a loss of the domain 'channels', such as smooth_l1"
-                )
+    def prepare(self, images: ImageStore) -> None:
+        """Lets each loss measure what it needs of the training images."""
+        for part in self._losses:
+            part.prepare(images)
+
+
+class _Judged(NamedTuple):
+    prediction: Tensor
+    target: Tensor
+    factor: Tensor | float = 1.0
+
+
+def _without_missing(prediction: Tensor, target: Tensor) -> _Judged:
+    """Zeros on both sides where the target is missing, and the factor that makes of a mean one over the rest."""
+    known = target.isfinite()
+    factor = known.numel() / known.sum().clamp(min=1)
+    return _Judged(torch.where(known, prediction, 0.0), torch.where(known, target, 0.0), factor)
 
 
 def as_signed_rgb(prediction: Tensor, channels: Channels, images: Tensor) -> Tensor:
