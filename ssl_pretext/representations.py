@@ -48,17 +48,22 @@ class Representation:
         Raises:
             ArgumentError: Features are no maps, or not finite.
         """
-        with _frozen(self.module, device), torch.inference_mode():
-            batches = [
-                self.encode(images.images(indices).to(device)).float().cpu()
-                for indices in torch.arange(len(images)).split(batch_size)
-            ]
-        features = torch.cat(batches)
-        if features.dim() != 4:
-            raise ArgumentError(f"{self.name!r} gave features of shape {tuple(features.shape)} instead of (N, C, h, w)")
-        if not features.isfinite().all():
-            raise ArgumentError(f"{self.name!r} gave features that are not finite; its training may have diverged")
-        return features.clone()  # out of inference mode, so that a probe may train on it
+        features = torch.empty(0)
+        with _frozen(self.module, device), torch.no_grad():
+            for indices in torch.arange(len(images)).split(batch_size):
+                batch = self.encode(images.images(indices).to(device)).float().cpu()
+                if batch.dim() != 4:
+                    raise ArgumentError(
+                        f"{self.name!r} gave features of shape {tuple(batch.shape)} instead of (B, C, h, w)"
+                    )
+                if not batch.isfinite().all():
+                    raise ArgumentError(
+                        f"{self.name!r} gave features that are not finite; its training may have diverged"
+                    )
+                if len(features) == 0:  # filled in place: joining batches would hold all features twice
+                    features = torch.empty(len(images), *batch.shape[1:])
+                features[indices] = batch
+        return features
 
 
 class Pixels(Representation):
@@ -74,7 +79,12 @@ class Pixels(Representation):
 
     def __init__(self, channels: str | Channels) -> None:
         chosen = Channels.parse(channels)
-        super().__init__(f"pixels:{chosen}", chosen.extract, describe={"channels": str(chosen)})
+        # A missing value counts as the centre of its band, as an encoder sees it.
+        super().__init__(
+            f"pixels:{chosen}",
+            lambda images: chosen.extract(images).nan_to_num(0.0),
+            describe={"channels": str(chosen)},
+        )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 from ssl_pretext.config import Config, read_json, write_json
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
+from ssl_pretext.losses import Loss
 from ssl_pretext.tasks import PretextTask
 
 try:
@@ -107,6 +108,8 @@ def fit(
     out = Path(config.out)
     checkpoint = _prepare(out, config, images)
     task.image_size, task.resize = images.image_size, images.resize
+    if checkpoint is None:  # else it brings what was measured along
+        task.prepare(images)
     module = _Module(task, config)
     loaders = [BatchLoader(images, config.batch_size, seed=config.seed)]
     validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None)
@@ -137,7 +140,7 @@ def fit(
 
 def _prepare(out: Path, config: FitConfig, images: ImageStore) -> Path | None:
     """Checks the folder against the configuration; returns the checkpoint to go on from."""
-    identity = config.fingerprint() | {"images": images.sha256, "image_size": images.image_size}
+    identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
     written, checkpoint = out / "fit.json", out / "checkpoints" / "last.ckpt"
     if written.exists():
         if not config.resume:
@@ -322,6 +325,7 @@ class _Module(pl.LightningModule):
             "history": self.history,
             "sums": (dict(self.training_sums.values), self.training_sums.images),
             "random": torch.get_rng_state(),
+            "losses": {name: loss.training_state() for name, loss in self._losses()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -329,7 +333,12 @@ class _Module(pl.LightningModule):
         self.history = list(saved["history"])
         self.training_sums = _Sums(dict(saved["sums"][0]), saved["sums"][1])
         torch.set_rng_state(saved["random"])
+        for name, loss in self._losses():
+            loss.load_training_state(saved["losses"][name])
         self.resumed = True
+
+    def _losses(self) -> Iterator[tuple[str, Loss]]:
+        return ((name, part) for name, part in self.task.named_modules() if isinstance(part, Loss))
 
 
 class _Narrator(Callback):

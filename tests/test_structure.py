@@ -20,8 +20,9 @@ LAYERS = (
     ["representations", "quality", "report"],
     ["losses", "encoders"],
     ["data"],
+    ["quantize"],
     ["channels"],
-    ["color"],
+    ["color", "bins", "nearest"],
     ["registry", "config"],
     ["errors"],
 )
@@ -29,8 +30,8 @@ HEIGHT = {name: len(LAYERS) - level for level, names in enumerate(LAYERS) for na
 HEAVY = ["lightning", "diffusers", "timm", "torchvision", "torchmetrics", "matplotlib", "huggingface_hub", "scipy"]
 NAMES = (
     "ChannelSpace Channels Colorization CrossChannelPrediction FitConfig ImageStore Loss Pixels PretextError "
-    "PretextTask ProbeReport Representation TaskOutput create_encoder create_loss create_probe create_task evaluate "
-    "fit holdout_split join list_encoders list_losses list_probes list_tasks register_encoder register_loss "
+    "PretextTask ProbeReport Representation SplitBrain TaskOutput create_encoder create_loss create_probe create_task "
+    "evaluate fit holdout_split join list_encoders list_losses list_probes list_tasks register_encoder register_loss "
     "register_probe register_task sample_photos"
 ).split()
 

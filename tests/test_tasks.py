@@ -6,7 +6,7 @@ from torch import nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
-from ssl_pretext.tasks import Colorization, CrossChannelPrediction, PretextTask
+from ssl_pretext.tasks import Colorization, CrossChannelPrediction, PretextTask, SplitBrain
 
 
 def net(channels: int = 1) -> nn.Sequential:
@@ -178,7 +178,7 @@ def test_a_denoising_autoencoder_corrupts_only_while_training(images):
 
 
 def test_errors_say_what_is_wrong(images):
-    assert sp.list_tasks() == ["colorization", "cross_channel"]
+    assert sp.list_tasks() == ["colorization", "cross_channel", "split_brain"]
     with pytest.raises(UnknownNameError, match="no task named 'colourization'. Did you mean 'colorization'"):
         sp.create_task("colourization", encoder="autoencoder")
     with pytest.raises(ArgumentError, match="'colorization' does not take these options"):
@@ -198,3 +198,125 @@ def test_errors_say_what_is_wrong(images):
         task(images[..., :3, :3])
     with pytest.raises(ArgumentError, match="decoder gave 3 channels"):
         Colorization(net(), decoder=nn.Conv2d(8, 3, 1))(images)
+
+
+def test_split_brain_predicts_each_half_from_the_other(images):
+    torch.manual_seed(0)
+    losses = [{"l2": 1.0}, {"channel_classification": 0.5}]
+    task = sp.create_task("split_brain", first="lab:L", second="lab:ab", encoder=[net(1), net(2)], losses=losses).eval()
+    output = task(images)
+    assert set(output.terms) == {"lab:ab l2", "lab:L channel_classification"}
+    assert output.prediction.shape == output.target.shape == (4, 3, 32, 32)
+    assert torch.allclose(output.target, sp.Channels("lab").extract(images), atol=1e-6)
+    light, color = task.halves
+    assert torch.equal(output.prediction[:, :1], color(images).prediction)
+    assert torch.equal(output.prediction[:, 1:], light(images).prediction)
+    assert not {id(p) for p in light.parameters()} & {id(p) for p in color.parameters()}
+    for layer in (None, "0", "2"):
+        assert layer is None or layer in task.layers()
+        parts = [light.features(images, layer), color.features(images, layer)]
+        assert torch.equal(task.features(images, layer), torch.cat(parts, dim=1))
+    assert {id(p) for p in task.encoder.parameters()} < {id(p) for p in task.parameters()}
+
+
+def test_the_halves_of_a_split_brain_see_nothing_of_each_other(images):
+    task = SplitBrain("lab:L", "lab:ab", "autoencoder").eval()
+    light, color = sp.Channels("lab", "L"), sp.Channels("lab", "ab")
+    muted = {light: 0.2 * light.extract(images), color: 0.05 * color.extract(images)}
+    first, second = sp.join(muted), sp.join({**muted, color: -muted[color]})
+    seen, other = task.features(first.clamp(0, 1)), task.features(second.clamp(0, 1))
+    assert torch.allclose(seen[:, :4], other[:, :4], atol=1e-3)
+    assert not torch.allclose(seen[:, 4:], other[:, 4:], atol=1e-3)
+
+
+def test_split_brain_round_trip_and_twin(tmp_path, images):
+    named = SplitBrain("lab:L", "lab:ab", "autoencoder", losses={"smooth_l1": 1.0}, output_stride=2)
+    named.save_pretrained(tmp_path / "named")
+    again = sp.PretextTask.from_pretrained(tmp_path / "named")
+    assert type(again) is SplitBrain
+    assert same(named, again)
+    assert again.options() == named.options()
+    assert named.options()["encoder"] == ["autoencoder[width=0.5]"] * 2
+    given = SplitBrain("lab:L", "lab:ab", [net(1), net(2)])
+    given.save_pretrained(tmp_path / "given")
+    assert same(given, SplitBrain.from_pretrained(tmp_path / "given", parts={"encoder": [net(1), net(2)]}))
+    for task in (named, given):
+        assert not same(task, task.untrained(0))
+        assert same(task.untrained(0), task.untrained(0))
+        assert task.untrained(0).features(images).shape == task.features(images).shape
+    with pytest.raises(ArgumentError, match="see different channels, got lab:La and lab:ab"):
+        SplitBrain("lab:La", "lab:ab", "autoencoder")
+    with pytest.raises(ArgumentError, match="two encoders that share nothing"):
+        SplitBrain("lab:L", "rgb", net(1))
+    shared = net(1)
+    with pytest.raises(ArgumentError, match="one for both halves or a pair of two"):
+        SplitBrain("rgb:R", "rgb:G", [shared, shared])
+
+
+def test_missing_values_are_neither_seen_nor_learned():
+    space = sp.ChannelSpace.bands("missing-test", ["x", "y"])
+    torch.manual_seed(0)
+    task = CrossChannelPrediction(
+        sp.Channels(space, "x"), sp.Channels(space, "y"), net(), losses={"l1": 1.0, "l2": 1.0}
+    )
+    task.eval()
+    images = torch.rand(2, 2, 16, 16)
+    whole = task(images)
+    assert torch.allclose(whole.loss, sum(whole.terms.values()))
+    hidden = images.clone()
+    hidden[:, 1, :, 5:] = float("nan")
+    output = task(hidden)
+    difference = (whole.prediction - whole.target)[..., :5]
+    assert output.terms["l1"].item() == pytest.approx(difference.abs().mean().item(), rel=1e-5)
+    assert output.terms["l2"].item() == pytest.approx(difference.square().mean().item(), rel=1e-5)
+    output.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in task.parameters() if parameter.requires_grad)
+    blind = images.clone()
+    blind[:, 0, :, :8] = float("nan")
+    centred = torch.where(blind.isnan(), 0.0, blind)
+    assert torch.equal(task.features(blind), task.features(centred))
+    hidden[:, 1] = float("nan")
+    assert task(hidden).loss == 0  # nothing is known, so nothing can be learned
+    assert sp.Pixels("missing-test:x").encode(blind).isfinite().all()
+
+
+def test_output_stride(images):
+    task = CrossChannelPrediction(
+        "lab:L", "lab:ab", "autoencoder", losses={"color_classification": 1.0}, output_stride=4
+    )
+    source = sp.Channels("lab", "L").extract(images)
+    assert task.decoder(task.encoder(source)).shape == (4, 313, 8, 8)
+    assert task(images).prediction.shape == (4, 2, 32, 32)
+    with pytest.raises(ArgumentError, match="output_stride lies between 1 and the encoder's reduction, 4; got 8"):
+        CrossChannelPrediction("lab:L", "lab:ab", "autoencoder", output_stride=8)
+
+
+def test_the_critic_learns_beside_the_task_and_stays_out_of_its_optimizer(images):
+    torch.manual_seed(0)
+    task = Colorization(net(), target="lab:ab", losses={"l2": 10.0, "adversarial[width=8]": 0.1})
+    loss = task.losses.parts[1]
+    before = [parameter.clone() for parameter in loss.critic.parameters()]
+    assert not any(parameter.requires_grad for parameter in loss.critic.parameters())
+    task(images).loss.backward()
+    assert not any(map(torch.equal, before[:-1], loss.critic.parameters()))  # a last bias shifts all scores alike
+    assert all(parameter.grad is None for parameter in loss.critic.parameters())
+    assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
+    after = [parameter.clone() for parameter in loss.critic.parameters()]
+    with torch.no_grad():
+        task(images)
+    task.eval()(images)
+    assert all(map(torch.equal, after, loss.critic.parameters()))
+
+
+def test_a_critic_tells_predictions_from_truth():
+    torch.manual_seed(0)
+    loss = sp.create_loss("adversarial", width=8, learning_rate=1e-2)
+    real, fake = 0.5 + 0.1 * torch.randn(16, 3, 16, 16), -0.5 + 0.1 * torch.randn(16, 3, 16, 16)
+    for _ in range(30):
+        loss(fake, real)
+    with torch.no_grad():
+        assert loss.critic(real).mean() - loss.critic(fake).mean() > 0.5
+    with pytest.raises(ArgumentError, match="at least 8×8"):
+        loss(fake[..., :4], real[..., :4])
+    with pytest.raises(ArgumentError, match="needs positive penalty"):
+        sp.create_loss("adversarial[penalty=0]")

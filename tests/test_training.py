@@ -71,7 +71,8 @@ torch.manual_seed(0)
 images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
 torch.manual_seed(0)
 encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-task = sp.CrossChannelPrediction("lab:L", "lab:ab", encoder, input_noise=0.1)
+losses = {"l2": 1.0, "adversarial[width=4]": 0.01, "color_classification": 0.1}
+task = sp.CrossChannelPrediction("lab:L", "lab:ab", encoder, losses=losses, input_noise=0.1, output_stride=2)
 config = sp.FitConfig(out=sys.argv[1], epochs=4, batch_size=2, device="cpu", resume=True, checkpoint_minutes=0.002)
 sp.fit(task, sp.ImageStore.from_arrays(images, [0] * 64), config)
 """
@@ -115,6 +116,23 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path):
     assert process.wait(timeout=60) != 0
     assert subprocess.run([sys.executable, str(script), str(tmp_path / "run")], env=environment).returncode == 0
     assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 4
+
+
+def test_what_losses_need_of_the_images_is_measured_before_the_first_step(tmp_path):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU())
+    task = sp.Colorization(encoder, losses={"color_classification": 1.0})
+    sp.fit(task, store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu"))
+    assert task.losses.logits.quantizer.prior.sum().item() == pytest.approx(1.0)
+
+
+def test_images_that_are_not_square_resume_too(tmp_path):
+    images = sp.ImageStore.from_arrays(torch.rand(8, 3, 16, 12), [0] * 8)
+    config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, device="cpu", resume=True)
+    for _ in range(2):
+        sp.fit(small_task(), images, config)
+    again = sp.PretextTask.from_pretrained(tmp_path / "task", parts={"encoder": small_task().encoder})
+    assert again.image_size == (16, 12)
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path):

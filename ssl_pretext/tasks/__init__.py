@@ -3,11 +3,13 @@
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, create_task, list_tasks, register_task
 from ssl_pretext.tasks.colorization import Colorization
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
+from ssl_pretext.tasks.split_brain import SplitBrain
 
 __all__ = [
     "Colorization",
     "CrossChannelPrediction",
     "PretextTask",
+    "SplitBrain",
     "TaskOutput",
     "create_task",
     "list_tasks",

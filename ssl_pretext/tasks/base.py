@@ -1,6 +1,6 @@
 """What every pretext task is: a module with a loss, features by layer, an untrained twin and a saved contract."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,6 +9,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import Registry
 from ssl_pretext.representations import Representation
@@ -42,13 +43,13 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
 
     Attributes:
         encoder: The network that is pretrained.
-        image_size: Side of the images that it was trained on, once `fit` has seen them; saved with it.
+        image_size: Side of the images that it was trained on, or `(H, W)`, once `fit` has seen them; saved with it.
         resize: How those were resized.
     """
 
     name: ClassVar[str]
     encoder: nn.Module
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     resize: str | None = None
 
     def forward(self, images: Tensor) -> TaskOutput:
@@ -64,6 +65,10 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         """
         raise NotImplementedError
 
+    def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The feature maps of several of `layers()` by name, out of one pass of the encoder."""
+        raise NotImplementedError
+
     def layers(self) -> list[str]:
         """What `features` accepts as `layer`, in running order."""
         raise NotImplementedError
@@ -71,6 +76,9 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
     def options(self) -> dict[str, Any]:
         """The arguments, JSON-ready, that make a task of this architecture; a module stands as None."""
         raise NotImplementedError
+
+    def prepare(self, images: ImageStore) -> None:
+        """Measures what the losses need of the training images, such as a prior; `fit` calls it before it starts."""
 
     def untrained(self, seed: int) -> Self:
         """The control: the same architecture with fresh weights.

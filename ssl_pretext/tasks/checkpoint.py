@@ -11,6 +11,7 @@ from torch import nn
 
 from ssl_pretext.channels import ChannelSpace
 from ssl_pretext.config import read_json, write_json
+from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
     try:
         for space in contract.get("channel_spaces", []):
             ChannelSpace.bands(space["name"], space["channels"], center=space["center"], scale=space["scale"])
-        options = dict(contract["options"])
+        options = _without_weights(contract["options"])  # its own weights take their place
         for part, value in options.items():
             if value is None and part in ("encoder", "decoder"):
                 if part not in parts:
@@ -93,7 +94,8 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
         load_model(task, str(path / WEIGHTS_FILE), strict=True)
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"the weights {path / WEIGHTS_FILE} do not fit the task: {error}") from error
-    task.image_size, task.resize = contract.get("image_size"), contract.get("resize")
+    size = contract.get("image_size")
+    task.image_size, task.resize = tuple(size) if isinstance(size, list) else size, contract.get("resize")
     return task.eval()
 
 
@@ -101,7 +103,7 @@ def fresh_weights(task: T, seed: int) -> T:
     """A task of the same architecture with weights drawn from `seed`."""
     from ssl_pretext.tasks.base import create_task
 
-    options = task.options()
+    options = _without_weights(task.options())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in ("encoder", "decoder"):
@@ -111,6 +113,15 @@ def fresh_weights(task: T, seed: int) -> T:
     twin.image_size, twin.resize = task.image_size, task.resize
     device = next((parameter.device for parameter in task.parameters()), None)
     return cast(T, twin.to(device) if device is not None else twin)
+
+
+def _without_weights(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with every encoder's name freed of published weights."""
+    if isinstance(name := options.get("encoder"), str):
+        return options | {"encoder": without_weights(name)}
+    if isinstance(name, list):
+        return options | {"encoder": [without_weights(one) for one in name]}
+    return dict(options)
 
 
 def _redrawn(module: nn.Module) -> nn.Module:

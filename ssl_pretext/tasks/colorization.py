@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels, join
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.losses import Loss
+from ssl_pretext.losses import Losses
 from ssl_pretext.losses.weighted import as_signed_rgb
 from ssl_pretext.tasks.base import register_task
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
@@ -24,7 +24,9 @@ class Colorization(CrossChannelPrediction):
         encoder: A name of `list_encoders()`, or a module `(B, 1, H, W)` to `(B, C, h, w)`.
         target: `"lab:ab"`, or `"rgb"` as in the documented Food-101 experiment.
         decoder: As for `CrossChannelPrediction`.
-        losses: As for `CrossChannelPrediction`.
+        losses: As for `CrossChannelPrediction`; `color_classification` is Zhang's.
+        regularizers: As for `CrossChannelPrediction`.
+        output_stride: As for `CrossChannelPrediction`.
 
     Raises:
         ArgumentError: The target is another one, or the parts do not fit together.
@@ -40,16 +42,26 @@ class Colorization(CrossChannelPrediction):
         encoder: str | nn.Module,
         *,
         target: str = "lab:ab",
-        decoder: nn.Module | None = None,
-        losses: Mapping[str | Loss, float] | Mapping[str, float] | None = None,
+        decoder: str | nn.Module | None = None,
+        losses: Losses | None = None,
+        regularizers: Mapping[str, float] | None = None,
+        output_stride: int = 1,
     ) -> None:
         if str(Channels.parse(target)) not in ("lab:ab", "rgb"):
             raise ArgumentError(f"colorization predicts 'lab:ab' or 'rgb', got {target!r}; else use cross_channel")
-        super().__init__("lab:L", target, encoder, decoder=decoder, losses=losses)
+        super().__init__(
+            "lab:L",
+            target,
+            encoder,
+            decoder=decoder,
+            losses=losses,
+            regularizers=regularizers,
+            output_stride=output_stride,
+        )
 
     def options(self) -> dict[str, Any]:
-        kept = ("target", "encoder", "decoder", "losses")
-        return {key: value for key, value in super().options().items() if key in kept}
+        left_out = ("source", "input_noise", "input_drop")
+        return {key: value for key, value in super().options().items() if key not in left_out}
 
     @torch.no_grad()
     def colorize(self, images: Tensor) -> Tensor:

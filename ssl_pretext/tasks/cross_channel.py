@@ -1,6 +1,7 @@
 """Cross-channel prediction (Zhang et al. 2017, section 3): one group of channels from another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels, as_images
+from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import create_decoder, create_encoder, feature_layers, measure_encoder
 from ssl_pretext.encoders.inspection import capture
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.losses import Loss, WeightedLosses
+from ssl_pretext.losses import Losses, WeightedLosses, WeightedRegularizers
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
 
 __all__ = ["CrossChannelPrediction"]
@@ -22,14 +24,21 @@ class CrossChannelPrediction(PretextTask):
     """Predicts the `target` channels of an image from its `source` channels.
 
     Equal channels make a plain autoencoder; `input_noise` and `input_drop` a denoising one. Predictions of colour
-    channels pass a tanh, since normalised colours live in `[-1, 1]`; those of other bands are unbounded.
+    channels pass a tanh, since normalised colours live in `[-1, 1]`; those of other bands are unbounded. A loss on
+    logits, such as `color_classification`, decides the outputs of the network and how they decode to channels.
+
+    Missing values, NaN in the images, reach the encoder as the centre of their band, and no loss counts them.
 
     Args:
         source: Channels that the encoder sees, such as `"lab:L"`.
         target: Channels to predict, such as `"lab:ab"` or `"rgb"`, of the same images.
         encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
-        decoder: A module from there to `(B, m, H, W)`; the one that fits the encoder if left out.
+        decoder: `"upsampling"`, `"autoencoder"` (diffusers' blocks), or a module `(B, C, h, w)` to `(B, m, H, W)`; the
+            one that fits the encoder if left out.
         losses: Weight of each loss, by spec or by `Loss` instance.
+        regularizers: Weight of each regularizer of the encoder, by spec.
+        output_stride: Pixels of the image per pixel of the network's output; 4 in Zhang et al. 2016. Predictions are
+            resized to the image.
         input_noise: Standard deviation of Gaussian noise on the encoder's input while training.
         input_drop: Share of the encoder's input pixels set to zero while training.
 
@@ -48,8 +57,10 @@ class CrossChannelPrediction(PretextTask):
         target: str | Channels,
         encoder: str | nn.Module,
         *,
-        decoder: nn.Module | None = None,
-        losses: Mapping[str | Loss, float] | Mapping[str, float] | None = None,
+        decoder: str | nn.Module | None = None,
+        losses: Losses | None = None,
+        regularizers: Mapping[str, float] | None = None,
+        output_stride: int = 1,
         input_noise: float = 0.0,
         input_drop: float = 0.0,
     ) -> None:
@@ -61,38 +72,51 @@ class CrossChannelPrediction(PretextTask):
             raise ArgumentError("source and target must have channels")
         if not input_noise >= 0 or not 0 <= input_drop < 1:
             raise ArgumentError(f"input_noise >= 0 and 0 <= input_drop < 1, got {input_noise} and {input_drop}")
-        self.input_noise, self.input_drop = input_noise, input_drop
+        self.input_noise, self.input_drop, self.output_stride = input_noise, input_drop, output_stride
         self._encoder_name = encoder if isinstance(encoder, str) else None
+        self._decoder_name = decoder if isinstance(decoder, str) else None
+        self._own_decoder = isinstance(decoder, nn.Module)
+        self.losses = WeightedLosses(losses or {"smooth_l1": 1.0}, self.target)
+        self.regularizers = WeightedRegularizers(regularizers or {})
         self.encoder = create_encoder(encoder, in_channels=self.source.num_channels)
         self.shape = measure_encoder(self.encoder, self.source.num_channels)
-        self._own_decoder = decoder is not None
-        self.decoder = decoder or create_decoder(self.encoder, self.shape, self.target.num_channels)
-        self.losses = WeightedLosses(losses or {"smooth_l1": 1.0})
-        self.losses.check(self.target)
+        if not 1 <= output_stride <= max(1, round(self.shape.reduction)):
+            raise ArgumentError(
+                f"output_stride lies between 1 and the encoder's reduction, {self.shape.reduction:g}; "
+                f"got {output_stride}"
+            )
+        logits = self.losses.logits
+        outputs = logits.num_outputs if logits else self.target.num_channels
+        self.decoder = create_decoder(
+            self.encoder, replace(self.shape, reduction=self.shape.reduction / output_stride), outputs, decoder
+        )
 
     def forward(self, images: Tensor) -> TaskOutput:
         images = self._checked(images)
         source, target = self._pick(self.source, images), self._pick(self.target, images)
-        prediction = self.predict(source)
-        terms = self.losses(prediction, target, self.target, images)
+        features = self.encoder(self._corrupted(source))
+        output = self._output(features)
+        prediction = self._decoded(output, source)
+        terms = self.losses(prediction, target, images, output) | self.regularizers(self.encoder, features)
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
     def predict(self, source: Tensor) -> Tensor:
         """Normalised target channels `(B, m, H, W)` from normalised source channels `(B, n, H, W)`."""
-        prediction: Tensor = self.decoder(self.encoder(self._corrupted(source)))
-        if prediction.shape[1] != self.target.num_channels:
-            raise ArgumentError(f"the decoder gave {prediction.shape[1]} channels for {self.target!r}")
-        if prediction.shape[-2:] != source.shape[-2:]:
-            prediction = F.interpolate(prediction, source.shape[-2:], mode="bilinear", align_corners=False)
-        return prediction.tanh() if self.target.space.is_color else prediction
+        return self._decoded(self._output(self.encoder(self._corrupted(source))), source)
 
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
-        source = self._pick(self.source, self._checked(images))
-        features: Tensor = self.encoder(source) if layer is None else capture(self.encoder, source, layer)
+        source = self._filled(self._pick(self.source, self._checked(images)))
+        features: Tensor = self.encoder(source) if layer is None else capture(self.encoder, source, [layer])[layer]
         return features
+
+    def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return capture(self.encoder, self._filled(self._pick(self.source, self._checked(images))), layers)
 
     def layers(self) -> list[str]:
         return feature_layers(self.encoder, self.source.num_channels)
+
+    def prepare(self, images: ImageStore) -> None:
+        self.losses.prepare(images)
 
     def options(self) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -100,10 +124,12 @@ class CrossChannelPrediction(PretextTask):
             "target": str(self.target),
             "encoder": self._encoder_name,
             "losses": self.losses.specs,
+            "regularizers": self.regularizers.specs,
+            "output_stride": self.output_stride,
             "input_noise": self.input_noise,
             "input_drop": self.input_drop,
         }
-        return options | ({"decoder": None} if self._own_decoder else {})
+        return options | ({"decoder": self._decoder_name} if self._decoder_name or self._own_decoder else {})
 
     def _checked(self, images: Tensor) -> Tensor:
         images = as_images(images, self.source.space)
@@ -119,9 +145,30 @@ class CrossChannelPrediction(PretextTask):
     def _pick(channels: Channels, images: Tensor) -> Tensor:
         return channels.select(channels.space.extract(images))
 
+    def _filled(self, source: Tensor) -> Tensor:
+        """Missing values at the centre of their band; sRGB has none."""
+        return source if self.source.space.is_color else source.nan_to_num(nan=0.0)
+
     def _corrupted(self, source: Tensor) -> Tensor:
+        source = self._filled(source)
         if self.training and self.input_noise:
             source = source + self.input_noise * torch.randn_like(source)
         if self.training and self.input_drop:
             source = source * (torch.rand_like(source[:, :1]) >= self.input_drop)
         return source
+
+    def _output(self, features: Tensor) -> Tensor:
+        output: Tensor = self.decoder(features)
+        logits = self.losses.logits
+        expected = logits.num_outputs if logits else self.target.num_channels
+        if output.shape[1] != expected:
+            raise ArgumentError(f"the decoder gave {output.shape[1]} channels where {self.target!r} needs {expected}")
+        return output
+
+    def _decoded(self, output: Tensor, source: Tensor) -> Tensor:
+        """The network's output as normalised target channels in the size of the image."""
+        logits = self.losses.logits
+        values = output if logits is None else logits.decode(output)
+        if values.shape[-2:] != source.shape[-2:]:
+            values = F.interpolate(values, source.shape[-2:], mode="bilinear", align_corners=False)
+        return values.tanh() if logits is None and self.target.space.is_color else values
