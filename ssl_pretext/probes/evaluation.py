@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.conv import create_probe
-from ssl_pretext.probes.results import ProbeReport
+from ssl_pretext.probes.linear import LINEAR_CARD, train_linear
+from ssl_pretext.probes.results import ProbeReport, untrained_name
 from ssl_pretext.representations import Pixels, Representation
 from ssl_pretext.tasks.checkpoint import library_version
 
@@ -19,6 +20,13 @@ __all__ = ["evaluate"]
 
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 3e-4, 2e-5, 64
 TEST_BATCH_SIZE = 256
+CARD = {
+    "optimizer": "AdamW",
+    "learning_rate": LEARNING_RATE,
+    "weight_decay": WEIGHT_DECAY,
+    "batch_size": BATCH_SIZE,
+    "selection": "last epoch",
+}
 
 ProbeFactory = Callable[[int, int], nn.Module]
 
@@ -74,38 +82,43 @@ def evaluate(
     runs: list[dict[str, Any]] = []
     controls = [name for name, representation in representations.items() if isinstance(representation, Pixels)]
 
-    def run(name: str, features: tuple[Tensor, Tensor], seed: int) -> None:
-        kept = _label_subset(train.labels, label_fraction, seed)
-        history = _train_probe(
-            probe,
-            (features[0][kept], train.labels[kept]),
-            (features[1], test.labels),
-            classes=len(train.classes),
-            epochs=epochs,
-            seed=seed,
-            device=torch.device(device),
-        )
-        runs.append({"representation": name, "probe": probe_name, "seed": seed, "history": history})
+    from tqdm import tqdm
 
-    for name, representation in representations.items():
-        features = _features(representation, train, test, device)
-        for seed in chosen_seeds:
-            run(name, features, seed)
-        if untrained and representation.untrained is not None:
-            controls.append(_untrained_name(name))
-            for seed in chosen_seeds:  # another initialisation each time
-                with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                    twin = representation.untrained(seed)
-                run(controls[-1], _features(twin, train, test, device), seed)
+    twins = [name for name, representation in representations.items() if untrained and representation.untrained]
+    count = len(chosen_seeds) * (len(representations) + len(twins))
+    with tqdm(total=count, desc=f"{probe_name} probes", unit="probe", disable=None) as bar:
+
+        def run(name: str, features: tuple[Tensor, Tensor], seed: int) -> None:
+            bar.set_postfix_str(name)
+            kept = _label_subset(train.labels, label_fraction, seed)
+            # On the device once, rather than batch by batch in every epoch.
+            sides = (
+                (features[0][kept].to(device), train.labels[kept].to(device)),
+                (features[1].to(device), test.labels.to(device)),
+            )
+            classes = len(train.classes)
+            if probe == "linear":
+                history, setting = train_linear(*sides, classes=classes, epochs=epochs, seed=seed)
+            else:
+                history, setting = _train_probe(probe, *sides, classes=classes, epochs=epochs, seed=seed), {}
+            runs.append({"representation": name, "probe": probe_name, "seed": seed, "history": history, **setting})
+            bar.update()
+
+        for name, representation in representations.items():
+            features = _features(representation, train, test, device)
+            for seed in chosen_seeds:
+                run(name, features, seed)
+            if untrained and representation.untrained is not None:
+                controls.append(untrained_name(name))
+                for seed in chosen_seeds:  # another initialisation each time
+                    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                        twin = representation.untrained(seed)
+                    run(controls[-1], _features(twin, train, test, device), seed)
     card = {
         "probe": probe_name,
-        "optimizer": "AdamW",
-        "learning_rate": LEARNING_RATE,
-        "weight_decay": WEIGHT_DECAY,
-        "batch_size": BATCH_SIZE,
+        **(LINEAR_CARD if probe == "linear" else CARD),
         "loss": "cross-entropy",
         "epochs": epochs,
-        "selection": "last epoch",
         "seeds": chosen_seeds,
         "label_fraction": label_fraction,
         "train": {"images": len(train), "sha256": train.sha256},
@@ -118,10 +131,6 @@ def evaluate(
         "representations": {name: one.describe for name, one in representations.items()},
     }
     return ProbeReport(runs, card)
-
-
-def _untrained_name(name: str) -> str:
-    return f"{name} (untrained)"
 
 
 def _features(
@@ -145,8 +154,8 @@ def _check(
             raise ArgumentError(
                 f"representation {name!r} is a {type(representation).__name__}; use task.representation() or Pixels()"
             )
-        if _untrained_name(name) in representations:
-            raise ArgumentError(f"{_untrained_name(name)!r} is what the control of {name!r} is called; rename one")
+        if untrained_name(name) in representations:
+            raise ArgumentError(f"{untrained_name(name)!r} is what the control of {name!r} is called; rename one")
     for name, store in (("train", train), ("test", test)):
         if len(store) == 0:
             raise ArgumentError(f"evaluate() got no {name} images")
@@ -176,10 +185,9 @@ def _train_probe(
     classes: int,
     epochs: int,
     seed: int,
-    device: torch.device,
 ) -> list[dict[str, float]]:
-    features, labels = (part.to(device) for part in train)
-    count = len(labels)
+    features, labels = train
+    count, device = len(labels), features.device
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         channels = features.shape[1]
@@ -201,7 +209,7 @@ def _train_probe(
                 loss.backward()
                 optimizer.step()
                 sums += _score(logits.detach(), labels[batch])
-            tested = _test(network, *test, device=device)
+            tested = _test(network, *test)
             (train_loss, train_accuracy), (test_loss, test_accuracy) = (sums / count).tolist(), tested
             history.append(
                 {
@@ -215,12 +223,12 @@ def _train_probe(
     return history
 
 
-def _test(network: nn.Module, features: Tensor, labels: Tensor, *, device: torch.device) -> list[float]:
+def _test(network: nn.Module, features: Tensor, labels: Tensor) -> list[float]:
     network.eval()
-    sums = torch.zeros(2, device=device, dtype=torch.float64)
+    sums = torch.zeros(2, device=features.device, dtype=torch.float64)
     with torch.inference_mode():
         for batch, truth in zip(features.split(TEST_BATCH_SIZE), labels.split(TEST_BATCH_SIZE), strict=True):
-            sums += _score(network(batch.to(device)), truth.to(device))
+            sums += _score(network(batch), truth)
     return cast(list[float], (sums / len(labels)).tolist())
 
 

@@ -70,8 +70,13 @@ class ProbeReport:
         return rows
 
     def table(self) -> str:
-        """Accuracy and paired differences against the controls, in percent, as a Markdown table."""
+        """Accuracy and paired differences against the controls, in percent, as a Markdown table.
+
+        Each network is compared with its own untrained twin, and with every other control.
+        """
         controls = [name for name in self.names if name in self.card["controls"]]
+        twins = {name: untrained_name(name) for name in self.names if untrained_name(name) in controls}
+        shared = [control for control in controls if control not in twins.values()]
         rows = []
         for row in self.summary():
             name = row["representation"]
@@ -79,10 +84,9 @@ class ProbeReport:
                 "representation": name,
                 "test accuracy, %": percent(row["test_accuracy_mean"], row["test_accuracy_ci95"]),
             }
-            for control in controls:
-                pair = next((one for one in self.differences(control) if one["representation"] == name), None)
-                trained = pair is not None and name not in controls
-                shown[f"minus {control}"] = percent(pair["mean"], pair["ci95"], sign=True) if pair and trained else ""
+            columns = {"minus untrained": twins.get(name)} if twins else {}
+            for column, control in (columns | {f"minus {control}": control for control in shared}).items():
+                shown[column] = "" if control is None or name in controls else self._difference(name, control)
             rows.append(shown)
         return markdown_table(rows, list(rows[0]))
 
@@ -129,8 +133,17 @@ class ProbeReport:
         picture = curves(series, title=f"{self.card['probe']} probe", x_label="epoch", y_label="test accuracy, %")
         Path(path).write_bytes(picture)
 
+    def _difference(self, name: str, control: str) -> str:
+        mean, half = paired_difference(self.accuracies(name), self.accuracies(control))
+        return percent(mean, half, sign=True)
+
     def _final(self, name: str, figure: str) -> list[float]:
         return [run["history"][-1][figure] for run in self.runs if run["representation"] == name]
+
+
+def untrained_name(name: str) -> str:
+    """What the untrained control of a representation is called."""
+    return f"{name} (untrained)"
 
 
 def percent(mean: float, half: float | None, *, sign: bool = False) -> str:
