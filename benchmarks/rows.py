@@ -1,0 +1,243 @@
+"""Comparisons of pretext tasks: a row per task and seed, pretrained and judged alike, kept as soon as it is done."""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from benchmarks.food101.experiment import environment
+from benchmarks.food101.presets import Preset
+from benchmarks.food101.protocol import Experiment, open_data
+from benchmarks.memory import keep_freed_memory
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.errors import CheckpointError, PretextError
+from ssl_pretext.representations import Representation
+from ssl_pretext.training import FitConfig, fit
+
+__all__ = ["LAYERS", "Comparison", "Row", "colorized", "command_line", "pixel_rows", "slug"]
+
+log = logging.getLogger("benchmarks.rows")
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+LEARNING_RATE = 1e-3
+PROBE_EPOCHS = 20
+PRESETS = {
+    "smoke": Preset(
+        about="seconds; its figures mean nothing",
+        image_size=32,
+        batch_size=32,
+        epochs=1,
+        pretrain_per_class=1,
+        validation_per_class=1,
+        probe_classes=3,
+        labels_per_class=4,
+        test_per_class=4,
+        probe_epochs=2,
+        seeds=1,
+    ),
+    "cpu": Preset(
+        about="one to two minutes per row on two cores",
+        image_size=32,
+        batch_size=64,
+        epochs=8,
+        pretrain_per_class=40,
+        validation_per_class=6,
+        probe_classes=18,
+        test_per_class=60,
+        probe_epochs=PROBE_EPOCHS,
+        seeds=2,
+    ),
+    "gpu": Preset(
+        about="one GPU; all images at 64 px",
+        image_size=64,
+        batch_size=64,
+        epochs=16,
+        validation_per_class=10,
+        probe_epochs=PROBE_EPOCHS,
+        seeds=5,
+    ),
+}
+
+
+@sp.register_encoder("small_cnn")
+class SmallCNN(nn.Sequential):
+    """Five convolutions with BatchNorm and ReLU, as many as AlexNet has; a quarter of the input's size."""
+
+    def __init__(self, in_channels: int = 1, width: float = 1.0) -> None:
+        super().__init__()
+        channels = in_channels
+        for name, outputs, stride in zip(LAYERS, (32, 64, 96, 96, 64), (2, 2, 1, 1, 1), strict=True):
+            outputs = round(width * outputs)
+            convolution = nn.Conv2d(channels, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+            self.add_module(name, nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU()))
+            channels = outputs
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task to pretrain, and the name of the row that is its untrained control; without one it is a control itself."""
+
+    name: str
+    task: str
+    options: Mapping[str, Any]
+    control: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that are pretrained on the same images in the same order, and judged alike.
+
+    Attributes:
+        title: What is compared.
+        rows: What there is to compare.
+        layers: Layers that the linear probe is trained on; None for the encoder's output.
+        extra: Further measures of a task, from the task and the data to a JSON-ready mapping.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    layers: Sequence[str | None]
+    extra: Callable[[sp.PretextTask, Experiment], dict[str, Any]] = lambda _task, _data: {}
+
+    def run(self, data: Experiment, preset: Preset, *, out: Path, device: str) -> list[dict[str, Any]]:
+        """Does the rows that are not done yet; a mapping per row and seed."""
+        settings = {**preset.to_dict(), "learning_rate": LEARNING_RATE, "data": data.name, "layers": list(self.layers)}
+        del settings["seeds"]  # more of them can be added
+        written = out / "config.json"
+        if written.exists() and read_json(written) != settings:
+            raise CheckpointError(f"{out} holds rows of other settings; choose another folder with --out")
+        write_json(written, settings)
+        results = []
+        for seed in range(preset.seeds):  # seed by seed, so that a stopped run holds whole comparisons
+            for row in self.rows:
+                file = out / f"{slug(row.name)}-{seed}" / "row.json"
+                if not file.exists():
+                    write_json(file, self._measure(row, seed, data, preset, out=file.parent, device=device))
+                results.append(read_json(file))
+                log.info("%s, seed %d: %s", row.name, seed, _brief(results[-1]))
+        return results
+
+    def _measure(
+        self, row: Row, seed: int, data: Experiment, preset: Preset, *, out: Path, device: str
+    ) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        task = sp.create_task(row.task, **row.options)
+        history: list[dict[str, Any]] = []
+        if row.control:
+            fitting = FitConfig(
+                out=out / "pretraining",
+                epochs=preset.epochs,
+                batch_size=preset.batch_size,
+                learning_rate=LEARNING_RATE,
+                seed=seed,
+                device=device,
+                resume=True,
+            )
+            history = fit(task, data.pretrain, fitting, validation=data.validation)
+        representations: dict[str, Representation] = {
+            str(layer or "encoder"): task.representation(layer) for layer in self.layers
+        }
+        accuracy = {
+            domain: {
+                line["representation"]: line["test_accuracy_mean"]
+                for line in sp.evaluate(
+                    representations,
+                    data.probe_train[domain],
+                    data.probe_test[domain],
+                    probe="linear",
+                    epochs=preset.probe_epochs,
+                    seeds=[seed],
+                    untrained=False,  # it has a row of its own
+                    device=device,
+                ).summary()
+            }
+            for domain in data.probe_train
+        }
+        extra = self.extra(task.to(device).eval(), data) if row.control else {}
+        result = {"row": row.name, "control": row.control, "seed": seed, "accuracy": accuracy, "history": history}
+        return result | extra
+
+
+def pixel_rows(channels: Mapping[str, str], data: Experiment, preset: Preset, device: str) -> dict[str, dict[str, Any]]:
+    """The linear probe on raw channels, by name and domain; for all seeds."""
+    representations = {name: sp.Pixels(one) for name, one in channels.items()}
+    reports = {
+        domain: sp.evaluate(
+            representations,
+            data.probe_train[domain],
+            data.probe_test[domain],
+            probe="linear",
+            epochs=preset.probe_epochs,
+            seeds=preset.seeds,
+            device=device,
+        )
+        for domain in data.probe_train
+    }
+    return {name: {domain: report.accuracies(name) for domain, report in reports.items()} for name in channels}
+
+
+def slug(name: str) -> str:
+    """A name as a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def command_line(name: str, about: str, run: Callable[[Experiment, Preset, Path, str], dict[str, Any]]) -> int:
+    """Parses the options that all comparisons share, runs one, and writes `results.json`; returns the exit code."""
+    presets = "\n".join(f"  {key:<6} {preset.about}" for key, preset in PRESETS.items())
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=f"{about}\n\npresets:\n{presets}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", default="cpu", choices=PRESETS)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds food-101/ (default: sample photos)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: runs/{name}-PRESET)")
+    parser.add_argument("--seeds", type=int, help="how many (default: the preset's)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
+    keep_freed_memory()
+    preset = PRESETS[options.preset]
+    preset = replace(preset, seeds=options.seeds or preset.seeds)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    out = options.out or Path(f"runs/{name}-{options.preset}")
+    try:
+        data = open_data(options.data, preset, seed=0)
+        log.info("data: %s; %s", data.name, data.counts())
+        results = run(data, preset, out, device)
+    except PretextError as error:
+        print(f"benchmarks.{name}: {error}", file=sys.stderr)
+        return 2
+    results = {
+        "command": f"python -m benchmarks.{name} --preset={options.preset} --seeds={preset.seeds}",
+        "config": preset.to_dict() | {"learning_rate": LEARNING_RATE},
+        "environment": environment(device),
+        "data": {"name": data.name, "note": data.note, "counts": data.counts()},
+        **results,
+    }
+    write_json(out / "results.json", results)
+    log.info("results: %s", out / "results.json")
+    return 0
+
+
+def colorized(task: Any, images: Tensor) -> Tensor:
+    """Images `(B, 3, H, W)` in `[0, 1]` in the task's colours, in batches."""
+    device = next(task.parameters()).device
+    return torch.cat([task.colorize(batch.to(device)).cpu() for batch in images.split(256)]).clamp(0, 1)
+
+
+def _brief(result: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{domain} " + ", ".join(f"{layer} {100 * value:.1f}%" for layer, value in layers.items())
+        for domain, layers in result["accuracy"].items()
+    )

@@ -1,0 +1,122 @@
+"""Puts a comparison into the documentation: `python -m benchmarks.tables RUN/results.json docs/results/NAME`."""
+
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_pretext.config import read_json, write_text
+from ssl_pretext.probes.results import percent
+from ssl_pretext.probes.statistics import mean_interval, paired_difference
+from ssl_pretext.report import markdown_table
+
+__all__ = ["publish"]
+
+DOMAINS = {"in": "classes of the pretraining images", "out": "classes never seen in pretraining"}
+
+
+def publish(file: Path, target: Path, remark: str = "") -> None:
+    """Writes the page `target.md`, and the figures and grids beside it into the folder `target`."""
+    results = read_json(file)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, target / "results.json")
+    grids = sorted(file.parent.glob("grid*.png"))
+    for grid in grids:
+        shutil.copyfile(grid, target / grid.name)
+    env, data = results["environment"], results["data"]
+    config = results["config"]
+    parts = [
+        f"# {results['title']}",
+        remark,
+        f"Data: **{data['name']}**. {data['note']}",
+        f"```bash\n{results['command']}\n```",
+        f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
+        f"{config['seeds']} seeds; {config['epochs']} epochs of {data['counts']['pretraining']:,} images at "
+        f"{config['image_size']} px, AdamW at {config['learning_rate']:g}, the same images in the same order for every "
+        "row. Means over the seeds with 95% intervals.",
+        *_quality(results),
+        *_accuracy(results),
+        *(f"![free photos in the colours of each loss]({target.name}/{grid.name})" for grid in grids),
+        *_paper(results),
+    ]
+    write_text(target.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
+
+
+def _quality(results: Mapping[str, Any]) -> list[str]:
+    """What the colours are like."""
+    measured = _by_row(row for row in results["rows"] if "quality" in row)
+    if not measured:
+        return []
+    rows = []
+    for name, runs in measured.items():
+        line = {"loss": name}
+        for key in ("psnr", "ssim", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b"):
+            mean, half = mean_interval([run["quality"][key] for run in runs])
+            digits = 1 if key in ("psnr", "colorfulness", "mean_a", "mean_b") else 3
+            line[key.replace("_", " ")] = f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
+        rows.append(line)
+    truth = next(iter(measured.values()))[0]["quality"]
+    shown = {key: f"{truth[f'{key}_truth']:.1f}" for key in ("colorfulness", "mean_a", "mean_b")}
+    rows.append({"loss": "the truth"} | {key.replace("_", " "): value for key, value in shown.items()})
+    return ["## Colours of held-out images", markdown_table(rows, list(rows[0]))]
+
+
+def _accuracy(results: Mapping[str, Any]) -> list[str]:
+    """What the encoder learned, by layer."""
+    rows = _by_row(results["rows"])
+    layers = list(results["rows"][0]["accuracy"]["in"])
+    parts = []
+    for domain, name in DOMAINS.items():
+        lines = []
+        for row, runs in rows.items():
+            values = {layer: [run["accuracy"][domain][layer] for run in runs] for layer in layers}
+            lines.append({"row": row} | {layer: percent(*mean_interval(values[layer])) for layer in layers})
+        lines += [
+            {"row": pixels, layers[0]: percent(*mean_interval(values[domain]))}
+            for pixels, values in results["pixels"].items()
+        ]
+        parts += [f"## Linear probe, {name}: test accuracy, %", markdown_table(lines, ["row", *layers])]
+        parts.append(_against_untrained(rows, domain, layers))
+    return parts
+
+
+def _against_untrained(rows: Mapping[str, Sequence[Mapping[str, Any]]], domain: str, layers: Sequence[str]) -> str:
+    """Which rows the intervals set apart from their untrained control, at the last layer."""
+    last, verdicts = layers[-1], []
+    controls = {run["row"]: runs for runs in rows.values() for run in runs if run.get("control") is None}
+    for row, runs in rows.items():
+        control = runs[0].get("control")
+        if control is None:
+            continue
+        mean, half = paired_difference(
+            [run["accuracy"][domain][last] for run in runs],
+            [run["accuracy"][domain][last] for run in controls[control]],
+        )
+        verdicts.append({"row": row, f"minus {last} of its untrained control": percent(mean, half, sign=True)})
+    return markdown_table(verdicts, list(verdicts[0])) if verdicts else ""
+
+
+def _paper(results: Mapping[str, Any]) -> list[str]:
+    if "paper" not in results:
+        return []
+    lines = [
+        {"row": row, **{f"conv{i}": f"{value:.1f}" for i, value in enumerate(values, start=1)}}
+        for row, values in results["paper"].items()
+    ]
+    heading = (
+        "## The paper's table: AlexNet, linear probes on ImageNet, top-1, % (Zhang et al. 2017, version 1, table 2)"
+    )
+    return [heading, markdown_table(lines, list(lines[0]))]
+
+
+def _by_row(runs: Any) -> dict[str, list[Any]]:
+    rows: dict[str, list[Any]] = defaultdict(list)
+    for run in runs:
+        rows[run["row"]].append(run)
+    return dict(rows)
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4])

@@ -1,0 +1,55 @@
+"""Satellite bands: near-infrared from visible light, then a split brain of visible and infrared bands.
+
+python examples/satellite_bands.py bands.npy     # an array (dates, H, W, 13) of Sentinel-2 L1C reflectances
+"""
+
+import sys
+
+import numpy as np
+import torch
+from einops import rearrange
+
+import ssl_pretext as sp
+
+BANDS = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12".split()
+VISIBLE, INFRARED = "B02,B03,B04", "B05,B06,B07,B08,B8A,B11,B12"
+SIDE = 20  # of a patch, in pixels
+
+
+def patches(file: str) -> sp.ImageStore:
+    """Patches of all dates; which date one is from stands as its label."""
+    scenes = np.load(file)
+    dates, height, width, _ = scenes.shape
+    scenes = scenes[:, : height // SIDE * SIDE, : width // SIDE * SIDE]
+    cut = rearrange(scenes, "d (i h) (j w) c -> (d i j) c h w", h=SIDE, w=SIDE)
+    return sp.ImageStore.from_arrays(cut, np.repeat(np.arange(dates), len(cut) // dates))
+
+
+def main(file: str, out: str = "runs/satellite_bands", epochs: int = 60) -> dict[str, float]:
+    store = patches(file)
+    train, test = sp.holdout_split(store.names, store.labels, fraction=0.2)
+    seen = store.subset(train).images()
+    center, scale = seen.nanmean(dim=(0, 2, 3)), 2 * seen.flatten(2).transpose(0, 1).flatten(1).std(dim=1)
+    space = sp.ChannelSpace.bands("sentinel2", BANDS, center=center, scale=scale)
+    visible, infrared = sp.Channels(space, VISIBLE), sp.Channels(space, INFRARED)
+    tasks = {
+        "near-infrared from visible": sp.CrossChannelPrediction(
+            visible, sp.Channels(space, "B08"), "timm/resnet10t[layer=layer1]", losses={"smooth_l1": 1.0}
+        ),
+        "split brain": sp.SplitBrain(visible, infrared, "timm/resnet10t[layer=layer1]", losses={"smooth_l1": 1.0}),
+    }
+    explained = {}
+    for name, task in tasks.items():
+        folder = f"{out}/{name.replace(' ', '_')}"
+        sp.fit(task, store.subset(train), sp.FitConfig(out=folder, epochs=epochs, batch_size=16, learning_rate=2e-3))
+        with torch.no_grad():
+            output = task.eval()(store.subset(test).images())
+        mean = output.target.mean(dim=(0, 2, 3), keepdim=True)
+        error, spread = (output.prediction - output.target).square().mean(), (output.target - mean).square().mean()
+        explained[name] = 1 - float(error / spread)
+        print(f"{name}: {explained[name]:.0%} of the variance of held-out patches explained")
+    return explained
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
