@@ -375,3 +375,12 @@ def test_plot_writes_a_picture(tmp_path: Path, seeds: int) -> None:
     found = evaluate(PIXELS | {"net": projected()}, data(8), data(8), probe=linear, epochs=2, seeds=seeds)
     found.plot(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_compares_a_network_with_its_own_untrained_twin_only() -> None:
+    networks = PIXELS | {"first": projected(), "second": projected()}
+    table = evaluate(networks, data(20), data(20), probe=linear, epochs=1, seeds=2).table().splitlines()
+    assert table[0] == "| representation | test accuracy, % | minus untrained | minus pixels |"
+    cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[3:5]] for row in table[2:]}
+    assert all("±" in cell for name in ("first", "second") for cell in cells[name])
+    assert cells["pixels"] == cells["first (untrained)"] == cells["second (untrained)"] == ["", ""]

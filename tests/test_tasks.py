@@ -229,6 +229,25 @@ def test_the_halves_of_a_split_brain_see_nothing_of_each_other(images):
     assert not torch.allclose(seen[:, 4:], other[:, 4:], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [("leak4:b0,b1", "leak4:b2,b3"), ("rgb:R", "rgb:GB"), ("ycbcr:Y", "ycbcr:CbCr")]
+)
+def test_the_target_channels_never_change_the_features(source, target):
+    sp.ChannelSpace.bands("leak4", [f"b{i}" for i in range(4)])
+    first, second = sp.Channels.parse(source), sp.Channels.parse(target)
+    task = CrossChannelPrediction(source, target, net(first.num_channels)).eval()
+    seen = []
+    task.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    values = {first: 0.1 * torch.rand(2, first.num_channels, 8, 8)}
+    images = [sp.join({**values, second: amount * torch.ones(2, second.num_channels, 8, 8)}) for amount in (0.1, -0.1)]
+    for image in images:
+        task(image)
+    assert not torch.allclose(*images, atol=1e-2)
+    assert torch.allclose(*seen, atol=1e-5)
+    assert torch.allclose(*(task.features(image) for image in images), atol=1e-5)
+    assert torch.allclose(*(task.features(image, "0") for image in images), atol=1e-5)
+
+
 def test_split_brain_round_trip_and_twin(tmp_path, images):
     named = SplitBrain("lab:L", "lab:ab", "autoencoder", losses={"smooth_l1": 1.0}, output_stride=2)
     named.save_pretrained(tmp_path / "named")

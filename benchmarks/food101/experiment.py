@@ -19,8 +19,10 @@ from benchmarks.food101.protocol import Experiment
 from benchmarks.food101.report import DOMAINS, write_report
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data import ImageStore
+from ssl_pretext.losses.lpips import trunks_on_disk
 from ssl_pretext.probes import Pixels, ProbeReport, Representation, evaluate
 from ssl_pretext.quality import color_quality
+from ssl_pretext.registry import parse_spec
 from ssl_pretext.report import image_grid
 from ssl_pretext.tasks import Colorization
 from ssl_pretext.training import FitConfig, fit
@@ -157,6 +159,9 @@ class Run:
         """Colour quality and grids of training, validation and excluded images."""
         self.task.to(self.device)
         quality, grids = [], {}
+        # A trunk that is no loss here; which ones are at hand is the machine's business.
+        pleased = {parse_spec(loss)[1].get("net", "alex") for loss in self.config["losses"] if loss.startswith("lpips")}
+        judge = next((net for net in trunks_on_disk() if net not in pleased), None)
         for name, store in {
             "train": self.data.pretrain,
             "validation": self.data.validation,
@@ -164,7 +169,7 @@ class Run:
         }.items():
             chosen = torch.linspace(0, len(store) - 1, min(QUALITY_IMAGES, len(store))).long()
             truth, colored = self._colorized(store, chosen)
-            quality.append({"images": name, "count": len(chosen), **color_quality(colored, truth)})
+            quality.append({"images": name, "count": len(chosen), **color_quality(colored, truth, lpips=judge)})
             rows = torch.linspace(0, len(store) - 1, min(GRID_ROWS, len(store))).long()
             truth, colored = self._colorized(store, rows)
             gray = Colorization.lightness(truth)

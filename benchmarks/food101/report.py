@@ -66,8 +66,10 @@ def sections(results: Mapping[str, Any], plots: Mapping[str, bytes], grids: Mapp
         Section(
             "Colour quality",
             [
-                "PSNR in dB; AuC is the share of pixels within 0..150 of the true ab (grey alone gives about 0.9); "
-                "colourfulness after Hasler & Süsstrunk; a runs from green to red, b from blue to yellow."
+                "PSNR in dB; AuC is the share of pixels within 0..150 of the true ab (grey alone gives about 0.9), "
+                "rebalanced with rare colours counting as much as common ones; LPIPS, where shown, of another network "
+                "than the loss's; colourfulness after Hasler & Süsstrunk; a runs from green to red, b from blue "
+                "to yellow."
             ],
             quality_rows(results),
         ),
@@ -134,7 +136,9 @@ def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "images": row["images"],
             **{
-                key.replace("_", " "): f"{value:.3f}" if key in ("ssim", "auc_raw") else f"{value:.1f}"
+                key.replace("_", " "): f"{value:.3f}"
+                if key in ("ssim", "auc_raw", "auc_rebalanced", "lpips")
+                else f"{value:.1f}"
                 for key, value in row.items()
                 if isinstance(value, float)
             },

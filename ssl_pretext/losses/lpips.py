@@ -13,7 +13,7 @@ from typing_extensions import Self
 from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.losses.base import Loss, register_loss
 
-__all__ = ["LPIPS"]
+__all__ = ["LPIPS", "trunks_on_disk"]
 
 # Smallest side that each trunk's pooling leaves something of.
 SMALLEST_SIDE = {"alex": 31, "vgg": 16, "squeeze": 17}
@@ -68,12 +68,23 @@ class LPIPS(Loss):
         return copy
 
 
-def _load_network(net: str) -> nn.Module:
+def trunks_on_disk() -> list[str]:
+    """The networks whose ImageNet weights are here already."""
+    return [net for net in SMALLEST_SIDE if _weights_of(net)[1].exists()]
+
+
+def _weights_of(net: str) -> tuple[str, Path]:
+    """Where the weights of a trunk are published, and where they are kept."""
     import torchvision.models
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     url: str = getattr(torchvision.models, _WEIGHTS[net]).IMAGENET1K_V1.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def _load_network(net: str) -> nn.Module:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    url, file = _weights_of(net)
     try:
         with warnings.catch_warnings():
             # torchmetrics reads the trunk through torchvision's old `pretrained=` switch.
