@@ -219,7 +219,9 @@ def command_line(name: str, about: str, run: Callable[[Experiment, Preset, Path,
         print(f"benchmarks.{name}: {error}", file=sys.stderr)
         return 2
     results = {
-        "command": f"python -m benchmarks.{name} --preset={options.preset} --seeds={preset.seeds}",
+        # Where the data lie is another machine's business.
+        "command": f"python -m benchmarks.{name} {'--data=DIR ' if options.data else ''}--preset={options.preset} "
+        f"--seeds={preset.seeds}",
         "config": preset.to_dict() | {"learning_rate": LEARNING_RATE},
         "environment": environment(device),
         "data": {"name": data.name, "note": data.note, "counts": data.counts()},

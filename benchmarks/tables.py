@@ -37,8 +37,8 @@ def publish(file: Path, target: Path, remark: str = "") -> None:
         f"{config['image_size']} px, AdamW at {config['learning_rate']:g}, the same images in the same order for every "
         "row. Means over the seeds with 95% intervals.",
         *_quality(results),
-        *_accuracy(results),
         *(f"![free photos in the colours of each loss]({target.name}/{grid.name})" for grid in grids),
+        *_accuracy(results),
         *_paper(results),
     ]
     write_text(target.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
