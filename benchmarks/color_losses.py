@@ -11,6 +11,7 @@ import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
 from benchmarks.rows import Comparison, Row, colorized, command_line, pixel_rows, slug
+from ssl_pretext.losses.lpips import trunks_on_disk
 from ssl_pretext.quality import color_quality
 from ssl_pretext.quantize import ColorQuantizer
 from ssl_pretext.report import image_grid
@@ -33,11 +34,15 @@ def options(losses: dict[str, float]) -> dict[str, Any]:
 
 
 def quality(task: sp.PretextTask, data: Experiment) -> dict[str, Any]:
-    """Colour quality on held-out images of the classes learned from; the prior is that of the training images."""
+    """Colour quality on held-out images of the classes learned from; the prior is that of the training images.
+
+    LPIPS is measured where squeeze's weights are at hand; the row that trains on it has learned to please it.
+    """
     truth = data.validation.images().float() / 255
+    trunk = "squeeze" if "squeeze" in trunks_on_disk() else None
     chosen = torch.linspace(0, len(data.pretrain) - 1, min(2_000, len(data.pretrain))).long()
     quantizer = ColorQuantizer().fit_prior(data.pretrain.images(chosen))
-    return {"quality": color_quality(colorized(task, truth), truth, quantizer=quantizer)}
+    return {"quality": color_quality(colorized(task, truth), truth, quantizer=quantizer, lpips=trunk)}
 
 
 COMPARISON = Comparison(

@@ -11,6 +11,7 @@ from benchmarks.rows import LAYERS, Comparison, Row, command_line, pixel_rows
 REGRESSION = {"l2": 1.0}
 COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}  # one-hot and not rebalanced, as in section 4.1
 LIGHTNESS = {"channel_classification[bins=50]": 1.0}
+EVERYTHING = {"lab_classification[bins=50]": 1.0}
 CNN = "small_cnn"
 
 
@@ -34,6 +35,7 @@ COMPARISON = Comparison(
         directed("Lab untrained", "lab", "lab", REGRESSION),
         split("split untrained", [REGRESSION, REGRESSION]),
         directed("Lab → Lab (reg)", "lab", "lab", REGRESSION, "Lab untrained"),
+        directed("Lab → Lab (cl)", "lab", "lab", EVERYTHING, "Lab untrained"),
         directed("L → ab (reg)", "lab:L", "lab:ab", REGRESSION, "L untrained"),
         directed("L → ab (cl)", "lab:L", "lab:ab", COLORS, "L untrained"),
         directed("ab → L (reg)", "lab:ab", "lab:L", REGRESSION, "ab untrained"),

@@ -14,6 +14,7 @@ from ssl_pretext.report import markdown_table
 
 __all__ = ["publish"]
 
+MEASURES = ("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b")
 DOMAINS = {"in": "classes of the pretraining images", "out": "classes never seen in pretraining"}
 
 
@@ -52,7 +53,9 @@ def _quality(results: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, runs in measured.items():
         line = {"loss": name}
-        for key in ("psnr", "ssim", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b"):
+        for key in MEASURES:
+            if key not in runs[0]["quality"]:
+                continue
             mean, half = mean_interval([run["quality"][key] for run in runs])
             digits = 1 if key in ("psnr", "colorfulness", "mean_a", "mean_b") else 3
             line[key.replace("_", " ")] = f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")

@@ -176,6 +176,29 @@ def test_decoding_and_outputs():
     assert math.isfinite(bound("channel_classification", AB)(torch.zeros(1, 529, 2, 2), torch.zeros(1, 2, 2, 2)))
 
 
+def test_all_of_lab_is_lightness_and_color_together(tmp_path):
+    images = colors(4, 16)
+    task = CrossChannelPrediction("lab", "lab", "autoencoder", losses={"lab_classification": 1.0}, output_stride=4)
+    output = task(images)
+    loss, target = task.losses.logits, torch.nn.functional.interpolate(output.target, scale_factor=0.25)
+    logits = torch.randn(4, 363, 4, 4)
+    apart = bound("channel_classification", Channels("lab", "L"))(logits[:, :50], target[:, :1])
+    apart = apart + bound("color_classification[rebalance=1;neighbors=1]")(logits[:, 50:], target[:, 1:])
+    assert loss(logits, target).item() == pytest.approx(apart.item(), rel=1e-6)
+    assert output.prediction.shape == output.target.shape == (4, 3, 16, 16)
+    task.save_pretrained(tmp_path)
+    again = CrossChannelPrediction.from_pretrained(tmp_path)
+    assert torch.equal(again(images).loss, task.eval()(images).loss)
+    optimizer, course = torch.optim.Adam(task.parameters(), lr=1e-3), []
+    for _ in range(5):
+        current = task.train()(images).loss
+        course.append(current.item())
+        optimizer.zero_grad()
+        current.backward()
+        optimizer.step()
+    assert course[-1] < course[0]
+
+
 def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match="has bins for lab:ab and cannot judge lab:L; use channel_classification"):
         bound("color_classification", Channels("lab", "L"))

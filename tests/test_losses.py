@@ -76,7 +76,8 @@ def test_gradients_are_alive_out_of_gamut():
 
 def test_errors_say_what_is_wrong():
     assert list_losses() == (
-        "adversarial channel_classification color_classification l1 l2 lpips perceptual smooth_l1".split()
+        "adversarial channel_classification color_classification l1 l2 lab_classification lpips perceptual "
+        "smooth_l1".split()
     )
     with pytest.raises(UnknownNameError, match="no loss named 'lpip'. Did you mean 'lpips'"):
         create_loss("lpip")

@@ -35,6 +35,8 @@ def refusal(loss: str, task: str, space: str) -> str | None:
         return "compares RGB images"
     if loss == "color_classification" and (space != "lab" or task == "split_brain"):
         return "has bins for lab:ab and cannot judge"
+    if loss == "lab_classification":
+        return "has bins for all of lab and cannot judge"
     if loss == "channel_classification" and (space == "13 bands" or (task, space) == ("colorization", "rgb")):
         return "classifies one or two channels"
     return None

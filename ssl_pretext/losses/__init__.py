@@ -3,6 +3,7 @@
 from ssl_pretext.losses.adversarial import Adversarial
 from ssl_pretext.losses.base import LOSSES, Domain, LogitsLoss, Loss, create_loss, list_losses, register_loss
 from ssl_pretext.losses.classification import ChannelClassification, ColorClassification
+from ssl_pretext.losses.joint import LabClassification
 from ssl_pretext.losses.lpips import LPIPS
 from ssl_pretext.losses.perceptual import Perceptual
 from ssl_pretext.losses.pixel import PixelLoss
@@ -22,6 +23,7 @@ __all__ = [
     "ChannelClassification",
     "ColorClassification",
     "Domain",
+    "LabClassification",
     "LogitsLoss",
     "Loss",
     "Losses",
