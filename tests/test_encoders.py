@@ -243,7 +243,8 @@ def test_options_reach_the_library():
 
 
 def test_names_of_other_libraries():
-    assert list_encoders() == ["autoencoder", "timm/*", "torchvision/*"]
+    assert list_encoders()[-2:] == ["timm/*", "torchvision/*"]
+    assert "autoencoder" in list_encoders()
     assert "timm/resnet18" in list_encoders("timm/resnet*")
     assert {"timm/resnet18", "torchvision/resnet18"} == set(list_encoders("*/resnet18"))
     assert list_encoders("torchvision/*rcnn*") == []
