@@ -126,13 +126,19 @@ def test_rebalancing_waits_for_a_prior_and_says_so(caplog):
 def test_prior_and_adaptive_bins_are_saved(tmp_path):
     images = ImageStore.from_arrays(colors(8) ** 3, [0] * 8)
     for task in (
-        Colorization("autoencoder", losses={"color_classification[temperature=0.2]": 1.0}, output_stride=4),
+        Colorization(
+            "autoencoder",
+            losses={"color_classification[temperature=0.2]": 1.0},
+            regularizers={"nuclear_norm[on=features]": 1e-4, "l2": 1e-5},
+            output_stride=4,
+        ),
         CrossChannelPrediction("lab:ab", "lab:L", "autoencoder", losses={"channel_classification[adaptive=true]": 1.0}),
     ):
         before = task.losses.logits.quantizer.centers.clone()
         task.prepare(images)
         task.save_pretrained(tmp_path / task.name)
         again = type(task).from_pretrained(tmp_path / task.name)
+        assert again.options() == task.options()
         mine, other = task.losses.logits, again.losses.logits
         assert (mine.temperature, mine.rebalance) == (other.temperature, other.rebalance)
         assert torch.equal(mine.quantizer.prior, other.quantizer.prior)
