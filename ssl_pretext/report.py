@@ -1,8 +1,7 @@
-"""Tables, curves, image grids, and one self-contained HTML page of them."""
+"""Tables, image grids, and one self-contained HTML page of them."""
 
 import base64
 import io
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,7 @@ from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
-__all__ = ["Figure", "Section", "curves", "html_page", "image_grid", "markdown_table"]
-
-# Okabe & Ito's palette, told apart with any colour vision; dashes and markers tell the lines apart in print.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX"
+__all__ = ["Figure", "Section", "html_page", "image_grid", "markdown_table"]
 
 
 @dataclass(frozen=True)
@@ -55,46 +49,6 @@ def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str])
     lines = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in rows)]
     head, rule, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return "\n".join([head, rule.replace(" ", ""), *body])
-
-
-def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_label: str, y_label: str) -> bytes:
-    """A PNG of one line per series over 1, 2, ...: the mean of its runs, with the range between them shaded.
-
-    Args:
-        series: Runs of equal length by name.
-        title: Above the picture.
-        x_label: Below it.
-        y_label: Beside it.
-    """
-    try:
-        from matplotlib.figure import Figure as Canvas
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise MissingDependencyError("plots need matplotlib: pip install 'ssl-pretext[benchmarks]'") from error
-    canvas = Canvas(figsize=(7, 4.2), dpi=110, layout="constrained")
-    axes = canvas.subplots()
-    for i, (name, runs) in enumerate(series.items()):
-        steps = range(1, len(runs[0]) + 1)
-        columns = list(zip(*runs, strict=True))
-        color = PALETTE[i % len(PALETTE)]
-        axes.plot(
-            steps,
-            [statistics.fmean(column) for column in columns],
-            color=color,
-            linestyle=STYLES[i % len(STYLES)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=5,
-            label=name,
-        )
-        axes.fill_between(steps, [min(c) for c in columns], [max(c) for c in columns], color=color, alpha=0.15, lw=0)
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def image_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], *, side: int = 96) -> bytes:
