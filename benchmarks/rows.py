@@ -19,7 +19,7 @@ from benchmarks.food101.protocol import Experiment, open_data
 from benchmarks.memory import keep_freed_memory
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import CheckpointError, PretextError
-from ssl_pretext.representations import Representation
+from ssl_pretext.representations import OUTPUT
 from ssl_pretext.training import FitConfig, fit
 
 __all__ = ["LAYERS", "Comparison", "Row", "colorized", "command_line", "pixel_rows", "slug"]
@@ -142,9 +142,8 @@ class Comparison:
                 resume=True,
             )
             history = fit(task, data.pretrain, fitting, validation=data.validation)
-        representations: dict[str, Representation] = {
-            str(layer or "encoder"): task.representation(layer) for layer in self.layers
-        }
+        backbone = task.backbone()
+        representations = {layer or "encoder": backbone.layer(layer or OUTPUT) for layer in self.layers}
         accuracy = {
             domain: {
                 line["representation"]: line["test_accuracy_mean"]
@@ -153,9 +152,8 @@ class Comparison:
                     data.probe_train[domain],
                     data.probe_test[domain],
                     probe="linear",
-                    epochs=preset.probe_epochs,
                     seeds=[seed],
-                    untrained=False,  # it has a row of its own
+                    controls=False,  # they have rows of their own
                     device=device,
                 ).summary()
             }
@@ -175,8 +173,8 @@ def pixel_rows(channels: Mapping[str, str], data: Experiment, preset: Preset, de
             data.probe_train[domain],
             data.probe_test[domain],
             probe="linear",
-            epochs=preset.probe_epochs,
             seeds=preset.seeds,
+            controls=False,
             device=device,
         )
         for domain in data.probe_train

@@ -29,7 +29,11 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain, JSON-ready values."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        plain = {Path: str, tuple: list}
+        return {
+            key: next((make(value) for kind, make in plain.items() if isinstance(value, kind)), value)
+            for key, value in asdict(self).items()
+        }
 
 
 def read_json(path: Path) -> Any:

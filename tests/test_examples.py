@@ -28,6 +28,11 @@ def test_photos(name, tmp_path):
     assert {"pixels", *report.card["representations"]} < set(report.names)
 
 
+def test_stronger_probe(tmp_path):
+    reports = example("stronger_probe").main(str(tmp_path), epochs=1)
+    assert [report.card["probe"] for report in reports] == ["conv", "resnet", "mlp"]
+
+
 def test_own_encoder_and_loss(tmp_path):
     again = example("own_encoder_and_loss").main(str(tmp_path), epochs=1)
     assert again.options()["losses"] == {"smooth_l1": 1.0, "gradient_l1": 0.5}

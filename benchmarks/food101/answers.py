@@ -3,48 +3,78 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_pretext.probes import ProbeReport
+from benchmarks.food101.studies import DOMAINS, LATENT, Findings
+from ssl_pretext.probes import ProbeReport, difference_in_words, paired_difference
+from ssl_pretext.probes.statistics import significant
 
 __all__ = ["answer_questions"]
 
 NOTICEABLE = 1.0  # a shift of the mean colour below one Lab unit is hardly to be seen
 
 
-def answer_questions(
-    reports: Mapping[str, ProbeReport], quality: Sequence[Mapping[str, Any]], *, latent: str, controls: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One answer per question of the source: few labels, transfer, skewed colours."""
-    return [
-        _helps("Do the representations help with few labels?", reports["in"], latent, controls),
-        _helps("Do they transfer to classes never seen in pretraining?", reports["out"], latent, controls),
-        _skew("Do the colours skew, and where to?", quality),
-    ]
+def answer_questions(findings: Findings, quality: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One answer per question of the source, then one per idea that it leaves to others."""
+    answers = []
+    for domain, question in (
+        ("in", "Do the representations help with few labels?"),
+        ("out", "Do they transfer to classes never seen in pretraining?"),
+    ):
+        asked = [(study, findings.reports[study][domain]) for study in ("conv", "linear") if study in findings.reports]
+        parts = [_helps(study, report, LATENT) for study, report in asked]
+        answers.append(_answer(question, parts))
+    answers.append(_skew("Do the colours skew, and where to?", quality))
+    if "linear" in findings.reports and (best := findings.layer()):
+        parts = [_layers(domain, report, best) for domain, report in findings.reports["linear"].items()]
+        answers.append(_answer("Do other layers than the latent represent more?", parts))
+    for study, question in (
+        ("regularized", "Does a nuclear norm on the classifier's weights help?"),
+        ("resnet", "Does a stronger classifier help?"),
+    ):
+        if study in findings.reports and "conv" in findings.reports:
+            parts = [
+                _instead(domain, report, findings.reports["conv"][domain])
+                for domain, report in findings.reports[study].items()
+            ]
+            answers.append(_answer(question, parts))
+    return answers
 
 
-def _helps(question: str, report: ProbeReport, latent: str, controls: Sequence[str]) -> dict[str, Any]:
-    references = (f"{latent} (untrained)", *controls)
-    evidence = [row for name in references for row in report.differences(name) if row["representation"] == latent]
-    verdicts = [_verdict(row) for row in evidence]
-    wins = [row["reference"] for row in evidence if row["significant"] and row["mean"] > 0]
-    if len(wins) == len(evidence):
-        lead = "Yes, against every control: "
-    elif references[0] in wins:
-        lead = "Pretraining helps the encoder, but not against every control: "
+Part = tuple[str, list[dict[str, Any]]]
+
+
+def _answer(question: str, parts: Sequence[Part]) -> dict[str, Any]:
+    evidence = [row for _, rows in parts for row in rows]
+    return {"question": question, "answer": " ".join(words for words, _ in parts), "evidence": evidence}
+
+
+def _helps(study: str, report: ProbeReport, name: str) -> Part:
+    controls = report.card["against"][name]
+    rows = [report.difference(name, control) for control in controls.values()]
+    ahead = [row["reference"] for row in rows if row["significant"] and row["mean"] > 0]
+    if len(ahead) == len(rows):
+        lead = "yes, against every control"
+    elif controls["untrained"] in ahead:
+        lead = "pretraining helps the encoder, but not against every control"
     else:
-        lead = "Not shown: "
-    return {"question": question, "answer": lead + "; ".join(verdicts) + ".", "evidence": evidence}
+        lead = "not shown"
+    return f"{study.capitalize()} probe, {lead}: {'; '.join(row['words'] for row in rows)}.", rows
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    mean, half = 100 * row["mean"], row["ci95"]
-    if half is None:
-        return f"{mean:+.1f} points against {row['reference']} with one seed, so without an interval"
-    low, high = mean - 100 * half, mean + 100 * half
-    span = f"95% interval {low:+.1f} to {high:+.1f}"
-    if not row["significant"]:
-        return f"no difference from {row['reference']} that these seeds could show ({mean:+.1f} points, {span})"
-    word = "above" if mean > 0 else "below"
-    return f"{abs(mean):.1f} points {word} {row['reference']} ({span})"
+def _layers(domain: str, report: ProbeReport, best: str) -> Part:
+    row = report.difference(best, LATENT)
+    found = _helps("linear", report, best)
+    words = f"{DOMAINS[domain].capitalize()}, {best}, chosen on held-out training images: {row['words']}."
+    return f"{words} {found[0]}", [row, *found[1]]
+
+
+def _instead(domain: str, report: ProbeReport, documented: ProbeReport) -> Part:
+    rows = []
+    for name in report.card["against"]:
+        mean, half = paired_difference(report.accuracies(name), documented.accuracies(name))
+        words = f"{name}: {difference_in_words(mean, half, 'the documented probe')}"
+        rows.append({"representation": name, "reference": "the documented probe", "mean": mean, "ci95": half})
+        rows[-1] |= {"significant": significant(mean, half), "words": words}
+    return f"{DOMAINS[domain].capitalize()}, {'; '.join(row['words'] for row in rows)}.", rows
 
 
 def _skew(question: str, quality: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

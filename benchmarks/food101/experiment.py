@@ -16,23 +16,24 @@ from torch import Tensor
 
 from benchmarks.food101.answers import answer_questions
 from benchmarks.food101.protocol import Experiment
-from benchmarks.food101.report import DOMAINS, write_report
+from benchmarks.food101.report import write_report
+from benchmarks.food101.studies import Findings, study
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data import ImageStore
 from ssl_pretext.losses.lpips import trunks_on_disk
-from ssl_pretext.probes import Pixels, ProbeReport, Representation, evaluate
 from ssl_pretext.quality import color_quality
 from ssl_pretext.registry import parse_spec
 from ssl_pretext.report import image_grid
 from ssl_pretext.tasks import Colorization
 from ssl_pretext.training import FitConfig, fit
 
-__all__ = ["LATENT", "LIGHTNESS", "PIXELS", "Run"]
+__all__ = ["Run", "environment"]
 
 log = logging.getLogger("benchmarks.food101")
 
-LATENT, PIXELS, LIGHTNESS = "colorization latent", "RGB pixels", "L channel"
-PROBE = "conv"
+PRETRAINING = (
+    "preset", "image_size", "batch_size", "epochs", "losses", "learning_rate", "weight_decay", "precision", "seed"
+)  # fmt: skip
 GRID_ROWS = 8
 QUALITY_IMAGES = 1_000
 
@@ -58,8 +59,8 @@ class Run:
             self.task = Colorization("autoencoder", target="rgb", losses=config["losses"])
 
     def identity(self) -> dict[str, Any]:
-        """The configuration with what decides the data, which a resumed run must share."""
-        return self.config | {"split_sha256": self.split_sha256()}
+        """What a resumed run must share: the data, and how the task is pretrained. Probes look after themselves."""
+        return {name: self.config[name] for name in PRETRAINING} | {"split_sha256": self.split_sha256()}
 
     def split_sha256(self) -> str:
         """One figure for who was trained and tested on what."""
@@ -77,7 +78,7 @@ class Run:
         history = _timed(times, "pretraining", self.pretrain)
         if int(os.environ.get("RANK", "0")) != 0:
             return None
-        reports = _timed(times, "probes", self.probe)
+        findings = _timed(times, "probes", self.probe)
         quality, grids = _timed(times, "colour quality", self.color)
         results = {
             "command": command,
@@ -85,25 +86,14 @@ class Run:
             "environment": environment(self.device),
             "data": self.describe_data(),
             "pretraining": {"history": history},
-            "probes": [
-                {"representation": run["representation"], "domain": domain, **run}
-                for domain, report in reports.items()
-                for run in report.runs
-            ],
-            "summary": [
-                {"representation": row["representation"], "domain": domain, **row}
-                for domain, report in reports.items()
-                for row in report.summary()
-            ],
+            **findings.results(),
             "color_quality": quality,
-            "answers": answer_questions(reports, quality, latent=LATENT, controls=(PIXELS, LIGHTNESS)),
-            "probe_card": {domain: report.card for domain, report in reports.items()},
+            "answers": answer_questions(findings, quality),
             "times": {name: round(seconds, 1) for name, seconds in times.items()},
         }
         self.task.save_pretrained(self.out / "task")
-        write_report(self.out, results, grids)
+        write_report(self.out, results, grids, findings)
         write_json(self.out / "results.json", results)
-        log.info("\n%s", "\n\n".join(f"{DOMAINS[domain]} classes\n{r.table()}" for domain, r in reports.items()))
         return results
 
     def pretrain(self) -> list[dict[str, Any]]:
@@ -126,34 +116,9 @@ class Run:
         )
         return fit(self.task, self.data.pretrain, fitting, validation=self.data.validation)
 
-    def probe(self) -> dict[str, ProbeReport]:
-        """Trains every probe, each representation kept in a file of its own as soon as it is done."""
-        representations: dict[str, Representation] = {
-            PIXELS: Pixels("rgb"),
-            LIGHTNESS: Pixels("lab:L"),
-            LATENT: self.task.representation(),
-        }
-        reports: dict[str, ProbeReport] = {}
-        for domain in DOMAINS:
-            for name, representation in representations.items():
-                file = self.out / "probes" / f"{domain}-{name.replace(' ', '-')}.json"
-                if file.exists():
-                    part = ProbeReport.from_json(file)
-                else:
-                    part = evaluate(
-                        {name: representation},
-                        self.data.probe_train[domain],
-                        self.data.probe_test[domain],
-                        probe=PROBE,
-                        epochs=self.config["probe_epochs"],
-                        seeds=self.config["seeds"],
-                        device=self.device,
-                    )
-                    part.to_json(file)
-                best = ", ".join(f"{row['representation']} {row['test_accuracy_mean']:.1%}" for row in part.summary())
-                log.info("probe, %s: %s", DOMAINS[domain], best)
-                reports[domain] = reports[domain].merge(part) if domain in reports else part
-        return reports
+    def probe(self) -> Findings:
+        """Trains every probe; each is kept as soon as it is done."""
+        return study(self.task, self.data, self.config, cache=self.out / "probes", device=self.device, say=log.info)
 
     def color(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
         """Colour quality and grids of training, validation and excluded images."""

@@ -23,6 +23,9 @@ class Preset(Config):
         test_per_class: Test images per class.
         probe_epochs: Of the probes; 10 in the source.
         seeds: How many times each probe is trained.
+        conv_images: The conv probe, which costs the most, is trained on at most this many images per domain.
+        label_counts: Labelled images per class of the curves of label efficiency; those that there are.
+        studies: Which of `STUDIES` are done.
     """
 
     about: str
@@ -36,6 +39,9 @@ class Preset(Config):
     test_per_class: int | None = None
     probe_epochs: int = 10
     seeds: int = 5
+    conv_images: int | None = None
+    label_counts: tuple[int, ...] = (1, 2, 5, 10, 20)
+    studies: tuple[str, ...] = ("conv", "linear", "labels", "regularized", "resnet")
 
 
 PRESETS = {
@@ -51,6 +57,8 @@ PRESETS = {
         test_per_class=4,
         probe_epochs=2,
         seeds=2,
+        label_counts=(1, 2),
+        studies=("conv", "linear", "labels"),
     ),
     "cpu": Preset(
         about="at most 15 minutes on two cores; part of the images, 18 classes per domain",
@@ -63,6 +71,7 @@ PRESETS = {
         labels_per_class=10,
         test_per_class=60,
         seeds=3,
+        studies=("conv", "linear", "labels"),
     ),
     "cpu-full": Preset(
         about="a few hours on two cores; all images, 16 epochs at 32 px",
@@ -71,7 +80,7 @@ PRESETS = {
         epochs=16,
         validation_per_class=8,
         test_per_class=60,
-        seeds=3,
+        conv_images=1_000,
     ),
     "documented": Preset(
         # 64 px: what LPIPS was calibrated on, and what both Food-101 and Food-101-64 can give.

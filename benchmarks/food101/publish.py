@@ -23,7 +23,7 @@ def publish(run: Path, target: Path, remark: str = "") -> None:
             shutil.copyfile(plot, target / plot.name)
     page = f"# Results: {results['data']['name']}, preset {results['config']['preset']}\n\n"
     page += f"{remark}\n\n" if remark else ""
-    write_text(target.with_suffix(".md"), page + markdown_summary(results, figures_folder=target.name))
+    write_text(target.with_suffix(".md"), page + markdown_summary(results, figures=target, link=target.name))
 
 
 if __name__ == "__main__":

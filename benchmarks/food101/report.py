@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, STUDIES, Findings
 from ssl_pretext.config import write_text
+from ssl_pretext.plots import curves
 from ssl_pretext.probes.results import percent
-from ssl_pretext.report import Figure, Section, curves, html_page, markdown_table
+from ssl_pretext.report import Figure, Section, html_page, markdown_table
 
 __all__ = ["UNKNOWN", "markdown_summary", "write_report"]
 
@@ -17,32 +19,66 @@ UNKNOWN = (
     "It lists twenty excluded classes, of which eighteen are distinct; so 83 classes are in-domain where it says 81.",
     "It has no untrained encoder and no lightness channel among its baselines; both controls are added here.",
 )
-DOMAINS = {"in": "in-domain", "out": "out-of-domain"}
+PLOTS_OF = {"conv": ("conv_differences", "conv", "conv_loss"), "linear": ("linear_differences", "layers")}
 CAPTIONS = {
-    "train": "Training images: grey as the network sees it, ours, truth",
-    "validation": "Validation images, of the same classes but never trained on: grey, ours, truth",
-    "excluded": "Excluded classes, never seen in pretraining: grey, ours, truth",
+    "pretraining": "Pretraining loss on training and validation images",
+    "conv": "Test accuracy per epoch of the conv probe; shaded: range over the seeds",
+    "conv_loss": "Test loss per epoch of the conv probe; shaded: range over the seeds",
+    "conv_differences": "What the colorization encoder is ahead of its controls by, conv probe",
+    "linear_differences": "What the colorization encoder is ahead of its controls by, linear probe",
+    "layers": "Linear probe by layer, trained and untrained",
+    "labels": "Linear probe by the number of labelled images",
+    "grid_train": "Training images: grey as the network sees it, ours, truth",
+    "grid_validation": "Validation images, of the same classes but never trained on: grey, ours, truth",
+    "grid_excluded": "Excluded classes, never seen in pretraining: grey, ours, truth",
 }
 
 
-def write_report(out: Path, results: Mapping[str, Any], grids: Mapping[str, bytes]) -> None:
+def write_report(out: Path, results: Mapping[str, Any], grids: Mapping[str, bytes], findings: Findings) -> None:
     """Writes `report.html` and `figures/` into the folder of a run."""
-    plots = figures(results)
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, png in {**plots, **{f"grid_{name}": png for name, png in grids.items()}}.items():
-        (folder / f"{name}.png").write_bytes(png)
-    write_text(
-        out / "report.html",
-        html_page("Does colorizing food photos help to classify them?", sections(results, plots, grids)),
-    )
+    draw(folder, results, findings)
+    for name, png in grids.items():
+        (folder / f"grid_{name}.png").write_bytes(png)
+    page = html_page("Does colorizing food photos help to classify them?", sections(results, folder))
+    write_text(out / "report.html", page)
 
 
-def sections(results: Mapping[str, Any], plots: Mapping[str, bytes], grids: Mapping[str, bytes]) -> list[Section]:
+def draw(folder: Path, results: Mapping[str, Any], findings: Findings) -> None:
+    """Writes the plots as PNG files; `PLOTS` says what each shows."""
+    history = results["pretraining"]["history"]
+    losses = {
+        "training": [[row["train_loss"] for row in history]],
+        "validation": [[row["val_loss"] for row in history]],
+    }
+    if history:
+        picture = curves(losses, title="Pretraining", x_label="epoch", y_label="loss")
+        (folder / "pretraining.png").write_bytes(picture)
+    for study, domains in findings.reports.items():
+        for domain, report in domains.items():
+            if study == "conv":
+                report.plot(folder / f"conv_{domain}.png")
+                report.plot(folder / f"conv_loss_{domain}.png", loss=True)
+                report.plot_differences(folder / f"conv_differences_{domain}.png")
+            if study == "linear":
+                shown = [LATENT, *filter(None, [results["chosen_layer"]])]
+                report.plot_differences(folder / f"linear_differences_{domain}.png", shown)
+                report.plot_layers(folder / f"layers_{domain}.png", [*LAYERS, LATENT])
+    for domain, curve in findings.labels.items():
+        curve.plot(folder / f"labels_{domain}.png")
+
+
+def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
     """The page in the order in which a stranger would ask."""
     data, config = results["data"], results["config"]
     history = results["pretraining"]["history"]
     skipped = data["skipped"]
+
+    def shown(*names: str) -> list[Figure]:
+        files = {name: folder / f"{name}.png" for name in names}
+        return [Figure(file.read_bytes(), caption(name)) for name, file in files.items() if file.exists()]
+
     return [
         Section(
             f"Data: {data['name']}",
@@ -50,19 +86,32 @@ def sections(results: Mapping[str, Any], plots: Mapping[str, bytes], grids: Mapp
             [{"images": role, "count": f"{count:,}"} for role, count in data["counts"].items()],
         ),
         *(Section(answer["question"], [answer["answer"]]) for answer in results["answers"]),
-        Section(
-            "Test accuracy of the probes, %",
+        *(
+            Section(
+                f"Test accuracy, %: {STUDIES[study]}",
+                [about(results, study)],
+                summary_rows(results, study),
+                shown(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS)),
+            )
+            for study in results["probe_card"]
+        ),
+        *(
             [
-                f"Means over {config['seeds']} seeds with 95% intervals. A probe is a small classifier trained on "
-                f"frozen features with {config['labels_per_class'] or 'all held-out'} labels per class. Chance is "
-                + " and ".join(f"{100 * data['chance'][key]:.1f}% {name}" for key, name in DOMAINS.items())
-                + ". The untrained latent and the L channel are the controls."
-            ],
-            summary_rows(results),
+                Section(
+                    f"Test accuracy, %: {STUDIES['labels']}",
+                    [f"Labelled images per class; means over {config['seeds']} seeds with 95% intervals."],
+                    figures=shown(*(f"labels_{domain}" for domain in DOMAINS)),
+                )
+            ]
+            if results["label_efficiency"]
+            else []
         ),
         Section(
-            "Colorized images", figures=[Figure(grids[name], CAPTIONS[name]) for name in CAPTIONS if name in grids]
+            "Have the features collapsed?",
+            ["Standard deviation over images and positions, effective rank (RankMe) of the averages over positions."],
+            health_rows(results),
         ),
+        Section("Colorized images", figures=shown("grid_train", "grid_validation", "grid_excluded")),
         Section(
             "Colour quality",
             [
@@ -76,17 +125,7 @@ def sections(results: Mapping[str, Any], plots: Mapping[str, bytes], grids: Mapp
         Section(
             "Pretraining",
             [f"Loss per epoch, the sum of {' and '.join(history[0]['terms'])}." if history else "No epochs."],
-            figures=[Figure(plots["pretraining"], "Pretraining loss on training and validation images")],
-        ),
-        *(
-            Section(
-                f"Probes on {name} classes",
-                figures=[
-                    Figure(plots[f"probes_{key}"], f"Test accuracy per epoch, {name}; shaded: range over the seeds"),
-                    Figure(plots[f"probes_{key}_loss"], f"Test loss per epoch, {name}; shaded: range over the seeds"),
-                ],
-            )
-            for key, name in DOMAINS.items()
+            figures=shown("pretraining"),
         ),
         Section(
             "Unreadable images",
@@ -95,39 +134,63 @@ def sections(results: Mapping[str, Any], plots: Mapping[str, bytes], grids: Mapp
         ),
         Section("What is unknown about the source", UNKNOWN),
         Section("Configuration", [results["command"]], code=json.dumps({**config, **results["environment"]}, indent=2)),
+        Section("Probe cards", ["All that decides the figures."], code=json.dumps(results["probe_card"], indent=1)),
     ]
 
 
-def figures(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """PNG plots by name."""
-    history = results["pretraining"]["history"]
-    losses = {
-        "training": [[row["train_loss"] for row in history]],
-        "validation": [[row["val_loss"] for row in history]],
-    }
-    plots = {"pretraining": curves(losses, title="Pretraining", x_label="epoch", y_label="loss")}
-    for key, name in DOMAINS.items():
-        for suffix, figure, unit, factor in (
-            ("", "test_accuracy", "test accuracy, %", 100),
-            ("_loss", "test_loss", "test loss", 1),
-        ):
-            series: dict[str, list[list[float]]] = {}
-            for run in results["probes"]:
-                if run["domain"] == key:
-                    series.setdefault(run["representation"], []).append(
-                        [factor * row[figure] for row in run["history"]]
-                    )
-            plots[f"probes_{key}{suffix}"] = curves(series, title=f"{name} classes", x_label="epoch", y_label=unit)
-    return plots
+def caption(name: str) -> str:
+    """What a picture shows."""
+    plot, _, part = name.rpartition("_")
+    return CAPTIONS[name] if name in CAPTIONS else f"{CAPTIONS[plot]}, {DOMAINS[part]} classes"
 
 
-def summary_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+def about(results: Mapping[str, Any], study: str) -> str:
+    """How the figures of a study are to be read."""
+    cards = results["probe_card"][study]
+    trained = " and ".join(
+        f"{card['train']['images']:,} images of {card['classes']} {DOMAINS[domain]} classes (chance "
+        f"{100 / card['classes']:.1f}%)"
+        for domain, card in cards.items()
+    )
+    seeds = len(next(iter(cards.values()))["seeds"])
+    return f"Means over {seeds} seeds with 95% intervals. Trained on frozen features of {trained}."
+
+
+def summary_rows(results: Mapping[str, Any], study: str) -> list[dict[str, str]]:
     """Both domains side by side."""
     rows: dict[str, dict[str, str]] = {}
     for row in results["summary"]:
-        shown = rows.setdefault(row["representation"], {"representation": row["representation"]})
-        shown[DOMAINS[row["domain"]]] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
+        if row["study"] == study:
+            shown = rows.setdefault(row["representation"], {"representation": row["representation"]})
+            shown[DOMAINS[row["domain"]]] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
     return list(rows.values())
+
+
+def label_rows(results: Mapping[str, Any], domain: str) -> list[dict[str, str]]:
+    """A row per representation, a column per number of labels."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in results["label_efficiency"]:
+        if row["domain"] == domain:
+            shown = rows.setdefault(row["representation"], {"representation": row["representation"]})
+            shown[str(row["per_class"])] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
+    return list(rows.values())
+
+
+def health_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Of the study that looks at the most layers, in-domain."""
+    cards = results["probe_card"].get("linear") or next(iter(results["probe_card"].values()), None)
+    if cards is None:
+        return []
+    return [
+        {
+            "representation": name,
+            "channels": str(figures["channels"]),
+            "standard deviation": f"{figures['std']:.3g}",
+            "effective rank": f"{figures['effective_rank']:.1f}",
+            "collapsed channels": str(figures["collapsed_channels"]),
+        }
+        for name, figures in cards["in"]["health"].items()
+    ]
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -147,31 +210,45 @@ def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def markdown_summary(results: Mapping[str, Any], *, figures_folder: str = "") -> str:
-    """A page for the documentation: the same answers and tables, with command, commit and machine."""
+def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) -> str:
+    """A page for the documentation: the same answers, tables and plots, with command, commit and machine.
+
+    Args:
+        results: Of the run.
+        figures: Where its plots lie.
+        link: Where the page finds them.
+    """
     env, data = results["environment"], results["data"]
     machine = f"{env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}"
+
+    def shown(*names: str) -> list[str]:
+        return [f"![{caption(name)}]({link}/{name}.png)" for name in names if (figures / f"{name}.png").exists()]
+
     parts = [
         f"Data: **{data['name']}**. {data['note']}",
         "```bash\n" + results["command"] + "\n```",
         f"Commit `{env['commit']}`; {machine}; {sum(results['times'].values()) / 60:.1f} minutes.",
         "## Answers",
         *(f"**{answer['question']}** {answer['answer']}" for answer in results["answers"]),
-        "## Test accuracy of the conv probe, %",
-        f"Means over {results['config']['seeds']} seeds with 95% intervals; chance "
-        + ", ".join(f"{100 * data['chance'][key]:.1f}% {name}" for key, name in DOMAINS.items())
-        + ".",
-        _table(summary_rows(results)),
+    ]
+    for study in results["probe_card"]:
+        parts += [f"## Test accuracy, %: {STUDIES[study]}", about(results, study), _table(summary_rows(results, study))]
+        parts += shown(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS))
+    for domain, heading in DOMAINS.items():
+        if rows := label_rows(results, domain):
+            parts += [f"## Test accuracy, %: {STUDIES['labels']}, {heading}", _table(rows), *shown(f"labels_{domain}")]
+    parts += [
+        "## Health of the features",
+        _table(health_rows(results)),
         "## Colour quality",
         _table(quality_rows(results)),
         "## Images used",
         _table([{"role": role, "images": f"{count:,}"} for role, count in data["counts"].items()]),
+        "## Pretraining",
+        *shown("pretraining"),
     ]
-    if figures_folder:
-        names = ("pretraining", "probes_in", "probes_out", "probes_in_loss", "probes_out_loss")
-        parts += ["## Curves", *(f"![{name.replace('_', ' ')}]({figures_folder}/{name}.png)" for name in names)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _table(rows: list[dict[str, str]]) -> str:
-    return markdown_table(rows, list(rows[0]))
+    return markdown_table(rows, list(rows[0])) if rows else ""

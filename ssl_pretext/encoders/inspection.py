@@ -88,7 +88,7 @@ def capture(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[s
     Args:
         encoder: The encoder to run.
         inputs: Its input, `(B, in_channels, H, W)`.
-        layers: Names of `feature_layers`, or of deeper submodules that give maps.
+        layers: Names of `feature_layers`, or of deeper submodules that give maps; `""` is the encoder's output.
 
     Returns:
         The map of each name, in the order asked for.
@@ -103,14 +103,17 @@ def capture(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[s
         {'1': (2, 8, 4, 4), '0': (2, 4, 8, 8)}
     """
     if isinstance(encoder, MapEncoder):
-        return encoder.maps(inputs, layers)
+        # Its output is no layer of it: what a network does last, such as a norm, comes after them.
+        inner = [layer for layer in layers if layer]
+        maps = encoder.maps(inputs, inner) if inner else {}
+        return maps if len(inner) == len(layers) else maps | {"": encoder(inputs)}
     modules = dict(encoder.named_modules())
     for layer in layers:
-        if layer not in modules or not layer:
+        if layer not in modules:
             raise UnknownNameError(f"the encoder has no layer {layer!r}; layers() lists those that give feature maps")
     with recorded(encoder, layers) as outputs:
         encoder(inputs)
-    maps: dict[str, Tensor] = {}
+    maps = {}
     for layer in layers:
         output = outputs.get(layer)
         if not isinstance(output, Tensor) or output.dim() != 4:

@@ -1,18 +1,22 @@
 """The report of `evaluate`: every run, the card of what decided them, and what follows."""
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
-from ssl_pretext.probes.statistics import mean_interval, paired_difference
-from ssl_pretext.report import curves, markdown_table
+from ssl_pretext.plots import curves, forest, lines
+from ssl_pretext.probes.controls import untrained_name
+from ssl_pretext.probes.statistics import difference_in_words, mean_interval, paired_difference, significant
+from ssl_pretext.report import markdown_table
 
-__all__ = ["ProbeReport"]
+__all__ = ["LabelEfficiency", "ProbeReport", "percent"]
 
 # What may differ between two reports that are still about the same question.
-_OWN = ("controls", "representations")
+_OWN = ("controls", "against", "health", "representations")
 
 
 @dataclass(frozen=True)
@@ -59,24 +63,48 @@ class ProbeReport:
 
     def differences(self, reference: str) -> list[dict[str, Any]]:
         """Test accuracy of each other representation minus the reference's, seed by seed."""
-        against = self.accuracies(reference)
-        rows = []
-        for name in self.names:
-            if name != reference:
-                mean, half = paired_difference(self.accuracies(name), against)
-                significant = half is not None and abs(mean) > half
-                row = {"representation": name, "reference": reference, "mean": mean, "ci95": half}
-                rows.append(row | {"significant": significant})
-        return rows
+        return [self.difference(name, reference) for name in self.names if name != reference]
+
+    def difference(self, name: str, reference: str) -> dict[str, Any]:
+        """Test accuracy of one representation minus another's, seed by seed, with what follows from the interval."""
+        mean, half = paired_difference(self.accuracies(name), self.accuracies(reference))
+        return {
+            "representation": name,
+            "reference": reference,
+            "mean": mean,
+            "ci95": half,
+            "significant": significant(mean, half),
+            "words": difference_in_words(mean, half, reference),
+        }
+
+    def against_controls(self) -> list[dict[str, Any]]:
+        """`difference` of each representation and each of its controls."""
+        pairs = [(name, control) for name, controls in self.card["against"].items() for control in controls.values()]
+        return [self.difference(name, control) for name, control in pairs]
+
+    def best(self, names: Sequence[str] | None = None) -> str:
+        """The representation with the best accuracy on held-out *training* images, averaged over the seeds.
+
+        Args:
+            names: To choose from, such as the layers of a network; all that are no controls by default.
+
+        Raises:
+            ArgumentError: The probe holds no training images out (only the linear one and kNN do).
+        """
+        held_out = {}
+        for name in names or list(self.card["against"]):
+            values = [run["validation_accuracy"] for run in self._runs(name) if "validation_accuracy" in run]
+            if not values:
+                raise ArgumentError(f"the {self.card['probe']} probe of {name!r} has no accuracy but on test images")
+            held_out[name] = statistics.fmean(values)
+        return max(held_out, key=lambda name: held_out[name])
 
     def table(self) -> str:
         """Accuracy and paired differences against the controls, in percent, as a Markdown table.
 
-        Each network is compared with its own untrained twin, and with every other control.
+        Each network is compared with its own untrained twin and its own source channels, and with what all share.
         """
-        controls = [name for name in self.names if name in self.card["controls"]]
-        twins = {name: untrained_name(name) for name in self.names if untrained_name(name) in controls}
-        shared = [control for control in controls if control not in twins.values()]
+        labels = list(dict.fromkeys(label for controls in self.card["against"].values() for label in controls))
         rows = []
         for row in self.summary():
             name = row["representation"]
@@ -84,10 +112,25 @@ class ProbeReport:
                 "representation": name,
                 "test accuracy, %": percent(row["test_accuracy_mean"], row["test_accuracy_ci95"]),
             }
-            columns = {"minus untrained": twins.get(name)} if twins else {}
-            for column, control in (columns | {f"minus {control}": control for control in shared}).items():
-                shown[column] = "" if control is None or name in controls else self._difference(name, control)
+            controls = self.card["against"].get(name, {})
+            for label in labels:
+                found = self.difference(name, controls[label]) if label in controls else None
+                shown[f"minus {label}"] = "" if found is None else percent(found["mean"], found["ci95"], sign=True)
             rows.append(shown)
+        return markdown_table(rows, list(rows[0]))
+
+    def health_table(self) -> str:
+        """Whether features have collapsed, as a Markdown table; see `feature_health`."""
+        rows = [
+            {
+                "representation": name,
+                "channels": figures["channels"],
+                "standard deviation": f"{figures['std']:.3g}",
+                "effective rank": f"{figures['effective_rank']:.1f}",
+                "collapsed channels": figures["collapsed_channels"],
+            }
+            for name, figures in self.card["health"].items()
+        ]
         return markdown_table(rows, list(rows[0]))
 
     def to_json(self, path: str | Path) -> None:
@@ -103,47 +146,159 @@ class ProbeReport:
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is no probe report") from error
 
+    def card_differences(self, other: "ProbeReport") -> dict[str, tuple[Any, Any]]:
+        """What decides the figures of one report and not the other's, by name: both values."""
+        keys = sorted(({*self.card} | {*other.card}) - {*_OWN})
+        pairs = {key: (self.card.get(key), other.card.get(key)) for key in keys}
+        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+    def compare(self, other: "ProbeReport") -> str:
+        """Both reports' accuracies side by side as Markdown, and what differs between their probe cards.
+
+        Paired differences are shown only where the cards agree: else the figures answer different questions.
+        """
+        differing = self.card_differences(other)
+        rows = []
+        for name in dict.fromkeys([*self.names, *other.names]):
+            shown: dict[str, object] = {"representation": name}
+            for heading, report in (("this report, %", self), ("the other, %", other)):
+                found = percent(*mean_interval(report.accuracies(name))) if name in report.names else ""
+                shown[heading] = found
+            if not differing and name in self.names and name in other.names:
+                mean, half = paired_difference(self.accuracies(name), other.accuracies(name))
+                shown["difference"] = percent(mean, half, sign=True)
+            rows.append(shown)
+        verdict = [f"- {key}: {mine!r} here, {theirs!r} there" for key, (mine, theirs) in differing.items()]
+        lead = "Not comparable: the probe cards differ." if differing else "The probe cards agree."
+        columns = ["representation", "this report, %", "the other, %", *([] if differing else ["difference"])]
+        return "\n".join([lead, *verdict, "", markdown_table(rows, columns)])
+
     def merge(self, other: "ProbeReport") -> "ProbeReport":
-        """The runs of both, which must have been probed alike.
+        """The runs of both, which must have been probed alike; controls that both have are taken from the first.
 
         Raises:
-            ArgumentError: The cards differ, or both have a representation of one name.
+            ArgumentError: The cards differ, or both have another representation of one name.
         """
-        keys = sorted(({*self.card} | {*other.card}) - {*_OWN})
-        if differing := [key for key in keys if self.card.get(key) != other.card.get(key)]:
+        if differing := self.card_differences(other):
             raise ArgumentError(f"reports that were probed differently cannot be merged: {', '.join(differing)} differ")
-        if both := set(self.names) & set(other.names):
-            raise ArgumentError(f"both reports hold {', '.join(sorted(both))}")
+        both = set(self.names) & set(other.names)
+        mine, theirs = self.card["representations"], other.card["representations"]
+        if clash := sorted(name for name in both if name not in mine or mine[name] != theirs.get(name)):
+            raise ArgumentError(f"both reports hold {', '.join(clash)}, and they are not the same")
         card = self.card | {
-            "controls": [*self.card["controls"], *other.card["controls"]],
-            "representations": self.card["representations"] | other.card["representations"],
+            "controls": list(dict.fromkeys([*self.card["controls"], *other.card["controls"]])),
+            **{key: other.card[key] | self.card[key] for key in ("against", "health", "representations")},
         }
-        return ProbeReport([*self.runs, *other.runs], card)
+        return ProbeReport([*self.runs, *(run for run in other.runs if run["representation"] not in both)], card)
 
-    def plot(self, path: str | Path) -> None:
-        """Draws test accuracy per epoch, means and range over the seeds, as a PNG file."""
+    def plot(self, path: str | Path, *, loss: bool = False) -> None:
+        """Draws test accuracy, or test loss, per epoch: means and range over the seeds, as a PNG file."""
+        figure, label, factor = ("test_loss", "test loss", 1) if loss else ("test_accuracy", "test accuracy, %", 100)
         series = {
-            name: [
-                [100 * row["test_accuracy"] for row in run["history"]]
-                for run in self.runs
-                if run["representation"] == name
-            ]
-            for name in self.names
+            name: [[factor * row[figure] for row in run["history"]] for run in self._runs(name)] for name in self.names
         }
-        picture = curves(series, title=f"{self.card['probe']} probe", x_label="epoch", y_label="test accuracy, %")
+        picture = curves(series, title=f"{self.card['probe']} probe", x_label="epoch", y_label=label)
         Path(path).write_bytes(picture)
 
-    def _difference(self, name: str, control: str) -> str:
-        mean, half = paired_difference(self.accuracies(name), self.accuracies(control))
-        return percent(mean, half, sign=True)
+    def plot_differences(self, path: str | Path, names: Sequence[str] | None = None) -> None:
+        """Draws the paired differences against the controls with their intervals, as a PNG file.
+
+        Args:
+            path: Of the file.
+            names: Of the representations to show; all that are no controls by default.
+        """
+        rows = [
+            {
+                "label": f"minus {found['reference']}",
+                "mean": 100 * found["mean"],
+                "half": None if found["ci95"] is None else 100 * found["ci95"],
+                "group": found["representation"],
+            }
+            for found in self.against_controls()
+            if names is None or found["representation"] in names
+        ]
+        title, label = f"{self.card['probe']} probe, 95% intervals", "difference of test accuracy, points"
+        Path(path).write_bytes(forest(rows, title=title, x_label=label))
+
+    def plot_layers(self, path: str | Path, layers: Sequence[str]) -> None:
+        """Draws the accuracy of the layers of a network, and of their untrained twins, as a PNG file."""
+        places = list(enumerate(layers))
+        series = {"trained": [(i, *self._percent(name)) for i, name in places]}
+        twins = [(i, *self._percent(untrained_name(name))) for i, name in places if untrained_name(name) in self.names]
+        shared = [name for name in self.card["controls"] if name in self.card["representations"]]
+        picture = lines(
+            series | ({"untrained": twins} if twins else {}),
+            title=f"{self.card['probe']} probe by layer",
+            x_label="layer",
+            y_label="test accuracy, %",
+            x_names=list(layers),
+            reference={name: self._percent(name)[0] for name in shared},
+        )
+        Path(path).write_bytes(picture)
+
+    def _percent(self, name: str) -> tuple[float, float | None]:
+        mean, half = mean_interval(self.accuracies(name))
+        return 100 * mean, None if half is None else 100 * half
+
+    def _runs(self, name: str) -> list[dict[str, Any]]:
+        return [run for run in self.runs if run["representation"] == name]
 
     def _final(self, name: str, figure: str) -> list[float]:
-        return [run["history"][-1][figure] for run in self.runs if run["representation"] == name]
+        return [run["history"][-1][figure] for run in self._runs(name)]
 
 
-def untrained_name(name: str) -> str:
-    """What the untrained control of a representation is called."""
-    return f"{name} (untrained)"
+@dataclass(frozen=True)
+class LabelEfficiency:
+    """What `label_efficiency` found.
+
+    Attributes:
+        reports: By the number of labelled images per class.
+    """
+
+    reports: dict[int, ProbeReport]
+
+    def table(self) -> str:
+        """Accuracy by labels per class, in percent, as a Markdown table."""
+        names = next(iter(self.reports.values())).names
+        rows = [
+            {"representation": name}
+            | {str(count): percent(*mean_interval(report.accuracies(name))) for count, report in self.reports.items()}
+            for name in names
+        ]
+        return markdown_table(rows, list(rows[0]))
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the reports, each with its card."""
+        content = {
+            str(count): {"card": report.card, "summary": report.summary(), "runs": report.runs}
+            for count, report in self.reports.items()
+        }
+        write_json(Path(path), {"per_class": content})
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "LabelEfficiency":
+        """Reads what `to_json` wrote."""
+        content = read_json(Path(path))
+        try:
+            return cls({int(n): ProbeReport(one["runs"], one["card"]) for n, one in content["per_class"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} holds no reports by label count") from error
+
+    def plot(self, path: str | Path, names: Sequence[str] | None = None) -> None:
+        """Draws accuracy against labels per class with 95% intervals, as a PNG file.
+
+        Args:
+            path: Of the file.
+            names: Of the representations to show; all by default.
+        """
+        first = next(iter(self.reports.values()))
+        series = {
+            name: [(count, *report._percent(name)) for count, report in self.reports.items()]
+            for name in names or first.names
+        }
+        probe = first.card["probe"]
+        title, x, y = f"{probe} probe", "labelled images per class", "test accuracy, %"
+        Path(path).write_bytes(lines(series, title=title, x_label=x, y_label=y, log=True))
 
 
 def percent(mean: float, half: float | None, *, sign: bool = False) -> str:

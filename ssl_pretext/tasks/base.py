@@ -9,10 +9,11 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
-from ssl_pretext.errors import ArgumentError
+from ssl_pretext.errors import UnknownNameError
 from ssl_pretext.registry import Registry
-from ssl_pretext.representations import Representation
+from ssl_pretext.representations import OUTPUT, Backbone, Representation
 from ssl_pretext.tasks.checkpoint import fresh_weights, load_task, save_task
 
 __all__ = ["TASKS", "PretextTask", "TaskOutput", "create_task", "list_tasks", "register_task"]
@@ -66,7 +67,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         raise NotImplementedError
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The feature maps of several of `layers()` by name, out of one pass of the encoder."""
+        """The feature maps of several of `layers()`, or of `""`, the output, out of one pass of the encoder."""
         raise NotImplementedError
 
     def layers(self) -> list[str]:
@@ -91,23 +92,48 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         """
         return fresh_weights(self, seed)
 
+    @property
+    def sees(self) -> Channels | None:
+        """The channels that the encoder sees, where they are those of one space."""
+        return None
+
+    def backbone(self) -> Backbone:
+        """The frozen network, whose layers are `layers()` and its output."""
+        return Backbone(
+            self.feature_maps,
+            describe={"kind": "task", "task": self.name, "options": self.options(), "pretrained_at": self.image_size},
+            module=self,
+            channels=self.sees,
+            untrained=lambda seed: self.untrained(seed).backbone(),
+        )
+
     def representation(self, layer: str | None = None, name: str | None = None) -> Representation:
         """The frozen features of a layer, for `evaluate`.
 
         Args:
             layer: One of `layers()`; the encoder's output by default.
             name: How it is called in messages; task and layer by default.
+
+        Raises:
+            UnknownNameError: There is no such layer.
         """
         if layer is not None and layer not in (known := self.layers()):
-            raise ArgumentError(f"{self.name} has no layer {layer!r}; its layers: {', '.join(known)}")
-        label = name or f"{self.name}:{layer or 'encoder'}"
-        return Representation(
-            label,
-            lambda images: self.features(images, layer),
-            module=self,
-            describe={"task": self.name, "options": self.options(), "layer": layer, "pretrained_at": self.image_size},
-            untrained=lambda seed: self.untrained(seed).representation(layer, f"{label} (untrained)"),
-        )
+            raise UnknownNameError(f"{self.name} has no layer {layer!r}; its layers: {', '.join(known)}")
+        return self.backbone().layer(layer or OUTPUT, name or f"{self.name}:{layer or 'encoder'}")
+
+    def representations(self, layers: Sequence[str] | None = None) -> dict[str, Representation]:
+        """The frozen features of several layers by name, which `evaluate` computes in one pass.
+
+        Args:
+            layers: Some of `layers()`; all of them by default.
+
+        Raises:
+            UnknownNameError: There is no such layer.
+        """
+        known, backbone = self.layers(), self.backbone()
+        if unknown := [layer for layer in layers or () if layer not in known]:
+            raise UnknownNameError(f"{self.name} has no layer {unknown[0]!r}; its layers: {', '.join(known)}")
+        return {layer: backbone.layer(layer, layer) for layer in layers or known}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_task(self, save_directory)

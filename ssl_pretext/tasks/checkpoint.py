@@ -17,7 +17,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError,
 if TYPE_CHECKING:
     from ssl_pretext.tasks.base import PretextTask
 
-__all__ = ["FORMAT", "fresh_weights", "library_version", "load_task", "save_task"]
+__all__ = ["FORMAT", "fresh_weights", "library_version", "load_task", "redrawn", "save_task"]
 
 FORMAT = 1
 CONTRACT_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -108,7 +108,7 @@ def fresh_weights(task: T, seed: int) -> T:
         torch.manual_seed(seed)
         for part in ("encoder", "decoder"):
             if part in options and options[part] is None:
-                options[part] = _redrawn(getattr(task, part))
+                options[part] = redrawn(getattr(task, part))
         twin = create_task(task.name, **options)
     twin.image_size, twin.resize = task.image_size, task.resize
     device = next((parameter.device for parameter in task.parameters()), None)
@@ -124,7 +124,7 @@ def _without_weights(options: dict[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
-def _redrawn(module: nn.Module) -> nn.Module:
+def redrawn(module: nn.Module) -> nn.Module:
     """A copy whose parts have drawn their parameters again, through PyTorch's `reset_parameters`."""
     twin = copy.deepcopy(module)
     drawn: set[int] = set()

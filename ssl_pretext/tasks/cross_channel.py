@@ -105,9 +105,11 @@ class CrossChannelPrediction(PretextTask):
         return self._decoded(self._output(self.encoder(self._corrupted(source))), source)
 
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
-        source = self._filled(self._pick(self.source, self._checked(images)))
-        features: Tensor = self.encoder(source) if layer is None else capture(self.encoder, source, [layer])[layer]
-        return features
+        return self.feature_maps(images, [layer or ""])[layer or ""]
+
+    @property
+    def sees(self) -> Channels:
+        return self.source
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         return capture(self.encoder, self._filled(self._pick(self.source, self._checked(images))), layers)

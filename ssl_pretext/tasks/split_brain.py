@@ -55,7 +55,7 @@ class SplitBrain(PretextTask):
     ) -> None:
         super().__init__()
         groups = self.first, self.second = Channels.parse(first), Channels.parse(second)
-        if groups[0].space == groups[1].space and {*groups[0].names} & {*groups[1].names}:
+        if self._one_space and {*groups[0].names} & {*groups[1].names}:
             raise ArgumentError(f"the halves of a split brain see different channels, got {groups[0]} and {groups[1]}")
         encoders = _pair(encoder, "encoder")
         each = _pair(losses, "losses") if isinstance(losses, Sequence) else [losses, losses]
@@ -84,7 +84,11 @@ class SplitBrain(PretextTask):
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
-        return torch.cat([half.features(images, layer) for half in self._halves], dim=1)
+        return self.feature_maps(images, [layer or ""])[layer or ""]
+
+    @property
+    def sees(self) -> Channels | None:
+        return Channels(self.first.space, self.first.names + self.second.names) if self._one_space else None
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         first, second = (half.feature_maps(images, layers) for half in self._halves)
@@ -109,6 +113,10 @@ class SplitBrain(PretextTask):
             "losses": [first["losses"], second["losses"]],
             **{key: first[key] for key in same},
         }
+
+    @property
+    def _one_space(self) -> bool:
+        return self.first.space == self.second.space
 
     @property
     def _halves(self) -> list[CrossChannelPrediction]:

@@ -1,0 +1,154 @@
+"""What the pretrained encoder is good for: every question of the source as a study of probes, with its controls."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.food101.protocol import Experiment
+from ssl_pretext.data import ImageStore
+from ssl_pretext.probes import (
+    LabelEfficiency,
+    Pixels,
+    ProbeReport,
+    ProbeTraining,
+    Representation,
+    evaluate,
+    imagenet_reference,
+    label_efficiency,
+)
+from ssl_pretext.tasks import Colorization
+
+__all__ = ["DOMAINS", "LATENT", "LAYERS", "LIGHTNESS", "MIDDLE", "PIXELS", "STUDIES", "SUPERVISED", "Findings", "study"]
+
+DOMAINS = {"in": "in-domain", "out": "out-of-domain"}
+LATENT, MIDDLE = "colorization latent", "colorization middle block"
+PIXELS, LIGHTNESS, SUPERVISED = "RGB pixels", "L channel", "ImageNet labels (EfficientNet-lite0)"
+MIDDLE_LAYER = "body.mid_block"
+LAYERS = (
+    "body.conv_in",
+    "body.down_blocks.0",
+    "body.down_blocks.1",
+    "body.down_blocks.2",
+    MIDDLE_LAYER,
+    "body.conv_act",
+    "body.conv_out",
+)
+NUCLEAR_NORM = 1e-3
+# What each adds to the documented conv probe, as the report calls it.
+STUDIES = {
+    "conv": "the documented probe, on the latent and on the middle block",
+    "linear": "linear probes on every layer",
+    "labels": "linear probes by the number of labels",
+    "regularized": "the conv probe with a nuclear norm on its weights",
+    "resnet": "a stronger classifier, a small ResNet",
+}
+
+
+@dataclass
+class Findings:
+    """Reports by study and domain."""
+
+    reports: dict[str, dict[str, ProbeReport]] = field(default_factory=dict)
+    labels: dict[str, LabelEfficiency] = field(default_factory=dict)
+
+    def layer(self) -> str | None:
+        """The layer that linear probes do best on, by held-out training images of the in-domain classes."""
+        return self.reports["linear"]["in"].best(LAYERS) if "linear" in self.reports else None
+
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds of the probes."""
+        each = [
+            ({"study": name, "domain": domain}, report)
+            for name, domains in self.reports.items()
+            for domain, report in domains.items()
+        ]
+        return {
+            "probes": [where | run | {"history": thinned(run["history"])} for where, one in each for run in one.runs],
+            "summary": [where | row for where, report in each for row in report.summary()],
+            "differences": [where | row for where, report in each for row in report.against_controls()],
+            "label_efficiency": [
+                {"domain": domain, "per_class": count} | row
+                for domain, curve in self.labels.items()
+                for count, report in curve.reports.items()
+                for row in report.summary()
+            ],
+            "chosen_layer": self.layer(),
+            "probe_card": {
+                name: {domain: report.card for domain, report in domains.items()}
+                for name, domains in self.reports.items()
+            },
+        }
+
+
+def thinned(history: list[dict[str, float]], rows: int = 10) -> list[dict[str, float]]:
+    """At most ten rows of a history, the last one among them."""
+    step = max(1, len(history) // rows)
+    return history[step - 1 :: step]
+
+
+def study(
+    task: Colorization,
+    data: Experiment,
+    config: Mapping[str, Any],
+    *,
+    cache: Path,
+    device: str,
+    say: Callable[..., None],
+) -> Findings:
+    """Does the studies that the configuration names; what was done before is looked up in the cache.
+
+    Args:
+        task: Pretrained.
+        data: The images by role.
+        config: `studies`, `seeds`, `probe_epochs`, `label_counts`, `conv_images`, `supervised`.
+        cache: A folder of the run.
+        device: `"cpu"` or `"cuda"`.
+        say: Is told of each table.
+    """
+    findings = Findings()
+    backbone = task.backbone()
+    pixels: dict[str, Representation] = {PIXELS: Pixels("rgb"), LIGHTNESS: Pixels("lab:L")}
+    maps = {LATENT: backbone.layer(name=LATENT), MIDDLE: backbone.layer(MIDDLE_LAYER, MIDDLE)}
+    layers = {LATENT: maps[LATENT]} | {name: backbone.layer(name) for name in LAYERS}
+    supervised = {SUPERVISED: imagenet_reference().representation()} if config["supervised"] else {}
+    shared = {"seeds": config["seeds"], "cache": cache, "device": device}
+    with_epochs = shared | {"epochs": config["probe_epochs"]}
+    reduced = ("untrained", "reduced")
+    regularized = ProbeTraining(regularizers={"nuclear_norm": NUCLEAR_NORM})
+    networks: dict[str, Callable[[ImageStore, ImageStore], ProbeReport]] = {
+        "conv": lambda train, test: evaluate(pixels | maps, train, test, probe="conv", **with_epochs),
+        "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **shared),
+        "regularized": lambda train, test: evaluate(
+            maps, train, test, probe="conv", training=regularized, controls=reduced, **with_epochs
+        ),
+        "resnet": lambda train, test: evaluate(maps, train, test, probe="resnet", controls=reduced, **with_epochs),
+    }
+    for name in config["studies"]:
+        for domain, heading in DOMAINS.items():
+            train, test = data.probe_train[domain], data.probe_test[domain]
+            if name == "labels":
+                counts = [count for count in config["label_counts"] if count <= int(train.labels.bincount().max())]
+                best = findings.layer()
+                shown = pixels | {LATENT: layers[LATENT]} | ({best: layers[best]} if best else {}) | supervised
+                curve = label_efficiency(
+                    shown, train, test, per_class=counts, controls=("untrained", "histogram"), **shared
+                )
+                findings.labels[domain] = curve
+                say("%s, %s classes\n%s\n", STUDIES[name], heading, curve.table())
+                continue
+            if name != "linear":
+                train = few(train, config["conv_images"])
+            report = networks[name](train, test)
+            findings.reports.setdefault(name, {})[domain] = report
+            say("%s, %s classes\n%s\n", STUDIES[name], heading, report.table())
+    return findings
+
+
+def few(images: ImageStore, most: int | None) -> ImageStore:
+    """The same number of images of each class, at most `most` together."""
+    if most is None or len(images) <= most:
+        return images
+    per_class = max(1, most // len(images.labels.unique()))
+    chosen = [(images.labels == label).nonzero().flatten()[:per_class] for label in images.labels.unique()]
+    return images.subset(sorted(int(index) for part in chosen for index in part))

@@ -1,0 +1,114 @@
+"""A folder of features and finished probes, each with all that it came from, so that none is taken for another."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import ssl_pretext
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.errors import PretextError
+from ssl_pretext.representations import Backbone
+
+__all__ = ["Cache", "code_identity", "traceable", "weights_sha256"]
+
+LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "torchmetrics")  # whose code a network may consist of
+
+
+class Cache:
+    """A folder of results by identity: a JSON-ready mapping of everything that decides them.
+
+    An entry is used only for an equal identity; one that is not whole counts as not there.
+
+    Args:
+        folder: Made when the first entry is written. It may be deleted at any time.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def features(self, identity: Mapping[str, Any]) -> Tensor | None:
+        """The features `(N, ...)` kept under an identity, memory-mapped."""
+        entry = self._entry(identity)
+        if entry is None:
+            return None
+        try:
+            # Copy on write: torch wants memory that it may write to, and the file stays as it is.
+            return torch.from_numpy(np.load(self._file(identity, "npy"), mmap_mode="c"))
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def keep_features(self, identity: Mapping[str, Any], features: Tensor) -> Tensor:
+        """Keeps features, and returns them memory-mapped."""
+        array = self._file(identity, "npy")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = array.with_name(f"{array.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.save(file, features.numpy())
+            part.replace(array)
+        finally:
+            part.unlink(missing_ok=True)
+        self.keep_result(identity, None)  # last: an entry is whole once it has this
+        return torch.from_numpy(np.load(array, mmap_mode="c"))
+
+    def result(self, identity: Mapping[str, Any]) -> Any:
+        """The JSON-ready result kept under an identity; None if there is none."""
+        entry = self._entry(identity)
+        return None if entry is None else entry["result"]
+
+    def keep_result(self, identity: Mapping[str, Any], result: Any) -> None:
+        """Keeps a JSON-ready result."""
+        write_json(self._file(identity, "json"), {"identity": identity, "result": result})
+
+    def _entry(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        try:
+            entry = read_json(self._file(identity, "json"))
+        except (PretextError, OSError):
+            return None
+        same = (
+            isinstance(entry, dict) and "result" in entry and _canonical(entry.get("identity")) == _canonical(identity)
+        )
+        return entry if same else None
+
+    def _file(self, identity: Mapping[str, Any], ending: str) -> Path:
+        return self.folder / f"{hashlib.sha256(_canonical(identity).encode()).hexdigest()[:32]}.{ending}"
+
+
+@lru_cache
+def code_identity() -> Mapping[str, str]:
+    """The code that results come from: a hash of this library's, whose version stays while it is worked on."""
+    files = sorted(Path(ssl_pretext.__path__[0]).rglob("*.py"))
+    own = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return {"ssl_pretext": own, **{library: version(library) for library in LIBRARIES}}
+
+
+def traceable(backbone: Backbone) -> bool:
+    """Whether all that decides the features is known: described, and made of code that `code_identity` covers."""
+    if backbone.describe is None:
+        return False
+    homes = {type(part).__module__.partition(".")[0] for part in (backbone.module or nn.Identity()).modules()}
+    return homes <= {*LIBRARIES, ssl_pretext.__name__}
+
+
+def weights_sha256(module: nn.Module | None) -> str | None:
+    """A hash of all parameters and buffers with their names; None without a module."""
+    if module is None:
+        return None
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _canonical(identity: Any) -> str:
+    return json.dumps(identity, sort_keys=True)

@@ -1,0 +1,104 @@
+"""Features of frozen networks, computed once: all layers of a network in one pass over the images."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_pretext.data import ImageStore
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.cache import Cache, code_identity, traceable, weights_sha256
+from ssl_pretext.representations import Backbone, Representation, frozen
+
+__all__ = ["extract"]
+
+IN_MEMORY = 4 * 2**30  # bytes of one feature array above which it goes to disk
+BATCH_SIZE = 256
+
+
+def extract(
+    representations: Iterable[Representation],
+    images: ImageStore,
+    *,
+    device: str | torch.device = "cpu",
+    cache: Cache | None = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> dict[tuple[Backbone, str], Tensor]:
+    """Features of all parts of the representations, each network run once over the images.
+
+    Args:
+        representations: What is wanted; layers of one backbone share a pass.
+        images: All of them, in order.
+        device: Where the networks run.
+        cache: Where features are looked up and kept; in memory without one, or in an unnamed file when large. Features
+            of functions and of modules from elsewhere are not kept: a change of their code would not be seen.
+        reduce: A function of this library that makes of each batch of maps what is kept, such as `shrink`.
+
+    Returns:
+        Float32 features on the CPU by backbone and layer; `Representation.combine` makes the representation of them.
+
+    Raises:
+        ArgumentError: Features are no maps, or not finite.
+    """
+    wanted: dict[Backbone, dict[str, str]] = {}
+    for one in representations:
+        for part in one.parts:
+            wanted.setdefault(part.backbone, {}).setdefault(part.layer, part.name)
+    found: dict[tuple[Backbone, str], Tensor] = {}
+    for backbone, names in wanted.items():
+        kept: dict[str, Tensor] = {}
+        identities = {}
+        if cache is not None and traceable(backbone):
+            shared = {
+                "backbone": backbone.describe,
+                "weights": weights_sha256(backbone.module),
+                "images": images.sha256,
+                "reduce": None if reduce is None else reduce.__qualname__,
+                "code": code_identity(),
+            }
+            identities = {layer: {**shared, "layer": layer} for layer in names}
+            looked_up = {layer: cache.features(identity) for layer, identity in identities.items()}
+            kept = {layer: features for layer, features in looked_up.items() if features is not None}
+        missing = {layer: name for layer, name in names.items() if layer not in kept}
+        for layer, features in _run(backbone, missing, images, device, reduce).items():
+            kept[layer] = (
+                features if cache is None or not identities else cache.keep_features(identities[layer], features)
+            )
+        found |= {(backbone, layer): features for layer, features in kept.items()}
+    return found
+
+
+def _run(
+    backbone: Backbone,
+    names: Mapping[str, str],
+    images: ImageStore,
+    device: str | torch.device,
+    reduce: Callable[[Tensor], Tensor] | None,
+) -> dict[str, Tensor]:
+    features: dict[str, Tensor] = {}
+    if not names:
+        return features
+    with frozen(backbone.module, device):
+        for indices in torch.arange(len(images)).split(BATCH_SIZE):
+            maps = backbone.maps(images.images(indices).to(device), list(names))
+            for layer, name in names.items():
+                batch = maps[layer].float()
+                if batch.dim() != 4:
+                    raise ArgumentError(f"{name!r} gave features of shape {tuple(batch.shape)} instead of (B, C, h, w)")
+                if not batch.isfinite().all():
+                    raise ArgumentError(f"{name!r} gave features that are not finite; its training may have diverged")
+                batch = (batch if reduce is None else reduce(batch)).cpu()
+                if layer not in features:  # filled in place: joining batches would hold all features twice
+                    features[layer] = _room(len(images), *batch.shape[1:])
+                features[layer][indices] = batch
+    return features
+
+
+def _room(*shape: int) -> Tensor:
+    """Space for features: in memory, or in a file that goes with the last reference to it."""
+    if 4 * int(np.prod(shape)) <= IN_MEMORY:
+        return torch.empty(shape)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))

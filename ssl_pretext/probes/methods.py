@@ -1,0 +1,115 @@
+"""What `evaluate` can train on features, by name: networks, the linear probe, nearest neighbours."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+import ssl_pretext
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.knn import KNN_CARD, KNNProbe, train_knn
+from ssl_pretext.probes.linear import EPOCHS, LINEAR_CARD, LinearProbe, train_linear
+from ssl_pretext.probes.modules import ConvProbe, ProbeFactory, ProbeTraining, train_module
+from ssl_pretext.probes.resnet import ResNetProbe
+from ssl_pretext.registry import Option, Registry, parse_spec
+
+__all__ = ["Method", "create_probe", "find_method", "list_probes", "register_probe"]
+
+PROBES: Registry[nn.Module] = Registry("probe")
+PROBES.register("conv")(ConvProbe)
+PROBES.register("linear")(LinearProbe)
+PROBES.register("knn")(KNNProbe)
+PROBES.register("resnet")(ResNetProbe)
+
+Labelled = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a probe is trained and judged.
+
+    Attributes:
+        name: Of the probe.
+        train: `(train, test, *, classes, epochs, seed)` to a row per epoch and what was chosen on training images.
+        card: What decides its figures.
+        epochs: Its own number of passes.
+        pooled: Whether it sees maps averaged to at most 9,216 features, so that larger ones need not be kept.
+        all_classes: Whether it has outputs for classes without training images, as the documented head of 101 has.
+        own_code: Whether it is all code of this library.
+    """
+
+    name: str
+    train: Callable[..., tuple[list[dict[str, float]], dict[str, float]]]
+    card: Mapping[str, Any]
+    epochs: int
+    pooled: bool
+    all_classes: bool
+    own_code: bool
+
+
+def find_method(probe: str | ProbeFactory, training: ProbeTraining | None) -> Method:
+    """The method of a name of `list_probes()`, or of a function `(in_channels, num_classes)` to a module.
+
+    Raises:
+        UnknownNameError: There is no such probe.
+        ArgumentError: It does not take these options, or `training`.
+    """
+    name, options = parse_spec(probe) if isinstance(probe, str) else (getattr(probe, "__name__", "custom"), {})
+    if isinstance(probe, str) and name in ("linear", "knn"):
+        if training is not None:
+            raise ArgumentError(f"training is for probes trained by AdamW; the {name} probe has a way of its own")
+        PROBES.create(probe, in_channels=1, num_classes=2)  # refuses options that it does not know
+        if name == "linear":
+            return Method(name, train_linear, LINEAR_CARD, EPOCHS, pooled=True, all_classes=False, own_code=True)
+        return Method(
+            name,
+            partial(train_knn, **cast(dict[str, Any], options)),
+            KNN_CARD | options,
+            1,
+            pooled=True,
+            all_classes=False,
+            own_code=True,
+        )
+    training = training or ProbeTraining()
+    factory: ProbeFactory = (lambda i, n: create_probe(probe, i, n)) if isinstance(probe, str) else probe
+    return Method(
+        probe if isinstance(probe, str) else name,
+        partial(train_module, factory, training=training),
+        training.card(),
+        10,
+        pooled=False,
+        all_classes=True,
+        own_code=isinstance(probe, str) and PROBES.factory(name).__module__.startswith(f"{ssl_pretext.__name__}."),
+    )
+
+
+def create_probe(probe: str, in_channels: int, num_classes: int, **options: Option) -> nn.Module:
+    """Builds a probe by name.
+
+    Args:
+        probe: A name of `list_probes()`.
+        in_channels: Channels of the features it classifies.
+        num_classes: Classes it tells apart.
+        options: Options of the probe.
+
+    Raises:
+        UnknownNameError: There is no such probe.
+        ArgumentError: It does not take these options.
+
+    Examples:
+        >>> sum(parameter.numel() for parameter in create_probe("conv", 4, 101).parameters())
+        326245
+    """
+    return PROBES.create(probe, in_channels=in_channels, num_classes=num_classes, **options)
+
+
+def list_probes() -> list[str]:
+    """Names that `create_probe` knows."""
+    return PROBES.names()
+
+
+def register_probe(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Files a factory `(in_channels, num_classes)` under a name, as a decorator; `evaluate` trains it by AdamW."""
+    return PROBES.register(name)

@@ -1,0 +1,121 @@
+"""Representations in a folder: weights, layer and transform, so that a score can be had again from the files alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.encoders import without_weights
+from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError
+from ssl_pretext.probes.cache import weights_sha256
+from ssl_pretext.probes.networks import Network
+from ssl_pretext.representations import ColorHistogram, Joined, Pixels, Representation
+from ssl_pretext.tasks import PretextTask
+
+__all__ = ["load_representation", "save_representation"]
+
+FORMAT = 1
+NOTE_FILE, WEIGHTS_FILE, TASK_FOLDER = "representation.json", "model.safetensors", "task"
+
+
+def save_representation(representation: Representation, folder: str | Path) -> None:
+    """Writes a representation for `load_representation`, the note of what it is last.
+
+    Args:
+        representation: Pixels, a histogram, a layer of a task or of a `Network`, or several joined.
+        folder: Made if it is not there.
+
+    Raises:
+        ArgumentError: It is a function, which no file could hold.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_representation(Pixels("lab:L", size=4), folder)
+        ...     load_representation(folder).describe
+        {'kind': 'pixels', 'channels': 'lab:L', 'size': [4, 4]}
+    """
+    folder = Path(folder)
+    if representation.describe is None:
+        raise ArgumentError(
+            f"{representation.name!r} is made by a function, which cannot be saved; give it as a Network"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    module = representation.backbone.module
+    if len(representation.parts) > 1:
+        for number, part in enumerate(representation.parts):
+            save_representation(part, folder / f"part{number}")
+    elif isinstance(module, PretextTask):
+        module.save_pretrained(folder / TASK_FOLDER)
+    elif module is not None:
+        from safetensors.torch import save_model
+
+        save_model(module, str(folder / WEIGHTS_FILE))
+    note = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
+    write_json(folder / NOTE_FILE, {**note, "describe": representation.describe, "weights": weights_sha256(module)})
+
+
+def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] | None = None) -> Representation:
+    """Makes the representation again that `save_representation` wrote.
+
+    Args:
+        folder: Where it lies.
+        modules: Untrained modules for what was given as a module and not by name, such as `{"encoder": MyNet()}`.
+
+    Raises:
+        MissingFileError: Folder or files are not there.
+        CheckpointError: They do not fit this library or each other.
+    """
+    folder, modules = Path(folder), dict(modules or {})
+    note = read_json(folder / NOTE_FILE)
+    try:
+        if note["format"] != FORMAT:
+            raise CheckpointError(f"{folder} is of format {note['format']}, this library reads {FORMAT}")
+        one = _made(note["describe"], str(note["name"]), str(note["layer"]), folder, modules)
+        if weights_sha256(one.backbone.module) != note["weights"]:
+            raise CheckpointError(f"the weights in {folder} are not those that were saved")
+    except PretextError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / NOTE_FILE} does not describe a representation: {error}") from error
+    return one
+
+
+def _made(
+    describe: Mapping[str, Any], name: str, layer: str, folder: Path, modules: dict[str, nn.Module]
+) -> Representation:
+    kind = describe["kind"]
+    if kind == "pixels":
+        return Pixels(describe["channels"], size=tuple(describe["size"]) if "size" in describe else None)
+    if kind == "histogram":
+        return ColorHistogram(describe["bins"])
+    if kind == "joined":
+        parts = [load_representation(folder / f"part{i}", modules=modules) for i in range(len(describe["parts"]))]
+        return Joined(parts, size=describe["size"], name=name)
+    if kind == "task":
+        task = PretextTask.from_pretrained(folder / TASK_FOLDER, parts=modules)
+        return task.backbone().layer(layer, name)
+    if kind == "network":
+        return _network(describe, folder, modules).backbone().layer(layer, name)
+    raise CheckpointError(f"{folder} holds a representation of the unknown kind {kind!r}")
+
+
+def _network(describe: Mapping[str, Any], folder: Path, modules: dict[str, nn.Module]) -> Network:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    if describe["encoder"] is None and "encoder" not in modules:
+        raise CheckpointError(
+            f"the network in {folder} was given as a module ({describe['class']}), which a file cannot rebuild; pass "
+            "modules={'encoder': <a module of the same architecture>}"
+        )
+    encoder = modules["encoder"] if describe["encoder"] is None else without_weights(describe["encoder"])
+    transform = {key: describe[key] for key in ("channels", "mean", "std", "image_size")}
+    network = Network(encoder, **transform)
+    try:
+        load_model(network.encoder, str(folder / WEIGHTS_FILE), strict=True)
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"the weights {folder / WEIGHTS_FILE} do not fit the network: {error}") from error
+    return network
