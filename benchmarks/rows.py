@@ -28,7 +28,6 @@ log = logging.getLogger("benchmarks.rows")
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 LEARNING_RATE = 1e-3
-PROBE_EPOCHS = 20
 PRESETS = {
     "smoke": Preset(
         about="seconds; its figures mean nothing",
@@ -40,7 +39,6 @@ PRESETS = {
         probe_classes=3,
         labels_per_class=4,
         test_per_class=4,
-        probe_epochs=2,
         seeds=1,
     ),
     "cpu": Preset(
@@ -52,7 +50,6 @@ PRESETS = {
         validation_per_class=6,
         probe_classes=18,
         test_per_class=60,
-        probe_epochs=PROBE_EPOCHS,
         seeds=2,
     ),
     "gpu": Preset(
@@ -61,7 +58,6 @@ PRESETS = {
         batch_size=64,
         epochs=16,
         validation_per_class=10,
-        probe_epochs=PROBE_EPOCHS,
         seeds=5,
     ),
 }

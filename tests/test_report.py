@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 import ssl_pretext as sp
-from benchmarks.food101.report import draw, markdown_summary, write_report
+from benchmarks.food101.report import as_markdown, draw, markdown_summary, write_report
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import mean_interval
@@ -94,6 +94,7 @@ def test_the_summary_for_the_documentation_holds_what_the_page_does(tmp_path, fi
 
 
 def test_pieces():
+    assert as_markdown("Lead:\n- a\n- b\nPlain.\nMore:\n- c") == "Lead:\n\n- a\n- b\n\nPlain.\n\nMore:\n\n- c"
     assert markdown_table([{"a": "x|y"}], ["a", "b"]) == "| a | b |\n|---|---|\n| x\\|y |  |"
     assert "&lt;b&gt;" in html_page("<b>", [Section("heading")])
     image = torch.zeros(3, 2, 2)

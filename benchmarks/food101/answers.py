@@ -23,7 +23,7 @@ def answer_questions(findings: Findings, quality: Sequence[Mapping[str, Any]]) -
         parts = [_helps(study, report, LATENT) for study, report in asked]
         answers.append(_answer(question, parts))
     answers.append(_skew("Do the colours skew, and where to?", quality))
-    if "linear" in findings.reports and (best := findings.layer()):
+    if best := findings.layer():
         parts = [_layers(domain, report, best) for domain, report in findings.reports["linear"].items()]
         answers.append(_answer("Do other layers than the latent represent more?", parts))
     for study, question in (
@@ -44,7 +44,7 @@ Part = tuple[str, list[dict[str, Any]]]
 
 def _answer(question: str, parts: Sequence[Part]) -> dict[str, Any]:
     evidence = [row for _, rows in parts for row in rows]
-    return {"question": question, "answer": " ".join(words for words, _ in parts), "evidence": evidence}
+    return {"question": question, "answer": "\n".join(words for words, _ in parts), "evidence": evidence}
 
 
 def _helps(study: str, report: ProbeReport, name: str) -> Part:
@@ -57,14 +57,14 @@ def _helps(study: str, report: ProbeReport, name: str) -> Part:
         lead = "pretraining helps the encoder, but not against every control"
     else:
         lead = "not shown"
-    return f"{study.capitalize()} probe, {lead}: {'; '.join(row['words'] for row in rows)}.", rows
+    return _listed(f"{study.capitalize()} probe: {lead}.", rows), rows
 
 
 def _layers(domain: str, report: ProbeReport, best: str) -> Part:
     row = report.difference(best, LATENT)
-    found = _helps("linear", report, best)
-    words = f"{DOMAINS[domain].capitalize()}, {best}, chosen on held-out training images: {row['words']}."
-    return f"{words} {found[0]}", [row, *found[1]]
+    found = _helps("linear", report, best)[1]
+    lead = f"{DOMAINS[domain].capitalize()}, {best}, chosen on held-out training images:"
+    return _listed(lead, [row, *found]), [row, *found]
 
 
 def _instead(domain: str, report: ProbeReport, documented: ProbeReport) -> Part:
@@ -74,7 +74,11 @@ def _instead(domain: str, report: ProbeReport, documented: ProbeReport) -> Part:
         words = f"{name}: {difference_in_words(mean, half, 'the documented probe')}"
         rows.append({"representation": name, "reference": "the documented probe", "mean": mean, "ci95": half})
         rows[-1] |= {"significant": significant(mean, half), "words": words}
-    return f"{DOMAINS[domain].capitalize()}, {'; '.join(row['words'] for row in rows)}.", rows
+    return _listed(f"{DOMAINS[domain].capitalize()}:", rows), rows
+
+
+def _listed(lead: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    return "\n- ".join([lead, *(row["words"] for row in rows)])
 
 
 def _skew(question: str, quality: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

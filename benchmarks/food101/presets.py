@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ssl_pretext.config import Config
+from ssl_pretext.probes.linear import EPOCHS
 
 __all__ = ["PRESETS", "Preset"]
 
@@ -21,7 +22,8 @@ class Preset(Config):
         probe_classes: Classes per domain that the probes tell apart.
         labels_per_class: Labelled images per class that a probe is trained on.
         test_per_class: Test images per class.
-        probe_epochs: Of the probes; 10 in the source.
+        probe_epochs: Of the probes that are networks; 10 in the source.
+        linear_epochs: Of the linear probes.
         seeds: How many times each probe is trained.
         conv_images: The conv probe, which costs the most, is trained on at most this many images per domain.
         label_counts: Labelled images per class of the curves of label efficiency; those that there are.
@@ -38,6 +40,7 @@ class Preset(Config):
     labels_per_class: int | None = None
     test_per_class: int | None = None
     probe_epochs: int = 10
+    linear_epochs: int = EPOCHS
     seeds: int = 5
     conv_images: int | None = None
     label_counts: tuple[int, ...] = (1, 2, 5, 10, 20)
@@ -56,6 +59,7 @@ PRESETS = {
         labels_per_class=4,
         test_per_class=4,
         probe_epochs=2,
+        linear_epochs=4,
         seeds=2,
         label_counts=(1, 2),
         studies=("conv", "linear", "labels"),

@@ -1,5 +1,6 @@
 """The report page of a run, its figures, and its summary for the documentation."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +25,8 @@ CAPTIONS = {
     "pretraining": "Pretraining loss on training and validation images",
     "conv": "Test accuracy per epoch of the conv probe; shaded: range over the seeds",
     "conv_loss": "Test loss per epoch of the conv probe; shaded: range over the seeds",
-    "conv_differences": "What the colorization encoder is ahead of its controls by, conv probe",
-    "linear_differences": "What the colorization encoder is ahead of its controls by, linear probe",
+    "conv_differences": "Conv probe, colorization encoder minus each control, 95% intervals",
+    "linear_differences": "Linear probe, colorization encoder minus each control, 95% intervals",
     "layers": "Linear probe by layer, trained and untrained",
     "labels": "Linear probe by the number of labelled images",
     "grid_train": "Training images: grey as the network sees it, ours, truth",
@@ -57,16 +58,17 @@ def draw(folder: Path, results: Mapping[str, Any], findings: Findings) -> None:
         (folder / "pretraining.png").write_bytes(picture)
     for study, domains in findings.reports.items():
         for domain, report in domains.items():
+            title = f"{study} probe, {DOMAINS[domain]} classes"
             if study == "conv":
-                report.plot(folder / f"conv_{domain}.png")
-                report.plot(folder / f"conv_loss_{domain}.png", loss=True)
-                report.plot_differences(folder / f"conv_differences_{domain}.png")
+                report.plot(folder / f"conv_{domain}.png", title=title)
+                report.plot(folder / f"conv_loss_{domain}.png", title=title, loss=True)
+                report.plot_differences(folder / f"conv_differences_{domain}.png", title=title)
             if study == "linear":
                 shown = [LATENT, *filter(None, [results["chosen_layer"]])]
-                report.plot_differences(folder / f"linear_differences_{domain}.png", shown)
-                report.plot_layers(folder / f"layers_{domain}.png", [*LAYERS, LATENT])
+                report.plot_differences(folder / f"linear_differences_{domain}.png", shown, title=title)
+                report.plot_layers(folder / f"layers_{domain}.png", [*LAYERS, LATENT], title=title)
     for domain, curve in findings.labels.items():
-        curve.plot(folder / f"labels_{domain}.png")
+        curve.plot(folder / f"labels_{domain}.png", title=f"linear probe, {DOMAINS[domain]} classes")
 
 
 def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
@@ -229,7 +231,7 @@ def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) ->
         "```bash\n" + results["command"] + "\n```",
         f"Commit `{env['commit']}`; {machine}; {sum(results['times'].values()) / 60:.1f} minutes.",
         "## Answers",
-        *(f"**{answer['question']}** {answer['answer']}" for answer in results["answers"]),
+        *(f"**{answer['question']}**\n\n{as_markdown(answer['answer'])}" for answer in results["answers"]),
     ]
     for study in results["probe_card"]:
         parts += [f"## Test accuracy, %: {STUDIES[study]}", about(results, study), _table(summary_rows(results, study))]
@@ -248,6 +250,12 @@ def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) ->
         *shown("pretraining"),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def as_markdown(answer: str) -> str:
+    """An answer's lines as paragraphs, those that begin with a dash as lists."""
+    kinds = itertools.groupby(answer.splitlines(), key=lambda line: line.startswith("- "))
+    return "\n\n".join(("\n" if listed else "\n\n").join(lines) for listed, lines in kinds)
 
 
 def _table(rows: list[dict[str, str]]) -> str:

@@ -53,8 +53,14 @@ class Findings:
     labels: dict[str, LabelEfficiency] = field(default_factory=dict)
 
     def layer(self) -> str | None:
-        """The layer that linear probes do best on, by held-out training images of the in-domain classes."""
-        return self.reports["linear"]["in"].best(LAYERS) if "linear" in self.reports else None
+        """The layer that linear probes do best on, by held-out training images of the in-domain classes.
+
+        None without linear probes, or with one labelled image per class, which leaves none to hold out.
+        """
+        report = self.reports["linear"]["in"] if "linear" in self.reports else None
+        if report is None or not any("validation_accuracy" in run for run in report.runs):
+            return None
+        return report.best(LAYERS)
 
     def results(self) -> dict[str, Any]:
         """What `results.json` holds of the probes."""
@@ -83,8 +89,8 @@ class Findings:
 
 def thinned(history: list[dict[str, float]], rows: int = 10) -> list[dict[str, float]]:
     """At most ten rows of a history, the last one among them."""
-    step = max(1, len(history) // rows)
-    return history[step - 1 :: step]
+    step = max(1, -(-len(history) // rows))
+    return history[::-1][::step][::-1]
 
 
 def study(
@@ -101,7 +107,7 @@ def study(
     Args:
         task: Pretrained.
         data: The images by role.
-        config: `studies`, `seeds`, `probe_epochs`, `label_counts`, `conv_images`, `supervised`.
+        config: `studies`, `seeds`, `probe_epochs`, `linear_epochs`, `label_counts`, `conv_images`, `supervised`.
         cache: A folder of the run.
         device: `"cpu"` or `"cuda"`.
         say: Is told of each table.
@@ -113,26 +119,27 @@ def study(
     layers = {LATENT: maps[LATENT]} | {name: backbone.layer(name) for name in LAYERS}
     supervised = {SUPERVISED: imagenet_reference().representation()} if config["supervised"] else {}
     shared = {"seeds": config["seeds"], "cache": cache, "device": device}
-    with_epochs = shared | {"epochs": config["probe_epochs"]}
+    by_steps, linear = (shared | {"epochs": config[name]} for name in ("probe_epochs", "linear_epochs"))
     reduced = ("untrained", "reduced")
     regularized = ProbeTraining(regularizers={"nuclear_norm": NUCLEAR_NORM})
     networks: dict[str, Callable[[ImageStore, ImageStore], ProbeReport]] = {
-        "conv": lambda train, test: evaluate(pixels | maps, train, test, probe="conv", **with_epochs),
-        "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **shared),
+        "conv": lambda train, test: evaluate(pixels | maps, train, test, probe="conv", **by_steps),
+        "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **linear),
         "regularized": lambda train, test: evaluate(
-            maps, train, test, probe="conv", training=regularized, controls=reduced, **with_epochs
+            maps, train, test, probe="conv", training=regularized, controls=reduced, **by_steps
         ),
-        "resnet": lambda train, test: evaluate(maps, train, test, probe="resnet", controls=reduced, **with_epochs),
+        "resnet": lambda train, test: evaluate(maps, train, test, probe="resnet", controls=reduced, **by_steps),
     }
     for name in config["studies"]:
         for domain, heading in DOMAINS.items():
             train, test = data.probe_train[domain], data.probe_test[domain]
             if name == "labels":
-                counts = [count for count in config["label_counts"] if count <= int(train.labels.bincount().max())]
+                fewest = int(train.labels.unique(return_counts=True)[1].min())
+                counts = [count for count in config["label_counts"] if count <= fewest]
                 best = findings.layer()
                 shown = pixels | {LATENT: layers[LATENT]} | ({best: layers[best]} if best else {}) | supervised
                 curve = label_efficiency(
-                    shown, train, test, per_class=counts, controls=("untrained", "histogram"), **shared
+                    shown, train, test, per_class=counts, controls=("untrained", "histogram"), **linear
                 )
                 findings.labels[domain] = curve
                 say("%s, %s classes\n%s\n", STUDIES[name], heading, curve.table())

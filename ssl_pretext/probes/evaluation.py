@@ -224,7 +224,8 @@ class _Evaluation:
         with tqdm(total=total, desc=f"{self.method.name} probes", unit="probe", disable=None) as bar:
             for seed, name, one, features in self._features(all_of, beside):
                 bar.set_postfix_str(name)
-                health.setdefault(name, feature_health(features[0]))
+                if name not in health:
+                    health[name] = feature_health(features[0])
                 for budget in budgets:
                     run = self._kept_or_trained(one, features, budget, seed)
                     runs[budget].append({"representation": name, "probe": self.method.name, "seed": seed, **run})

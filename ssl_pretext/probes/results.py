@@ -191,21 +191,24 @@ class ProbeReport:
         }
         return ProbeReport([*self.runs, *(run for run in other.runs if run["representation"] not in both)], card)
 
-    def plot(self, path: str | Path, *, loss: bool = False) -> None:
+    def plot(self, path: str | Path, *, loss: bool = False, title: str | None = None) -> None:
         """Draws test accuracy, or test loss, per epoch: means and range over the seeds, as a PNG file."""
         figure, label, factor = ("test_loss", "test loss", 1) if loss else ("test_accuracy", "test accuracy, %", 100)
         series = {
             name: [[factor * row[figure] for row in run["history"]] for run in self._runs(name)] for name in self.names
         }
-        picture = curves(series, title=f"{self.card['probe']} probe", x_label="epoch", y_label=label)
+        picture = curves(series, title=title or f"{self.card['probe']} probe", x_label="epoch", y_label=label)
         Path(path).write_bytes(picture)
 
-    def plot_differences(self, path: str | Path, names: Sequence[str] | None = None) -> None:
+    def plot_differences(
+        self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None
+    ) -> None:
         """Draws the paired differences against the controls with their intervals, as a PNG file.
 
         Args:
             path: Of the file.
             names: Of the representations to show; all that are no controls by default.
+            title: Of the picture.
         """
         rows = [
             {
@@ -217,10 +220,12 @@ class ProbeReport:
             for found in self.against_controls()
             if names is None or found["representation"] in names
         ]
-        title, label = f"{self.card['probe']} probe, 95% intervals", "difference of test accuracy, points"
-        Path(path).write_bytes(forest(rows, title=title, x_label=label))
+        picture = forest(
+            rows, title=title or f"{self.card['probe']} probe", x_label="difference of test accuracy, points"
+        )
+        Path(path).write_bytes(picture)
 
-    def plot_layers(self, path: str | Path, layers: Sequence[str]) -> None:
+    def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
         """Draws the accuracy of the layers of a network, and of their untrained twins, as a PNG file."""
         places = list(enumerate(layers))
         series = {"trained": [(i, *self._percent(name)) for i, name in places]}
@@ -228,7 +233,7 @@ class ProbeReport:
         shared = [name for name in self.card["controls"] if name in self.card["representations"]]
         picture = lines(
             series | ({"untrained": twins} if twins else {}),
-            title=f"{self.card['probe']} probe by layer",
+            title=title or f"{self.card['probe']} probe by layer",
             x_label="layer",
             y_label="test accuracy, %",
             x_names=list(layers),
@@ -284,21 +289,27 @@ class LabelEfficiency:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} holds no reports by label count") from error
 
-    def plot(self, path: str | Path, names: Sequence[str] | None = None) -> None:
+    def plot(self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None) -> None:
         """Draws accuracy against labels per class with 95% intervals, as a PNG file.
 
         Args:
             path: Of the file.
             names: Of the representations to show; all by default.
+            title: Of the picture.
         """
         first = next(iter(self.reports.values()))
         series = {
             name: [(count, *report._percent(name)) for count, report in self.reports.items()]
             for name in names or first.names
         }
-        probe = first.card["probe"]
-        title, x, y = f"{probe} probe", "labelled images per class", "test accuracy, %"
-        Path(path).write_bytes(lines(series, title=title, x_label=x, y_label=y, log=True))
+        picture = lines(
+            series,
+            title=title or f"{first.card['probe']} probe",
+            x_label="labelled images per class",
+            y_label="test accuracy, %",
+            log=True,
+        )
+        Path(path).write_bytes(picture)
 
 
 def percent(mean: float, half: float | None, *, sign: bool = False) -> str:
