@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,6 +87,10 @@ class ChannelSpace:
         if not name or any(mark in text for text in (name, *channels) for mark in ":, "):
             raise ArgumentError(f"names of spaces and bands must be free of ':', ',' and spaces: {name!r}, {channels}")
         return cls(name, tuple(channels), _per_channel(center, channels), _per_channel(scale, channels))._remember()
+
+    def describe(self) -> dict[str, Any]:
+        """What `bands` makes the space of, JSON-ready."""
+        return {"name": self.name, "channels": list(self.channels), "center": self.center, "scale": self.scale}
 
     def _remember(self) -> Self:
         if _SPACES.setdefault(self.name, self) != self:

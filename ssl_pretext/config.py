@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from typing_extensions import Self
 
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 
-__all__ = ["Config", "read_json", "write_json", "write_text"]
+__all__ = ["Config", "read_json", "whole_number", "write_json", "write_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,17 @@ class Config:
             key: next((make(value) for kind, make in plain.items() if isinstance(value, kind)), value)
             for key, value in asdict(self).items()
         }
+
+
+def whole_number(what: str, value: object, *, least: int = 1) -> int:
+    """Checks an argument that counts something; True and 2.0 count nothing.
+
+    Raises:
+        ArgumentError: It is no whole number, or less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ArgumentError(f"{what} is a whole number of at least {least}, got {value!r}")
+    return int(value)
 
 
 def read_json(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels
+from ssl_pretext.config import whole_number
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["OUTPUT", "Backbone", "ColorHistogram", "Joined", "Pixels", "Representation", "frozen"]
+__all__ = ["OUTPUT", "Backbone", "ColorHistogram", "Joined", "Pixels", "Representation", "describe_channels", "frozen"]
 
 OUTPUT = ""  # the name of a backbone's last feature map among its layers
 
@@ -26,6 +28,12 @@ class Backbone:
         module: The network inside, put into eval mode and on the device while it is used.
         channels: The channels that it sees, where that is known; `evaluate` makes a control of them.
         untrained: The same network with weights drawn from a seed.
+
+    Examples:
+        >>> network = nn.Conv2d(3, 8, 2, stride=2)
+        >>> backbone = Backbone(lambda images, layers: {layer: network(images) for layer in layers}, module=network)
+        >>> backbone.layer().encode(torch.zeros(4, 3, 8, 8)).shape
+        torch.Size([4, 8, 4, 4])
     """
 
     def __init__(
@@ -41,12 +49,12 @@ class Backbone:
         self.describe = None if describe is None else dict(describe)
 
     def __eq__(self, other: object) -> bool:
-        """Backbones of one network and description are one: their layers share a pass."""
+        """Backbones that run one network in one way are one: their layers share a pass."""
         if self is other:
             return True
-        if not isinstance(other, Backbone) or self.module is None or self.describe is None:
+        if not isinstance(other, Backbone) or self.module is None:
             return False
-        return self.module is other.module and self.describe == other.describe
+        return self.module is other.module and self.describe == other.describe and self.maps == other.maps
 
     def __hash__(self) -> int:
         return hash(id(self if self.module is None else self.module))
@@ -57,7 +65,7 @@ class Backbone:
 
 
 class Representation:
-    """A named frozen function from images to features: one layer of a `Backbone`.
+    """A named frozen function from images to features: one layer of a `Backbone`, which alone decides its values.
 
     Args:
         name: How messages call it.
@@ -121,16 +129,14 @@ class Pixels(Representation):
 
     def __init__(self, channels: str | Channels, *, size: int | tuple[int, int] | None = None) -> None:
         chosen = Channels.parse(channels)
-        sides = (size, size) if isinstance(size, int) else size
-        if sides is not None and min(sides) < 1:
-            raise ArgumentError(f"Pixels are averaged to a positive size, got {size}")
+        sides = None if size is None else _sides("size of Pixels", size)
 
         def extract(images: Tensor) -> Tensor:
             # A missing value counts as the centre of its band, as an encoder sees it.
             values = chosen.extract(images).nan_to_num(0.0)
             return values if sides is None else _shrunk(values, sides)
 
-        described: dict[str, Any] = {"kind": "pixels", "channels": str(chosen)}
+        described: dict[str, Any] = {"kind": "pixels", **describe_channels(chosen)}
         named = ""
         if sides is not None:
             described["size"] = list(sides)
@@ -150,8 +156,7 @@ class ColorHistogram(Representation):
     """
 
     def __init__(self, bins: int = 4) -> None:
-        if bins < 1:
-            raise ArgumentError(f"a histogram has at least one bin, got {bins}")
+        whole_number("bins of ColorHistogram", bins)
         rgb = Channels.parse("rgb")
 
         def count(images: Tensor) -> Tensor:
@@ -178,21 +183,25 @@ class Joined(Representation):
     """
 
     def __init__(self, parts: Sequence[Representation], *, size: int | None = None, name: str | None = None) -> None:
-        if len(parts) < 2:
-            raise ArgumentError(f"Joined takes at least two representations, got {len(parts)}")
-        if size is not None and size < 1:
-            raise ArgumentError(f"Joined averages to a positive size, got {size}")
-        self._parts, self.size = tuple(leaf for part in parts for leaf in part.parts), size
-        descriptions = [part.describe for part in self._parts]
+        if len(parts) < 2 or not all(isinstance(part, Representation) for part in parts):
+            raise ArgumentError(f"Joined takes at least two representations, got {parts!r}")
+        if size is not None:
+            whole_number("size of Joined", size)
+        self.members, self.size = tuple(parts), size
+        descriptions = [part.describe for part in parts]
         described = None if None in descriptions else {"kind": "joined", "size": size, "parts": descriptions}
-        encode = lambda images: self.combine([part.encode(images) for part in self._parts])  # noqa: E731
-        super().__init__(name or " + ".join(part.name for part in parts), _one_map(encode, described))
+        super().__init__(name or " + ".join(part.name for part in parts), _one_map(self._encoded, described))
 
     @property
     def parts(self) -> tuple[Representation, ...]:
-        return self._parts
+        return tuple(leaf for member in self.members for leaf in member.parts)
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        return self.combine([part.encode(images) for part in self.parts])
 
     def combine(self, features: Sequence[Tensor]) -> Tensor:
+        left = iter(features)
+        features = [member.combine(list(islice(left, len(member.parts)))) for member in self.members]
         if self.size is not None:
             flat = [_shrunk(one, (self.size, self.size)).flatten(1) for one in features]
             return torch.cat(flat, dim=1)[:, :, None, None]
@@ -200,7 +209,13 @@ class Joined(Representation):
         return torch.cat([_shrunk(one, smallest) for one in features], dim=1)
 
     def on(self, other: Callable[[Backbone], Backbone]) -> Representation:
-        return Joined([part.on(other) for part in self._parts], size=self.size, name=self.name)
+        return Joined([member.on(other) for member in self.members], size=self.size, name=self.name)
+
+
+def describe_channels(channels: Channels) -> dict[str, Any]:
+    """Channels as a card holds them: bands with what their space makes of them, since only their name is fixed."""
+    space = channels.space
+    return {"channels": str(channels)} | ({} if space.is_color else {"space": space.describe()})
 
 
 @contextmanager
@@ -226,6 +241,11 @@ def _one_map(
     encode: Callable[[Tensor], Tensor], describe: Mapping[str, Any] | None = None, *, channels: Channels | None = None
 ) -> Backbone:
     return Backbone(lambda images, _layers: {OUTPUT: encode(images)}, describe=describe, channels=channels)
+
+
+def _sides(what: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+    return whole_number(what, height), whole_number(what, width)
 
 
 def _shrunk(maps: Tensor, sides: tuple[int, int]) -> Tensor:

@@ -271,8 +271,9 @@ def test_features_that_are_no_maps_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"epochs": 0}, "epochs >= 1"),
+        ({"epochs": 0}, "epochs is a whole number of at least 1, got 0"),
         ({"seeds": 0}, "seed"),
+        ({"seeds": []}, "seed"),
         ({"seeds": [1, 1]}, "seed"),
         ({"label_fraction": 0.0}, r"label_fraction.*\(0, 1\]"),
         ({"label_fraction": 1.5}, r"label_fraction.*\(0, 1\]"),
@@ -400,6 +401,12 @@ def test_the_card_says_what_decided_the_figures() -> None:
     card = evaluate(PIXELS, data(20), data(10), epochs=1, seeds=[4, 2], label_fraction=0.5).card
     assert (card["probe"], card["epochs"], card["seeds"], card["label_fraction"]) == ("conv", 1, [4, 2], 0.5)
     assert card["representations"]["pixels"] == [{"kind": "pixels", "channels": "rgb"}]
+    net = evaluate(
+        {"net": projected()}, data(20), data(10), probe=linear, epochs=1, seeds=2, controls=["untrained"]
+    ).card
+    assert len(net["representations"]["net"]) == 1
+    assert len(net["representations"]["net (untrained)"]) == 2, "a twin for each seed"
+    assert "test_probes.linear (" in net["factory"]
     assert (card["learning_rate"], card["weight_decay"], card["batch_size"]) == (3e-4, 2e-5, 64)
     assert (card["train"]["images"], card["test"]["images"]) == (20, 10)
     assert card["train"]["sha256"] != card["test"]["sha256"]
@@ -414,6 +421,11 @@ def test_reports_of_the_same_protocol_merge() -> None:
     merged = parts[0].merge(parts[1])
     assert merged.summary() == together.summary()
     assert merged.merge(parts[0]) == merged, "what both have, and is the same, stands once"
+    shared = projected()
+    halves = [evaluate({"net": shared, name: Pixels(name)}, data(20), data(20), **options) for name in ("rgb", "lab:L")]
+    joined = halves[0].merge(halves[1])
+    assert joined.names == ["net", "net (untrained)", "rgb", "lab:L"]
+    assert {*joined.card["against"]["net"].values()} == {"net (untrained)", "rgb", "lab:L"}
     longer = evaluate({"other": projected()}, data(20), data(20), probe=linear, epochs=2, seeds=[0])
     with pytest.raises(ArgumentError, match="epochs.*seeds"):
         merged.merge(longer)
@@ -444,6 +456,10 @@ def test_the_best_is_chosen_by_images_that_are_not_test_images() -> None:
     for run in found.runs:
         run["validation_accuracy"] = 0.5 if run["representation"] == "first" else 0.4
     assert found.best(["first", "second"]) == "first"
+    with pytest.raises(UnknownNameError, match="no representation 'third'"):
+        found.best(["third"])
+    with pytest.raises(ArgumentError, match="nothing but controls"):
+        evaluate(PIXELS, data(8), data(8), probe="knn", seeds=1).best()
 
 
 def test_words_follow_from_the_interval() -> None:
@@ -474,8 +490,10 @@ def test_regularizers_hold_the_weights_of_a_probe_down() -> None:
     assert "regularizers" in plain.card_differences(held)
     with pytest.raises(ArgumentError, match="trained by AdamW"):
         evaluate(PIXELS, data(8), data(8), probe="linear", training=ProbeTraining())
-    with pytest.raises(ArgumentError, match="batch_size >= 2"):
+    with pytest.raises(ArgumentError, match="batch_size of ProbeTraining .* at least 2, got 1"):
         ProbeTraining(batch_size=1)
+    with pytest.raises(ArgumentError, match="learning_rate > 0"):
+        ProbeTraining(learning_rate="a")
     with pytest.raises(UnknownNameError, match="no regularizer named 'rank'"):
         ProbeTraining(regularizers={"rank": 1.0})
 

@@ -85,7 +85,7 @@ def test_all_layers_come_out_of_one_pass_over_the_images() -> None:
     layers = task.representations() | {"output": task.representation()}
     task.encoder.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     sp.evaluate(layers, photos("train"), photos("test"), probe="knn", seeds=2, controls=False)
-    assert sizes == [1] * len(layers) + [96, 96]  # one image for each, to know its size; then all images, once
+    assert sizes == [96, 96], "the training and the test images, once for all layers"
 
 
 # Test images choose nothing
@@ -240,10 +240,91 @@ def test_budgets_that_cannot_be_met_are_refused() -> None:
     pixels, data = {"pixels": sp.Pixels("rgb")}, noise([0, 1, 2] * 4)
     with pytest.raises(ArgumentError, match=r"'a' has 4 labelled images, fewer than per_class=5"):
         sp.evaluate(pixels, data, data, per_class=5)
-    with pytest.raises(ArgumentError, match="takes the place of label_fraction"):
+    with pytest.raises(ArgumentError, match="per_class takes the place of label_fraction"):
         sp.evaluate(pixels, data, data, per_class=2, label_fraction=0.5)
     with pytest.raises(ArgumentError, match="at least one budget, each once"):
         sp.label_efficiency(pixels, data, data, per_class=[2, 2])
+
+
+def test_a_probe_that_works_in_place_does_not_change_the_test_images() -> None:
+    def careless(channels: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(channels * 64, classes))
+
+    pixels, data = {"pixels": sp.Pixels("rgb")}, noise([0, 1, 2] * 4)
+    options = {"probe": careless, "epochs": 3, "controls": False}
+    both, second = (sp.evaluate(pixels, data, data, seeds=seeds, **options) for seeds in ([0, 1], [1]))
+    assert both.runs[1]["history"] == second.runs[0]["history"]
+
+
+def test_a_probe_that_diverged_is_reported(tmp_path) -> None:
+    class Diverging(nn.Linear):
+        def __init__(self, channels: int, classes: int) -> None:
+            super().__init__(channels, classes)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return super().forward(features.mean(dim=(2, 3))) * math.nan
+
+    data = noise([0, 1, 2] * 4)
+    report = sp.evaluate({"pixels": sp.Pixels("rgb")}, data, data, probe=Diverging, epochs=1, seeds=2)
+    report.to_json(tmp_path / "report.json")
+    for one in (report, sp.ProbeReport.from_json(tmp_path / "report.json")):
+        assert math.isnan(one.summary()[0]["test_loss_mean"])
+        assert one.table().splitlines()[2].startswith("| pixels | 33.3 ± 0.0 |")
+        one.plot(tmp_path / "loss.png", loss=True)
+
+
+def test_images_that_are_not_square_keep_their_report(tmp_path) -> None:
+    images = torch.randint(0, 256, (12, 3, 4, 8), dtype=torch.uint8)
+    data = (images, [0, 1] * 6)
+    halved = sp.Representation("halved", lambda x: x.float()[..., ::2] / 255)
+    report = sp.evaluate({"halved": halved}, data, data, probe="knn", seeds=2, controls=["reduced"])
+    assert report.names == ["halved", "pixels rgb 4×4"]
+    report.to_json(tmp_path / "report.json")
+    assert sp.ProbeReport.from_json(tmp_path / "report.json") == report
+
+
+def test_seeds_that_agree_to_the_image_show_nothing() -> None:
+    train, test = photos("train"), photos("test")
+    two = {"pixels": sp.Pixels("rgb", size=4), "light": sp.Pixels("lab:L", size=4)}
+    row = sp.evaluate(two, train, test, probe="knn", seeds=3).difference("pixels", "light")
+    assert row["ci95"] == 0
+    assert not row["significant"]
+    assert "the same for every seed, so without an interval" in row["words"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seeds": "12"}, "seeds is a whole number"),
+        ({"seeds": True}, "seeds is a whole number"),
+        ({"seeds": [0.5]}, "a seed is a whole number"),
+        ({"epochs": 2.5}, "epochs is a whole number"),
+        ({"per_class": "5"}, "per_class is a whole number"),
+        ({"label_fraction": "1"}, "label_fraction lies in"),
+        ({"controls": "untrained"}, "controls is True, False or some of"),
+        ({"controls": 1}, "controls is True, False or some of"),
+        ({"device": "gpu"}, "device is 'auto', 'cpu' or 'cuda'"),
+        ({"training": {}}, "training is a ProbeTraining"),
+        ({"probe": 5}, "a probe is a name of"),
+        ({"probe": "knn[k=2.5]"}, "k of the knn probe is a whole number"),
+        ({"probe": "knn[temperature=cold]"}, "temperature above 0"),
+        ({"probe": "knn[n=3]"}, "does not take these options"),
+        ({"representations": [sp.Pixels("rgb")]}, "representations by name"),
+        ({"representations": {"its source channels": sp.Pixels("rgb")}}, "what a table calls a control"),
+        ({"test": noise([0, 1, 2]).subset([0])}, None),
+        ({"test": sp.sample_photos("test", image_size=16)}, "other images: 3 channels of 8 pixels and 3 of 16"),
+        ({"train": noise([0, 1] * 4), "test": noise([2, 2]), "unseen_classes": True}, "no test image is of a class"),
+        ({"cache": __file__}, "cache is a folder"),
+    ],
+)
+def test_unusable_options_end_in_a_clear_error(options: dict, words: str | None) -> None:
+    usable = {"representations": {"pixels": sp.Pixels("rgb")}, "train": noise([0, 1, 2] * 4), "test": noise([0, 1, 2])}
+    call = {**usable, "probe": "knn", "seeds": 1, **options}
+    if words is None:  # the negative control: a call of the same form that is usable
+        assert sp.evaluate(**call).names
+        return
+    with pytest.raises(ArgumentError, match=words):
+        sp.evaluate(**call)
 
 
 # Networks per seed

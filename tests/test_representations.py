@@ -14,7 +14,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependency
 from ssl_pretext.probes import Backbone, feature_health, imagenet_reference
 from ssl_pretext.probes import cache as cache_module
 from ssl_pretext.probes import features as features_module
-from ssl_pretext.probes.cache import Cache, weights_sha256
+from ssl_pretext.probes.cache import Cache, network_identity
 from ssl_pretext.probes.features import extract
 from ssl_pretext.probes.linear import shrink
 
@@ -70,22 +70,35 @@ def test_joined_by_channels_and_by_values() -> None:
     assert torch.equal(sp.Joined(parts).encode(batch), maps[:2])
 
 
+def test_joined_may_be_joined() -> None:
+    store = images()
+    inner = sp.Joined([sp.Pixels("rgb"), sp.ColorHistogram()], size=2)
+    outer = sp.Joined([inner, sp.Pixels("lab:L", size=1)])
+    found = features(outer, store)
+    assert found.shape == (6, 3 * 4 + 64 + 1, 1, 1)
+    assert torch.equal(found[:, :-1], features(inner, store))
+    assert torch.equal(found, outer.encode(store.images()))
+
+
 def test_the_twin_of_joined_parts_keeps_those_that_have_none() -> None:
     joined = sp.Joined([task().representation(), sp.Pixels("rgb")])
     assert joined.untrained is not None
     twin = joined.untrained(3)
     assert [part.describe["kind"] for part in twin.parts if part.describe] == ["task", "pixels"]
-    assert weights_sha256(twin.parts[0].backbone.module) != weights_sha256(joined.parts[0].backbone.module)
+    assert network_identity(twin.parts[0].backbone.module) != network_identity(joined.parts[0].backbone.module)
     assert sp.Joined([sp.Pixels("rgb"), sp.ColorHistogram()]).untrained is None
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: sp.Pixels("rgb", size=0), "positive size"),
-        (lambda: sp.ColorHistogram(0), "at least one bin"),
+        (lambda: sp.Pixels("rgb", size=0), "size of Pixels is a whole number of at least 1, got 0"),
+        (lambda: sp.Pixels("rgb", size="4"), "size of Pixels is a whole number"),
+        (lambda: sp.ColorHistogram(2.5), "bins of ColorHistogram is a whole number"),
         (lambda: sp.Joined([sp.Pixels("rgb")]), "at least two"),
-        (lambda: sp.Joined([sp.Pixels("rgb")] * 2, size=0), "positive size"),
+        (lambda: sp.Joined(["a", "b"]), "at least two representations"),
+        (lambda: sp.Joined([sp.Pixels("rgb")] * 2, size=0), "size of Joined is a whole number"),
+        (lambda: sp.Network(nn.Identity(), image_size=-1), "image_size of Network is a whole number"),
         (lambda: sp.Network(nn.Identity(), mean=[0.5] * 3), "come together"),
         (lambda: sp.Network(nn.Identity(), mean=[0.5], std=[0.5]), "a number for each"),
         (lambda: sp.Network(nn.Identity(), mean=[0.5] * 3, std=[0.0] * 3), "std must be positive"),
@@ -117,6 +130,32 @@ def test_a_timm_network_is_what_timm_makes_of_its_own_transform() -> None:
     together = extract(layers.values(), store)
     assert len({id(backbone) for backbone, _ in together}) == 1
     assert torch.equal(together[layers["layer2"].backbone, "layer2"], features(network.representation("layer2"), store))
+
+
+def test_a_layer_is_what_it_was_before_an_activation_in_place() -> None:
+    network = sp.Network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)))
+    before, after = (features(network.representation(layer), images()) for layer in ("0", "1"))
+    assert before.min() < 0
+    assert torch.equal(after, before.relu())
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x.float().mean(0, keepdim=True), r"shape \(1, 3, 16, 16\) instead of \(6, C, h, w\)"),
+        (lambda x: x.numpy(), "shape ndarray instead of"),
+    ],
+)
+def test_functions_that_give_no_maps_of_the_batch_are_refused(function, words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        features(sp.Representation("f", function), images())
+
+
+def test_maps_that_change_their_shape_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(features_module, "BATCH_SIZE", 4)
+    odd = sp.Representation("odd", lambda x: x.float()[:, :, : len(x)])
+    with pytest.raises(ArgumentError, match="'odd' gave features of shape .* the same for all images"):
+        features(odd, images())
 
 
 def test_a_module_of_ones_own_has_a_twin() -> None:
@@ -172,6 +211,15 @@ def test_a_score_comes_again_from_the_saved_files(kind: str, tmp_path: Path) -> 
     assert reports[0].card == reports[1].card
 
 
+def test_bands_come_back_in_a_fresh_process(tmp_path: Path, monkeypatch) -> None:
+    one = sp.Pixels(sp.Channels(sp.ChannelSpace.bands("fresh", ["A", "B"], center=3, scale=[1, 2])))
+    sp.save_representation(one, tmp_path)
+    monkeypatch.setattr("ssl_pretext.channels._SPACES", {})
+    again = sp.load_representation(tmp_path)
+    bands = torch.rand(2, 2, 4, 4)
+    assert torch.equal(again.encode(bands), one.encode(bands))
+
+
 def test_a_module_needs_its_architecture_to_come_back(tmp_path: Path) -> None:
     network = sp.Network(nn.Conv2d(3, 4, 2, stride=2), mean=[0.5] * 3, std=[0.2] * 3)
     sp.save_representation(network.representation(), tmp_path)
@@ -188,6 +236,8 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         sp.load_representation(tmp_path)
     with pytest.raises(ArgumentError, match="made by a function"):
         sp.save_representation(sp.Representation("f", lambda x: x), tmp_path)
+    with pytest.raises(ArgumentError, match="made by a function"):
+        sp.save_representation(Backbone(lambda x, _: {"": x}, describe={"kind": "mine"}).layer(), tmp_path)
     sp.save_representation(sp.Pixels("rgb"), tmp_path)
     note = json.loads((tmp_path / "representation.json").read_text())
     for change, words in (
@@ -195,7 +245,8 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         ({"describe": {"kind": "magic"}}, "unknown kind 'magic'"),
         ({"describe": {}}, "does not describe"),
         ({"describe": 3}, "does not describe"),
-        ({"weights": "0"}, "not those that were saved"),
+        ({"network": None, "describe": {"kind": "pixels", "channels": "rgb", "size": [0, 1]}}, "whole number"),
+        ({"network": "0"}, "not those that were saved"),
     ):
         (tmp_path / "representation.json").write_text(json.dumps(note | change))
         with pytest.raises(CheckpointError, match=words):
@@ -205,15 +256,23 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
 # Kept on disk
 
 
-def counted(trained: sp.PretextTask) -> tuple[sp.Representation, list[int]]:
+def counted(trained: sp.PretextTask, monkeypatch) -> tuple[sp.Representation, list[int]]:
+    """Its output, and a list that grows with each batch that it runs on."""
     calls: list[int] = []
-    trained.encoder.register_forward_hook(lambda _m, inputs, _o: calls.append(len(inputs[0])))
+    original = type(trained).feature_maps
+
+    def watched(self: sp.PretextTask, batch: Tensor, layers: list[str]) -> dict[str, Tensor]:
+        calls.append(len(batch))
+        return original(self, batch, layers)
+
+    watched.__module__ = original.__module__  # else it would be code from elsewhere, and not be kept
+    monkeypatch.setattr(type(trained), "feature_maps", watched)
     return trained.representation(), calls
 
 
 def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Path, monkeypatch) -> None:
     trained = task()
-    one, calls = counted(trained)
+    one, calls = counted(trained, monkeypatch)
     store, kept = images(), Cache(tmp_path)
     first = features(one, store, cache=kept)
     assert torch.equal(features(one, store, cache=kept), first)
@@ -233,8 +292,8 @@ def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Pa
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "no note", "other note", "no array"])
-def test_an_entry_that_is_not_whole_counts_as_not_there(harm: str, tmp_path: Path) -> None:
-    one, calls = counted(task())
+def test_an_entry_that_is_not_whole_counts_as_not_there(harm: str, tmp_path: Path, monkeypatch) -> None:
+    one, calls = counted(task(), monkeypatch)
     store, kept = images(), Cache(tmp_path)
     first = features(one, store, cache=kept).clone()
     (array,), (note,) = tmp_path.glob("*.npy"), tmp_path.glob("*.json")
@@ -254,6 +313,28 @@ def test_an_entry_that_is_not_whole_counts_as_not_there(harm: str, tmp_path: Pat
     assert len(calls) == 2
 
 
+def test_networks_of_equal_weights_are_told_apart(tmp_path: Path) -> None:
+    convolution, store, kept = nn.Conv2d(3, 4, 1), images(), Cache(tmp_path)
+    found = [
+        features(sp.Network(nn.Sequential(convolution, after)).representation(), store, cache=kept)
+        for after in (nn.ReLU(), nn.Tanh())
+    ]
+    assert not torch.equal(*found)
+
+
+def band(scale: float) -> sp.Channels:
+    return sp.Channels(sp.ChannelSpace.bands("d", ["D"], scale=scale))
+
+
+def test_bands_of_one_name_and_another_scale_are_told_apart(tmp_path: Path, monkeypatch) -> None:
+    bands = sp.ImageStore.from_arrays(torch.rand(6, 1, 4, 4), [0, 1] * 3)
+    found = []
+    for scale in (1.0, 50.0):
+        monkeypatch.setattr("ssl_pretext.channels._SPACES", {})  # as in another process
+        found.append(features(sp.Pixels(band(scale)), bands, cache=Cache(tmp_path)))
+    torch.testing.assert_close(found[0], found[1] * 50)
+
+
 def test_what_cannot_be_told_apart_is_not_kept(tmp_path: Path) -> None:
     class Foreign(nn.Conv2d):
         pass
@@ -261,6 +342,11 @@ def test_what_cannot_be_told_apart_is_not_kept(tmp_path: Path) -> None:
     store, kept = images(), Cache(tmp_path)
     features(sp.Representation("f", lambda x: x.float()), store, cache=kept)
     features(sp.Network(Foreign(3, 2, 1)).representation(), store, cache=kept)
+    hooked = nn.Conv2d(3, 2, 1)
+    hooked.register_forward_hook(lambda *_: None)
+    features(sp.Network(hooked).representation(), store, cache=kept)
+    described = Backbone(lambda x, layers: {layer: x.float() for layer in layers}, describe={"kind": "mine"})
+    features(described.layer(), store, cache=kept)
     assert not list(tmp_path.iterdir())
     features(sp.Network(nn.Conv2d(3, 2, 1)).representation(), store, cache=kept)
     assert len(list(tmp_path.iterdir())) == 2
@@ -281,6 +367,9 @@ def test_probes_that_are_done_are_not_trained_again(tmp_path: Path, monkeypatch)
     assert not trained
     sp.evaluate(one, train, test, **options | {"seeds": [7]})
     assert len(trained) == len(first.names)
+    more = [sp.ImageStore.from_arrays(side.images(), side.labels, classes=list("abcdef")) for side in (train, test)]
+    others = sp.evaluate(one, *more, **options)
+    assert others.runs[0]["history"] != first.runs[0]["history"], "a head with more classes is another probe"
 
 
 def test_large_features_lie_on_disk(monkeypatch) -> None:

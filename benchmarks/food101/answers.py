@@ -20,8 +20,8 @@ def answer_questions(findings: Findings, quality: Sequence[Mapping[str, Any]]) -
         ("out", "Do they transfer to classes never seen in pretraining?"),
     ):
         asked = [(study, findings.reports[study][domain]) for study in ("conv", "linear") if study in findings.reports]
-        parts = [_helps(study, report, LATENT) for study, report in asked]
-        answers.append(_answer(question, parts))
+        if asked:
+            answers.append(_answer(question, [_helps(study, report, LATENT) for study, report in asked]))
     answers.append(_skew("Do the colours skew, and where to?", quality))
     if best := findings.layer():
         parts = [_layers(domain, report, best) for domain, report in findings.reports["linear"].items()]

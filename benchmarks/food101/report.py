@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, STUDIES, Findings
 from ssl_pretext.config import write_text
 from ssl_pretext.plots import curves
+from ssl_pretext.probes.health import health_rows as of_health
 from ssl_pretext.probes.results import percent
 from ssl_pretext.report import Figure, Section, html_page, markdown_table
 
@@ -47,7 +48,7 @@ def write_report(out: Path, results: Mapping[str, Any], grids: Mapping[str, byte
 
 
 def draw(folder: Path, results: Mapping[str, Any], findings: Findings) -> None:
-    """Writes the plots as PNG files; `PLOTS` says what each shows."""
+    """Writes the plots as PNG files; `CAPTIONS` says what each shows."""
     history = results["pretraining"]["history"]
     losses = {
         "training": [[row["train_loss"] for row in history]],
@@ -183,16 +184,7 @@ def health_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     cards = results["probe_card"].get("linear") or next(iter(results["probe_card"].values()), None)
     if cards is None:
         return []
-    return [
-        {
-            "representation": name,
-            "channels": str(figures["channels"]),
-            "standard deviation": f"{figures['std']:.3g}",
-            "effective rank": f"{figures['effective_rank']:.1f}",
-            "collapsed channels": str(figures["collapsed_channels"]),
-        }
-        for name, figures in cards["in"]["health"].items()
-    ]
+    return of_health(cards["in"]["health"])
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -84,6 +84,7 @@ class Findings:
                 name: {domain: report.card for domain, report in domains.items()}
                 for name, domains in self.reports.items()
             },
+            "label_card": {domain: list(curve.reports.values())[-1].card for domain, curve in self.labels.items()},
         }
 
 

@@ -128,7 +128,10 @@ def recorded(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, obje
     outputs: dict[str, object] = {}
     hooks = [
         module.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: outputs.update({name: output})
+            # A copy: an activation that follows may work in place.
+            lambda _module, _inputs, output, name=name: outputs.update(
+                {name: output.clone() if isinstance(output, Tensor) else output}
+            )
         )
         for name in names
     ]

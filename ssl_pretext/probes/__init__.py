@@ -1,5 +1,6 @@
 """Probes: small classifiers on frozen features, with controls, seeds and intervals."""
 
+from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.evaluation import evaluate, label_efficiency
 from ssl_pretext.probes.health import feature_health
 from ssl_pretext.probes.knn import KNNProbe
@@ -8,7 +9,7 @@ from ssl_pretext.probes.methods import create_probe, list_probes, register_probe
 from ssl_pretext.probes.modules import ConvProbe, ProbeTraining
 from ssl_pretext.probes.networks import Network, imagenet_reference
 from ssl_pretext.probes.resnet import ResNetProbe
-from ssl_pretext.probes.results import LabelEfficiency, ProbeReport
+from ssl_pretext.probes.results import ProbeReport
 from ssl_pretext.probes.saved import load_representation, save_representation
 from ssl_pretext.probes.statistics import difference_in_words, mean_interval, paired_difference
 from ssl_pretext.representations import Backbone, ColorHistogram, Joined, Pixels, Representation

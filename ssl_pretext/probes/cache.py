@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import PretextError
 from ssl_pretext.representations import Backbone
 
-__all__ = ["Cache", "code_identity", "traceable", "weights_sha256"]
+__all__ = ["Cache", "code_identity", "network_identity", "own_code", "traceable"]
 
 LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "torchmetrics")  # whose code a network may consist of
 
@@ -83,31 +82,47 @@ class Cache:
         return self.folder / f"{hashlib.sha256(_canonical(identity).encode()).hexdigest()[:32]}.{ending}"
 
 
-@lru_cache
 def code_identity() -> Mapping[str, str]:
     """The code that results come from: a hash of this library's, whose version stays while it is worked on."""
-    files = sorted(Path(ssl_pretext.__path__[0]).rglob("*.py"))
-    own = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return {"ssl_pretext": own, **{library: version(library) for library in LIBRARIES}}
+    return {"ssl_pretext": CODE, **{library: version(library) for library in LIBRARIES}}
+
+
+def own_code(*parts: object) -> bool:
+    """Whether functions or classes are this library's, so that `code_identity` sees a change of them."""
+    return all(_home(part) == ssl_pretext.__name__ for part in parts)
 
 
 def traceable(backbone: Backbone) -> bool:
     """Whether all that decides the features is known: described, and made of code that `code_identity` covers."""
-    if backbone.describe is None:
+    if backbone.describe is None or not own_code(backbone.maps):
         return False
-    homes = {type(part).__module__.partition(".")[0] for part in (backbone.module or nn.Identity()).modules()}
-    return homes <= {*LIBRARIES, ssl_pretext.__name__}
+    modules = list((backbone.module or nn.Identity()).modules())
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return not hooked and {_home(type(module)) for module in modules} <= {*LIBRARIES, ssl_pretext.__name__}
 
 
-def weights_sha256(module: nn.Module | None) -> str | None:
-    """A hash of all parameters and buffers with their names; None without a module."""
+def network_identity(module: nn.Module | None) -> dict[str, str] | None:
+    """What a network is: its structure, and a hash of all parameters and buffers with their names."""
     if module is None:
         return None
     total = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         total.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    structure = hashlib.sha256(str(module).encode()).hexdigest()
+    return {"structure": structure, "weights": total.hexdigest()}
+
+
+def _hash_of_code() -> str:
+    files = sorted(Path(ssl_pretext.__path__[0]).rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+CODE = _hash_of_code()  # of what was imported, even if the files change while a long run goes on
+
+
+def _home(part: object) -> str:
+    return str(getattr(part, "__module__", "")).partition(".")[0]
 
 
 def _canonical(identity: Any) -> str:

@@ -4,15 +4,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.features import check_maps
 from ssl_pretext.representations import ColorHistogram, Pixels, Representation, frozen
 
-__all__ = ["CONTROLS", "Controls", "find_controls", "untrained_name"]
+__all__ = ["CONTROLS", "UNTRAINED", "Controls", "find_controls", "untrained_name"]
 
+UNTRAINED, SOURCE, REDUCED = "untrained", "its source channels", "pixels of its size"  # as a table calls them
 CONTROLS = ("untrained", "pixels", "source", "reduced", "histogram")
 
 
@@ -51,9 +54,13 @@ def find_controls(
     Raises:
         ArgumentError: There is no such control, its name is taken, or a representation gives no maps.
     """
+    if isinstance(wanted, str) or not isinstance(wanted, bool | Collection):
+        raise ArgumentError(f"controls is True, False or some of {', '.join(CONTROLS)}, got {wanted!r}")
     kinds = set(CONTROLS if wanted is True else wanted or ())
     if unknown := sorted(kinds - {*CONTROLS}):
         raise ArgumentError(f"there is no control {unknown[0]!r}; known: {', '.join(CONTROLS)}")
+    if reserved := sorted({*given} & {UNTRAINED, SOURCE, REDUCED}):
+        raise ArgumentError(f"{reserved[0]!r} is what a table calls a control; rename the representation")
     known: dict[str, Representation] = {
         name: one for name, one in given.items() if isinstance(one, Pixels | ColorHistogram)
     }
@@ -61,9 +68,9 @@ def find_controls(
     for name, against in controls.against.items():
         one = given[name]
         if "untrained" in kinds and one.untrained is not None:
-            against["untrained"] = untrained_name(name)
-            if against["untrained"] in given:
-                raise ArgumentError(f"{against['untrained']!r} is what the control of {name!r} is called; rename one")
+            against[UNTRAINED] = untrained_name(name)
+            if against[UNTRAINED] in given:
+                raise ArgumentError(f"{against[UNTRAINED]!r} is what the control of {name!r} is called; rename one")
         for label, control in _of(one, images, kinds, reduce, device):
             found = next((have for have, other in known.items() if other.describe == control.describe), control.name)
             if found not in known:
@@ -75,7 +82,7 @@ def find_controls(
         for have in given:
             if have in known and have not in against.values():
                 against[have] = have
-    controls.names.extend(one["untrained"] for one in controls.against.values() if "untrained" in one)
+    controls.names.extend(one[UNTRAINED] for one in controls.against.values() if UNTRAINED in one)
     return controls
 
 
@@ -88,12 +95,6 @@ def _of(
     one: Representation, images: ImageStore, kinds: Collection[str], reduce: Callable[[Tensor], Tensor], device: str
 ) -> list[tuple[str, Representation]]:
     """The controls of one representation, each with what a table calls it if not by its name."""
-    with ExitStack() as stack:
-        for part in one.parts:
-            stack.enter_context(frozen(part.backbone.module, device))
-        maps = one.encode(images.images([0]).to(device))
-    if maps.dim() != 4:
-        raise ArgumentError(f"{one.name!r} gave features of shape {tuple(maps.shape)} instead of (B, C, h, w)")
     seen = [part.backbone.channels for part in one.parts if part.backbone.channels is not None]
     pixels = _whole_image(seen, images)
     found: list[tuple[str, Representation]] = []
@@ -102,17 +103,24 @@ def _of(
     if "pixels" in kinds:
         found.append(("", Pixels(pixels)))
     if "source" in kinds and len(seen) == 1 and {*seen[0].names} != {*seen[0].space.channels}:
-        found.append(("its source channels", Pixels(seen[0])))
-    size = tuple(reduce(maps).shape[-2:])
-    if "reduced" in kinds and max(size) > 1 and min(size) < min(images.images([0]).shape[-2:]):
-        found.append(("pixels of its size", Pixels(pixels, size=(size[0], size[1]))))
+        found.append((SOURCE, Pixels(seen[0])))
+    if "reduced" in kinds:
+        with ExitStack() as stack:
+            for part in one.parts:
+                stack.enter_context(frozen(part.backbone.module, device))
+            maps = check_maps(one.name, one.encode(images.images([0]).to(device)), 1)
+        height, width = reduce(maps).shape[-2:]
+        full_height, full_width = images.images([0]).shape[-2:]
+        if max(height, width) > 1 and (height < full_height or width < full_width):
+            found.append((REDUCED, Pixels(pixels, size=(height, width))))
     if "histogram" in kinds and pixels.space.is_color:
         found.append(("", ColorHistogram()))
     return found
 
 
 def _whole_image(seen: Sequence[Channels], images: ImageStore) -> Channels | None:
-    """All channels of the image: RGB, or the bands; None for bands that nothing tells the names of."""
+    """All channels of the image: RGB, or the bands; None where nothing tells: three floating bands may be anything."""
     if seen and not seen[0].space.is_color:
         return Channels(seen[0].space)
-    return Channels("rgb") if images.num_channels == 3 else None
+    rgb = images.num_channels == 3 and (bool(seen) or images.images([0]).dtype == torch.uint8)
+    return Channels("rgb") if rgb else None

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.cache import Cache, code_identity, traceable, weights_sha256
+from ssl_pretext.probes.cache import Cache, code_identity, network_identity, traceable
 from ssl_pretext.representations import Backbone, Representation, frozen
 
-__all__ = ["extract"]
+__all__ = ["check_maps", "extract"]
 
 IN_MEMORY = 4 * 2**30  # bytes of one feature array above which it goes to disk
 BATCH_SIZE = 256
@@ -24,6 +24,7 @@ def extract(
     *,
     device: str | torch.device = "cpu",
     cache: Cache | None = None,
+    sha256: str | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[tuple[Backbone, str], Tensor]:
     """Features of all parts of the representations, each network run once over the images.
@@ -34,6 +35,7 @@ def extract(
         device: Where the networks run.
         cache: Where features are looked up and kept; in memory without one, or in an unnamed file when large. Features
             of functions and of modules from elsewhere are not kept: a change of their code would not be seen.
+        sha256: Of the images, where it is known.
         reduce: A function of this library that makes of each batch of maps what is kept, such as `shrink`.
 
     Returns:
@@ -53,8 +55,8 @@ def extract(
         if cache is not None and traceable(backbone):
             shared = {
                 "backbone": backbone.describe,
-                "weights": weights_sha256(backbone.module),
-                "images": images.sha256,
+                "network": network_identity(backbone.module),
+                "images": sha256 or images.sha256,
                 "reduce": None if reduce is None else reduce.__qualname__,
                 "code": code_identity(),
             }
@@ -68,6 +70,14 @@ def extract(
             )
         found |= {(backbone, layer): features for layer, features in kept.items()}
     return found
+
+
+def check_maps(name: str, maps: object, count: int) -> Tensor:
+    """The maps in float32, if they are maps of `count` images."""
+    if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != count:
+        what = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ArgumentError(f"{name!r} gave features of shape {what} instead of ({count}, C, h, w)")
+    return maps.float()
 
 
 def _run(
@@ -84,14 +94,17 @@ def _run(
         for indices in torch.arange(len(images)).split(BATCH_SIZE):
             maps = backbone.maps(images.images(indices).to(device), list(names))
             for layer, name in names.items():
-                batch = maps[layer].float()
-                if batch.dim() != 4:
-                    raise ArgumentError(f"{name!r} gave features of shape {tuple(batch.shape)} instead of (B, C, h, w)")
+                batch = check_maps(name, maps[layer], len(indices))
                 if not batch.isfinite().all():
                     raise ArgumentError(f"{name!r} gave features that are not finite; its training may have diverged")
                 batch = (batch if reduce is None else reduce(batch)).cpu()
                 if layer not in features:  # filled in place: joining batches would hold all features twice
                     features[layer] = _room(len(images), *batch.shape[1:])
+                if batch.shape[1:] != features[layer].shape[1:]:
+                    raise ArgumentError(
+                        f"{name!r} gave features of shape {tuple(batch.shape[1:])} after some of "
+                        f"{tuple(features[layer].shape[1:])}; they must be the same for all images"
+                    )
                 features[layer][indices] = batch
     return features
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_pretext.config import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.linear import MAX_FEATURES, Standardized, pool
 
@@ -52,8 +53,9 @@ class KNNProbe(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, k: int = K, temperature: float = TEMPERATURE) -> None:
         super().__init__()
-        if k < 1 or not 0 < temperature < math.inf:
-            raise ArgumentError(f"the knn probe takes k >= 1 and a temperature above 0, got {k} and {temperature}")
+        whole_number("k of the knn probe", k)
+        if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
+            raise ArgumentError(f"the knn probe takes a temperature above 0, got {temperature!r}")
         self.in_channels, self.num_classes, self.k, self.temperature = in_channels, num_classes, k, temperature
         self.register_buffer("features", torch.empty(0, in_channels))
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))

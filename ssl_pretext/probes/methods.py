@@ -1,5 +1,7 @@
 """What `evaluate` can train on features, by name: networks, the linear probe, nearest neighbours."""
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -7,8 +9,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-import ssl_pretext
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.losses.regularizers import REGULARIZERS
+from ssl_pretext.probes.cache import own_code
 from ssl_pretext.probes.knn import KNN_CARD, KNNProbe, train_knn
 from ssl_pretext.probes.linear import EPOCHS, LINEAR_CARD, LinearProbe, train_linear
 from ssl_pretext.probes.modules import ConvProbe, ProbeFactory, ProbeTraining, train_module
@@ -56,6 +59,10 @@ def find_method(probe: str | ProbeFactory, training: ProbeTraining | None) -> Me
         UnknownNameError: There is no such probe.
         ArgumentError: It does not take these options, or `training`.
     """
+    if not isinstance(training, ProbeTraining | None):
+        raise ArgumentError(f"training is a ProbeTraining, got {training!r}")
+    if not callable(probe) and not isinstance(probe, str):
+        raise ArgumentError(f"a probe is a name of {list_probes()} or a function to a module, got {probe!r}")
     name, options = parse_spec(probe) if isinstance(probe, str) else (getattr(probe, "__name__", "custom"), {})
     if isinstance(probe, str) and name in ("linear", "knn"):
         if training is not None:
@@ -73,15 +80,16 @@ def find_method(probe: str | ProbeFactory, training: ProbeTraining | None) -> Me
             own_code=True,
         )
     training = training or ProbeTraining()
+    regularizers = [REGULARIZERS.factory(parse_spec(spec)[0]) for spec in training.regularizers]
     factory: ProbeFactory = (lambda i, n: create_probe(probe, i, n)) if isinstance(probe, str) else probe
     return Method(
         probe if isinstance(probe, str) else name,
         partial(train_module, factory, training=training),
-        training.card(),
+        training.card() | ({} if isinstance(probe, str) else {"factory": _source(probe)}),
         10,
         pooled=False,
         all_classes=True,
-        own_code=isinstance(probe, str) and PROBES.factory(name).__module__.startswith(f"{ssl_pretext.__name__}."),
+        own_code=isinstance(probe, str) and own_code(PROBES.factory(name), *regularizers),
     )
 
 
@@ -113,3 +121,12 @@ def list_probes() -> list[str]:
 def register_probe(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Files a factory `(in_channels, num_classes)` under a name, as a decorator; `evaluate` trains it by AdamW."""
     return PROBES.register(name)
+
+
+def _source(factory: ProbeFactory) -> str:
+    """What tells a function from another of its name: where it is from, and a hash of its text where there is one."""
+    try:
+        text = hashlib.sha256(inspect.getsource(factory).encode()).hexdigest()[:16]
+    except (OSError, TypeError):
+        text = "source unknown"
+    return f"{getattr(factory, '__module__', '')}.{getattr(factory, '__qualname__', repr(factory))} ({text})"

@@ -1,4 +1,4 @@
-"""Probes that are networks: the documented one, the registry, and how they are trained."""
+"""Probes that are networks: the documented one, and how they are trained."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_pretext.config import Config
+from ssl_pretext.config import Config, whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import WeightedRegularizers
 
@@ -59,6 +59,14 @@ class ProbeTraining(Config):
         weight_decay: Of AdamW.
         batch_size: Images per step, about.
         regularizers: Weight of each regularizer of the probe by spec, such as `{"nuclear_norm": 1e-3}`.
+
+    Raises:
+        ArgumentError: A number is out of range.
+        UnknownNameError: There is no such regularizer.
+
+    Examples:
+        >>> ProbeTraining(learning_rate=1e-3, regularizers={"nuclear_norm": 1e-3}).batch_size
+        64
     """
 
     learning_rate: float = 3e-4
@@ -67,11 +75,10 @@ class ProbeTraining(Config):
     regularizers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or not self.weight_decay >= 0 or self.batch_size < 2:
-            raise ArgumentError(
-                "ProbeTraining takes learning_rate > 0, weight_decay >= 0 and batch_size >= 2 (BatchNorm needs two), "
-                f"got {self.learning_rate}, {self.weight_decay} and {self.batch_size}"
-            )
+        whole_number("batch_size of ProbeTraining (BatchNorm needs two)", self.batch_size, least=2)
+        rates = (self.learning_rate, self.weight_decay)
+        if not all(isinstance(rate, float | int) for rate in rates) or not self.learning_rate > 0 <= self.weight_decay:
+            raise ArgumentError(f"ProbeTraining takes learning_rate > 0 and weight_decay >= 0, got {rates}")
         WeightedRegularizers(self.regularizers)  # refuses what it does not know
 
     def card(self) -> dict[str, Any]:
@@ -146,8 +153,8 @@ def _test(network: nn.Module, features: Tensor, labels: Tensor) -> list[float]:
     network.eval()
     sums = torch.zeros(2, device=labels.device, dtype=torch.float64)
     with torch.inference_mode():
-        for batch, truth in zip(features.split(TEST_BATCH_SIZE), labels.split(TEST_BATCH_SIZE), strict=True):
-            sums += _score(network(batch), truth)
+        for batch in torch.arange(len(labels), device=labels.device).split(TEST_BATCH_SIZE):
+            sums += _score(network(features[batch]), labels[batch])  # a copy: a network may work in place
     return cast(list[float], (sums / len(labels)).tolist())
 
 

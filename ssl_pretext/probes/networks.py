@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels
+from ssl_pretext.config import whole_number
 from ssl_pretext.encoders import create_encoder, feature_layers, without_weights
 from ssl_pretext.encoders.inspection import capture
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
-from ssl_pretext.representations import OUTPUT, Backbone, Representation
+from ssl_pretext.representations import OUTPUT, Backbone, Representation, describe_channels
 from ssl_pretext.tasks.checkpoint import redrawn
 
 __all__ = ["Network", "imagenet_reference"]
@@ -55,6 +56,8 @@ class Network:
             )
         if std is not None and not all(value > 0 for value in std):
             raise ArgumentError(f"std must be positive, got {std}")
+        if image_size is not None:
+            whole_number("image_size of Network", image_size)
         self.mean, self.std = mean and list(mean), std and list(std)
         self.name = encoder if isinstance(encoder, str) else None
         self.encoder = create_encoder(encoder, in_channels=count)
@@ -66,17 +69,22 @@ class Network:
     def backbone(self) -> Backbone:
         """The network with its transform, frozen."""
         return Backbone(
-            lambda images, layers: capture(self.encoder, self.transform(images), layers),
+            self.feature_maps,
             describe={
                 "kind": "network",
-                "encoder": self.name,
+                "encoder": None if self.name is None else without_weights(self.name),
                 "class": type(self.encoder).__qualname__,
                 **self.contract(),
+                **describe_channels(self.channels),
             },
             module=self.encoder,
             channels=self.channels,
             untrained=lambda seed: self._untrained(seed).backbone(),
         )
+
+    def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The maps of several layers, or of `""`, the output, out of one pass."""
+        return capture(self.encoder, self.transform(images), layers)
 
     def representation(self, layer: str | None = None, name: str | None = None) -> Representation:
         """One layer, or the output."""
@@ -88,8 +96,8 @@ class Network:
         return {layer: backbone.layer(layer, layer) for layer in layers or self.layers()}
 
     def contract(self) -> dict[str, Any]:
-        """The transform, JSON-ready: what `Network` takes beside the encoder."""
-        return {"channels": str(self.channels), "mean": self.mean, "std": self.std, "image_size": self.image_size}
+        """The transform: what `Network` takes beside the encoder."""
+        return {"channels": self.channels, "mean": self.mean, "std": self.std, "image_size": self.image_size}
 
     def transform(self, images: Tensor) -> Tensor:
         """What the network sees of images `(B, C, H, W)`: `(B, n, H, W)`."""

@@ -1,5 +1,6 @@
 """The report of `evaluate`: every run, the card of what decided them, and what follows."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
 from ssl_pretext.plots import curves, forest, lines
 from ssl_pretext.probes.controls import untrained_name
+from ssl_pretext.probes.health import health_rows
 from ssl_pretext.probes.statistics import difference_in_words, mean_interval, paired_difference, significant
 from ssl_pretext.report import markdown_table
 
-__all__ = ["LabelEfficiency", "ProbeReport", "percent"]
+__all__ = ["ProbeReport", "percent"]
 
 # What may differ between two reports that are still about the same question.
-_OWN = ("controls", "against", "health", "representations")
+_OWN = ("controls", "against", "health", "representations", "code")
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,6 @@ class ProbeReport:
 
     def accuracies(self, name: str) -> list[float]:
         """Final test accuracies of one representation, a figure per seed."""
-        if name not in self.names:
-            raise UnknownNameError(f"the report has no representation {name!r}; it has {', '.join(self.names)}")
         return self._final(name, "test_accuracy")
 
     def summary(self) -> list[dict[str, Any]]:
@@ -89,10 +89,15 @@ class ProbeReport:
             names: To choose from, such as the layers of a network; all that are no controls by default.
 
         Raises:
-            ArgumentError: The probe holds no training images out (only the linear one and kNN do).
+            ArgumentError: The probe holds no training images out (only the linear one and kNN do), or there are only
+                controls.
+            UnknownNameError: The report has no such representation.
         """
-        held_out = {}
-        for name in names or list(self.card["against"]):
+        held_out: dict[str, float] = {}
+        candidates = list(names or self.card["against"])
+        if not candidates:
+            raise ArgumentError("the report holds nothing but controls to choose from")
+        for name in candidates:
             values = [run["validation_accuracy"] for run in self._runs(name) if "validation_accuracy" in run]
             if not values:
                 raise ArgumentError(f"the {self.card['probe']} probe of {name!r} has no accuracy but on test images")
@@ -121,16 +126,7 @@ class ProbeReport:
 
     def health_table(self) -> str:
         """Whether features have collapsed, as a Markdown table; see `feature_health`."""
-        rows = [
-            {
-                "representation": name,
-                "channels": figures["channels"],
-                "standard deviation": f"{figures['std']:.3g}",
-                "effective rank": f"{figures['effective_rank']:.1f}",
-                "collapsed channels": figures["collapsed_channels"],
-            }
-            for name, figures in self.card["health"].items()
-        ]
+        rows = health_rows(self.card["health"])
         return markdown_table(rows, list(rows[0]))
 
     def to_json(self, path: str | Path) -> None:
@@ -139,7 +135,12 @@ class ProbeReport:
 
     @classmethod
     def from_json(cls, path: str | Path) -> "ProbeReport":
-        """Reads what `to_json` wrote."""
+        """Reads what `to_json` wrote.
+
+        Raises:
+            MissingFileError: There is no such file.
+            CheckpointError: It holds something else.
+        """
         content = read_json(Path(path))
         try:
             return cls(content["runs"], content["card"])
@@ -183,11 +184,15 @@ class ProbeReport:
             raise ArgumentError(f"reports that were probed differently cannot be merged: {', '.join(differing)} differ")
         both = set(self.names) & set(other.names)
         mine, theirs = self.card["representations"], other.card["representations"]
-        if clash := sorted(name for name in both if name not in mine or mine[name] != theirs.get(name)):
+        if clash := sorted(name for name in both if mine[name] != theirs[name]):
             raise ArgumentError(f"both reports hold {', '.join(clash)}, and they are not the same")
         card = self.card | {
             "controls": list(dict.fromkeys([*self.card["controls"], *other.card["controls"]])),
-            **{key: other.card[key] | self.card[key] for key in ("against", "health", "representations")},
+            **{key: other.card[key] | self.card[key] for key in ("health", "representations")},
+            "against": {
+                name: other.card["against"].get(name, {}) | self.card["against"].get(name, {})
+                for name in dict.fromkeys([*self.card["against"], *other.card["against"]])
+            },
         }
         return ProbeReport([*self.runs, *(run for run in other.runs if run["representation"] not in both)], card)
 
@@ -195,7 +200,11 @@ class ProbeReport:
         """Draws test accuracy, or test loss, per epoch: means and range over the seeds, as a PNG file."""
         figure, label, factor = ("test_loss", "test loss", 1) if loss else ("test_accuracy", "test accuracy, %", 100)
         series = {
-            name: [[factor * row[figure] for row in run["history"]] for run in self._runs(name)] for name in self.names
+            name: [
+                [math.nan if row[figure] is None else factor * row[figure] for row in run["history"]]
+                for run in self._runs(name)
+            ]
+            for name in self.names
         }
         picture = curves(series, title=title or f"{self.card['probe']} probe", x_label="epoch", y_label=label)
         Path(path).write_bytes(picture)
@@ -214,7 +223,7 @@ class ProbeReport:
             {
                 "label": f"minus {found['reference']}",
                 "mean": 100 * found["mean"],
-                "half": None if found["ci95"] is None else 100 * found["ci95"],
+                "half": 100 * found["ci95"] if found["ci95"] else None,
                 "group": found["representation"],
             }
             for found in self.against_controls()
@@ -228,88 +237,35 @@ class ProbeReport:
     def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
         """Draws the accuracy of the layers of a network, and of their untrained twins, as a PNG file."""
         places = list(enumerate(layers))
-        series = {"trained": [(i, *self._percent(name)) for i, name in places]}
-        twins = [(i, *self._percent(untrained_name(name))) for i, name in places if untrained_name(name) in self.names]
-        shared = [name for name in self.card["controls"] if name in self.card["representations"]]
+        series = {"trained": [(i, *self.in_percent(name)) for i, name in places]}
+        twins = [
+            (i, *self.in_percent(untrained_name(name))) for i, name in places if untrained_name(name) in self.names
+        ]
+        shared = [name for name in self.card["controls"] if not name.endswith(untrained_name(""))]
         picture = lines(
             series | ({"untrained": twins} if twins else {}),
             title=title or f"{self.card['probe']} probe by layer",
             x_label="layer",
             y_label="test accuracy, %",
             x_names=list(layers),
-            reference={name: self._percent(name)[0] for name in shared},
+            reference={name: self.in_percent(name)[0] for name in shared},
         )
         Path(path).write_bytes(picture)
 
-    def _percent(self, name: str) -> tuple[float, float | None]:
+    def in_percent(self, name: str) -> tuple[float, float | None]:
+        """Mean accuracy of a representation and half its interval, in percent."""
         mean, half = mean_interval(self.accuracies(name))
         return 100 * mean, None if half is None else 100 * half
 
     def _runs(self, name: str) -> list[dict[str, Any]]:
+        if name not in self.names:
+            raise UnknownNameError(f"the report has no representation {name!r}; it has {', '.join(self.names)}")
         return [run for run in self.runs if run["representation"] == name]
 
     def _final(self, name: str, figure: str) -> list[float]:
-        return [run["history"][-1][figure] for run in self._runs(name)]
-
-
-@dataclass(frozen=True)
-class LabelEfficiency:
-    """What `label_efficiency` found.
-
-    Attributes:
-        reports: By the number of labelled images per class.
-    """
-
-    reports: dict[int, ProbeReport]
-
-    def table(self) -> str:
-        """Accuracy by labels per class, in percent, as a Markdown table."""
-        names = next(iter(self.reports.values())).names
-        rows = [
-            {"representation": name}
-            | {str(count): percent(*mean_interval(report.accuracies(name))) for count, report in self.reports.items()}
-            for name in names
-        ]
-        return markdown_table(rows, list(rows[0]))
-
-    def to_json(self, path: str | Path) -> None:
-        """Writes the reports, each with its card."""
-        content = {
-            str(count): {"card": report.card, "summary": report.summary(), "runs": report.runs}
-            for count, report in self.reports.items()
-        }
-        write_json(Path(path), {"per_class": content})
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> "LabelEfficiency":
-        """Reads what `to_json` wrote."""
-        content = read_json(Path(path))
-        try:
-            return cls({int(n): ProbeReport(one["runs"], one["card"]) for n, one in content["per_class"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} holds no reports by label count") from error
-
-    def plot(self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None) -> None:
-        """Draws accuracy against labels per class with 95% intervals, as a PNG file.
-
-        Args:
-            path: Of the file.
-            names: Of the representations to show; all by default.
-            title: Of the picture.
-        """
-        first = next(iter(self.reports.values()))
-        series = {
-            name: [(count, *report._percent(name)) for count, report in self.reports.items()]
-            for name in names or first.names
-        }
-        picture = lines(
-            series,
-            title=title or f"{first.card['probe']} probe",
-            x_label="labelled images per class",
-            y_label="test accuracy, %",
-            log=True,
-        )
-        Path(path).write_bytes(picture)
+        # JSON knows no NaN: what diverged comes back as null.
+        values = [run["history"][-1][figure] for run in self._runs(name)]
+        return [math.nan if value is None else value for value in values]
 
 
 def percent(mean: float, half: float | None, *, sign: bool = False) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from ssl_pretext.channels import ChannelSpace
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.encoders import without_weights
-from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError
-from ssl_pretext.probes.cache import weights_sha256
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError
+from ssl_pretext.probes.cache import network_identity
 from ssl_pretext.probes.networks import Network
 from ssl_pretext.representations import ColorHistogram, Joined, Pixels, Representation
 from ssl_pretext.tasks import PretextTask
@@ -17,6 +18,7 @@ from ssl_pretext.tasks import PretextTask
 __all__ = ["load_representation", "save_representation"]
 
 FORMAT = 1
+KINDS = ("pixels", "histogram", "joined", "task", "network")
 NOTE_FILE, WEIGHTS_FILE, TASK_FOLDER = "representation.json", "model.safetensors", "task"
 
 
@@ -38,15 +40,15 @@ def save_representation(representation: Representation, folder: str | Path) -> N
         {'kind': 'pixels', 'channels': 'lab:L', 'size': [4, 4]}
     """
     folder = Path(folder)
-    if representation.describe is None:
+    if (representation.describe or {}).get("kind") not in KINDS:
         raise ArgumentError(
             f"{representation.name!r} is made by a function, which cannot be saved; give it as a Network"
         )
     folder.mkdir(parents=True, exist_ok=True)
     module = representation.backbone.module
-    if len(representation.parts) > 1:
-        for number, part in enumerate(representation.parts):
-            save_representation(part, folder / f"part{number}")
+    if isinstance(representation, Joined):
+        for number, member in enumerate(representation.members):
+            save_representation(member, folder / f"part{number}")
     elif isinstance(module, PretextTask):
         module.save_pretrained(folder / TASK_FOLDER)
     elif module is not None:
@@ -54,7 +56,7 @@ def save_representation(representation: Representation, folder: str | Path) -> N
 
         save_model(module, str(folder / WEIGHTS_FILE))
     note = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
-    write_json(folder / NOTE_FILE, {**note, "describe": representation.describe, "weights": weights_sha256(module)})
+    write_json(folder / NOTE_FILE, {**note, "describe": representation.describe, "network": network_identity(module)})
 
 
 def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] | None = None) -> Representation:
@@ -74,11 +76,11 @@ def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] 
         if note["format"] != FORMAT:
             raise CheckpointError(f"{folder} is of format {note['format']}, this library reads {FORMAT}")
         one = _made(note["describe"], str(note["name"]), str(note["layer"]), folder, modules)
-        if weights_sha256(one.backbone.module) != note["weights"]:
+        if network_identity(one.backbone.module) != note["network"]:
             raise CheckpointError(f"the weights in {folder} are not those that were saved")
-    except PretextError:
+    except (CheckpointError, MissingFileError):
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (PretextError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / NOTE_FILE} does not describe a representation: {error}") from error
     return one
 
@@ -87,6 +89,8 @@ def _made(
     describe: Mapping[str, Any], name: str, layer: str, folder: Path, modules: dict[str, nn.Module]
 ) -> Representation:
     kind = describe["kind"]
+    if "space" in describe:  # bands, which a fresh process does not know
+        ChannelSpace.bands(**describe["space"])
     if kind == "pixels":
         return Pixels(describe["channels"], size=tuple(describe["size"]) if "size" in describe else None)
     if kind == "histogram":

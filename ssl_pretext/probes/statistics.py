@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import cast
 
 from ssl_pretext.errors import ArgumentError
 
@@ -17,10 +18,11 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple
         confidence: Of the interval.
 
     Returns:
-        Mean and half width; the latter is None for a single value, which says nothing of its spread.
+        Mean and half width; the latter is None for a single value, which says nothing of its spread, and for values
+        that are not finite.
 
     Raises:
-        ArgumentError: There are no values.
+        ArgumentError: There are no values, or the confidence does not lie between 0 and 1.
 
     Examples:
         >>> mean, half = mean_interval([0.1, 0.2, 0.3])
@@ -29,10 +31,10 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple
     """
     from scipy.stats import t
 
-    if not values:
-        raise ArgumentError("mean_interval needs at least one value")
+    if not values or not 0 < confidence < 1:
+        raise ArgumentError(f"mean_interval needs at least one value and a confidence in (0, 1), got {confidence}")
     mean = statistics.fmean(values)
-    if len(values) == 1:
+    if len(values) == 1 or not math.isfinite(mean):
         return mean, None
     quantile = float(t.ppf((1 + confidence) / 2, len(values) - 1))
     return mean, quantile * statistics.stdev(values) / math.sqrt(len(values))
@@ -56,7 +58,7 @@ def difference_in_words(mean: float, half: float | None, reference: str) -> str:
 
     Args:
         mean: Of the paired differences, as a share.
-        half: Half the width of its 95% interval; None for a single seed.
+        half: Half the width of its 95% interval; None for a single seed, 0 where all seeds agree to the image.
         reference: What was subtracted.
 
     Examples:
@@ -66,8 +68,9 @@ def difference_in_words(mean: float, half: float | None, reference: str) -> str:
         'no difference from pixels that these seeds could show (+0.4 points, 95% interval -0.7 to +1.5)'
     """
     points = 100 * mean
-    if half is None:
-        return f"{points:+.1f} points against {reference} with one seed, so without an interval"
+    if not half:
+        why = "with one seed" if half is None else "the same for every seed"
+        return f"{points:+.1f} points against {reference}, {why}, so without an interval"
     low, high = 100 * (mean - half), 100 * (mean + half)
     span = f"95% interval {low:+.1f} to {high:+.1f}"
     if not significant(mean, half):
@@ -76,5 +79,8 @@ def difference_in_words(mean: float, half: float | None, reference: str) -> str:
 
 
 def significant(mean: float, half: float | None) -> bool:
-    """Whether the interval `mean ± half` excludes zero; equal runs, which differ nowhere, are no difference."""
-    return half is not None and abs(mean) > half
+    """Whether the interval `mean ± half` excludes zero.
+
+    Seeds that agree to the image say nothing of the spread that there is, so that nothing follows from them.
+    """
+    return bool(half) and abs(mean) > cast(float, half)

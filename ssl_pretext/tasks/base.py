@@ -14,7 +14,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import UnknownNameError
 from ssl_pretext.registry import Registry
 from ssl_pretext.representations import OUTPUT, Backbone, Representation
-from ssl_pretext.tasks.checkpoint import fresh_weights, load_task, save_task
+from ssl_pretext.tasks.checkpoint import channel_spaces, fresh_weights, load_task, save_task
 
 __all__ = ["TASKS", "PretextTask", "TaskOutput", "create_task", "list_tasks", "register_task"]
 
@@ -101,7 +101,13 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         """The frozen network, whose layers are `layers()` and its output."""
         return Backbone(
             self.feature_maps,
-            describe={"kind": "task", "task": self.name, "options": self.options(), "pretrained_at": self.image_size},
+            describe={
+                "kind": "task",
+                "task": self.name,
+                "options": self.options(),
+                "channel_spaces": [space.describe() for space in channel_spaces(self)],
+                "pretrained_at": self.image_size,
+            },
             module=self,
             channels=self.sees,
             untrained=lambda seed: self.untrained(seed).backbone(),

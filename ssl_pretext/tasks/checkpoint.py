@@ -17,7 +17,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError,
 if TYPE_CHECKING:
     from ssl_pretext.tasks.base import PretextTask
 
-__all__ = ["FORMAT", "fresh_weights", "library_version", "load_task", "redrawn", "save_task"]
+__all__ = ["FORMAT", "channel_spaces", "fresh_weights", "library_version", "load_task", "redrawn", "save_task"]
 
 FORMAT = 1
 CONTRACT_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -43,7 +43,7 @@ def save_task(task: "PretextTask", folder: Path) -> None:
         "library_version": library_version(),
         "task": task.name,
         "options": options,
-        "channel_spaces": [_describe(space) for space in _spaces(task)],
+        "channel_spaces": [space.describe() for space in channel_spaces(task)],
         "image_size": task.image_size,
         "resize": task.resize,
     }
@@ -156,11 +156,7 @@ def _local_folder(folder: str | Path, revision: str | None) -> Path:
         ) from error
 
 
-def _spaces(task: "PretextTask") -> list[ChannelSpace]:
+def channel_spaces(task: "PretextTask") -> list[ChannelSpace]:
     """The channel spaces that a fresh process does not know."""
     used = {value.space for value in vars(task).values() if hasattr(value, "space")}
-    return [space for space in used if not space.is_color]
-
-
-def _describe(space: ChannelSpace) -> dict[str, Any]:
-    return {"name": space.name, "channels": space.channels, "center": space.center, "scale": space.scale}
+    return sorted((space for space in used if not space.is_color), key=lambda space: space.name)
