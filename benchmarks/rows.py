@@ -22,7 +22,7 @@ from ssl_pretext.errors import CheckpointError, PretextError
 from ssl_pretext.representations import OUTPUT
 from ssl_pretext.training import FitConfig, fit
 
-__all__ = ["LAYERS", "Comparison", "Row", "colorized", "command_line", "pixel_rows", "slug"]
+__all__ = ["LAYERS", "Comparison", "Row", "colorized", "command_line", "pixel_rows", "pretrained", "slug"]
 
 log = logging.getLogger("benchmarks.rows")
 
@@ -124,20 +124,13 @@ class Comparison:
     def _measure(
         self, row: Row, seed: int, data: Experiment, preset: Preset, *, out: Path, device: str
     ) -> dict[str, Any]:
-        torch.manual_seed(seed)
-        task = sp.create_task(row.task, **row.options)
-        history: list[dict[str, Any]] = []
         if row.control:
-            fitting = FitConfig(
-                out=out / "pretraining",
-                epochs=preset.epochs,
-                batch_size=preset.batch_size,
-                learning_rate=LEARNING_RATE,
-                seed=seed,
-                device=device,
-                resume=True,
+            task, history = pretrained(
+                row.task, row.options, seed, data, preset, out=out / "pretraining", device=device
             )
-            history = fit(task, data.pretrain, fitting, validation=data.validation)
+        else:
+            torch.manual_seed(seed)
+            task, history = sp.create_task(row.task, **row.options), []
         backbone = task.backbone()
         representations = {layer or "encoder": backbone.layer(layer or OUTPUT) for layer in self.layers}
         accuracy = {
@@ -158,6 +151,26 @@ class Comparison:
         extra = self.extra(task.to(device).eval(), data) if row.control else {}
         result = {"row": row.name, "control": row.control, "seed": seed, "accuracy": accuracy, "history": history}
         return result | extra
+
+
+def pretrained(
+    task: str, options: Mapping[str, Any], seed: int, data: Experiment, preset: Preset, *, out: Path, device: str
+) -> tuple[sp.PretextTask, list[dict[str, Any]]]:
+    """A task with weights drawn from the seed and then trained, and its history; one that was trained is loaded."""
+    torch.manual_seed(seed)
+    made = sp.create_task(task, **options)
+    if (out / "task" / "config.json").exists():
+        return sp.PretextTask.from_pretrained(out / "task"), list(read_json(out / "history.json"))
+    fitting = FitConfig(
+        out=out,
+        epochs=preset.epochs,
+        batch_size=preset.batch_size,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        device=device,
+        resume=True,
+    )
+    return made, fit(made, data.pretrain, fitting, validation=data.validation)
 
 
 def pixel_rows(channels: Mapping[str, str], data: Experiment, preset: Preset, device: str) -> dict[str, dict[str, Any]]:
@@ -183,15 +196,20 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def command_line(name: str, about: str, run: Callable[[Experiment, Preset, Path, str], dict[str, Any]]) -> int:
+def command_line(
+    name: str,
+    about: str,
+    run: Callable[[Experiment, Preset, Path, str], dict[str, Any]],
+    presets: Mapping[str, Preset] = PRESETS,
+) -> int:
     """Parses the options that all comparisons share, runs one, and writes `results.json`; returns the exit code."""
-    presets = "\n".join(f"  {key:<6} {preset.about}" for key, preset in PRESETS.items())
+    described = "\n".join(f"  {key:<6} {preset.about}" for key, preset in presets.items())
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
-        description=f"{about}\n\npresets:\n{presets}",
+        description=f"{about}\n\npresets:\n{described}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", default="cpu", choices=PRESETS)
+    parser.add_argument("--preset", default="cpu", choices=presets)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds food-101/ (default: sample photos)")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: runs/{name}-PRESET)")
     parser.add_argument("--seeds", type=int, help="how many (default: the preset's)")
@@ -201,7 +219,7 @@ def command_line(name: str, about: str, run: Callable[[Experiment, Preset, Path,
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
     keep_freed_memory()
-    preset = PRESETS[options.preset]
+    preset = presets[options.preset]
     preset = replace(preset, seeds=options.seeds or preset.seeds)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     out = options.out or Path(f"runs/{name}-{options.preset}")

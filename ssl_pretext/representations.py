@@ -169,10 +169,10 @@ class ColorHistogram(Representation):
 
 
 class Joined(Representation):
-    """Several representations side by side.
+    """Representations side by side, or one, averaged to fewer values.
 
     Args:
-        parts: At least two.
+        parts: One or more.
         size: Averages the map of each part to at most `size` pixels a side and joins the values, `(B, F, 1, 1)`; left
             out, the maps are averaged to the smallest height and width among them and joined along the channels.
         name: How messages call it; the names of the parts by default.
@@ -183,8 +183,8 @@ class Joined(Representation):
     """
 
     def __init__(self, parts: Sequence[Representation], *, size: int | None = None, name: str | None = None) -> None:
-        if len(parts) < 2 or not all(isinstance(part, Representation) for part in parts):
-            raise ArgumentError(f"Joined takes at least two representations, got {parts!r}")
+        if not parts or not all(isinstance(part, Representation) for part in parts):
+            raise ArgumentError(f"Joined takes a sequence of representations, got {parts!r}")
         if size is not None:
             whole_number("size of Joined", size)
         self.members, self.size = tuple(parts), size

@@ -52,9 +52,8 @@ class Comparison:
         self.method = find_method(probe, training)
         self.epochs = self.method.epochs if epochs is None else whole_number("epochs", epochs)
         if not isinstance(representations, Mapping) or not representations:
-            raise ArgumentError(
-                f"evaluate() takes representations by name, got {type(representations).__name__} of none"
-            )
+            given = repr(representations)[:80]
+            raise ArgumentError(f"evaluate() takes representations by name, at least one; got {given}")
         self.given = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
         self.unseen = _check_images(self.train, self.test, unseen_classes)
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}

@@ -1,0 +1,161 @@
+"""The best encoder for little: chosen on validation images, judged on test images: `python -m benchmarks.recipe`.
+
+Every candidate is pretrained on the same unlabelled images and read out in several ways. Which candidate and which
+readout is best is decided by linear probes on labelled images that are neither trained on nor test images. The chosen
+one is then pretrained from several seeds and compared on the test images with its controls.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ssl_pretext as sp
+from benchmarks.food101.presets import Preset
+from benchmarks.food101.protocol import Experiment
+from benchmarks.rows import LAYERS, command_line, pretrained, slug
+from benchmarks.rows import PRESETS as ROWS
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.probes import Backbone, imagenet_reference
+
+__all__ = ["CANDIDATES", "READOUTS", "Candidate", "choose"]
+
+log = logging.getLogger("benchmarks.recipe")
+
+HELD_OUT = 0.2  # of the labelled images, on which candidates and readouts are compared
+RECIPE, SUPERVISED = "recipe", "ImageNet labels (EfficientNet-lite0)"
+REGRESSION = {"l2": 1.0}
+COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}
+LIGHTNESS = {"channel_classification[bins=50]": 1.0}
+CNN = "small_cnn[width=2]"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A task to pretrain; it changes one thing against another one."""
+
+    name: str
+    task: str
+    options: Mapping[str, Any]
+
+
+def one_way(name: str, source: str, target: str, losses: Mapping[str, float]) -> Candidate:
+    """One direction of prediction."""
+    options = {"source": source, "target": target, "encoder": CNN, "losses": losses, "output_stride": 4}
+    return Candidate(name, "cross_channel", options)
+
+
+def both_ways(name: str, first: str, second: str, losses: Sequence[Mapping[str, float]]) -> Candidate:
+    """Two halves, each as wide as the network of one direction."""
+    options = {"first": first, "second": second, "encoder": [CNN, CNN], "losses": list(losses), "output_stride": 4}
+    return Candidate(name, "split_brain", options)
+
+
+CANDIDATES = (
+    one_way("L → ab (cl)", "lab:L", "lab:ab", COLORS),
+    one_way("ab → L (cl)", "lab:ab", "lab:L", LIGHTNESS),
+    one_way("Lab → Lab (cl)", "lab", "lab", {"lab_classification[bins=50]": 1.0}),
+    both_ways("split-brain (reg, reg)", "lab:L", "lab:ab", [REGRESSION, REGRESSION]),
+    both_ways("split-brain (cl, cl)", "lab:L", "lab:ab", [COLORS, LIGHTNESS]),
+)
+# Which layers are joined, and to how many pixels a side their maps are averaged.
+READOUTS = {
+    f"{'all' if layers == LAYERS else layers[0]}, {size}×{size}": (layers, size)
+    for layers in (LAYERS, LAYERS[2:3], LAYERS[4:])
+    for size in (1, 2, 3)
+}
+PRESETS = {
+    "smoke": replace(ROWS["smoke"], image_size=16),
+    "cpu": replace(
+        ROWS["cpu"],
+        about="two to three hours on two cores; all images at 32 px",
+        pretrain_per_class=None,
+        probe_classes=None,
+        seeds=5,
+    ),
+    "gpu": ROWS["gpu"],
+}
+
+
+def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Chooses, then judges."""
+    rows = choose(data, preset, out, device)
+    best = max((row for row in rows if row["trained"]), key=lambda row: row["accuracy"])
+    log.info("chosen on validation images: %s, %s", best["candidate"], best["readout"])
+    candidate = next(one for one in CANDIDATES if one.name == best["candidate"])
+    return {"validation": rows, "chosen": best, **judge(candidate, best["readout"], data, preset, out, device)}
+
+
+def choose(data: Experiment, preset: Preset, out: Path, device: str) -> list[dict[str, Any]]:
+    """Validation accuracy of every candidate and readout, trained and not; test images are not opened."""
+    labelled = data.probe_train["in"]
+    kept, held_out = sp.holdout_split(labelled.names, labelled.labels, fraction=HELD_OUT)
+    train, validation = labelled.subset(kept), labelled.subset(held_out)
+    rows = []
+    for candidate in CANDIDATES:
+        file = out / slug(candidate.name) / "validation.json"
+        if not file.exists():
+            folder = file.parent / "0"
+            task, _ = pretrained(candidate.task, candidate.options, 0, data, preset, out=folder, device=device)
+            report = sp.evaluate(
+                {name: readout(task.backbone(), name) for name in READOUTS},
+                train,
+                validation,
+                probe="linear",
+                seeds=2,
+                controls=["untrained"],
+                device=device,
+            )
+            write_json(file, {name: report.accuracies(name) for name in report.names})
+        for name, values in read_json(file).items():
+            plain, untrained, _ = name.partition(" (untrained)")
+            accuracy = sum(values) / len(values)
+            rows.append({"candidate": candidate.name, "readout": plain, "trained": not untrained, "accuracy": accuracy})
+        ours = [row for row in rows if row["candidate"] == candidate.name and row["trained"]]
+        log.info("%s: %.1f%% at best", candidate.name, 100 * max(row["accuracy"] for row in ours))
+    return rows
+
+
+def judge(candidate: Candidate, name: str, data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """The chosen recipe, pretrained from several seeds, on the test images beside its controls."""
+    folder = out / slug(candidate.name)
+    tasks = [
+        pretrained(candidate.task, candidate.options, seed, data, preset, out=folder / str(seed), device=device)[0]
+        for seed in range(preset.seeds)
+    ]
+    compared: dict[str, sp.Representation | list[sp.Representation]] = {
+        RECIPE: [readout(task.backbone(), name) for task in tasks],
+        "pixels 8×8": sp.Pixels("rgb", size=8),
+        SUPERVISED: imagenet_reference().representation(),
+    }
+    reports = {
+        domain: sp.evaluate(
+            compared,
+            data.probe_train[domain],
+            data.probe_test[domain],
+            probe="linear",
+            seeds=preset.seeds,
+            cache=out / "probes",
+            device=device,
+        )
+        for domain in data.probe_train
+    }
+    for domain, report in reports.items():
+        log.info("%s\n%s", domain, report.table())
+    return {
+        "summary": [{"domain": domain} | row for domain, one in reports.items() for row in one.summary()],
+        "differences": [{"domain": domain} | row for domain, one in reports.items() for row in one.against_controls()],
+        "probe_card": {domain: report.card for domain, report in reports.items()},
+    }
+
+
+def readout(backbone: Backbone, name: str) -> sp.Representation:
+    """The layers of a readout, joined."""
+    layers, size = READOUTS[name]
+    return sp.Joined([backbone.layer(layer) for layer in layers], size=size, name=name)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line("recipe", __doc__.partition(":")[0] + ".", run, PRESETS))
