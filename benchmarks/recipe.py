@@ -27,6 +27,7 @@ __all__ = ["CANDIDATES", "READOUTS", "Candidate", "Readout", "StridedCNN", "choo
 log = logging.getLogger("benchmarks.recipe")
 
 HELD_OUT = 0.2  # of the labelled images, on which candidates and readouts are compared
+TITLE = "A recipe for little"
 RECIPE, SUPERVISED = "recipe", "ImageNet labels (EfficientNet-lite0)"
 COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}
 LIGHTNESS = {"channel_classification[bins=50]": 1.0}
@@ -130,7 +131,12 @@ def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, A
     best = max((row for row in rows if row["trained"]), key=lambda row: row["accuracy"])
     log.info("chosen on validation images: %s, %s", best["candidate"], best["readout"])
     candidate = next(one for one in CANDIDATES if one.name == best["candidate"])
-    return {"validation": rows, "chosen": best, **judge(candidate, best["readout"], data, preset, out, device)}
+    return {
+        "title": TITLE,
+        "validation": rows,
+        "chosen": best,
+        **judge(candidate, best["readout"], data, preset, out, device),
+    }
 
 
 def choose(data: Experiment, preset: Preset, out: Path, device: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_pretext.config import read_json, write_text
+from ssl_pretext.plots import forest
 from ssl_pretext.probes.results import percent
 from ssl_pretext.probes.statistics import mean_interval, paired_difference
 from ssl_pretext.report import markdown_table
@@ -37,6 +38,7 @@ def publish(file: Path, target: Path, remark: str = "") -> None:
         f"{config['seeds']} seeds; {config['epochs']} epochs of {data['counts']['pretraining']:,} images at "
         f"{config['image_size']} px, AdamW at {config['learning_rate']:g}, the same images in the same order for every "
         "row. Means over the seeds with 95% intervals.",
+        *(_recipe(results, target) if "chosen" in results else []),
         *_quality(results),
         *(f"![free photos in the colours of each loss]({target.name}/{grid.name})" for grid in grids),
         *_accuracy(results),
@@ -45,9 +47,53 @@ def publish(file: Path, target: Path, remark: str = "") -> None:
     write_text(target.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
 
 
+def _recipe(results: Mapping[str, Any], target: Path) -> list[str]:
+    """How a recipe was chosen, and how it does on the test images; a plot for each domain goes beside the figures."""
+    chosen, rows = results["chosen"], results["validation"]
+    accuracy = {(row["candidate"], row["readout"], row["trained"]): f"{100 * row['accuracy']:.1f}" for row in rows}
+    readouts = list(dict.fromkeys(row["readout"] for row in rows))
+    lines = [
+        {"candidate": name + ("" if trained else " (untrained)")}
+        | {readout: accuracy[name, readout, trained] for readout in readouts}
+        for name in dict.fromkeys(row["candidate"] for row in rows)
+        for trained in (True, False)
+    ]
+    parts = [
+        "## Chosen on validation images: accuracy, %",
+        f"Linear probes on labelled images of the pretraining classes, a fifth of them held out. Best: **"
+        f"{chosen['candidate']}**, read out from {chosen['readout']}.",
+        markdown_table(lines, list(lines[0])),
+        "## Judged on test images",
+    ]
+    summary: dict[str, dict[str, str]] = {}
+    for row in results["summary"]:
+        shown = summary.setdefault(row["representation"], {"representation": row["representation"]})
+        shown[DOMAINS[row["domain"]]] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
+    parts.append(markdown_table(list(summary.values()), list(next(iter(summary.values())))))
+    for domain, name in DOMAINS.items():
+        found = [row for row in results["differences"] if row["domain"] == domain]
+        bars = [
+            {
+                "label": f"minus {row['reference']}",
+                "mean": 100 * row["mean"],
+                "half": 100 * row["ci95"] if row["ci95"] else None,
+                "group": row["representation"],
+            }
+            for row in found
+        ]
+        picture = forest(bars, title=name, x_label="difference of test accuracy, points")
+        (target / f"differences_{domain}.png").write_bytes(picture)
+        parts += [
+            f"### {name.capitalize()}",
+            "\n".join(f"- {row['words'][0].upper()}{row['words'][1:]}." for row in found),
+            f"![paired differences, {name}]({target.name}/differences_{domain}.png)",
+        ]
+    return parts
+
+
 def _quality(results: Mapping[str, Any]) -> list[str]:
     """What the colours are like."""
-    measured = _by_row(row for row in results["rows"] if "quality" in row)
+    measured = _by_row(row for row in results.get("rows", []) if "quality" in row)
     if not measured:
         return []
     rows = []
@@ -68,6 +114,8 @@ def _quality(results: Mapping[str, Any]) -> list[str]:
 
 def _accuracy(results: Mapping[str, Any]) -> list[str]:
     """What the encoder learned, by layer."""
+    if "rows" not in results:
+        return []
     rows = _by_row(results["rows"])
     layers = list(results["rows"][0]["accuracy"]["in"])
     parts = []
