@@ -18,11 +18,11 @@ import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
 from benchmarks.rows import PRESETS as ROWS
-from benchmarks.rows import command_line, pretrained, slug
+from benchmarks.rows import command_line, conv_stack, pretrained, slug
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.probes import Backbone, imagenet_reference
 
-__all__ = ["CANDIDATES", "READOUTS", "Candidate", "Readout", "StridedCNN", "choose", "judge"]
+__all__ = ["CANDIDATES", "READOUTS", "Candidate", "Readout", "choose", "judge"]
 
 log = logging.getLogger("benchmarks.recipe")
 
@@ -33,21 +33,14 @@ COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}
 LIGHTNESS = {"channel_classification[bins=50]": 1.0}
 REGRESSION = {"l2": 1.0}
 CNN = "strided_cnn"
-LAYERS = ("conv1", "conv2", "conv3", "conv4")
+STRIDED = {"conv1": (64, 5, 2), "conv2": (128, 3, 2), "conv3": (256, 3, 2), "conv4": (256, 3, 1)}
+LAYERS = tuple(STRIDED)
 
 
 @sp.register_encoder("strided_cnn")
-class StridedCNN(nn.Sequential):
-    """Four wide convolutions with BatchNorm and ReLU; an eighth of the input's size, so that its width costs little."""
-
-    def __init__(self, in_channels: int = 1, width: float = 1.0) -> None:
-        super().__init__()
-        channels = in_channels
-        for name, outputs, kernel, stride in zip(LAYERS, (64, 128, 256, 256), (5, 3, 3, 3), (2, 2, 2, 1), strict=True):
-            outputs = round(width * outputs)
-            convolution = nn.Conv2d(channels, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
-            self.add_module(name, nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU()))
-            channels = outputs
+def strided_cnn(in_channels: int = 1, width: float = 1.0) -> nn.Sequential:
+    """Four wide convolutions; an eighth of the input's size, so that their width costs little."""
+    return conv_stack(in_channels, STRIDED, width)
 
 
 @dataclass(frozen=True)

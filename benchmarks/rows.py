@@ -22,11 +22,10 @@ from ssl_pretext.errors import CheckpointError, PretextError
 from ssl_pretext.representations import OUTPUT
 from ssl_pretext.training import FitConfig, fit
 
-__all__ = ["LAYERS", "Comparison", "Row", "colorized", "command_line", "pixel_rows", "pretrained", "slug"]
+__all__ = ["LAYERS", "Comparison", "Row", "colorized", "command_line", "conv_stack", "pixel_rows", "pretrained", "slug"]
 
 log = logging.getLogger("benchmarks.rows")
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 LEARNING_RATE = 1e-3
 PRESETS = {
     "smoke": Preset(
@@ -63,18 +62,25 @@ PRESETS = {
 }
 
 
-@sp.register_encoder("small_cnn")
-class SmallCNN(nn.Sequential):
-    """Five convolutions with BatchNorm and ReLU, as many as AlexNet has; a quarter of the input's size."""
+def conv_stack(in_channels: int, layers: Mapping[str, tuple[int, int, int]], width: float) -> nn.Sequential:
+    """Convolutions with BatchNorm and ReLU, named; each of `(channels, kernel, stride)`, its channels times `width`."""
+    stack = nn.Sequential()
+    for name, (channels, kernel, stride) in layers.items():
+        channels = round(width * channels)
+        convolution = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+        stack.add_module(name, nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU()))
+        in_channels = channels
+    return stack
 
-    def __init__(self, in_channels: int = 1, width: float = 1.0) -> None:
-        super().__init__()
-        channels = in_channels
-        for name, outputs, stride in zip(LAYERS, (32, 64, 96, 96, 64), (2, 2, 1, 1, 1), strict=True):
-            outputs = round(width * outputs)
-            convolution = nn.Conv2d(channels, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
-            self.add_module(name, nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU()))
-            channels = outputs
+
+SMALL = {"conv1": (32, 3, 2), "conv2": (64, 3, 2), "conv3": (96, 3, 1), "conv4": (96, 3, 1), "conv5": (64, 3, 1)}
+LAYERS = tuple(SMALL)
+
+
+@sp.register_encoder("small_cnn")
+def small_cnn(in_channels: int = 1, width: float = 1.0) -> nn.Sequential:
+    """Five convolutions, as many as AlexNet has; a quarter of the input's size."""
+    return conv_stack(in_channels, SMALL, width)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""The recipe: chosen without test images, judged with its controls, published with its plots."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import ssl_pretext as sp
+from benchmarks import recipe
+from benchmarks.food101.protocol import open_data
+from benchmarks.tables import publish
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(recipe, "CANDIDATES", recipe.CANDIDATES[1:2] + recipe.CANDIDATES[3:4])
+    monkeypatch.setattr(recipe, "READOUTS", dict(list(recipe.READOUTS.items())[-2:]))
+    reference = sp.Pixels("lab:ab", size=2)  # stands in for weights that are not everywhere
+    monkeypatch.setattr(recipe, "imagenet_reference", lambda: reference)
+    preset = replace(recipe.PRESETS["smoke"], seeds=2)
+    return open_data(None, preset, seed=0), preset
+
+
+def test_choices_are_made_without_test_images_and_kept(small, tmp_path, monkeypatch):
+    data, preset = small
+    unopened = replace(data, probe_test={})
+    rows = recipe.choose(unopened, preset, tmp_path, "cpu")
+    assert {row["trained"] for row in rows} == {True, False}
+    assert {row["candidate"] for row in rows} == {"ab → L (cl)", "split-brain (reg, reg)"}
+    assert len(rows) == 2 * 2 * 2
+    monkeypatch.setattr(recipe, "pretrained", lambda *_a, **_k: pytest.fail("a candidate was pretrained twice"))
+    assert recipe.choose(unopened, preset, tmp_path, "cpu") == rows
+
+
+def test_the_best_is_judged_from_several_seeds_and_published(small, tmp_path):
+    data, preset = small
+    found = recipe.run(data, preset, tmp_path / "run", "cpu")
+    best = max((row for row in found["validation"] if row["trained"]), key=lambda row: row["accuracy"])
+    assert found["chosen"] == best
+    names = {row["representation"] for row in found["summary"]}
+    assert {"recipe", "recipe (untrained)", "pixels 8×8", "pixels rgb", "colour histogram"} <= names
+    assert len(found["probe_card"]["in"]["representations"]["recipe"]) == 2, "another network for each seed"
+    results = found | {
+        "command": "python -m benchmarks.recipe",
+        "config": {"seeds": 2, "epochs": 1, "image_size": 32, "learning_rate": 1e-3},
+        "environment": {"commit": "abc", "device": "cpu", "processor": "one", "cores": 2, "torch": "2"},
+        "data": {"name": "photos", "note": "", "counts": {"pretraining": 7}},
+    }
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    publish(tmp_path / "run" / "results.json", tmp_path / "docs" / "recipe")
+    page = (tmp_path / "docs" / "recipe.md").read_text()
+    assert f"Best: **{best['candidate']}**, read out from {best['readout']}." in page
+    assert "| recipe (untrained) |" in page
+    assert {file.name for file in (tmp_path / "docs" / "recipe").iterdir()} == {
+        "results.json", "differences_in.png", "differences_out.png"
+    }  # fmt: skip
