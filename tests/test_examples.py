@@ -25,7 +25,9 @@ def few_photos(monkeypatch):
 @pytest.mark.parametrize("name", ["colorize_with_timm", "split_brain_on_photos"])
 def test_photos(name, tmp_path):
     report = example(name).main(str(tmp_path), epochs=1)
-    assert {"pixels", *report.card["representations"]} < set(report.names)
+    assert set(report.card["against"]) < set(report.names)
+    assert {f"{name} (untrained)" for name in report.card["against"]} < set(report.names)
+    assert "pixels" in report.names
 
 
 def test_stronger_probe(tmp_path):
