@@ -166,7 +166,7 @@ def test_features_by_layer(images):
     assert task.features(images).shape == (4, 4, 8, 8)
     assert task.features(images, "body.mid_block").shape == (4, 64, 8, 8)
     assert "body.mid_block" in task.layers()
-    with pytest.raises(ArgumentError, match="has no layer 'mid'"):
+    with pytest.raises(UnknownNameError, match="has no layer 'mid'"):
         task.representation("mid")
 
 
