@@ -3,6 +3,7 @@ import json
 import os
 import stat
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -438,6 +439,25 @@ def test_images_of_one_store_agree(tmp_path):
     for options in ({"image_size": 0}, {"channels": 0}):
         with pytest.raises(ArgumentError, match="must be positive, got 0"):
             ImageStore.from_folder(tmp_path / "data", **{"image_size": 8, "labelled": False} | options)
+
+
+def test_headers_of_arrays_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+    for i in range(16):
+        write(tmp_path / "data" / f"{i}.npy", bands(np.uint8, (3, 8, 8)))
+    inside, most = [], []
+    original = np.lib.format.read_array
+
+    def watched(*arguments, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.pop()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(np.lib.format, "read_array", watched)
+    ImageStore.from_folder(tmp_path / "data", image_size=8, labelled=False, cache=tmp_path / "cache")
+    assert len(most) == 16
+    assert max(most) == 1
 
 
 def test_unreadable_arrays_are_listed(tmp_path):

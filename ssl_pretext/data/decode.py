@@ -1,5 +1,6 @@
 """One file to pixels: photographs by Pillow, `.npy` and multi-band TIFF files as the arrays they hold."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,6 +15,7 @@ __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
 
 TIFF_SUFFIXES = {".tif", ".tiff"}
 BITS_PER_SAMPLE, GDAL_NODATA = 258, 42113  # TIFF tags
+NPY_HEADERS = threading.Lock()  # CPython 3.11 raises SystemError at times where several threads parse literals at once
 MOST_MISSING = 0.5  # a resized pixel is missing where more than this share of what it is made of is
 
 
@@ -86,7 +88,7 @@ def _is_photo(path: Path) -> bool:
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
-    with path.open("rb") as file:
+    with NPY_HEADERS, path.open("rb") as file:
         # Not `np.load`, which also opens archives, and pickles unless told otherwise.
         pixels = np.lib.format.read_array(file, allow_pickle=False)
     return pixels[None] if pixels.ndim == 2 else pixels
