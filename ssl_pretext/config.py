@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing_extensions import Self
 
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 
-__all__ = ["Config", "read_json", "whole_number", "write_json", "write_text"]
+__all__ = ["Config", "read_json", "replacing", "whole_number", "write_json", "write_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain, JSON-ready values."""
-        plain = {Path: str, tuple: list}
-        return {
-            key: next((make(value) for kind, make in plain.items() if isinstance(value, kind)), value)
-            for key, value in asdict(self).items()
-        }
+        return {key: _plain(value) for key, value in asdict(self).items()}
 
 
 def whole_number(what: str, value: object, *, least: int = 1) -> int:
@@ -64,14 +61,27 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside the file and renames, so that a reader never sees half of it."""
+    """Writes `text` as UTF-8, atomically."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write, which takes its place at the end, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _finite(value: Any) -> Any:

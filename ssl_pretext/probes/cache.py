@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.config import read_json, replacing, write_json
 from ssl_pretext.errors import PretextError
 from ssl_pretext.representations import Backbone
 
@@ -48,14 +47,8 @@ class Cache:
     def keep_features(self, identity: Mapping[str, Any], features: Tensor) -> Tensor:
         """Keeps features, and returns them memory-mapped."""
         array = self._file(identity, "npy")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = array.with_name(f"{array.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.save(file, features.numpy())
-            part.replace(array)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(array) as part, part.open("wb") as file:
+            np.save(file, features.numpy())
         self.keep_result(identity, None)  # last: an entry is whole once it has this
         return torch.from_numpy(np.load(array, mmap_mode="c"))
 

@@ -14,12 +14,13 @@ from ssl_pretext.probes.cache import network_identity
 from ssl_pretext.probes.networks import Network
 from ssl_pretext.representations import ColorHistogram, Joined, Pixels, Representation
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.tasks.checkpoint import WEIGHTS_FILE, load_weights, save_weights
 
 __all__ = ["load_representation", "save_representation"]
 
 FORMAT = 1
 KINDS = ("pixels", "histogram", "joined", "task", "network")
-NOTE_FILE, WEIGHTS_FILE, TASK_FOLDER = "representation.json", "model.safetensors", "task"
+NOTE_FILE, TASK_FOLDER = "representation.json", "task"
 
 
 def save_representation(representation: Representation, folder: str | Path) -> None:
@@ -44,7 +45,6 @@ def save_representation(representation: Representation, folder: str | Path) -> N
         raise ArgumentError(
             f"{representation.name!r} is made by a function, which cannot be saved; give it as a Network"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     module = representation.backbone.module
     if isinstance(representation, Joined):
         for number, member in enumerate(representation.members):
@@ -52,9 +52,7 @@ def save_representation(representation: Representation, folder: str | Path) -> N
     elif isinstance(module, PretextTask):
         module.save_pretrained(folder / TASK_FOLDER)
     elif module is not None:
-        from safetensors.torch import save_model
-
-        save_model(module, str(folder / WEIGHTS_FILE))
+        save_weights(module, folder / WEIGHTS_FILE)
     note = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
     write_json(folder / NOTE_FILE, {**note, "describe": representation.describe, "network": network_identity(module)})
 
@@ -107,9 +105,6 @@ def _made(
 
 
 def _network(describe: Mapping[str, Any], folder: Path, modules: dict[str, nn.Module]) -> Network:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
     if describe["encoder"] is None and "encoder" not in modules:
         raise CheckpointError(
             f"the network in {folder} was given as a module ({describe['class']}), which a file cannot rebuild; pass "
@@ -118,8 +113,5 @@ def _network(describe: Mapping[str, Any], folder: Path, modules: dict[str, nn.Mo
     encoder = modules["encoder"] if describe["encoder"] is None else without_weights(describe["encoder"])
     transform = {key: describe[key] for key in ("channels", "mean", "std", "image_size")}
     network = Network(encoder, **transform)
-    try:
-        load_model(network.encoder, str(folder / WEIGHTS_FILE), strict=True)
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"the weights {folder / WEIGHTS_FILE} do not fit the network: {error}") from error
+    load_weights(network.encoder, folder / WEIGHTS_FILE, "network")
     return network

@@ -10,14 +10,25 @@ import torch
 from torch import nn
 
 from ssl_pretext.channels import ChannelSpace
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.config import read_json, replacing, write_json
 from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError
 
 if TYPE_CHECKING:
     from ssl_pretext.tasks.base import PretextTask
 
-__all__ = ["FORMAT", "channel_spaces", "fresh_weights", "library_version", "load_task", "redrawn", "save_task"]
+__all__ = [
+    "FORMAT",
+    "WEIGHTS_FILE",
+    "channel_spaces",
+    "fresh_weights",
+    "library_version",
+    "load_task",
+    "load_weights",
+    "redrawn",
+    "save_task",
+    "save_weights",
+]
 
 FORMAT = 1
 CONTRACT_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -35,8 +46,6 @@ def library_version() -> str:
 
 def save_task(task: "PretextTask", folder: Path) -> None:
     """Writes weights and contract, the contract last: a folder with a contract is whole."""
-    from safetensors.torch import save_model
-
     options = task.options()
     contract = {
         "format": FORMAT,
@@ -47,18 +56,35 @@ def save_task(task: "PretextTask", folder: Path) -> None:
         "image_size": task.image_size,
         "resize": task.resize,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{WEIGHTS_FILE}.{os.getpid()}.part"
-    save_model(task, str(part))
-    part.replace(folder / WEIGHTS_FILE)
+    save_weights(task, folder / WEIGHTS_FILE)
     write_json(folder / CONTRACT_FILE, contract)
+
+
+def save_weights(module: nn.Module, file: Path) -> None:
+    """Writes parameters and buffers as safetensors."""
+    from safetensors.torch import save_model
+
+    with replacing(file) as part:
+        save_model(module, str(part))
+
+
+def load_weights(module: nn.Module, file: Path, what: str) -> None:
+    """Loads what `save_weights` wrote, strictly.
+
+    Raises:
+        CheckpointError: The file is damaged, or its weights are not those of the module, `what` in the message.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(module, str(file), strict=True)
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"the weights {file} do not fit the {what}: {error}") from error
 
 
 def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: dict[str, nn.Module]) -> T:
     """Builds the task of the contract and loads its weights; see `PretextTask.from_pretrained`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
     from ssl_pretext.tasks.base import create_task
 
     path = _local_folder(folder, revision)
@@ -90,10 +116,7 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
         raise CheckpointError(f"{path} holds the task {contract['task']!r}, which is no {cls.__name__}")
     if not (path / WEIGHTS_FILE).is_file():
         raise MissingFileError(f"{path} has a contract but no {WEIGHTS_FILE}")
-    try:
-        load_model(task, str(path / WEIGHTS_FILE), strict=True)
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"the weights {path / WEIGHTS_FILE} do not fit the task: {error}") from error
+    load_weights(task, path / WEIGHTS_FILE, "task")
     size = contract.get("image_size")
     task.image_size, task.resize = tuple(size) if isinstance(size, list) else size, contract.get("resize")
     return task.eval()
