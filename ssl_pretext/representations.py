@@ -13,7 +13,17 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.config import whole_number
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["OUTPUT", "Backbone", "ColorHistogram", "Joined", "Pixels", "Representation", "describe_channels", "frozen"]
+__all__ = [
+    "OUTPUT",
+    "Backbone",
+    "ColorHistogram",
+    "Joined",
+    "Pixels",
+    "Representation",
+    "averaged",
+    "describe_channels",
+    "frozen",
+]
 
 OUTPUT = ""  # the name of a backbone's last feature map among its layers
 
@@ -138,7 +148,7 @@ class Pixels(Representation):
         def extract(images: Tensor) -> Tensor:
             # A missing value counts as the centre of its band, as an encoder sees it.
             values = chosen.extract(images).nan_to_num(0.0)
-            return values if sides is None else _shrunk(values, sides)
+            return values if sides is None else averaged(values, sides)
 
         described: dict[str, Any] = {"kind": "pixels", **describe_channels(chosen)}
         named = ""
@@ -209,10 +219,10 @@ class Joined(Representation):
         left = iter(features)
         features = [member.combine(list(islice(left, len(member.parts)))) for member in self.members]
         if self.size is not None:
-            flat = [_shrunk(one, (self.size, self.size)).flatten(1) for one in features]
+            flat = [averaged(one, (self.size, self.size)).flatten(1) for one in features]
             return torch.cat(flat, dim=1)[:, :, None, None]
         smallest = min(one.shape[-2] for one in features), min(one.shape[-1] for one in features)
-        return torch.cat([_shrunk(one, smallest) for one in features], dim=1)
+        return torch.cat([averaged(one, smallest) for one in features], dim=1)
 
     def on(self, other: Callable[[Backbone], Backbone]) -> Representation:
         return Joined([member.on(other) for member in self.members], size=self.size, name=self.name)
@@ -254,7 +264,7 @@ def _sides(what: str, size: int | tuple[int, int]) -> tuple[int, int]:
     return whole_number(what, height), whole_number(what, width)
 
 
-def _shrunk(maps: Tensor, sides: tuple[int, int]) -> Tensor:
+def averaged(maps: Tensor, sides: tuple[int, int]) -> Tensor:
     """Maps averaged down to at most `sides`; smaller ones stay as they are."""
     height, width = (min(side, have) for side, have in zip(sides, maps.shape[-2:], strict=True))
     return maps if (height, width) == maps.shape[-2:] else F.adaptive_avg_pool2d(maps, (height, width))

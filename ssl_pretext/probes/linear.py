@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ssl_pretext.data import holdout_split
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.representations import averaged
 
 __all__ = ["EPOCHS", "LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
 
@@ -69,8 +70,7 @@ class Standardized:
 def shrink(features: Tensor) -> Tensor:
     """Feature maps `(N, C, h, w)`, averaged down to at most 9,216 values each and at least one per channel."""
     side = max(1, int((MAX_FEATURES / features.shape[1]) ** 0.5))
-    height, width = (min(side, size) for size in features.shape[-2:])
-    return F.adaptive_avg_pool2d(features, (height, width))
+    return averaged(features, (side, side))
 
 
 def pool(features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses.regularizers import REGULARIZERS
@@ -25,8 +25,6 @@ PROBES.register("conv")(ConvProbe)
 PROBES.register("linear")(LinearProbe)
 PROBES.register("knn")(KNNProbe)
 PROBES.register("resnet")(ResNetProbe)
-
-Labelled = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
