@@ -7,7 +7,7 @@ one is then pretrained from several seeds and compared on the test images with i
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,18 @@ import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
 from benchmarks.rows import PRESETS as ROWS
-from benchmarks.rows import command_line, conv_stack, pretrained, slug
+from benchmarks.rows import Row, claim, command_line, conv_stack, pretrained, slug
+from benchmarks.split_brain import COLORS, EVERYTHING, LIGHTNESS, REGRESSION, directed, split
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.probes import Backbone, imagenet_reference
 
-__all__ = ["CANDIDATES", "READOUTS", "Candidate", "Readout", "choose", "judge"]
+__all__ = ["CANDIDATES", "READOUTS", "Readout", "choose", "judge"]
 
 log = logging.getLogger("benchmarks.recipe")
 
 HELD_OUT = 0.2  # of the labelled images, on which candidates and readouts are compared
 TITLE = "A recipe for little"
-RECIPE, SUPERVISED = "recipe", "ImageNet labels (EfficientNet-lite0)"
-COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}
-LIGHTNESS = {"channel_classification[bins=50]": 1.0}
-REGRESSION = {"l2": 1.0}
+RECIPE = "recipe"
 CNN = "strided_cnn"
 STRIDED = {"conv1": (64, 5, 2), "conv2": (128, 3, 2), "conv3": (256, 3, 2), "conv4": (256, 3, 1)}
 LAYERS = tuple(STRIDED)
@@ -43,33 +41,17 @@ def strided_cnn(in_channels: int = 1, width: float = 1.0) -> nn.Sequential:
     return conv_stack(in_channels, STRIDED, width)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A task to pretrain; it changes one thing against another one."""
-
-    name: str
-    task: str
-    options: Mapping[str, Any]
-
-
-def one_way(name: str, source: str, target: str, losses: Mapping[str, float]) -> Candidate:
-    """One direction of prediction, at an eighth of the resolution."""
-    options = {"source": source, "target": target, "encoder": CNN, "losses": losses, "output_stride": 8}
-    return Candidate(name, "cross_channel", options)
-
-
-def both_ways(name: str, losses: Sequence[Mapping[str, float]]) -> Candidate:
-    """Both directions, each half as wide as the network of one."""
-    options = {"first": "lab:L", "second": "lab:ab", "encoder": [CNN, CNN], "losses": losses, "output_stride": 8}
-    return Candidate(name, "split_brain", options)
-
-
+ONE_WAY: dict[str, Any] = {"encoder": CNN, "output_stride": 8}
+BOTH_WAYS: dict[str, Any] = {
+    "encoder": [CNN, CNN],
+    "output_stride": 8,
+}  # each half as wide as the network of one direction
 CANDIDATES = (
-    one_way("L → ab (cl)", "lab:L", "lab:ab", COLORS),
-    one_way("ab → L (cl)", "lab:ab", "lab:L", LIGHTNESS),
-    one_way("Lab → Lab (cl)", "lab", "lab", {"lab_classification[bins=50]": 1.0}),
-    both_ways("split-brain (reg, reg)", [REGRESSION, REGRESSION]),
-    both_ways("split-brain (cl, cl)", [COLORS, LIGHTNESS]),
+    directed("L → ab (cl)", "lab:L", "lab:ab", COLORS, **ONE_WAY),
+    directed("ab → L (cl)", "lab:ab", "lab:L", LIGHTNESS, **ONE_WAY),
+    directed("Lab → Lab (cl)", "lab", "lab", EVERYTHING, **ONE_WAY),
+    split("split-brain (reg, reg)", [REGRESSION, REGRESSION], **BOTH_WAYS),
+    split("split-brain (cl, cl)", [COLORS, LIGHTNESS], **BOTH_WAYS),
 )
 
 
@@ -120,6 +102,8 @@ PRESETS = {
 
 def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
     """Chooses, then judges."""
+    settings = {key: value for key, value in preset.to_dict().items() if key != "seeds"}  # more of them can be added
+    claim(out, settings | {"data": data.name, "readouts": list(READOUTS)})
     rows = choose(data, preset, out, device)
     best = max((row for row in rows if row["trained"]), key=lambda row: row["accuracy"])
     log.info("chosen on validation images: %s, %s", best["candidate"], best["readout"])
@@ -162,17 +146,18 @@ def choose(data: Experiment, preset: Preset, out: Path, device: str) -> list[dic
     return rows
 
 
-def judge(candidate: Candidate, name: str, data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+def judge(candidate: Row, name: str, data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
     """The chosen recipe, pretrained from several seeds, on the test images beside its controls."""
     folder = out / slug(candidate.name)
     tasks = [
         pretrained(candidate.task, candidate.options, seed, data, preset, out=folder / str(seed), device=device)[0]
         for seed in range(preset.seeds)
     ]
+    reference = imagenet_reference()
     compared: dict[str, sp.Representation | list[sp.Representation]] = {
         RECIPE: [READOUTS[name].of(task.backbone()) for task in tasks],
         "pixels 8×8": sp.Pixels("rgb", size=8),
-        SUPERVISED: imagenet_reference(),
+        reference.name: reference,
     }
     reports = {
         domain: sp.evaluate(

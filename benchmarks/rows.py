@@ -22,7 +22,18 @@ from ssl_pretext.errors import CheckpointError, PretextError
 from ssl_pretext.representations import OUTPUT
 from ssl_pretext.training import FitConfig, fit
 
-__all__ = ["LAYERS", "Comparison", "Row", "colorized", "command_line", "conv_stack", "pixel_rows", "pretrained", "slug"]
+__all__ = [
+    "LAYERS",
+    "Comparison",
+    "Row",
+    "claim",
+    "colorized",
+    "command_line",
+    "conv_stack",
+    "pixel_rows",
+    "pretrained",
+    "slug",
+]
 
 log = logging.getLogger("benchmarks.rows")
 
@@ -113,10 +124,7 @@ class Comparison:
         """Does the rows that are not done yet; a mapping per row and seed."""
         settings = {**preset.to_dict(), "learning_rate": LEARNING_RATE, "data": data.name, "layers": list(self.layers)}
         del settings["seeds"]  # more of them can be added
-        written = out / "config.json"
-        if written.exists() and read_json(written) != settings:
-            raise CheckpointError(f"{out} holds rows of other settings; choose another folder with --out")
-        write_json(written, settings)
+        claim(out, settings)
         results = []
         for seed in range(preset.seeds):  # seed by seed, so that a stopped run holds whole comparisons
             for row in self.rows:
@@ -157,6 +165,14 @@ class Comparison:
         extra = self.extra(task.to(device).eval(), data) if row.control else {}
         result = {"row": row.name, "control": row.control, "seed": seed, "accuracy": accuracy, "history": history}
         return result | extra
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses a folder that holds rows of other settings, and says in it what these are."""
+    written = out / "config.json"
+    if written.exists() and read_json(written) != settings:
+        raise CheckpointError(f"{out} holds rows of other settings; choose another folder with --out")
+    write_json(written, settings)
 
 
 def pretrained(

@@ -15,16 +15,32 @@ EVERYTHING = {"lab_classification[bins=50]": 1.0}
 CNN = "small_cnn"
 
 
-def directed(name: str, source: str, target: str, losses: dict[str, float], control: str | None = None) -> Row:
-    """A row of plain cross-channel prediction, at a quarter of the resolution."""
-    options = {"source": source, "target": target, "encoder": CNN, "losses": losses, "output_stride": 4}
-    return Row(name, "cross_channel", options, control)
+def directed(
+    name: str,
+    source: str,
+    target: str,
+    losses: dict[str, float],
+    control: str | None = None,
+    *,
+    encoder: str = CNN,
+    output_stride: int = 4,
+) -> Row:
+    """A row of plain cross-channel prediction, at a fraction of the resolution."""
+    options = {"source": source, "target": target, "encoder": encoder, "losses": losses}
+    return Row(name, "cross_channel", options | {"output_stride": output_stride}, control)
 
 
-def split(name: str, losses: list[dict[str, float]], control: str | None = None) -> Row:
-    """A row of two halves, each of half the width."""
-    options = {"first": "lab:L", "second": "lab:ab", "encoder": CNN, "losses": losses, "output_stride": 4}
-    return Row(name, "split_brain", options, control)
+def split(
+    name: str,
+    losses: list[dict[str, float]],
+    control: str | None = None,
+    *,
+    encoder: str | list[str] = CNN,
+    output_stride: int = 4,
+) -> Row:
+    """A row of two halves, each of half the width if the encoder is one name."""
+    options = {"first": "lab:L", "second": "lab:ab", "encoder": encoder, "losses": losses}
+    return Row(name, "split_brain", options | {"output_stride": output_stride}, control)
 
 
 COMPARISON = Comparison(

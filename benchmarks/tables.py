@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.food101.report import side_by_side
 from ssl_pretext.config import read_json, write_text
-from ssl_pretext.plots import forest
-from ssl_pretext.probes.results import percent
+from ssl_pretext.probes.results import difference_plot, percent
 from ssl_pretext.probes.statistics import mean_interval, paired_difference
 from ssl_pretext.report import markdown_table
 
@@ -65,24 +65,11 @@ def _recipe(results: Mapping[str, Any], target: Path) -> list[str]:
         markdown_table(lines, list(lines[0])),
         "## Judged on test images",
     ]
-    summary: dict[str, dict[str, str]] = {}
-    for row in results["summary"]:
-        shown = summary.setdefault(row["representation"], {"representation": row["representation"]})
-        shown[DOMAINS[row["domain"]]] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
-    parts.append(markdown_table(list(summary.values()), list(next(iter(summary.values())))))
+    summary = side_by_side(results["summary"], lambda row: DOMAINS[row["domain"]])
+    parts.append(markdown_table(summary, list(summary[0])))
     for domain, name in DOMAINS.items():
         found = [row for row in results["differences"] if row["domain"] == domain]
-        bars = [
-            {
-                "label": f"minus {row['reference']}",
-                "mean": 100 * row["mean"],
-                "half": 100 * row["ci95"] if row["ci95"] else None,
-                "group": row["representation"],
-            }
-            for row in found
-        ]
-        picture = forest(bars, title=name, x_label="difference of test accuracy, points")
-        (target / f"differences_{domain}.png").write_bytes(picture)
+        (target / f"differences_{domain}.png").write_bytes(difference_plot(found, title=name))
         parts += [
             f"### {name.capitalize()}",
             "\n".join(f"- {row['words'][0].upper()}{row['words'][1:]}." for row in found),

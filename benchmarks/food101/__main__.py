@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.food101.presets import PRESETS, Preset
-from benchmarks.food101.studies import STUDIES
+from benchmarks.food101.presets import PRESETS, STUDIES, Preset
 from benchmarks.memory import keep_freed_memory
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError, UnknownNameError

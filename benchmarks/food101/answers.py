@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.food101.studies import DOMAINS, LATENT, Findings
-from ssl_pretext.probes import ProbeReport, difference_in_words, paired_difference
-from ssl_pretext.probes.statistics import significant
+from ssl_pretext.probes import ProbeReport
+from ssl_pretext.probes.results import difference_row
 
 __all__ = ["answer_questions"]
 
@@ -70,10 +70,8 @@ def _layers(domain: str, report: ProbeReport, best: str) -> Part:
 def _instead(domain: str, report: ProbeReport, documented: ProbeReport) -> Part:
     rows = []
     for name in report.card["against"]:
-        mean, half = paired_difference(report.accuracies(name), documented.accuracies(name))
-        words = f"{name}: {difference_in_words(mean, half, 'the documented probe')}"
-        rows.append({"representation": name, "reference": "the documented probe", "mean": mean, "ci95": half})
-        rows[-1] |= {"significant": significant(mean, half), "words": words}
+        row = difference_row(name, report.accuracies(name), "the documented probe", documented.accuracies(name))
+        rows.append(row | {"words": f"{name}: {row['words']}"})
     return _listed(f"{DOMAINS[domain].capitalize()}:", rows), rows
 
 

@@ -3,9 +3,17 @@
 from dataclasses import dataclass
 
 from ssl_pretext.config import Config
-from ssl_pretext.probes.linear import EPOCHS
 
-__all__ = ["PRESETS", "Preset"]
+__all__ = ["PRESETS", "STUDIES", "Preset"]
+
+# What each adds to the documented conv probe, as the report calls it.
+STUDIES = {
+    "conv": "the documented probe, on the latent and on the middle block",
+    "linear": "linear probes on every layer",
+    "labels": "linear probes by the number of labels",
+    "regularized": "the conv probe with a nuclear norm on its weights",
+    "resnet": "a stronger classifier, a small ResNet",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +31,7 @@ class Preset(Config):
         labels_per_class: Labelled images per class that a probe is trained on.
         test_per_class: Test images per class.
         probe_epochs: Of the probes that are networks; 10 in the source.
-        linear_epochs: Of the linear probes.
+        linear_epochs: Of the linear probes; their own number by default.
         seeds: How many times each probe is trained.
         conv_images: The conv probe, which costs the most, is trained on at most this many images per domain.
         label_counts: Labelled images per class of the curves of label efficiency; those that there are.
@@ -40,7 +48,7 @@ class Preset(Config):
     labels_per_class: int | None = None
     test_per_class: int | None = None
     probe_epochs: int = 10
-    linear_epochs: int = EPOCHS
+    linear_epochs: int | None = None
     seeds: int = 5
     conv_images: int | None = None
     label_counts: tuple[int, ...] = (1, 2, 5, 10, 20)

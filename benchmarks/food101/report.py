@@ -2,18 +2,19 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, STUDIES, Findings
+from benchmarks.food101.presets import STUDIES
+from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
 from ssl_pretext.config import write_text
 from ssl_pretext.plots import curves
-from ssl_pretext.probes.health import health_rows as of_health
+from ssl_pretext.probes.health import health_rows
 from ssl_pretext.probes.results import percent
 from ssl_pretext.report import Figure, Section, html_page, markdown_table
 
-__all__ = ["UNKNOWN", "markdown_summary", "write_report"]
+__all__ = ["UNKNOWN", "markdown_summary", "side_by_side", "write_report"]
 
 UNKNOWN = (
     "The source states neither the image size nor the batch size of pretraining; both are this preset's choice.",
@@ -112,7 +113,7 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
         Section(
             "Have the features collapsed?",
             ["Standard deviation over images and positions, effective rank (RankMe) of the averages over positions."],
-            health_rows(results),
+            features_health(results),
         ),
         Section("Colorized images", figures=shown("grid_train", "grid_validation", "grid_excluded")),
         Section(
@@ -161,30 +162,33 @@ def about(results: Mapping[str, Any], study: str) -> str:
 
 def summary_rows(results: Mapping[str, Any], study: str) -> list[dict[str, str]]:
     """Both domains side by side."""
-    rows: dict[str, dict[str, str]] = {}
-    for row in results["summary"]:
-        if row["study"] == study:
-            shown = rows.setdefault(row["representation"], {"representation": row["representation"]})
-            shown[DOMAINS[row["domain"]]] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
-    return list(rows.values())
+    rows = [row for row in results["summary"] if row["study"] == study]
+    return side_by_side(rows, lambda row: DOMAINS[row["domain"]])
 
 
 def label_rows(results: Mapping[str, Any], domain: str) -> list[dict[str, str]]:
     """A row per representation, a column per number of labels."""
+    rows = [row for row in results["label_efficiency"] if row["domain"] == domain]
+    return side_by_side(rows, lambda row: str(row["per_class"]))
+
+
+def side_by_side(
+    summary: Iterable[Mapping[str, Any]], column: Callable[[Mapping[str, Any]], str]
+) -> list[dict[str, str]]:
+    """Rows of a summary by representation, the accuracy of each in the column that is named for it."""
     rows: dict[str, dict[str, str]] = {}
-    for row in results["label_efficiency"]:
-        if row["domain"] == domain:
-            shown = rows.setdefault(row["representation"], {"representation": row["representation"]})
-            shown[str(row["per_class"])] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
+    for row in summary:
+        shown = rows.setdefault(row["representation"], {"representation": row["representation"]})
+        shown[column(row)] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
     return list(rows.values())
 
 
-def health_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+def features_health(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """Of the study that looks at the most layers, in-domain."""
     cards = results["probe_card"].get("linear") or next(iter(results["probe_card"].values()), None)
     if cards is None:
         return []
-    return of_health(cards["in"]["health"])
+    return health_rows(cards["in"]["health"])
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -233,7 +237,7 @@ def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) ->
             parts += [f"## Test accuracy, %: {STUDIES['labels']}, {heading}", _table(rows), *shown(f"labels_{domain}")]
     parts += [
         "## Health of the features",
-        _table(health_rows(results)),
+        _table(features_health(results)),
         "## Colour quality",
         _table(quality_rows(results)),
         "## Images used",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.protocol import Experiment
 from ssl_pretext.data import ImageStore
 from ssl_pretext.probes import (
@@ -19,11 +20,11 @@ from ssl_pretext.probes import (
 )
 from ssl_pretext.tasks import Colorization
 
-__all__ = ["DOMAINS", "LATENT", "LAYERS", "LIGHTNESS", "MIDDLE", "PIXELS", "STUDIES", "SUPERVISED", "Findings", "study"]
+__all__ = ["DOMAINS", "LATENT", "LAYERS", "LIGHTNESS", "MIDDLE", "PIXELS", "Findings", "study"]
 
 DOMAINS = {"in": "in-domain", "out": "out-of-domain"}
 LATENT, MIDDLE = "colorization latent", "colorization middle block"
-PIXELS, LIGHTNESS, SUPERVISED = "RGB pixels", "L channel", "ImageNet labels (EfficientNet-lite0)"
+PIXELS, LIGHTNESS = "RGB pixels", "L channel"
 MIDDLE_LAYER = "body.mid_block"
 LAYERS = (
     "body.conv_in",
@@ -35,14 +36,6 @@ LAYERS = (
     "body.conv_out",
 )
 NUCLEAR_NORM = 1e-3
-# What each adds to the documented conv probe, as the report calls it.
-STUDIES = {
-    "conv": "the documented probe, on the latent and on the middle block",
-    "linear": "linear probes on every layer",
-    "labels": "linear probes by the number of labels",
-    "regularized": "the conv probe with a nuclear norm on its weights",
-    "resnet": "a stronger classifier, a small ResNet",
-}
 
 
 @dataclass
@@ -118,7 +111,8 @@ def study(
     pixels: dict[str, Representation] = {PIXELS: Pixels("rgb"), LIGHTNESS: Pixels("lab:L")}
     maps = {LATENT: backbone.layer(name=LATENT), MIDDLE: backbone.layer(MIDDLE_LAYER, MIDDLE)}
     layers = {LATENT: maps[LATENT]} | {name: backbone.layer(name) for name in LAYERS}
-    supervised = {SUPERVISED: imagenet_reference()} if config["supervised"] else {}
+    reference = [imagenet_reference()] if config["supervised"] else []
+    supervised = {one.name: one for one in reference}
     shared = {"seeds": config["seeds"], "cache": cache, "device": device}
     by_steps, linear = (shared | {"epochs": config[name]} for name in ("probe_epochs", "linear_epochs"))
     reduced = ("untrained", "reduced")

@@ -36,11 +36,7 @@ class LabelEfficiency:
 
     def to_json(self, path: str | Path) -> None:
         """Writes the reports, each with its card."""
-        content = {
-            str(count): {"card": report.card, "summary": report.summary(), "runs": report.runs}
-            for count, report in self.reports.items()
-        }
-        write_json(Path(path), {"per_class": content})
+        write_json(Path(path), {"per_class": {str(count): report.to_dict() for count, report in self.reports.items()}})
 
     @classmethod
     def from_json(cls, path: str | Path) -> "LabelEfficiency":

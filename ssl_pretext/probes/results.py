@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ssl_pretext.probes.health import health_rows
 from ssl_pretext.probes.statistics import difference_in_words, mean_interval, paired_difference, significant
 from ssl_pretext.report import markdown_table
 
-__all__ = ["ProbeReport", "percent"]
+__all__ = ["ProbeReport", "difference_plot", "difference_row", "percent"]
 
 # What may differ between two reports that are still about the same question.
 _OWN = ("controls", "against", "health", "representations", "code")
@@ -67,15 +67,7 @@ class ProbeReport:
 
     def difference(self, name: str, reference: str) -> dict[str, Any]:
         """Test accuracy of one representation minus another's, seed by seed, with what follows from the interval."""
-        mean, half = paired_difference(self.accuracies(name), self.accuracies(reference))
-        return {
-            "representation": name,
-            "reference": reference,
-            "mean": mean,
-            "ci95": half,
-            "significant": significant(mean, half),
-            "words": difference_in_words(mean, half, reference),
-        }
+        return difference_row(name, self.accuracies(name), reference, self.accuracies(reference))
 
     def against_controls(self) -> list[dict[str, Any]]:
         """`difference` of each representation and each of its controls."""
@@ -131,7 +123,11 @@ class ProbeReport:
 
     def to_json(self, path: str | Path) -> None:
         """Writes runs, card and summary."""
-        write_json(Path(path), {"card": self.card, "summary": self.summary(), "runs": self.runs})
+        write_json(Path(path), self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Card, summary and runs, JSON-ready."""
+        return {"card": self.card, "summary": self.summary(), "runs": self.runs}
 
     @classmethod
     def from_json(cls, path: str | Path) -> "ProbeReport":
@@ -219,20 +215,8 @@ class ProbeReport:
             names: Of the representations to show; all that are no controls by default.
             title: Of the picture.
         """
-        rows = [
-            {
-                "label": f"minus {found['reference']}",
-                "mean": 100 * found["mean"],
-                "half": 100 * found["ci95"] if found["ci95"] else None,
-                "group": found["representation"],
-            }
-            for found in self.against_controls()
-            if names is None or found["representation"] in names
-        ]
-        picture = forest(
-            rows, title=title or f"{self.card['probe']} probe", x_label="difference of test accuracy, points"
-        )
-        Path(path).write_bytes(picture)
+        rows = [row for row in self.against_controls() if names is None or row["representation"] in names]
+        Path(path).write_bytes(difference_plot(rows, title=title or f"{self.card['probe']} probe"))
 
     def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
         """Draws the accuracy of the layers of a network, and of their untrained twins, as a PNG file."""
@@ -266,6 +250,33 @@ class ProbeReport:
         # JSON knows no NaN: what diverged comes back as null.
         values = [run["history"][-1][figure] for run in self._runs(name)]
         return [math.nan if value is None else value for value in values]
+
+
+def difference_row(name: str, values: Sequence[float], reference: str, against: Sequence[float]) -> dict[str, Any]:
+    """Accuracies minus others, seed by seed, with what follows from the interval."""
+    mean, half = paired_difference(values, against)
+    return {
+        "representation": name,
+        "reference": reference,
+        "mean": mean,
+        "ci95": half,
+        "significant": significant(mean, half),
+        "words": difference_in_words(mean, half, reference),
+    }
+
+
+def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str) -> bytes:
+    """A PNG of rows of `difference_row`, in points, by representation."""
+    bars = [
+        {
+            "label": f"minus {row['reference']}",
+            "mean": 100 * row["mean"],
+            "half": 100 * row["ci95"] if row["ci95"] else None,
+            "group": row["representation"],
+        }
+        for row in rows
+    ]
+    return forest(bars, title=title, x_label="difference of test accuracy, points")
 
 
 def percent(mean: float, half: float | None, *, sign: bool = False) -> str:
