@@ -5,6 +5,8 @@ values agree with theirs. `L` lies in `[0, 100]`; over the sRGB gamut `a` in abo
 `[-107.9, 94.5]`.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,8 @@ RGB_FROM_RELATIVE_XYZ = torch.linalg.inv(RELATIVE_XYZ_FROM_RGB)
 # has them: the exact (6/29)**3 and (29/6)**2/3 would move `a` by up to 1.6e-4 away from scikit-image.
 KNEE, SLOPE, OFFSET = 0.008856, 7.787, 16 / 116
 F_KNEE = KNEE ** (1 / 3)
-SRGB_KNEE, LINEAR_KNEE = 0.04045, 0.0031308  # IEC 61966-2-1
+# Where the power and the line of IEC 61966-2-1 meet; its own 0.04045 and 0.0031308, rounded, leave a gap of 3e-8.
+SRGB_KNEE, LINEAR_KNEE = 0.0404482362771082, 0.00313066844250063
 LUMA_WEIGHTS = torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # ITU-R BT.601
 
 # BT.601 in full range, as JPEG has it: Cb and Cr are the differences B - Y and R - Y, scaled to [-0.5, 0.5].
@@ -41,6 +44,7 @@ YCBCR_FROM_RGB = torch.stack(
 )
 RGB_FROM_YCBCR = torch.linalg.inv(YCBCR_FROM_RGB)
 
+PIECE = 3 << 16  # values that are converted at a time on a CPU: those between fit into its cache
 RANGE_TOLERANCE = 1e-4  # rounding of a colour conversion, far below one level of 8 bits
 
 
@@ -113,23 +117,60 @@ def rgb_from_ycbcr(ycbcr: Tensor) -> Tensor:
 
 def lab_from_rgb(rgb: Tensor) -> Tensor:
     """`rgb_to_lab` for callers that have checked their input already."""
-    # Both branches of a `where` are differentiated, so the power's argument is clamped to where it is used.
-    linear = torch.where(rgb > SRGB_KNEE, ((rgb.clamp(min=SRGB_KNEE) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    xyz = _mix(RELATIVE_XYZ_FROM_RGB, linear)
-    f = torch.where(xyz > KNEE, xyz.clamp(min=KNEE) ** (1 / 3), SLOPE * xyz + OFFSET)
-    x, y, z = f.unbind(-3)
-    # Differences before factors: 500 x - 500 y would round each product, ten times the error of 500 (x - y).
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
+    return _in_pieces(_lab_from_rgb, rgb)
 
 
 def rgb_from_lab(lab: Tensor) -> Tensor:
     """`lab_to_rgb` for callers that have checked their input already."""
+    return _in_pieces(_rgb_from_lab, lab)
+
+
+def _lab_from_rgb(rgb: Tensor) -> Tensor:
+    linear = _curve(rgb, SRGB_KNEE, lambda x: _power(x.add_(0.055).div_(1.055), 2.4), 1 / 12.92, 0.0)
+    xyz = _mix(RELATIVE_XYZ_FROM_RGB, linear)
+    x, y, z = _curve(xyz, KNEE, lambda x: _power(x, 1 / 3), SLOPE, OFFSET).unbind(-3)
+    # Differences before factors: 500 x - 500 y would round each product, ten times the error of 500 (x - y).
+    return torch.stack([(116 * y).sub_(16), (x - y).mul_(500), (y - z).mul_(200)], dim=-3)
+
+
+def _rgb_from_lab(lab: Tensor) -> Tensor:
     lightness, a, b = lab.unbind(-3)
-    y = (lightness + 16) / 116
+    y = (lightness + 16).div_(116)
     f = torch.stack([y + a / 500, y, y - b / 200], dim=-3)
-    xyz = torch.where(f > F_KNEE, f**3, (f - OFFSET) / SLOPE)
+    xyz = _curve(f, F_KNEE, lambda x: x.pow_(3), 1 / SLOPE, -OFFSET / SLOPE)
     linear = _mix(RGB_FROM_RELATIVE_XYZ, xyz)
-    return torch.where(linear > LINEAR_KNEE, 1.055 * linear.clamp(min=LINEAR_KNEE) ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return _curve(linear, LINEAR_KNEE, lambda x: (1.055 * _power(x, 1 / 2.4)).sub_(0.055), 12.92, 0.0)
+
+
+def _curve(x: Tensor, knee: float, power: Callable[[Tensor], Tensor], slope: float, offset: float) -> Tensor:
+    """`power(x)`, which may work in place, above the knee, and the line `slope x + offset` below it.
+
+    As a sum, which takes half the time of `where` and has finite gradients everywhere: below the knee the power stands
+    still, and what the line is lower is added.
+    """
+    at_knee = float(power(torch.tensor(knee, dtype=torch.float64)))
+    return power(x.clamp(min=knee)) + (slope * x).add_(offset - at_knee).clamp_(max=0)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """`x ** exponent` of positive `x`, in its place and in half the time that `pow` takes."""
+    return x.log2_().mul_(exponent).exp2_()
+
+
+def _in_pieces(convert: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Converts, at least in float32; on the CPU without gradients in pieces, so that what lies between is cached."""
+    exact = images.to(torch.promote_types(images.dtype, torch.float32))
+    differentiated = images.requires_grad and torch.is_grad_enabled()
+    if images.device.type != "cpu" or images.numel() <= PIECE or differentiated:
+        return convert(exact).to(images.dtype)
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    pixels, found = (x.reshape(-1, 3, images.shape[-2] * images.shape[-1], 1) for x in (exact, out))
+    count, width = max(1, PIECE // (3 * pixels.shape[2])), PIECE // 3
+    for image in range(0, len(pixels), count):
+        for pixel in range(0, pixels.shape[2], width):
+            piece = slice(image, image + count), slice(None), slice(pixel, pixel + width)
+            found[piece] = convert(pixels[piece])
+    return out
 
 
 def check_three_channels(function: str, images: Tensor) -> None:

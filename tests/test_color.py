@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import rgb2lab
 
+from ssl_pretext import color
 from ssl_pretext.color import lab_to_rgb, luma, rgb_to_lab
 from ssl_pretext.errors import ArgumentError
 
@@ -152,3 +153,19 @@ def test_errors_say_what_is_wrong():
         lab_to_rgb(torch.zeros(1, 4, 4))
     with pytest.raises(ArgumentError, match=r"floating tensor, got torch\.uint8"):
         rgb_to_lab(torch.zeros(3, 4, 4, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("convert", [rgb_to_lab, lab_to_rgb])
+@pytest.mark.parametrize("shape", [(7, 3, 64, 64), (2, 3, 300, 260), (3, 2, 3, 90, 200)])
+def test_pieces_give_what_the_whole_gives(convert, shape, monkeypatch):
+    images = torch.rand(shape)
+    in_pieces = convert(images)
+    assert torch.equal(in_pieces, convert(images.transpose(-1, -2).contiguous().transpose(-1, -2))), "of any layout"
+    monkeypatch.setattr(color, "PIECE", images.numel())
+    assert torch.allclose(in_pieces, convert(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rounded_once(dtype):
+    rgb = torch.rand(2, 3, 16, 16).to(dtype)
+    assert torch.equal(rgb_to_lab(rgb), rgb_to_lab(rgb.float()).to(dtype))
