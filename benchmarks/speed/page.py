@@ -1,0 +1,62 @@
+"""The table and the page of what was measured."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_pretext.config import write_text
+from ssl_pretext.report import markdown_table
+
+__all__ = ["table", "write_page"]
+
+INTRODUCTION = """# Speed
+
+What people wait for, side by side with what they would pick instead: both sides in turn in one process (memory and
+imports in a new one each), after a check that the results agree. *times ours* is the ratio of the medians: 2 means that
+the other side takes twice as long, or twice the memory, below 1 that it is ahead. *goal* is what we set ourselves; one
+that is missed stays in the table."""
+
+
+def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of one part."""
+    if name == "scaling":
+        lines = [
+            {
+                "axis": row["axis"],
+                "value": f"{row['value']:,}",
+                "seconds per epoch": f"{row['seconds']:.2f}",
+                "off a straight line": f"{100 * row['off_line']:+.1f}%",
+            }
+            for row in rows
+        ]
+    else:
+        lines = [_line(row) for row in rows]
+    return markdown_table(lines, list(lines[0])) if lines else "no data to measure on"
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, str]:
+    scale, unit = (1_000, "ms") if row["unit"] == "s" and row["median"] < 1 else (1, row["unit"])
+    figures = [f"{scale * row[key]:.3g}" for key in ("median", "least", "most")]
+    goal = f"≥ {row['goal']:.2g}: {'met' if row['met'] else 'missed'}" if "goal" in row else ""
+    return {
+        "work": row["work"],
+        "side": row["side"],
+        "median (least to most)": f"{figures[0]} {unit} ({figures[1]} to {figures[2]})",
+        "times ours": f"{row['times_ours']:.2f}",
+        "goal": goal,
+    }
+
+
+def write_page(file: Path, results: Mapping[str, Any]) -> None:
+    """Writes a Markdown page beside the JSON."""
+    parts = [INTRODUCTION]
+    for name, part in results["parts"].items():
+        env, rows = part["environment"], part["rows"]
+        parts += [
+            f"## {name.replace('_', ' ')}",
+            f"`{part['command']}`, commit `{env['commit']}`; {env['processor']}, {env['cores']} cores, "
+            f"{env['threads']} threads, torch {env['torch']}.",
+            table(name, rows),
+            "\n".join(f"- {text}." for text in dict.fromkeys(row["agreement"] for row in rows if row.get("agreement"))),
+        ]
+    write_text(file.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")

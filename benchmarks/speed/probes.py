@@ -1,0 +1,169 @@
+"""Probes, against a network that is run anew for every batch, and against settings trained one after another."""
+
+import time
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
+from ssl_pretext.probes.linear import BATCH_SIZE, DECAYS, MIN_STEPS, MOMENTUM, RATES, VALIDATION, LinearProbe
+from ssl_pretext.probes.modules import ConvProbe
+
+__all__ = ["conv_probe", "linear_probes"]
+
+LAYERS = (
+    "body.conv_in",
+    "body.down_blocks.0",
+    "body.down_blocks.1",
+    "body.down_blocks.2",
+    "body.mid_block",
+    "body.conv_out",
+)
+
+
+def conv_probe(size: Size) -> list[Finding]:
+    """Ten epochs on the latent, which is computed once, or for every batch as in the source."""
+    epochs = 2 if size.small else 10
+    train, test, task = _photos("train", size), _photos("test", size), _task()
+
+    def ours() -> list[float]:
+        report = sp.evaluate(
+            {"latent": task.representation()},
+            train,
+            test,
+            probe="conv",
+            epochs=epochs,
+            seeds=1,
+            controls=False,
+            device="cpu",
+        )
+        return [row["test_accuracy"] for row in report.runs[0]["history"]]
+
+    def each_time() -> list[float]:
+        def features(images: Tensor) -> Tensor:
+            return torch.cat([task.features(batch) for batch in images.split(256)])
+
+        torch.manual_seed(0)
+        with torch.no_grad():
+            channels = features(train.images([0])).shape[1]
+        probe = ConvProbe(channels, len(train.classes))
+        optimizer = torch.optim.AdamW(probe.parameters(), lr=3e-4, weight_decay=2e-5)
+        generator, accuracies = torch.Generator().manual_seed(0), []
+        for _ in range(epochs):
+            probe.train()
+            for batch in torch.randperm(len(train), generator=generator).tensor_split(len(train) // 64):
+                with torch.no_grad():
+                    inputs = features(train.images(batch))
+                loss = F.cross_entropy(probe(inputs), train.labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            probe.eval()
+            with torch.no_grad():
+                guesses = [
+                    probe(features(test.images(batch))).argmax(1) for batch in torch.arange(len(test)).split(256)
+                ]
+            accuracies.append(int((torch.cat(guesses) == test.labels).sum()) / len(test))
+        return accuracies
+
+    error = check_equal("re-encoding", torch.tensor(ours()), torch.tensor(each_time()), within=0.0)
+    return [
+        Finding(
+            work=f"conv probe, latent of the documented autoencoder, {epochs} epochs of {len(train)} photos of 32 px",
+            sides=race({OURS: ours, "encoding every batch": each_time}, rounds=min(size.rounds, 3)),
+            goals={"encoding every batch": 3},
+            agreement=f"accuracies of all epochs differ by {error:g}",
+        )
+    ]
+
+
+def linear_probes(size: Size) -> list[Finding]:
+    """Six layers, twelve settings each; the winner is trained again on all images."""
+    epochs = 2 if size.small else 100
+    train, test, task = _photos("train", size), _photos("test", size), _task()
+
+    def ours() -> list[float]:
+        layers = task.representations(LAYERS)
+        report = sp.evaluate(layers, train, test, probe="linear", epochs=epochs, seeds=1, controls=False, device="cpu")
+        return [report.accuracies(name)[0] for name in layers]
+
+    def one_by_one() -> list[float]:
+        kept, held_out = sp.holdout_split(train.names, train.labels, fraction=VALIDATION, seed=0)
+        accuracies = []
+        for layer in LAYERS:
+            with torch.no_grad():
+                parts = [
+                    torch.cat(
+                        [task.features(store.images(batch), layer) for batch in torch.arange(len(store)).split(256)]
+                    )
+                    for store in (train, test)
+                ]
+            known = (parts[0], train.labels)
+            scored = []
+            for rate, decay in product(RATES, DECAYS):
+                probe = _trained(known[0][kept], known[1][kept], rate, decay, epochs)
+                scored.append((_accuracy(probe, known[0][held_out], known[1][held_out]), rate, decay))
+            _, rate, decay = max(scored, key=lambda one: one[0])
+            accuracies.append(_accuracy(_trained(*known, rate, decay, epochs), parts[1], test.labels))
+        return accuracies
+
+    start = time.perf_counter()
+    theirs = one_by_one()
+    slow = [time.perf_counter() - start]
+    difference = (torch.tensor(ours()) - torch.tensor(theirs)).abs()
+    taken = race({OURS: ours}, rounds=min(size.rounds, 3))
+    return [
+        Finding(
+            work=f"linear probes, 6 layers × 12 settings, {epochs} epochs of {len(train)} photos of 32 px",
+            sides=taken | {"one after another": slow},
+            goals={"one after another": 8},
+            agreement=f"test accuracies differ by {100 * difference.mean():.1f} points on average",
+        )
+    ]
+
+
+def _trained(features: Tensor, labels: Tensor, rate: float, decay: float, epochs: int) -> nn.Module:
+    """A linear probe in PyTorch's own parts, with the settings and schedule of ours."""
+    probe = LinearProbe(features.shape[1], int(labels.max()) + 1)
+    probe(features[:2])
+    nn.init.zeros_(probe.classify.weight)
+    nn.init.zeros_(probe.classify.bias)
+    inputs = probe.classify.in_features
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [probe.classify.weight], "weight_decay": decay * inputs, "lr": rate / inputs},
+            {"params": [probe.classify.bias], "lr": rate / inputs},
+        ],
+        momentum=MOMENTUM,
+        nesterov=True,
+    )
+    steps = max(min(MIN_STEPS, len(labels)), round(len(labels) / BATCH_SIZE))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * epochs)
+    generator = torch.Generator().manual_seed(0)
+    probe.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(labels), generator=generator).tensor_split(steps):
+            loss = F.cross_entropy(probe(features[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return probe.eval()
+
+
+@torch.no_grad()
+def _accuracy(probe: nn.Module, features: Tensor, labels: Tensor) -> float:
+    return float((probe(features).argmax(1) == labels).float().mean())
+
+
+def _task() -> sp.Colorization:
+    torch.manual_seed(0)
+    return sp.Colorization("autoencoder", target="rgb", losses={"smooth_l1": 1.0}).eval()
+
+
+def _photos(split: str, size: Size) -> sp.ImageStore:
+    store = sp.sample_photos(split, image_size=32)
+    return store.subset(range(0, len(store), 12 if size.small else 2 if split == "train" else 4))

@@ -1,0 +1,98 @@
+"""Pretraining, against a loop written by hand."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+import ssl_pretext as sp
+from benchmarks.speed.child import measure
+from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
+
+__all__ = ["fitting", "imports", "memory"]
+
+BATCH_SIZE = 64
+
+
+def fitting(size: Size) -> list[Finding]:
+    """Steps of the documented autoencoder with a smooth L1 loss."""
+    epochs, steps = (1, 2) if size.small else (2, 20)
+    store = sp.sample_photos("train", image_size=32)
+    store = store.subset([i % len(store) for i in range(steps * BATCH_SIZE)])
+
+    def task() -> sp.Colorization:
+        torch.manual_seed(0)
+        return sp.Colorization("autoencoder", target="rgb", losses={"smooth_l1": 1.0})
+
+    def ours() -> sp.Colorization:
+        trained = task()
+        with tempfile.TemporaryDirectory() as folder:
+            config = sp.FitConfig(out=Path(folder), epochs=epochs, batch_size=BATCH_SIZE, device="cpu")
+            sp.fit(trained, store, config)
+        return trained
+
+    def by_hand() -> sp.Colorization:
+        trained = task()
+        trained.image_size, trained.resize = store.image_size, store.resize
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-4, weight_decay=2e-5)
+        torch.manual_seed(0)
+        for epoch in range(epochs):
+            order = torch.randperm(len(store), generator=torch.Generator().manual_seed(epoch))
+            for batch in order.split(BATCH_SIZE):
+                loss = trained(store.images(batch)).loss
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return trained
+
+    weights = [torch.cat([p.detach().flatten() for p in run().parameters()]) for run in (ours, by_hand)]
+    error = check_equal("a loop by hand", *weights, within=0.0)
+    return [
+        Finding(
+            work=f"documented autoencoder, 32 px, {epochs * steps} steps of {BATCH_SIZE}, checkpoints included",
+            sides=race({OURS: ours, "a loop by hand": by_hand}, rounds=min(size.rounds, 5)),
+            goals={"a loop by hand": 0.97},
+            agreement=f"weights differ by {error:g}",
+        )
+    ]
+
+
+def imports(size: Size) -> list[Finding]:
+    """`import ssl_pretext`, which loads torch and little else."""
+    found = {module: [] for module in ("ssl_pretext", "torch")}  # type: dict[str, list[dict[str, float]]]
+    for module in (*found, *found):  # the first reads the files
+        measure("importing", module=module)
+    for _ in range(2 if size.small else size.rounds):
+        for module, figures in found.items():
+            figures.append(measure("importing", module=module))
+    memory = {module: [one["mib"] for one in figures] for module, figures in found.items()}
+    return [
+        Finding(
+            work="import",
+            sides={module: [one["seconds"] for one in figures] for module, figures in found.items()},
+            goals={"torch": 1 / 1.1},
+        ),
+        Finding(
+            work="memory after the import",
+            sides=memory,
+            unit="MiB",
+            agreement=f"{max(memory['ssl_pretext']) - min(memory['torch']):.0f} MiB more at most; the limit is 30",
+        ),
+    ]
+
+
+def memory(size: Size) -> list[Finding]:
+    """Whether memory grows with the number of images, and whether a store may be larger than memory."""
+    few, many = (240, 480) if size.small else (4_000, 40_000)
+    findings = []
+    for work in ("pretraining", "extraction"):
+        some, more = (measure(work, images=images)["mib"] for images in (few, many))
+        findings.append(
+            Finding(
+                work=f"{work}: peak memory with {many:,} images",
+                sides={OURS: [more], f"with {few:,}": [some]},
+                goals={f"with {few:,}": 0.95},
+                unit="MiB",
+            )
+        )
+    return findings

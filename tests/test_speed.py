@@ -1,0 +1,50 @@
+import json
+
+import pytest
+import torch
+
+from benchmarks.speed.__main__ import PARTS, main
+from benchmarks.speed.race import OURS, Finding, check_equal, race
+from ssl_pretext.errors import ArgumentError
+
+
+def test_a_finding_says_how_many_times_ours_each_side_takes():
+    finding = Finding(work="work", sides={OURS: [1.0, 2.0, 9.0], "other": [5.0, 6.0, 7.0]}, goals={"other": 4})
+    ours, other = finding.rows()
+    assert (ours["median"], ours["times_ours"], "goal" in ours) == (2.0, 1.0, False)
+    assert (other["times_ours"], other["met"], other["least"], other["most"]) == (3.0, False, 5.0, 7.0)
+
+
+def test_sides_are_timed_in_turn():
+    calls = []
+    taken = race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, least_seconds=0)
+    assert {name: len(times) for name, times in taken.items()} == {"a": 3, "b": 3}
+    assert calls == ["a", "a", "b", "b"] + ["a", "b"] * 3
+
+
+def test_what_differs_is_not_compared():
+    one = torch.ones(3)
+    assert check_equal("same", one, one, within=0.0) == 0
+    for other in (one * 1.1, torch.full((3,), torch.nan)):
+        with pytest.raises(ArgumentError, match="other differs from ssl_pretext by"):
+            check_equal("other", one, other, within=1e-3)
+
+
+def test_an_unknown_part_is_refused(capsys):
+    assert main(["warp"]) == 2
+    assert "no part 'warp'; known: rgb_to_lab" in capsys.readouterr().err
+
+
+QUICK = ("rgb_to_lab", "lab_to_rgb", "lab_gradients", "soft_encoding", "color_loss")
+SLOW = [name for name in PARTS if name not in (*QUICK, "lpips", "reading")]  # those two need weights and data
+
+
+@pytest.mark.parametrize("part", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_each_part_agrees_and_is_measured(part, tmp_path):
+    for library in ("kornia", "cv2") if "lab" in part else ():
+        pytest.importorskip(library)
+    out = tmp_path / "speed.json"
+    assert main([part, "--small", "--rounds", "1", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["parts"][part]["rows"]
+    assert all(row["median"] > 0 for row in rows)
+    assert part.replace("_", " ") in out.with_suffix(".md").read_text()
