@@ -1,10 +1,3 @@
-import os
-
-# Tests run side by side, one process per core; before torch is imported, and for the processes that tests start.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
-)
-
 import hypothesis
 import pytest
 

@@ -160,9 +160,10 @@ def test_errors_say_what_is_wrong():
 def test_pieces_give_what_the_whole_gives(convert, shape, monkeypatch):
     images = torch.rand(shape)
     in_pieces = convert(images)
-    assert torch.equal(in_pieces, convert(images.transpose(-1, -2).contiguous().transpose(-1, -2))), "of any layout"
+    another_layout = convert(images.transpose(-1, -2).contiguous().transpose(-1, -2))
     monkeypatch.setattr(color, "PIECE", images.numel())
-    assert torch.allclose(in_pieces, convert(images), rtol=0, atol=1e-5)
+    for found in (in_pieces, another_layout):
+        assert torch.allclose(found, convert(images), rtol=0, atol=2e-4)  # values to 100; which lanes add up differs
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
