@@ -42,10 +42,8 @@ def strided_cnn(in_channels: int = 1, width: float = 1.0) -> nn.Sequential:
 
 
 ONE_WAY: dict[str, Any] = {"encoder": CNN, "output_stride": 8}
-BOTH_WAYS: dict[str, Any] = {
-    "encoder": [CNN, CNN],
-    "output_stride": 8,
-}  # each half as wide as the network of one direction
+# Each half as wide as the network of one direction.
+BOTH_WAYS: dict[str, Any] = {"encoder": [CNN, CNN], "output_stride": 8}
 CANDIDATES = (
     directed("L → ab (cl)", "lab:L", "lab:ab", COLORS, **ONE_WAY),
     directed("ab → L (cl)", "lab:ab", "lab:L", LIGHTNESS, **ONE_WAY),

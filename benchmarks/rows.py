@@ -3,7 +3,6 @@
 import argparse
 import logging
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext as sp
+from benchmarks.command import run_command
 from benchmarks.food101.experiment import environment
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment, open_data
-from benchmarks.memory import keep_freed_memory
 from ssl_pretext.config import read_json, write_json
-from ssl_pretext.errors import CheckpointError, PretextError
+from ssl_pretext.errors import CheckpointError
 from ssl_pretext.representations import OUTPUT
 from ssl_pretext.training import FitConfig, fit
 
@@ -237,33 +236,30 @@ def command_line(
     parser.add_argument("--seeds", type=int, help="how many (default: the preset's)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
-    keep_freed_memory()
     preset = presets[options.preset]
     preset = replace(preset, seeds=options.seeds or preset.seeds)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     out = options.out or Path(f"runs/{name}-{options.preset}")
-    try:
+
+    def work() -> None:
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
         data = open_data(options.data, preset, seed=0)
         log.info("data: %s; %s", data.name, data.counts())
         results = run(data, preset, out, device)
-    except PretextError as error:
-        print(f"benchmarks.{name}: {error}", file=sys.stderr)
-        return 2
-    results = {
-        # Where the data lie is another machine's business.
-        "command": f"python -m benchmarks.{name} {'--data=DIR ' if options.data else ''}--preset={options.preset} "
-        f"--seeds={preset.seeds}",
-        "config": preset.to_dict() | {"learning_rate": LEARNING_RATE},
-        "environment": environment(device),
-        "data": {"name": data.name, "note": data.note, "counts": data.counts()},
-        **results,
-    }
-    write_json(out / "results.json", results)
-    log.info("results: %s", out / "results.json")
-    return 0
+        results = {
+            # Where the data lie is another machine's business.
+            "command": f"python -m benchmarks.{name} {'--data=DIR ' if options.data else ''}--preset={options.preset} "
+            f"--seeds={preset.seeds}",
+            "config": preset.to_dict() | {"learning_rate": LEARNING_RATE},
+            "environment": environment(device),
+            "data": {"name": data.name, "note": data.note, "counts": data.counts()},
+            **results,
+        }
+        write_json(out / "results.json", results)
+        log.info("results: %s", out / "results.json")
+
+    return run_command(name, work)
 
 
 def colorized(task: Any, images: Tensor) -> Tensor:

@@ -125,10 +125,34 @@ def rgb_from_lab(lab: Tensor) -> Tensor:
     return _in_pieces(_rgb_from_lab, lab)
 
 
+class _Curve:
+    """A power above a knee, in a function that may work in place, and the line `slope x + offset` below it.
+
+    As a sum, which takes half the time of `where` and has finite gradients everywhere: below the knee the power stands
+    still, and what the line is lower is added.
+    """
+
+    def __init__(self, knee: float, power: Callable[[Tensor], Tensor], slope: float, offset: float = 0.0) -> None:
+        self.knee, self.power, self.slope = knee, power, slope
+        self.lift = offset - float(power(torch.tensor(knee, dtype=torch.float64)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.power(x.clamp(min=self.knee)) + (self.slope * x).add_(self.lift).clamp_(max=0)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """`x ** exponent` of positive `x`, in its place and in half the time that `pow` takes."""
+    return x.log2_().mul_(exponent).exp2_()
+
+
+_LINEAR = _Curve(SRGB_KNEE, lambda x: _power(x.add_(0.055).div_(1.055), 2.4), 1 / 12.92)
+_SRGB = _Curve(LINEAR_KNEE, lambda x: (1.055 * _power(x, 1 / 2.4)).sub_(0.055), 12.92)
+_CUBE_ROOT = _Curve(KNEE, lambda x: _power(x, 1 / 3), SLOPE, OFFSET)
+_CUBE = _Curve(F_KNEE, lambda x: x.pow_(3), 1 / SLOPE, -OFFSET / SLOPE)
+
+
 def _lab_from_rgb(rgb: Tensor) -> Tensor:
-    linear = _curve(rgb, SRGB_KNEE, lambda x: _power(x.add_(0.055).div_(1.055), 2.4), 1 / 12.92, 0.0)
-    xyz = _mix(RELATIVE_XYZ_FROM_RGB, linear)
-    x, y, z = _curve(xyz, KNEE, lambda x: _power(x, 1 / 3), SLOPE, OFFSET).unbind(-3)
+    x, y, z = _CUBE_ROOT(_mix(RELATIVE_XYZ_FROM_RGB, _LINEAR(rgb))).unbind(-3)
     # Differences before factors: 500 x - 500 y would round each product, ten times the error of 500 (x - y).
     return torch.stack([(116 * y).sub_(16), (x - y).mul_(500), (y - z).mul_(200)], dim=-3)
 
@@ -137,24 +161,7 @@ def _rgb_from_lab(lab: Tensor) -> Tensor:
     lightness, a, b = lab.unbind(-3)
     y = (lightness + 16).div_(116)
     f = torch.stack([y + a / 500, y, y - b / 200], dim=-3)
-    xyz = _curve(f, F_KNEE, lambda x: x.pow_(3), 1 / SLOPE, -OFFSET / SLOPE)
-    linear = _mix(RGB_FROM_RELATIVE_XYZ, xyz)
-    return _curve(linear, LINEAR_KNEE, lambda x: (1.055 * _power(x, 1 / 2.4)).sub_(0.055), 12.92, 0.0)
-
-
-def _curve(x: Tensor, knee: float, power: Callable[[Tensor], Tensor], slope: float, offset: float) -> Tensor:
-    """`power(x)`, which may work in place, above the knee, and the line `slope x + offset` below it.
-
-    As a sum, which takes half the time of `where` and has finite gradients everywhere: below the knee the power stands
-    still, and what the line is lower is added.
-    """
-    at_knee = float(power(torch.tensor(knee, dtype=torch.float64)))
-    return power(x.clamp(min=knee)) + (slope * x).add_(offset - at_knee).clamp_(max=0)
-
-
-def _power(x: Tensor, exponent: float) -> Tensor:
-    """`x ** exponent` of positive `x`, in its place and in half the time that `pow` takes."""
-    return x.log2_().mul_(exponent).exp2_()
+    return _SRGB(_mix(RGB_FROM_RELATIVE_XYZ, _CUBE(f)))
 
 
 def _in_pieces(convert: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

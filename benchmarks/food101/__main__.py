@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import run_command
 from benchmarks.food101.presets import PRESETS, STUDIES, Preset
-from benchmarks.memory import keep_freed_memory
 from ssl_pretext.config import read_json, write_json
-from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError, UnknownNameError
+from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
 from ssl_pretext.losses import parse_losses
 
 log = logging.getLogger("benchmarks.food101")
@@ -42,14 +42,7 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the experiment; returns the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    keep_freed_memory()
-    try:
-        run(options)
-    except PretextError as error:
-        print(f"benchmarks.food101: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("food101", lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import run_command
 from benchmarks.food101.experiment import environment
-from benchmarks.memory import keep_freed_memory
 from benchmarks.speed import color, data, losses, probes, training
 from benchmarks.speed.page import table, write_page
 from benchmarks.speed.race import Finding, Size
 from benchmarks.speed.scaling import scaling
 from ssl_pretext.config import read_json, write_json
-from ssl_pretext.errors import PretextError, UnknownNameError
+from ssl_pretext.errors import UnknownNameError
 
 log = logging.getLogger("benchmarks.speed")
 
@@ -56,15 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9, help="how often each side is timed (default: 9)")
     parser.add_argument("--small", action="store_true", help="tiny inputs: shows that everything runs")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("ssl_pretext").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        measure(options)
-    except PretextError as error:
-        print(f"benchmarks.speed: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("speed", lambda: measure(options))
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -72,7 +64,8 @@ def measure(options: argparse.Namespace) -> None:
     chosen = options.parts or [*PARTS, SCALING]
     if unknown := [name for name in chosen if name not in PARTS and name != SCALING]:
         raise UnknownNameError(f"there is no part {unknown[0]!r}; known: {', '.join([*PARTS, SCALING])}")
-    keep_freed_memory()
+    for talkative in ("ssl_pretext", "lightning.pytorch"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     torch.manual_seed(0)
     data_folders = {64: options.data, 128: options.data_128}
     size = Size(
@@ -81,18 +74,13 @@ def measure(options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else None
     results: dict[str, Any] = read_json(out) if out and out.exists() else {"parts": {}}
     for name in chosen:
-        found: Any = scaling(size) if name == SCALING else [row for one in PARTS[name](size) for row in described(one)]
+        found: Any = scaling(size) if name == SCALING else [row for one in PARTS[name](size) for row in one.rows()]
         command = f"python -m benchmarks.speed {name}" + (" --small" if options.small else "")
         results["parts"][name] = {"command": command, "environment": environment("cpu"), "rows": found}
         log.info("%s\n%s\n", name, table(name, found))
         if out:
             write_json(out, results)
             write_page(out, results)
-
-
-def described(finding: Finding) -> list[dict[str, Any]]:
-    """The rows of a finding, each with what the sides agree on."""
-    return [row | {"agreement": finding.agreement} for row in finding.rows()]
 
 
 if __name__ == "__main__":

@@ -82,10 +82,8 @@ def pretraining(images: int) -> dict[str, float]:
     return {"mib": found["bytes"] / MIB}
 
 
-def extraction(images: int, *, limit_mib: int | None = None) -> dict[str, float]:
-    """Peak MiB of probing features of as many images; under a limit of private memory, if one is given."""
-    import resource
-
+def extraction(images: int) -> dict[str, float]:
+    """Peak MiB of the features of as many images, as the linear probe takes them."""
     import ssl_pretext as sp
     from ssl_pretext.probes.features import extract
     from ssl_pretext.probes.linear import pool
@@ -93,8 +91,6 @@ def extraction(images: int, *, limit_mib: int | None = None) -> dict[str, float]
     with tempfile.TemporaryDirectory() as folder:
         store = _store(Path(folder), images)
         task = sp.create_task("colorization", encoder=_network(), losses={"smooth_l1": 1.0})
-        if limit_mib is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (limit_mib * MIB, limit_mib * MIB))
         with _peak() as found:
             extract([task.representation()], store, reduce=pool)
     return {"mib": found["bytes"] / MIB}

@@ -56,6 +56,7 @@ class Finding:
             ratio = statistics.median(values) / ours
             row = {"work": self.work, "side": side, "unit": self.unit, "median": statistics.median(values)}
             row |= {"least": min(values), "most": max(values), "rounds": len(values), "times_ours": ratio}
+            row["agreement"] = self.agreement
             if side in self.goals:
                 row |= {"goal": self.goals[side], "met": ratio >= self.goals[side]}
             rows.append(row)
