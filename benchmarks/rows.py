@@ -175,7 +175,15 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def pretrained(
-    task: str, options: Mapping[str, Any], seed: int, data: Experiment, preset: Preset, *, out: Path, device: str
+    task: str,
+    options: Mapping[str, Any],
+    seed: int,
+    data: Experiment,
+    preset: Preset,
+    *,
+    out: Path,
+    device: str,
+    learning_rate: float = LEARNING_RATE,
 ) -> tuple[sp.PretextTask, list[dict[str, Any]]]:
     """A task with weights drawn from the seed and then trained, and its history; one that was trained is loaded."""
     torch.manual_seed(seed)
@@ -186,7 +194,7 @@ def pretrained(
         out=out,
         epochs=preset.epochs,
         batch_size=preset.batch_size,
-        learning_rate=LEARNING_RATE,
+        learning_rate=learning_rate,
         seed=seed,
         device=device,
         resume=True,

@@ -115,24 +115,23 @@ def _accuracy(results: Mapping[str, Any]) -> list[str]:
             {"row": pixels, layers[0]: percent(*mean_interval(values[domain]))}
             for pixels, values in results["pixels"].items()
         ]
-        parts += [f"## Linear probe, {name}: test accuracy, %", markdown_table(lines, ["row", *layers])]
-        parts.append(_against_untrained(rows, domain, layers))
+        parts += [
+            f"## Linear probe, {name}: {results.get('judged_on', 'test')} accuracy, %",
+            markdown_table(lines, ["row", *layers]),
+        ]
+        parts.append(_against_controls(rows, domain, layers[-1]))
     return parts
 
 
-def _against_untrained(rows: Mapping[str, Sequence[Mapping[str, Any]]], domain: str, layers: Sequence[str]) -> str:
-    """Which rows the intervals set apart from their untrained control, at the last layer."""
-    last, verdicts = layers[-1], []
-    controls = {run["row"]: runs for runs in rows.values() for run in runs if run.get("control") is None}
+def _against_controls(rows: Mapping[str, Sequence[Mapping[str, Any]]], domain: str, layer: str) -> str:
+    """Which rows the intervals set apart from their control."""
+    verdicts = []
     for row, runs in rows.items():
-        control = runs[0].get("control")
-        if control is None:
+        if (control := runs[0].get("control")) is None:
             continue
-        mean, half = paired_difference(
-            [run["accuracy"][domain][last] for run in runs],
-            [run["accuracy"][domain][last] for run in controls[control]],
-        )
-        verdicts.append({"row": row, f"minus {last} of its untrained control": percent(mean, half, sign=True)})
+        pairs = ([run["accuracy"][domain][layer] for run in one] for one in (runs, rows[control]))
+        difference = percent(*paired_difference(*pairs), sign=True)
+        verdicts.append({"row": row, "control": control, f"difference at {layer}": difference})
     return markdown_table(verdicts, list(verdicts[0])) if verdicts else ""
 
 

@@ -53,6 +53,7 @@ class Experiment:
         excluded: Images of the classes that it never sees.
         probe_train: Labelled images by domain, `"in"` and `"out"`.
         probe_test: Test images by domain.
+        spare: Labelled training images by domain that nothing else uses: for whoever must choose or find out why.
         skipped: Files that could not be read, with the reason.
     """
 
@@ -63,6 +64,7 @@ class Experiment:
     excluded: ImageStore
     probe_train: dict[str, ImageStore]
     probe_test: dict[str, ImageStore]
+    spare: dict[str, ImageStore]
     skipped: list[dict[str, str]]
 
     def counts(self) -> dict[str, int]:
@@ -122,10 +124,13 @@ def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = 
         "in": _spread(sorted(set(range(len(train.classes))) - out), preset.probe_classes),
         "out": _spread(sorted(out), preset.probe_classes),
     }
+    pretrain = _limit(train, roles["pretrain"], preset.pretrain_per_class)
+    used = {*pretrain.names, *(train.names[index] for role in ("probe_in", "probe_out") for index in roles[role])}
+    unused = [index for index, name in enumerate(train.names) if name not in used]
     return Experiment(
         name=name,
         note=note,
-        pretrain=_limit(train, roles["pretrain"], preset.pretrain_per_class),
+        pretrain=pretrain,
         validation=_limit(train, roles["probe_in"], preset.validation_per_class),
         excluded=_limit(train, roles["probe_out"], preset.validation_per_class),
         probe_train={
@@ -135,6 +140,7 @@ def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = 
         probe_test={
             domain: _limit(test, domains[domain], preset.test_per_class, chosen[domain]) for domain in ("in", "out")
         },
+        spare={domain: _limit(train, unused, preset.test_per_class, chosen[domain]) for domain in ("in", "out")},
         skipped=[*train.skipped, *test.skipped],
     )
 

@@ -1,0 +1,131 @@
+"""What holds the documented encoder back, one change at a time: `python -m benchmarks.why`.
+
+Each row is the documented pretraining, made small, with one thing changed. All are judged by linear probes on labelled
+training images that nothing else uses; test images are not opened.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ssl_pretext as sp
+from benchmarks.food101.presets import Preset
+from benchmarks.food101.protocol import Experiment
+from benchmarks.rows import PRESETS as ROWS
+from benchmarks.rows import claim, command_line, pretrained, slug
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.representations import OUTPUT
+
+__all__ = ["CHANGES", "Change"]
+
+log = logging.getLogger("benchmarks.why")
+
+TITLE = "What holds the documented encoder back"
+DOCUMENTED, UNTRAINED = "as documented", "untrained"
+LEARNING_RATE = 1e-4
+LAYERS = {"body.conv_act": "body.conv_act", "latent": OUTPUT}  # the best layer of the full experiment, and the latent
+TASK = {"encoder": "autoencoder", "target": "rgb", "losses": {"smooth_l1": 1.0, "lpips[net=squeeze]": 1.0}}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is done otherwise: of the task, of the preset or the learning rate."""
+
+    name: str
+    task: Mapping[str, Any] = field(default_factory=dict)
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float = LEARNING_RATE
+
+
+CHANGES = (
+    Change(DOCUMENTED),
+    Change("learning rate 1e-3", learning_rate=1e-3),
+    Change("batches of 16, four times the steps", preset={"batch_size": 16}),
+    Change("without LPIPS", task={"losses": {"smooth_l1": 1.0}}),
+    Change("ab as the target, smooth L1", task={"target": "lab:ab", "losses": {"smooth_l1": 1.0}}),
+    Change("ab as the target, colour classes", task={"target": "lab:ab", "losses": {"color_classification": 1.0}}),
+    Change("four times the epochs", preset={"epochs": 16}),
+)
+PRESETS = {
+    "smoke": ROWS["smoke"],
+    "cpu": replace(
+        ROWS["cpu"],
+        about="three quarters of an hour on two cores; a quarter of the images at 32 px, 4 epochs",
+        epochs=4,
+        pretrain_per_class=60,
+        probe_classes=None,
+        test_per_class=100,
+        seeds=5,
+    ),
+}
+
+
+def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Pretrains and judges each change; one that was done is looked up."""
+    settings = {key: value for key, value in preset.to_dict().items() if key != "seeds"}  # more of them can be added
+    claim(out, settings | {"data": data.name})
+    accuracies: dict[str, Any] = {}
+    for change in CHANGES:
+        file = out / slug(change.name) / f"accuracy-{preset.seeds}.json"
+        if not file.exists():
+            write_json(file, measure(change, data, preset, out, device))
+        found = read_json(file)
+        accuracies.setdefault(UNTRAINED, found[UNTRAINED])
+        accuracies[change.name] = found["trained"]
+        log.info("%s: %s", change.name, found["trained"])
+    controls = {UNTRAINED: None, DOCUMENTED: UNTRAINED}
+    return {
+        "title": TITLE,
+        "config": preset.to_dict() | {"learning_rate": LEARNING_RATE},
+        "judged_on": "validation",
+        "rows": [
+            {"row": name, "control": controls.get(name, DOCUMENTED), "seed": seed}
+            | {
+                "accuracy": {
+                    domain: {layer: runs[seed] for layer, runs in found.items()} for domain, found in one.items()
+                }
+            }
+            for name, one in accuracies.items()
+            for seed in range(preset.seeds)
+        ],
+        "pixels": {},
+    }
+
+
+def measure(change: Change, data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Accuracies per seed of the probe, by `"trained"` or `"untrained"`, domain and layer."""
+    task, _ = pretrained(
+        "colorization",
+        TASK | dict(change.task),
+        0,
+        data,
+        replace(preset, **change.preset),
+        out=out / slug(change.name) / "pretraining",
+        device=device,
+        learning_rate=change.learning_rate,
+    )
+    backbone = task.backbone()
+    layers = {name: backbone.layer(layer, name) for name, layer in LAYERS.items()}
+    found: dict[str, Any] = {"trained": {}, UNTRAINED: {}}
+    for domain, train in data.probe_train.items():
+        report = sp.evaluate(
+            layers,
+            train,
+            data.spare[domain],
+            probe="linear",
+            seeds=preset.seeds,
+            controls=[UNTRAINED],
+            cache=out / "probes",
+            device=device,
+        )
+        for name in LAYERS:
+            found["trained"].setdefault(domain, {})[name] = report.accuracies(name)
+            found[UNTRAINED].setdefault(domain, {})[name] = report.accuracies(f"{name} (untrained)")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(command_line("why", __doc__.partition(":")[0] + ".", run, PRESETS))
