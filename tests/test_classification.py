@@ -89,28 +89,33 @@ def test_grey_images_and_missing_pixels_do_not_count():
     assert loss(logits, target) != whole
 
 
-def test_no_target_is_dense():
+def test_nothing_but_the_gradient_is_dense():
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Sizes(TorchDispatchMode):
+    class Dense(TorchDispatchMode):
         def __init__(self):
             super().__init__()
-            self.dense = 0
+            self.made = []
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
-            self.dense += isinstance(result, torch.Tensor) and result.numel() >= 313 * 4 * 256
+            if isinstance(result, torch.Tensor) and result.numel() >= 313 * 4 * 256:
+                self.made.append(result)  # kept, so that no other gets its place
             return result
 
+        @property
+        def places(self):
+            return {tensor.untyped_storage().data_ptr() for tensor in self.made}
+
     loss, target = bound("color_classification"), AB.extract(colors(4, 16))
-    logits = torch.randn(4, 313, 16, 16)
+    logits = torch.randn(4, 313, 16, 16, requires_grad=True)
     loss(logits, target)  # makes the quantizer's table
-    with Sizes() as sizes:
-        loss(logits, target)
-    assert sizes.dense == 1  # log_softmax of the logits themselves
-    with Sizes() as sizes:  # negative control
-        torch.zeros(4, 313, 16, 16).scatter_(1, torch.zeros(4, 1, 16, 16, dtype=torch.int64), 1.0)
-    assert sizes.dense == 2
+    with Dense() as dense:
+        (gradient,) = torch.autograd.grad(loss(logits, target), logits)
+    assert dense.places - {logits.untyped_storage().data_ptr()} == {gradient.untyped_storage().data_ptr()}
+    with Dense() as dense:  # negative control
+        torch.autograd.grad(-logits.log_softmax(1).mean(), logits)
+    assert len(dense.places) > 2
 
 
 def test_rebalancing_waits_for_a_prior_and_says_so(caplog):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from typing_extensions import Self
 
 from ssl_pretext.channels import Channels
@@ -56,8 +57,7 @@ class SoftCrossEntropy(LogitsLoss):
         indices, weights = self.quantizer.encode(values)
         # Never in half precision: hundreds of exponentials are added up.
         precise = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        scores = precise.log_softmax(dim=1).gather(1, indices)
-        losses = -(weights * scores).sum(dim=1)
+        losses = cast(Tensor, _SparseCrossEntropy.apply(precise, indices, weights.to(precise.dtype)))
         if self.rebalance < 1:
             nearest = indices.gather(1, weights.argmax(dim=1, keepdim=True)).squeeze(1)
             losses = losses * self._weights()[nearest]
@@ -98,6 +98,36 @@ class SoftCrossEntropy(LogitsLoss):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._bin_weights = None
         return cast(Self, super()._apply(function, recurse))  # type: ignore[no-untyped-call]
+
+
+class _SparseCrossEntropy(torch.autograd.Function):
+    """`-Σ w log softmax(logits)` per pixel: logits `(B, Q, H, W)` and `k` weighted bins `(B, k, H, W)` to `(B, H, W)`.
+
+    With its gradient by hand: autograd would keep the log softmax, and make the gradients of the chosen bins dense
+    before it adds them. Here nothing but the gradient itself is as large as the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        sums = torch.cat([piece.logsumexp(dim=1) for piece in _pieces(logits)])
+        ctx.save_for_backward(logits, indices, weights, sums)
+        return weights.sum(dim=1) * sums - (weights * logits.gather(1, indices)).sum(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+        logits, indices, weights, sums = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        weights = weights * slopes[:, None]
+        parts = zip(*map(_pieces, (gradient, logits, sums[:, None], weights.sum(dim=1, keepdim=True))), strict=True)
+        for piece, scores, total, slope in parts:
+            torch.sub(scores, total, out=piece).exp_().mul_(slope)
+        return gradient.scatter_add_(1, indices, weights.neg_()), None, None
+
+
+def _pieces(batch: Tensor) -> tuple[Tensor, ...]:
+    """Single images on a CPU, so that what is computed of them stays in its cache; elsewhere all of them at once."""
+    return cast("tuple[Tensor, ...]", batch.split(1 if batch.device.type == "cpu" else max(1, len(batch))))
 
 
 @register_loss("color_classification")
