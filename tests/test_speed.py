@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.speed.__main__ import PARTS, main
+from benchmarks.speed.__main__ import PARTS, SCALING, main
 from benchmarks.speed.race import OURS, Finding, check_equal, race
 from ssl_pretext.errors import ArgumentError
 
@@ -36,7 +36,7 @@ def test_an_unknown_part_is_refused(capsys):
 
 
 QUICK = ("rgb_to_lab", "lab_to_rgb", "lab_gradients", "soft_encoding", "color_loss")
-SLOW = [name for name in PARTS if name not in (*QUICK, "lpips", "reading")]  # those two need weights and data
+SLOW = [name for name in (*PARTS, SCALING) if name not in (*QUICK, "lpips", "reading")]  # those need weights and data
 
 
 @pytest.mark.parametrize("part", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
@@ -46,5 +46,7 @@ def test_each_part_agrees_and_is_measured(part, tmp_path):
     out = tmp_path / "speed.json"
     assert main([part, "--small", "--rounds", "1", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["parts"][part]["rows"]
-    assert all(row["median"] > 0 for row in rows)
-    assert part.replace("_", " ") in out.with_suffix(".md").read_text()
+    assert all(row["seconds" if part == SCALING else "median"] > 0 for row in rows)
+    page = out.with_suffix(".md").read_text()
+    assert f"## {part.replace('_', ' ')}" in page
+    assert ("![" in page) == (tmp_path / "speed-scaling.png").exists() == (part == SCALING)

@@ -16,6 +16,7 @@ from benchmarks.speed import color, data, losses, probes, training
 from benchmarks.speed.page import table, write_page
 from benchmarks.speed.race import Finding, Size
 from benchmarks.speed.scaling import scaling
+from benchmarks.speed.settings import settings
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import UnknownNameError
 
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[Size], list[Finding]]] = {
     "linear_probes": probes.linear_probes,
     "import": training.imports,
     "memory": training.memory,
+    "settings": settings,
 }
 SCALING = "scaling"
 

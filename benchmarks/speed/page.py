@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_pretext.config import write_text
+from ssl_pretext.plots import lines
 from ssl_pretext.report import markdown_table
 
 __all__ = ["table", "write_page"]
@@ -57,6 +58,25 @@ def write_page(file: Path, results: Mapping[str, Any]) -> None:
             f"`{part['command']}`, commit `{env['commit']}`; {env['processor']}, {env['cores']} cores, "
             f"{env['threads']} threads, torch {env['torch']}.",
             table(name, rows),
+            _plot(file, rows) if name == "scaling" and rows else "",
             "\n".join(f"- {text}." for text in dict.fromkeys(row["agreement"] for row in rows if row.get("agreement"))),
         ]
     write_text(file.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
+
+
+def _plot(file: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Draws how the time grows beside the JSON; returns the Markdown that shows it."""
+    series: dict[str, list[tuple[float, float, None]]] = {}
+    for row in rows:
+        first = next(other for other in rows if other["axis"] == row["axis"])
+        point = (row["value"] / first["value"], row["seconds"] / first["seconds"], None)
+        series.setdefault(f"{row['axis']}, from {first['value']:,} on", []).append(point)
+    png = lines(
+        series,
+        title="Time of an epoch as the data grow",
+        x_label="times as many as at first",
+        y_label="times as long as at first",
+    )
+    picture = file.with_name(f"{file.stem}-scaling.png")
+    picture.write_bytes(png)
+    return f"![the time of an epoch by images, pixels and channels]({picture.name})"
