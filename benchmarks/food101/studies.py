@@ -82,9 +82,9 @@ class Findings:
 
 
 def thinned(history: list[dict[str, float]], rows: int = 10) -> list[dict[str, float]]:
-    """At most ten rows of a history, the last one among them."""
+    """At most ten rows of a history, the last one among them, to five decimals."""
     step = max(1, -(-len(history) // rows))
-    return history[::-1][::step][::-1]
+    return [{name: round(value, 5) for name, value in row.items()} for row in history[::-1][::step][::-1]]
 
 
 def study(
