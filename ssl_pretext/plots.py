@@ -18,6 +18,7 @@ STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
 # Levels to compare with have no marker, and dashes that no series has.
 LEVELS = ((0, (8, 3)), (0, (1, 2)), (0, (8, 2, 1, 2, 1, 2)), (0, (4, 6)))
+LEVEL_REACH = 2.0  # how many times the range of the data a level may lie beyond it and still be drawn
 # What the interval of a difference says: its name in the key, colour, marker, and whether the marker is filled.
 VERDICTS = {
     "above": ("95% interval above 0", "#0072B2", "o", True),
@@ -130,7 +131,8 @@ def lines(
         y_label: Beside it.
         x_names: Names of x = 0, 1, 2, ..., where x is a category, such as a layer.
         log: A logarithmic x axis, with a tick at each x that occurs.
-        reference: Levels to compare with by name, such as chance: horizontal dashed lines.
+        reference: Levels to compare with by name, such as chance: horizontal dashed lines. One that is so far off that
+            it would flatten the series is only named, with its value and an arrow to where it is.
 
     Raises:
         ArgumentError: A series is empty, a number is not finite, a `half` is negative, or an x has no name or, on a
@@ -153,8 +155,7 @@ def lines(
         x = [dodged(x, i, len(series), places, log) for x, _, _ in points]
         half = [math.nan if half is None else half for _, _, half in points]
         axes.errorbar(x, [mean for _, mean, _ in points], yerr=half, elinewidth=1.2, capsize=2, label=name, **look(i))
-    for i, (name, value) in enumerate((reference or {}).items()):
-        axes.axhline(value, color="0.35", lw=1.3, linestyle=LEVELS[i % len(LEVELS)], label=name, zorder=1)
+    names = draw_levels(axes, reference or {}, [mean for points in series.values() for _, mean, _ in points])
     if log:
         axes.set_xticks(places, [f"{x:g}" for x in places])
         axes.minorticks_off()
@@ -166,8 +167,25 @@ def lines(
         crowded = len(x_names) * (max(map(len, x_names)) + 2) > 70
         axes.set_xticks(range(len(x_names)), x_names, **(slant if crowded else {}))
     finish(axes, title, x_label, y_label)
-    legend_beside(canvas, axes, last=reference or ())
+    legend_beside(canvas, axes, last=names)
     return saved(canvas)
+
+
+def draw_levels(axes: Any, levels: Mapping[str, float], data: Sequence[float]) -> list[str]:
+    """Draws levels that are not much farther off than the data are apart; returns what the legend calls all of them."""
+    low, high = min(data), max(data)
+    reach = max(LEVEL_REACH * (high - low), abs(high))
+    names = []
+    for i, (name, value) in enumerate(levels.items()):
+        far = "↑" if value > high + reach else "↓" if value < low - reach else ""
+        names.append(f"{far} {name}: {value:.3g}" if far else name)
+        turn, dash = divmod(i, len(LEVELS))  # after one round of the dashes the lines are broad and pale
+        style = {"color": "0.65" if turn % 2 else "0.35", "lw": 2.6 if turn % 2 else 1.3, "linestyle": LEVELS[dash]}
+        if far:
+            axes.plot([], [], color="none", label=names[-1])
+        else:
+            axes.axhline(value, label=name, zorder=1, **style)
+    return names
 
 
 def blank(width: float, height: float) -> tuple[Any, Any]:

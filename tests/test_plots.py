@@ -8,7 +8,7 @@ from PIL import Image
 
 from ssl_pretext import plots
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
-from ssl_pretext.plots import arranged, curves, dodged, forest, lines, look, value_text, verdict_of
+from ssl_pretext.plots import arranged, blank, curves, dodged, draw_levels, forest, lines, look, value_text, verdict_of
 
 LONG = "split-brain, both halves − pixels rgb 8×8 (xy)"
 WORDS = {"title": "A title", "x_label": "across", "y_label": "up"}
@@ -266,3 +266,13 @@ def test_nine_series_are_all_in_the_legend(drawn):
 def test_lines_refuse(series, options, words):
     with pytest.raises(ArgumentError, match=words):
         lines(series, **WORDS, **options)
+
+
+def test_a_level_that_would_flatten_the_series_is_named_but_not_drawn():
+    _, axes = blank(4, 3)
+    axes.plot([1, 2], [10.0, 12.0])
+    names = draw_levels(axes, {"near": 20.0, "far": 47.25, "below": -30.0}, [10.0, 12.0])
+    assert names == ["near", "↑ far: 47.2", "↓ below: -30"]
+    assert axes.get_legend_handles_labels()[1] == names
+    low, high = axes.get_ylim()
+    assert -30 < low < 10 < 20 < high < 47

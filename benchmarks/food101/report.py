@@ -11,6 +11,7 @@ from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
 from ssl_pretext.config import write_text
 from ssl_pretext.plots import curves
 from ssl_pretext.probes.health import health_rows
+from ssl_pretext.probes.networks import IMAGENET_LABELS
 from ssl_pretext.probes.results import percent
 from ssl_pretext.report import Figure, Section, html_page, markdown_table
 
@@ -70,7 +71,9 @@ def draw(folder: Path, results: Mapping[str, Any], findings: Findings) -> None:
                 report.plot_differences(folder / f"linear_differences_{domain}.png", shown, title=title)
                 report.plot_layers(folder / f"layers_{domain}.png", [*LAYERS, LATENT], title=title)
     for domain, curve in findings.labels.items():
-        curve.plot(folder / f"labels_{domain}.png", title=f"linear probe, {DOMAINS[domain]} classes")
+        # One that has seen a million labels would flatten all others; the table has it.
+        shown = [name for name in next(iter(curve.reports.values())).names if name != IMAGENET_LABELS]
+        curve.plot(folder / f"labels_{domain}.png", shown, title=f"linear probe, {DOMAINS[domain]} classes")
 
 
 def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:

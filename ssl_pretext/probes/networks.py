@@ -15,7 +15,9 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependency
 from ssl_pretext.representations import OUTPUT, Backbone, Representation, describe_channels
 from ssl_pretext.tasks.checkpoint import redrawn
 
-__all__ = ["Network", "imagenet_reference"]
+__all__ = ["IMAGENET_LABELS", "Network", "imagenet_reference"]
+
+IMAGENET_LABELS = "ImageNet labels (EfficientNet-lite0)"  # what tables call the supervised reference
 
 
 class Network:
@@ -148,6 +150,6 @@ def imagenet_reference(image_size: int = 224) -> Representation:
     body.load_state_dict({key: weights[key] for key in body.state_dict()})
     backbone = network.backbone()
     backbone.untrained = None  # a control needs none of its own
-    reference = backbone.layer(name="ImageNet labels (EfficientNet-lite0)")
+    reference = backbone.layer(name=IMAGENET_LABELS)
     reference.control = True
     return reference
