@@ -26,7 +26,8 @@ log = logging.getLogger("benchmarks.why")
 TITLE = "What holds the documented encoder back"
 DOCUMENTED, UNTRAINED = "as documented", "untrained"
 LEARNING_RATE = 1e-4
-LAYERS = {"body.conv_act": "body.conv_act", "latent": OUTPUT}  # the best layer of the full experiment, and the latent
+BEST = "body.conv_act"  # of the layers of the full experiment
+READOUTS = {f"{BEST} at 2×2": (BEST, 2), "latent": (OUTPUT, None)}  # as many numbers of each
 TASK = {"encoder": "autoencoder", "target": "rgb", "losses": {"smooth_l1": 1.0, "lpips[net=squeeze]": 1.0}}
 
 
@@ -108,11 +109,14 @@ def measure(change: Change, data: Experiment, preset: Preset, out: Path, device:
         learning_rate=change.learning_rate,
     )
     backbone = task.backbone()
-    layers = {name: backbone.layer(layer, name) for name, layer in LAYERS.items()}
+    readouts = {
+        name: sp.Joined([backbone.layer(layer)], size=size, name=name) if size else backbone.layer(layer, name)
+        for name, (layer, size) in READOUTS.items()
+    }
     found: dict[str, Any] = {"trained": {}, UNTRAINED: {}}
     for domain, train in data.probe_train.items():
         report = sp.evaluate(
-            layers,
+            readouts,
             train,
             data.spare[domain],
             probe="linear",
@@ -121,7 +125,7 @@ def measure(change: Change, data: Experiment, preset: Preset, out: Path, device:
             cache=out / "probes",
             device=device,
         )
-        for name in LAYERS:
+        for name in READOUTS:
             found["trained"].setdefault(domain, {})[name] = report.accuracies(name)
             found[UNTRAINED].setdefault(domain, {})[name] = report.accuracies(f"{name} (untrained)")
     return found

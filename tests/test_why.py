@@ -14,7 +14,7 @@ from benchmarks.tables import publish
 def small(monkeypatch):
     plain = {"losses": {"smooth_l1": 1.0}, "encoder": "small_cnn[width=0.25]", "output_stride": 4}
     monkeypatch.setattr(why, "TASK", why.TASK | plain)  # no weights, little work
-    monkeypatch.setattr(why, "LAYERS", {"conv4": "conv4", "latent": why.OUTPUT})
+    monkeypatch.setattr(why, "READOUTS", {"conv4 at 2×2": ("conv4", 2), "latent": (why.OUTPUT, None)})
     monkeypatch.setattr(why, "CHANGES", why.CHANGES[:2])
     preset = replace(why.PRESETS["smoke"], seeds=2)
     return open_data(None, preset, seed=0), preset
