@@ -5,7 +5,7 @@ values agree with theirs. `L` lies in `[0, 100]`; over the sRGB gamut `a` in abo
 `[-107.9, 94.5]`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -201,4 +201,15 @@ def check_unit_range(function: str, rgb: Tensor) -> None:
 
 
 def _mix(matrix: Tensor, images: Tensor) -> Tensor:
-    return torch.einsum("ij,...jhw->...ihw", matrix.to(images), images)
+    if images.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        return torch.einsum("ij,...jhw->...ihw", matrix.to(images), images)
+    # Written out, else it is a matrix product, which autocast and TF32 round: by up to 2 units of ab in bfloat16.
+    channels = images.unbind(-3)
+    return torch.stack([_weighted(row, channels) for row in matrix.tolist()], dim=-3)
+
+
+def _weighted(weights: Sequence[float], channels: Sequence[Tensor]) -> Tensor:
+    total = weights[0] * channels[0]
+    for weight, channel in zip(weights[1:], channels[1:], strict=True):
+        total = total + weight * channel
+    return total

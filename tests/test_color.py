@@ -170,3 +170,13 @@ def test_pieces_give_what_the_whole_gives(convert, shape, monkeypatch):
 def test_half_precision_is_rounded_once(dtype):
     rgb = torch.rand(2, 3, 16, 16).to(dtype)
     assert torch.equal(rgb_to_lab(rgb), rgb_to_lab(rgb.float()).to(dtype))
+
+
+def test_autocast_leaves_colours_exact():
+    rgb = torch.rand(2, 3, 16, 16)
+    exact, gray = rgb_to_lab(rgb), luma(rgb)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = rgb_to_lab(rgb)
+        assert torch.allclose(found, exact, atol=1e-4)
+        assert torch.allclose(lab_to_rgb(found), rgb, atol=1e-5)
+        assert torch.allclose(luma(rgb), gray, atol=1e-6)
