@@ -189,7 +189,7 @@ class Channels:
 
     def select(self, values: Tensor) -> Tensor:
         """These channels of all of the space: `(B, len(space.channels), H, W)` to `(B, num_channels, H, W)`."""
-        return values[:, self._indices]
+        return values[:, _constant(self._indices, values.device, torch.int64)]
 
     def denormalize(self, values: Tensor) -> Tensor:
         """Normalised values `(..., num_channels, H, W)` in the units of the space, such as `L` in `[0, 100]`."""
@@ -251,7 +251,8 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
         shapes = ", ".join(f"{channels} {tuple(values.shape)}" for channels, values in groups.items())
         raise ArgumentError(f"join takes groups of one batch size, height and width, got {shapes}")
     values = torch.cat(list(groups.values()), dim=1)
-    return space.to_image(values[:, [given.index(name) for name in space.channels]])
+    order = _constant([given.index(name) for name in space.channels], values.device, torch.int64)
+    return space.to_image(values[:, order])
 
 
 def as_images(images: Tensor, space: ChannelSpace) -> Tensor:
@@ -276,7 +277,12 @@ def as_images(images: Tensor, space: ChannelSpace) -> Tensor:
 
 
 def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    return _constant(numbers, like.device, like.dtype).view(-1, 1, 1)
+
+
+def _constant(numbers: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Numbers on a device; made there, or indexing with a list, each would wait for all that a GPU has yet to do."""
+    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=device.type == "cuda")
 
 
 def _per_channel(numbers: Sequence[float] | float, channels: Sequence[str]) -> tuple[float, ...]:
