@@ -74,6 +74,10 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         """What `features` accepts as `layer`, in running order."""
         raise NotImplementedError
 
+    def networks(self) -> list[nn.Module]:
+        """What `fit` compiles: the networks from channels to channels, without the losses."""
+        return [self.encoder]
+
     def options(self) -> dict[str, Any]:
         """The arguments, JSON-ready, that make a task of this architecture; a module stands as None."""
         raise NotImplementedError

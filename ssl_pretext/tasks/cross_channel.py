@@ -117,6 +117,9 @@ class CrossChannelPrediction(PretextTask):
     def layers(self) -> list[str]:
         return feature_layers(self.encoder, self.source.num_channels)
 
+    def networks(self) -> list[nn.Module]:
+        return [self.encoder, self.decoder]
+
     def prepare(self, images: ImageStore) -> None:
         self.losses.prepare(images)
 

@@ -98,6 +98,9 @@ class SplitBrain(PretextTask):
         first, second = (half.layers() for half in self._halves)
         return [layer for layer in first if layer in second]
 
+    def networks(self) -> list[nn.Module]:
+        return [network for half in self._halves for network in half.networks()]
+
     def prepare(self, images: ImageStore) -> None:
         for half in self._halves:
             half.prepare(images)
