@@ -6,17 +6,19 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_pretext.config import Config, read_json, write_json
 from ssl_pretext.data import ImageStore
+from ssl_pretext.data.batches import BatchLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssl_pretext.losses import Loss
 from ssl_pretext.tasks import PretextTask
@@ -29,14 +31,12 @@ try:
 except ImportError as error:
     raise MissingDependencyError("fit() trains with Lightning: pip install 'ssl-pretext[train]'") from error
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["FitConfig", "fit"]
 
 log = logging.getLogger(__name__)
 
 ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
+TF32 = "tf32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,15 @@ class FitConfig(Config):
         batch_size: Images per step, over all processes together.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
-        seed: Decides the order of the images and any random corruption; the task's weights are the caller's.
-        precision: Lightning's, such as `"32-true"` or `"bf16-mixed"`.
+        augment: Flips each training image at random, and shifts it by up to an eighth of its side, mirrored at the
+            border; anew in each epoch.
+        seed: Decides the order of the images, how they are moved, and any random corruption; the task's weights are
+            the caller's.
+        precision: Lightning's, such as `"32-true"` or `"bf16-mixed"`; or `"tf32"`, which is `"32-true"` with matrix
+            products in TF32 on a GPU that has it (PyTorch computes convolutions so by itself).
+        compile: Compiles the task's networks for the training steps (`torch.compile`); losses and validation stay as
+            they are. The first step of each batch size then takes up to minutes, and results differ by rounding; the
+            weights are saved under the same names, and a run may go on with another value.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         checkpoint_minutes: A checkpoint at least this often, beside the one of each epoch.
         resume: Go on from the last checkpoint in `out`, if there is one.
@@ -61,8 +68,10 @@ class FitConfig(Config):
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = 2e-5
+    augment: bool = False
     seed: int = 0
     precision: str = "32-true"
+    compile: bool = False
     device: str = "auto"
     checkpoint_minutes: float = 10.0
     resume: bool = False
@@ -76,7 +85,7 @@ class FitConfig(Config):
 
     def fingerprint(self) -> dict[str, Any]:
         """The part that a resumed run must share with its checkpoint."""
-        kept = ("epochs", "batch_size", "learning_rate", "weight_decay", "seed", "precision")
+        kept = ("epochs", "batch_size", "learning_rate", "weight_decay", "augment", "seed", "precision")
         return {name: getattr(self, name) for name in kept}
 
 
@@ -111,11 +120,9 @@ def fit(
     if checkpoint is None:  # else it brings what was measured along
         task.prepare(images)
     module = _Module(task, config)
-    loaders = [BatchLoader(images, config.batch_size, seed=config.seed)]
-    validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None)
     trainer = pl.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
-        precision=config.precision,
+        precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,
         logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", "csv")],
         callbacks=_callbacks(out, config),
@@ -123,15 +130,17 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        log_every_n_steps=1 if len(loaders[0]) < 50 else 10,
+        log_every_n_steps=1 if len(images) <= 49 * config.batch_size else 10,
     )
-    with warnings.catch_warnings():
+    device = trainer.strategy.root_device
+    training = BatchLoader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
+    validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
+    with warnings.catch_warnings(), _switches(config.precision, device):
         # Advice on loader workers and validation loops, which does not apply here.
         warnings.filterwarnings("ignore", module="lightning")
         warnings.simplefilter("ignore", PossibleUserWarning)
-        trainer.fit(
-            module, loaders[0], validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
-        )
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch.compile's look
+        trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     if trainer.is_global_zero:
         task.save_pretrained(out / "task")
     task.to("cpu")
@@ -145,13 +154,31 @@ def _prepare(out: Path, config: FitConfig, images: ImageStore) -> Path | None:
     if written.exists():
         if not config.resume:
             raise CheckpointError(f"{out} holds another pretraining run; pass resume=True or choose another folder")
-        if differing := [key for key, value in read_json(written).items() if identity.get(key) != value]:
+        before = {"augment": False} | read_json(written)  # older runs had no choice
+        if differing := [key for key, value in before.items() if identity.get(key) != value]:
             raise CheckpointError(
                 f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
                 "start in another folder"
             )
     write_json(written, identity)
     return checkpoint if checkpoint.exists() else None
+
+
+@contextmanager
+def _switches(precision: str, device: torch.device) -> Iterator[None]:
+    """PyTorch's global switches for the length of a run."""
+    benchmark = torch.backends.cudnn.benchmark
+    products = torch.get_float32_matmul_precision() if precision == TF32 else None
+    try:
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # batches are of one size, and a last one
+        if products:
+            torch.set_float32_matmul_precision("high")
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        if products:
+            torch.set_float32_matmul_precision(products)
 
 
 def _callbacks(out: Path, config: FitConfig) -> list[Callback]:
@@ -212,53 +239,6 @@ class _Interruption(Callback):
             raise KeyboardInterrupt
 
 
-class BatchLoader:
-    """Batches of a store in an order that seed and epoch alone decide, so that a resumed run finds its place.
-
-    There are no workers: reading decoded images takes less time than handing them over. Each process of a
-    distributed run takes its own share of each batch.
-
-    Args:
-        images: The store.
-        batch_size: Images per batch, over all processes.
-        seed: Shuffles; None keeps the order of the store.
-    """
-
-    def __init__(self, images: ImageStore, batch_size: int, *, seed: int | None) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        # Where Lightning looks for someone to tell which epoch it is.
-        self.sampler, self.batch_sampler = self, None
-        self.epoch, self.start, self.given = 0, 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the next pass."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        order = torch.arange(len(self.images))
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(len(self.images), generator=generator)
-        start, self.start = self.start, 0
-        for number, batch in enumerate(order.split(self.batch_size)[start:], start=start + 1):
-            self.given = number
-            yield self.images.images(batch[rank::world])
-
-    def state_dict(self) -> dict[str, int]:
-        """How many batches of the present pass were handed out."""
-        return {"given": self.given}
-
-    def load_state_dict(self, state: "Mapping[str, int]") -> None:
-        """Starts the next pass where the saved one stopped."""
-        self.start = state["given"] % len(self)
-
-
 @dataclass
 class _Sums:
     """Running sums of the loss terms of one epoch, kept on the device so that no step waits for it."""
@@ -266,13 +246,31 @@ class _Sums:
     values: dict[str, Tensor] = field(default_factory=dict)
     images: int = 0
 
-    def add(self, terms: "Mapping[str, Tensor]", images: int) -> None:
+    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
         for name, value in terms.items():
             self.values[name] = self.values.get(name, torch.zeros_like(value)) + value.detach() * images
         self.images += images
 
     def means(self) -> dict[str, float]:
         return {name: float(value) / max(1, self.images) for name, value in self.values.items()}
+
+
+class _Networks:
+    """The task's networks, compiled within the block and as they were outside of it.
+
+    Losses are left out: some differentiate within a step, which a compiled graph cannot.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.compiled = [(network, torch.compile(network.forward)) for network in networks]
+
+    def __enter__(self) -> None:
+        for network, forward in self.compiled:
+            network.forward = forward
+
+    def __exit__(self, *_: object) -> None:
+        for network, _forward in self.compiled:
+            del network.forward  # the class's own is seen again
 
 
 class _Module(pl.LightningModule):
@@ -282,7 +280,8 @@ class _Module(pl.LightningModule):
         super().__init__()
         self.task, self.config = task, config
         self.history: list[dict[str, Any]] = []
-        self.resumed = False
+        self.networks = _Networks(task.networks() if config.compile else [])
+        self.saved: dict[str, Any] | None = None
         self.training_sums, self.validation_sums = _Sums(), _Sums()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -290,7 +289,8 @@ class _Module(pl.LightningModule):
         return torch.optim.AdamW(trained, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def training_step(self, images: Tensor, _index: int) -> Tensor:
-        output = self.task(images)
+        with self.networks:
+            output = self.task(images)
         self.training_sums.add(output.terms, len(images))
         self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
         return cast(Tensor, output.loss)
@@ -299,8 +299,15 @@ class _Module(pl.LightningModule):
         self.validation_sums.add(self.task(images).terms, len(images))
 
     def on_fit_start(self) -> None:
-        if not self.resumed:  # else the checkpoint brought its random state along
+        if self.saved is None:
             torch.manual_seed(self.config.seed + self.global_rank)
+            return
+        # Now that the task is on its device, where the states of the losses must be.
+        torch.set_rng_state(self.saved["random"])
+        if self.device.type == "cuda" and self.saved.get("cuda_random") is not None:
+            torch.cuda.set_rng_state(self.saved["cuda_random"], self.device)
+        for name, loss in self._losses():
+            loss.load_training_state(self.saved["losses"][name])
 
     def on_train_epoch_end(self) -> None:
         terms, judged = self.training_sums.means(), self.validation_sums.means()
@@ -325,17 +332,14 @@ class _Module(pl.LightningModule):
             "history": self.history,
             "sums": (dict(self.training_sums.values), self.training_sums.images),
             "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "losses": {name: loss.training_state() for name, loss in self._losses()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint["pretext"]
+        self.saved = saved = checkpoint["pretext"]
         self.history = list(saved["history"])
         self.training_sums = _Sums(dict(saved["sums"][0]), saved["sums"][1])
-        torch.set_rng_state(saved["random"])
-        for name, loss in self._losses():
-            loss.load_training_state(saved["losses"][name])
-        self.resumed = True
 
     def _losses(self) -> Iterator[tuple[str, Loss]]:
         return ((name, part) for name, part in self.task.named_modules() if isinstance(part, Loss))

@@ -13,7 +13,6 @@ from torch import nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, CheckpointError
-from ssl_pretext.training import BatchLoader
 
 
 def store(count: int = 40) -> sp.ImageStore:
@@ -45,23 +44,6 @@ def test_fit_trains_logs_and_saves(tmp_path):
     assert again.image_size == 16
     for key, value in task.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
-
-
-def test_the_order_depends_on_seed_and_epoch_alone():
-    images = store()
-    loader, other = BatchLoader(images, 16, seed=1), BatchLoader(images, 16, seed=1)
-    first = list(loader)
-    assert len(first) == len(loader) == 3
-    assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    loader.set_epoch(1)
-    assert not torch.equal(next(iter(loader)), first[0])
-    # A loader that is told where another stopped goes on from there.
-    other.set_epoch(0)
-    passing = iter(other)
-    next(passing)
-    resumed = BatchLoader(images, 16, seed=1)
-    resumed.load_state_dict(other.state_dict())
-    assert torch.equal(next(iter(resumed)), first[1])
 
 
 SCRIPT = """

@@ -23,7 +23,7 @@ log = logging.getLogger("benchmarks.food101")
 DOCUMENTED_LOSSES = "smooth_l1=1,lpips=1"
 SAMPLE_LOSSES = "smooth_l1=1"
 # What a recorded command repeats: where its data and its output lie is another machine's business.
-DECISIVE = ("preset", "losses", "studies", "supervised", "device", "precision", "seed")
+DECISIVE = ("preset", "losses", "studies", "supervised", "device", "precision", "compile", "seed")
 
 EPILOG = """\
 data: --data, else the environment variable SSL_PRETEXT_DATA, names a folder that holds food-101/ (images/ and meta/,
@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
         "learning_rate": 1e-4,
         "weight_decay": 2e-5,
         "precision": options.precision,
+        "compile": options.compile,
         "seed": options.seed,
     }
     # Everything that can be wrong with the request comes before the first file is written.
@@ -186,7 +187,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
     )
-    parser.add_argument("--precision", default="32-true", help="Lightning's, such as bf16-mixed (default: 32-true)")
+    parser.add_argument(
+        "--precision", default="32-true", help="Lightning's, such as bf16-mixed, or tf32 (default: 32-true)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the networks for pretraining; pays on a GPU, after minutes"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the order (default: 0)")
     return parser
 

@@ -111,6 +111,7 @@ class Run:
             weight_decay=self.config["weight_decay"],
             seed=self.config["seed"],
             precision=self.config["precision"],
+            compile=self.config["compile"],
             device=self.device,
             resume=True,
         )

@@ -1,0 +1,218 @@
+"""What is for GPUs, as far as a processor can tell; the last tests need one."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ssl_pretext as sp
+from benchmarks.food101 import experiment
+from benchmarks.food101.__main__ import main as food101
+from benchmarks.speed import gpu
+from benchmarks.speed.peaks import peak
+from ssl_pretext.config import write_json
+from ssl_pretext.errors import CheckpointError, PretextError
+
+PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that `torch.compile` finds; they are run as they are."""
+    found, compile_ = [], torch.compile
+
+    def backend(graph, _inputs):
+        found.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend=backend))
+    yield found
+    torch.compiler.reset()
+
+
+def store(count: int = 32) -> sp.ImageStore:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return sp.ImageStore.from_arrays(images, [0] * count)
+
+
+def task() -> sp.PretextTask:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    return sp.Colorization(encoder, losses={"smooth_l1": 1.0, "adversarial[width=4]": 0.01})
+
+
+def fitted(out, **options):
+    trained = task()
+    config = sp.FitConfig(out=out, epochs=2, batch_size=16, device="cpu", **options)
+    return trained, sp.fit(trained, store(), config, validation=store(8))
+
+
+def test_a_compiled_run_is_the_same_run(tmp_path, graphs):
+    plain, history = fitted(tmp_path / "plain")
+    assert not graphs
+    compiled, again = fitted(tmp_path / "compiled", compile=True)
+    # Encoder and decoder, once; validation is not compiled, and entering and leaving it compiles nothing again.
+    assert len(graphs) == 2
+    assert again == history
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    files = [(tmp_path / run / "task" / "model.safetensors").read_bytes() for run in ("plain", "compiled")]
+    assert files[0] == files[1]
+    assert "forward" not in {*vars(compiled.encoder), *vars(compiled.decoder)}
+    assert sp.FitConfig(out="x", compile=True).fingerprint() == sp.FitConfig(out="x").fingerprint()
+
+
+def test_both_halves_of_a_split_brain_are_compiled():
+    brain = sp.SplitBrain("lab:L", "lab:ab", [nn.Conv2d(1, 4, 1), nn.Conv2d(2, 4, 1)])
+    first, second = brain.halves
+    expected = [first.encoder, first.decoder, second.encoder, second.decoder]
+    assert [id(network) for network in brain.networks()] == [id(network) for network in expected]
+
+
+def test_augmenting_is_part_of_what_a_run_is(tmp_path):
+    plain, _ = fitted(tmp_path / "plain")
+    augmented, _ = fitted(tmp_path / "augmented", augment=True)
+    again, _ = fitted(tmp_path / "again", augment=True)
+    weights = [one.encoder[0].weight for one in (plain, augmented, again)]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
+    # A run from before there was a choice goes on as what it was.
+    identity = json.loads((tmp_path / "plain" / "fit.json").read_text())
+    assert identity.pop("augment") is False
+    write_json(tmp_path / "plain" / "fit.json", identity)
+    with pytest.raises(CheckpointError, match=r"other settings \(augment\)"):
+        fitted(tmp_path / "plain", augment=True, resume=True)
+    fitted(tmp_path / "plain", resume=True)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16-mixed"])
+def test_precisions_train_and_leave_no_switch_behind(precision, tmp_path):
+    seen = set()
+    trained = task()
+    trained.register_forward_hook(
+        lambda *_: seen.add((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+    )
+    config = sp.FitConfig(out=tmp_path / "run", epochs=2, batch_size=16, device="cpu", precision=precision)
+    history = sp.fit(trained, store(), config)
+    assert seen == {("high", False) if precision == "tf32" else ("highest", True)}
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.benchmark
+    exact = fitted(tmp_path / "exact")[1]
+    assert history[-1]["train_loss"] == pytest.approx(exact[-1]["train_loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("options", [["--compile", "--precision", "bf16-mixed"], []])
+def test_the_experiment_hands_its_options_to_fit(options, tmp_path, monkeypatch, capsys):
+    configs = []
+
+    def fit(task, images, config, *, validation):
+        configs.append(config)
+        raise PretextError("seen enough")
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    monkeypatch.delenv("SSL_PRETEXT_DATA", raising=False)
+    arguments = ["--preset", "smoke", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert food101([*arguments, *options]) == 2
+    assert "seen enough" in capsys.readouterr().err
+    expected = (True, "bf16-mixed") if options else (False, "32-true")
+    assert [(config.compile, config.precision) for config in configs] == [expected]
+    assert "compile" not in json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+def test_steps_are_measured_on_a_processor_too(tmp_path, capsys, monkeypatch):
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))  # seconds, if it did
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--device", "cpu", "--small", "--compiled", "--losses", "smooth_l1=1", "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    rows = results["rows"]
+    assert [(row["precision"], row["compiled"]) for row in rows] == [
+        ("fp32", False),
+        ("bf16", False),
+        ("fp32", True),
+        ("bf16", True),
+    ]
+    assert len(compiled) == 4  # encoder and decoder, in two kinds of arithmetic
+    assert results["environment"]["device"] == "cpu"
+    assert results["command"] == (
+        "python -m benchmarks.speed.gpu --device=cpu --image-size=64 --batch-size=256 --losses=smooth_l1=1 --rounds=9 "
+        "--steps=10 --small --compiled"
+    )
+    flop = results["gflop_per_image"] * 1e9
+    for row in rows:
+        assert row["tflop_per_second"] * 1e12 == pytest.approx(flop * row["images_per_second"])
+        assert 0 < row["share_of_losses"] < 1
+        assert row["share_of_peak"] is row["step_mebibytes"] is None
+    assert rows[0]["first_loss"] == rows[2]["first_loss"] != rows[1]["first_loss"]
+    assert "| bf16 compiled |" in capsys.readouterr().out
+
+
+def test_flop_are_those_of_the_layers():
+    step = gpu.Step(gpu.Mode("fp32"), torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {"smooth_l1": 1.0})
+    step.task.encoder, step.task.decoder = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
+    pixels, encoder, decoder, lightness = 2 * 16 * 16, 9 * 1 * 4, 4 * 3, 3 * 3
+    forward = pixels * (lightness + encoder + decoder)
+    backward = pixels * (encoder + 2 * decoder)  # the gradients of the weights, and of the decoder's input
+    assert step.flop() == 2 * (forward + backward)
+
+
+def test_peaks_are_those_of_dense_work_on_devices_that_are_known():
+    assert peak("NVIDIA H100 80GB HBM3", "bf16") == 989.5
+    assert peak("NVIDIA H100 PCIe", "tf32") == 378
+    assert peak("NVIDIA A100-SXM4-40GB", "bf16") == peak("NVIDIA A100 80GB PCIe", "bf16") == 312
+    assert peak("Tesla T4", "fp32") == 8.1
+    assert peak("Tesla T4", "bf16") is None
+    parts = ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
+    for unknown in (*parts, "NVIDIA L40", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090 D", "cpu"):
+        assert peak(unknown, "fp32") is None
+
+
+def test_the_page_runs_as_written(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # it takes its time, and is tested above
+    monkeypatch.setattr("ssl_pretext.data.samples.MOST", {"train": 2, "test": 2})
+    exec(block, {})
+    assert (tmp_path / "runs" / "gpu" / "task" / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_without_a_gpu_the_benchmark_says_what_to_do(capsys):
+    assert gpu.main([]) == 2
+    assert "PyTorch sees no CUDA device here; --device cpu --small shows" in capsys.readouterr().err
+
+
+@needs_cuda
+@pytest.mark.parametrize("options", [{}, {"augment": True}, {"precision": "bf16-mixed"}, {"precision": "tf32"}])
+def test_a_gpu_trains_and_goes_on(options, tmp_path):
+    trained = task()
+    config = {"out": tmp_path, "batch_size": 12, "device": "cuda", "resume": True, **options}
+    history = sp.fit(trained, store(), sp.FitConfig(epochs=2, **config))
+    assert history[-1]["train_loss"] > 0
+    assert sp.PretextTask.from_pretrained(tmp_path / "task", parts={"encoder": task().encoder})
+    sp.fit(task(), store(), sp.FitConfig(epochs=2, **config))
+
+
+@needs_cuda
+def test_a_step_never_waits_for_the_gpu():
+    trained = sp.Colorization("autoencoder", target="rgb").to("cuda")
+    batches = iter(sp.data.batches.BatchLoader(store(), 8, seed=0, augment=True, device="cuda"))
+    trained(next(batches)).loss.backward()  # the first one loads kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trained(next(batches)).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+def test_every_mode_is_measured_on_a_gpu(tmp_path):
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--small", "--no-compiled", "--losses", "smooth_l1=1", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["precision"] for row in rows] == ["fp32", "tf32", "bf16"]
+    assert all(row["step_mebibytes"] > 0 for row in rows)
