@@ -3,6 +3,7 @@ import json
 import os
 import stat
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,6 +173,26 @@ def test_one_percent_may_be_unreadable(tmp_path):
     assert (len(store), [item["name"] for item in store.skipped]) == (99, ["a/x.png"])
     assert store.skipped[0]["reason"].startswith("UnidentifiedImageError")
     assert store.images()[:, 0, 0, 0].tolist() == list(range(99))
+
+
+@pytest.mark.parametrize(("room", "most"), [(3 * 4 * 4, 1), (3 * 4 * 4 * 5, 5), (2**19, 16)])
+def test_threads_hand_over_as_many_images_as_there_is_room_for(tmp_path, monkeypatch, room, most):
+    for i in range(40):
+        write(tmp_path / "data" / f"{i:02d}.npy", np.full((3, 4, 4), i, np.uint8))
+    handed = []
+
+    def watched(pool, function, chunks, ahead):
+        for results in _in_order(pool, function, chunks, ahead):
+            handed.append(len(results))
+            yield results
+
+    monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("ssl_pretext.data.build.CHUNK_BYTES", room)
+    monkeypatch.setattr("ssl_pretext.data.build._in_order", watched)
+    store = ImageStore.from_folder(tmp_path / "data", image_size=4, labelled=False, cache=tmp_path / "cache")
+    assert store.images()[:, 0, 0, 0].tolist() == list(range(40))
+    assert handed[:9] == [1] * 9  # before the first is decoded, nobody knows how large images are
+    assert max(handed) == most
 
 
 def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
@@ -615,6 +636,22 @@ def test_work_is_handed_back_in_order_and_not_far_ahead(items, ahead):
             done.append(result)
             assert len(started) <= len(done) + ahead
     assert done == [-item for item in items]
+
+
+def test_work_that_is_given_up_is_not_begun():
+    going_on, started = threading.Event(), []
+
+    def work(item):
+        started.append(item)
+        if item:
+            going_on.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        results = _in_order(pool, work, range(9), 5)
+        next(results)
+        results.close()
+        going_on.set()
+    assert started in ([0], [0, 1])
 
 
 def test_real_satellite_bands(tmp_path):

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,11 @@ def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | No
 
 def pixels_of_photo(image: Any) -> npt.NDArray[np.uint8]:
     """A Pillow image as RGB, `(3, H, W)`."""
-    return np.ascontiguousarray(np.asarray(cast(Any, image).convert("RGB"), dtype=np.uint8).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(_rgb(image), dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _rgb(image: Any) -> Any:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _read_photo(path: Path, image_size: int | None) -> npt.NDArray[np.uint8]:
@@ -70,8 +74,11 @@ def _read_photo(path: Path, image_size: int | None) -> npt.NDArray[np.uint8]:
             raise ValueError(
                 f"it is grey with more than 8 bits ({opened.mode}); save it as .npy or TIFF, which keep them"
             )
-        image = ImageOps.exif_transpose(opened).convert("RGB")
-    return pixels_of_photo(image if image_size is None else _resize_and_crop(image, image_size))
+        ImageOps.exif_transpose(opened, in_place=True)  # else it copies what there is nothing to turn in
+        image = _rgb(opened)
+        if image_size is not None and image.size != (image_size, image_size):
+            image = _resize_and_crop(image, image_size)
+        return pixels_of_photo(image)
 
 
 def _is_photo(path: Path) -> bool:
