@@ -14,7 +14,7 @@ from ssl_pretext.representations import Backbone, Representation, frozen
 
 __all__ = ["check_maps", "extract"]
 
-IN_MEMORY = 4 * 2**30  # bytes of one feature array above which it goes to disk
+IN_MEMORY = 2**26  # bytes of one feature array above which it goes to a file, whose pages the system can drop
 BATCH_SIZE = 256
 
 
