@@ -19,7 +19,7 @@ __all__ = ["measure"]
 MIB = 2**20
 SAMPLED_EVERY = 0.002  # seconds
 IMAGE_SIZE = 32
-BATCHES = 60  # of pretraining, whatever the number of images
+BATCH_SIZE = 64
 
 
 def measure(work: str, **options: Any) -> dict[str, float]:
@@ -71,14 +71,14 @@ def lpips(steps: int) -> dict[str, float]:
 
 
 def pretraining(images: int) -> dict[str, float]:
-    """Peak MiB of pretraining for as many steps, whatever the number of images."""
+    """Peak MiB of an epoch of pretraining on as many images."""
     import ssl_pretext as sp
 
     with tempfile.TemporaryDirectory() as folder:
         store = _store(Path(folder), images)
         task = sp.create_task("colorization", encoder=_network(), losses={"smooth_l1": 1.0})
         with _peak() as found:
-            sp.fit(task, store, sp.FitConfig(out=Path(folder) / "run", epochs=1, batch_size=images // BATCHES))
+            sp.fit(task, store, sp.FitConfig(out=Path(folder) / "run", epochs=1, batch_size=BATCH_SIZE))
     return {"mib": found["bytes"] / MIB}
 
 
