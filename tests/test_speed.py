@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.speed.__main__ import PARTS, SCALING, main
-from benchmarks.speed.race import OURS, Finding, check_equal, race
+from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
+from benchmarks.speed.training import limited
 from ssl_pretext.errors import ArgumentError
 
 
@@ -28,6 +29,14 @@ def test_what_differs_is_not_compared():
     for other in (one * 1.1, torch.full((3,), torch.nan)):
         with pytest.raises(ArgumentError, match="other differs from ssl_pretext by"):
             check_equal("other", one, other, within=1e-3)
+
+
+def test_a_store_four_times_as_large_as_the_memory_allowed_works():
+    # The child itself fails where the limit does not hold.
+    ours, store = limited(Size(small=True)).rows()
+    assert store["median"] == 4 * 80
+    assert 0 < ours["median"] < 80
+    assert store["met"]
 
 
 def test_an_unknown_part_is_refused(capsys):
