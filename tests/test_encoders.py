@@ -45,6 +45,14 @@ def parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
+def test_the_latent_may_be_wider_and_the_decoder_follows():
+    encoder = create_encoder("autoencoder[latent_channels=32]")
+    assert measure_encoder(encoder, 1).channels == 32
+    task = CrossChannelPrediction("lab:L", "rgb", encoder, losses={"smooth_l1": 1.0})
+    assert task(torch.rand(1, 3, 32, 32)).loss.isfinite()
+    assert isinstance(task.decoder, AutoencoderDecoder)
+
+
 def test_the_documented_autoencoder_has_the_published_parameters():
     encoder = AutoencoderEncoder()
     assert parameters(encoder.body) == 533_544

@@ -15,7 +15,8 @@ def small(monkeypatch):
     plain = {"losses": {"smooth_l1": 1.0}, "encoder": "small_cnn[width=0.25]", "output_stride": 4}
     monkeypatch.setattr(why, "TASK", why.TASK | plain)  # no weights, little work
     monkeypatch.setattr(why, "READOUTS", {"conv4 at 2×2": ("conv4", 2), "latent": (why.OUTPUT, None)})
-    monkeypatch.setattr(why, "CHANGES", why.CHANGES[:2])
+    wider = why.Change("wider", task={"encoder": "small_cnn[width=0.5]"})
+    monkeypatch.setattr(why, "CHANGES", (*why.CHANGES[:2], wider))
     preset = replace(why.PRESETS["smoke"], seeds=2)
     return open_data(None, preset, seed=0), preset
 
@@ -36,7 +37,8 @@ def test_changes_are_judged_without_test_images_kept_and_published(small, tmp_pa
     assert [(row["row"], row["control"], row["seed"]) for row in found["rows"]] == [
         (name, control, seed)
         for name, control in (
-            ("untrained", None), ("as documented", "untrained"), ("learning rate 1e-3", "as documented")
+            ("untrained", None), ("as documented", "untrained"), ("learning rate 1e-3", "as documented"),
+            ("wider, untrained", None), ("wider", "wider, untrained"),
         )
         for seed in (0, 1)
     ]  # fmt: skip

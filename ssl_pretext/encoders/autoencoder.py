@@ -18,18 +18,19 @@ class AutoencoderEncoder(nn.Module):
     533,544 + 36 parameters for one input channel; the latent has a quarter of the input's size.
 
     Args:
-        in_channels: Channels of the input, `(B, in_channels, H, W)` to `(B, 4, H/4, W/4)`.
+        in_channels: Channels of the input, `(B, in_channels, H, W)` to `(B, latent_channels, H/4, W/4)`.
         width: Factor of the channels inside; 0.5 for the halves of a split brain.
+        latent_channels: Of the output; 4 in the documented one.
     """
 
-    def __init__(self, in_channels: int = 1, width: float = 1.0) -> None:
+    def __init__(self, in_channels: int = 1, width: float = 1.0, latent_channels: int = LATENT_CHANNELS) -> None:
         super().__init__()
         from diffusers.models.autoencoders.vae import Encoder
 
         channels = tuple(round(width * count) for count in BLOCK_CHANNELS)
         self.body = Encoder(
             in_channels=in_channels,
-            out_channels=LATENT_CHANNELS,
+            out_channels=latent_channels,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             block_out_channels=channels,
             layers_per_block=LAYERS_PER_BLOCK,
@@ -37,7 +38,7 @@ class AutoencoderEncoder(nn.Module):
             act_fn="silu",
             double_z=True,
         )
-        self.to_latent = nn.Conv2d(2 * LATENT_CHANNELS, LATENT_CHANNELS, kernel_size=1)
+        self.to_latent = nn.Conv2d(2 * latent_channels, latent_channels, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.to_latent(self.body(images)))
