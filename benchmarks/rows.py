@@ -169,6 +169,7 @@ class Comparison:
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
     """Refuses a folder that holds rows of other settings, and says in it what these are."""
     written = out / "config.json"
+    settings = {name: value for name, value in settings.items() if name != "about"}  # words, which may be mended
     if written.exists() and read_json(written) != settings:
         raise CheckpointError(f"{out} holds rows of other settings; choose another folder with --out")
     write_json(written, settings)
