@@ -18,8 +18,9 @@ from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment, open_data
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import CheckpointError
+from ssl_pretext.fitting import FitConfig
 from ssl_pretext.representations import OUTPUT
-from ssl_pretext.training import FitConfig, fit
+from ssl_pretext.training import fit
 
 __all__ = [
     "LAYERS",

@@ -13,6 +13,7 @@ from ssl_pretext.errors import PretextError
 if TYPE_CHECKING:
     from ssl_pretext.data import ImageStore, holdout_split, sample_photos
     from ssl_pretext.encoders import create_encoder, list_encoders, register_encoder
+    from ssl_pretext.fitting import FitConfig
     from ssl_pretext.losses import Loss, create_loss, list_losses, register_loss
     from ssl_pretext.probes import (
         ColorHistogram,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
         list_tasks,
         register_task,
     )
-    from ssl_pretext.training import FitConfig, fit
+    from ssl_pretext.training import fit
 
 __all__ = [
     "ChannelSpace",
@@ -88,6 +89,7 @@ __all__ = [
 _HOMES = {
     "data": ("ImageStore", "holdout_split", "sample_photos"),
     "encoders": ("create_encoder", "list_encoders", "register_encoder"),
+    "fitting": ("FitConfig",),
     "losses": ("Loss", "create_loss", "list_losses", "register_loss"),
     "probes": (
         "ColorHistogram",
@@ -116,7 +118,7 @@ _HOMES = {
         "list_tasks",
         "register_task",
     ),
-    "training": ("FitConfig", "fit"),
+    "training": ("fit",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -16,10 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ssl_pretext.config import Config, read_json, write_json
+from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data import ImageStore
 from ssl_pretext.data.batches import BatchLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
+from ssl_pretext.fitting import TF32, FitConfig
 from ssl_pretext.losses import Loss
 from ssl_pretext.tasks import PretextTask
 
@@ -31,62 +32,11 @@ try:
 except ImportError as error:
     raise MissingDependencyError("fit() trains with Lightning: pip install 'ssl-pretext[train]'") from error
 
-__all__ = ["FitConfig", "fit"]
+__all__ = ["fit"]
 
 log = logging.getLogger(__name__)
 
 ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
-TF32 = "tf32"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig(Config):
-    """How to pretrain; the defaults are those of the documented experiment where it states them.
-
-    Attributes:
-        out: Folder of the run: checkpoints, logs, history and the trained task.
-        epochs: Passes over the images.
-        batch_size: Images per step, over all processes together.
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW.
-        augment: Flips each training image at random, and shifts it by up to an eighth of its side, mirrored at the
-            border; anew in each epoch.
-        seed: Decides the order of the images, how they are moved, and any random corruption; the task's weights are
-            the caller's.
-        precision: Lightning's, such as `"32-true"` or `"bf16-mixed"`; or `"tf32"`, which is `"32-true"` with matrix
-            products in TF32 on a GPU that has it (PyTorch computes convolutions so by itself).
-        compile: Compiles the task's networks for the training steps (`torch.compile`); losses and validation stay as
-            they are. The first step of each batch size then takes up to minutes, and results differ by rounding; the
-            weights are saved under the same names, and a run may go on with another value.
-        device: `"auto"`, `"cpu"` or `"cuda"`.
-        checkpoint_minutes: A checkpoint at least this often, beside the one of each epoch.
-        resume: Go on from the last checkpoint in `out`, if there is one.
-    """
-
-    out: Path | str
-    epochs: int = 16
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    weight_decay: float = 2e-5
-    augment: bool = False
-    seed: int = 0
-    precision: str = "32-true"
-    compile: bool = False
-    device: str = "auto"
-    checkpoint_minutes: float = 10.0
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(f"FitConfig.{name} must be positive, got {getattr(self, name)}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ArgumentError(f"FitConfig.device is 'auto', 'cpu' or 'cuda', got {self.device!r}")
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The part that a resumed run must share with its checkpoint."""
-        kept = ("epochs", "batch_size", "learning_rate", "weight_decay", "augment", "seed", "precision")
-        return {name: getattr(self, name) for name in kept}
 
 
 def fit(
@@ -111,6 +61,7 @@ def fit(
     Raises:
         ArgumentError: There are no images.
         CheckpointError: `out` holds a run and `resume` is off, or the run in it was another one.
+        KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
     """
     if len(images) == 0:
         raise ArgumentError("fit() got an image store without images")
@@ -135,7 +86,7 @@ def fit(
     device = trainer.strategy.root_device
     training = BatchLoader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
     validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
-    with warnings.catch_warnings(), _switches(config.precision, device):
+    with warnings.catch_warnings(), _switches(config.precision, device), _interruptible():
         # Advice on loader workers and validation loops, which does not apply here.
         warnings.filterwarnings("ignore", module="lightning")
         warnings.simplefilter("ignore", PossibleUserWarning)
@@ -179,6 +130,18 @@ def _switches(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         if products:
             torch.set_float32_matmul_precision(products)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C reaches the caller as it does elsewhere; Lightning ends the process instead, deaf to any further one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from error
 
 
 def _callbacks(out: Path, config: FitConfig) -> list[Callback]:

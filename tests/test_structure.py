@@ -23,6 +23,7 @@ LAYERS = (
     ["quantize"],
     ["channels"],
     ["color", "bins", "nearest"],
+    ["fitting"],
     ["registry", "config"],
     ["errors"],
 )

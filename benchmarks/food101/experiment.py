@@ -20,12 +20,13 @@ from benchmarks.food101.report import write_report
 from benchmarks.food101.studies import Findings, study
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data import ImageStore
+from ssl_pretext.fitting import FitConfig
 from ssl_pretext.losses.lpips import trunks_on_disk
 from ssl_pretext.quality import color_quality
 from ssl_pretext.registry import parse_spec
 from ssl_pretext.report import image_grid
 from ssl_pretext.tasks import Colorization
-from ssl_pretext.training import FitConfig, fit
+from ssl_pretext.training import fit
 
 __all__ = ["Run", "environment"]
 
