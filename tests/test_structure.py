@@ -23,7 +23,7 @@ LAYERS = (
     ["quantize"],
     ["channels"],
     ["color", "bins", "nearest"],
-    ["fitting"],
+    ["fitting", "command"],
     ["registry", "config"],
     ["errors"],
 )

@@ -1,0 +1,45 @@
+"""How command lines end."""
+
+import logging
+
+import pytest
+
+from ssl_pretext.command import run_command
+from ssl_pretext.errors import MissingFileError
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_work_logs_to_the_screen(capsys):
+    assert run_command("it", lambda: logging.getLogger("ssl_pretext").info("epoch %d", 1)) == 0
+    assert capsys.readouterr() == ("epoch 1\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MissingFileError("no such file;\n\n  fetch it"), 2, "it: no such file; fetch it\n"),
+        (OSError(28, "No space left on device", "a.png"), 1, "it: [Errno 28] No space left on device: 'a.png'\n"),
+        (KeyboardInterrupt("Start it again."), 1, "it: stopped by Ctrl-C. Start it again.\n"),
+    ],
+)
+def test_a_failure_is_one_line_and_a_code(error, code, said, capsys):
+    assert run_command("it", raising(error)) == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_command("it", raising(ZeroDivisionError()))
+
+
+def test_a_reader_that_left_is_no_fault(monkeypatch, tmp_path, capsys):
+    with (tmp_path / "output").open("w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        assert run_command("it", raising(BrokenPipeError())) == 1
+    assert capsys.readouterr().err == ""
