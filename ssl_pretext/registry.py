@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["Option", "Registry", "format_spec", "parse_spec"]
+__all__ = ["Option", "Registry", "format_spec", "parse_spec", "split_specs"]
 
 T = TypeVar("T")
 Option = bool | int | float | str
@@ -105,6 +105,16 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
             raise ArgumentError(f"the option {key.strip()} is given twice in {spec!r}")
         options[key.strip()] = _parse_option(value.strip())
     return match["name"], options
+
+
+def split_specs(text: str) -> list[str]:
+    """Splits a list of specs at the commas that are not inside of brackets.
+
+    Examples:
+        >>> split_specs("linear, knn[k=5,temperature=0.1]")
+        ['linear', 'knn[k=5,temperature=0.1]']
+    """
+    return [item.strip() for item in re.split(r",(?![^\[]*\])", text)]
 
 
 def format_spec(name: str, options: dict[str, Option]) -> str:

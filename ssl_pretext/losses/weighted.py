@@ -1,6 +1,5 @@
 """Weighted sums of losses, and how they are written in one line of text."""
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -12,6 +11,7 @@ from ssl_pretext.channels import Channels, join
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses.base import LogitsLoss, Loss, create_loss
+from ssl_pretext.registry import split_specs
 
 __all__ = ["Losses", "WeightedLosses", "as_signed_rgb", "parse_losses"]
 
@@ -127,8 +127,8 @@ def parse_losses(text: str) -> dict[str, float]:
         {'smooth_l1': 1.0, 'lpips[net=squeeze]': 0.5}
     """
     losses: dict[str, float] = {}
-    for item in re.split(r",(?![^\[]*\])", text):
-        spec, equals, weight = item.strip().rpartition("=")
+    for item in split_specs(text):
+        spec, equals, weight = item.rpartition("=")
         try:
             number = float(weight)
         except ValueError:
