@@ -97,7 +97,12 @@ class ProbeReport:
         return max(held_out, key=lambda name: held_out[name])
 
     def table(self) -> str:
-        """Accuracy and paired differences against the controls, in percent, as a Markdown table.
+        """`rows` as a Markdown table."""
+        rows = self.rows()
+        return markdown_table(rows, list(rows[0]))
+
+    def rows(self) -> list[dict[str, object]]:
+        """Accuracy and paired differences against the controls, in percent, a row per representation.
 
         Each network is compared with its own untrained twin and its own source channels, and with what all share.
         """
@@ -114,7 +119,7 @@ class ProbeReport:
                 found = self.difference(name, controls[label]) if label in controls else None
                 shown[f"minus {label}"] = "" if found is None else percent(found["mean"], found["ci95"], sign=True)
             rows.append(shown)
-        return markdown_table(rows, list(rows[0]))
+        return rows
 
     def health_table(self) -> str:
         """Whether features have collapsed, as a Markdown table; see `feature_health`."""
