@@ -14,6 +14,7 @@ PACKAGE = Path(ssl_pretext.__file__).parent
 ROOT = PACKAGE.parent
 # From the top down; a module may import those below it, and its own package.
 LAYERS = (
+    ["cli"],
     ["training"],
     ["probes"],
     ["tasks"],
@@ -28,7 +29,17 @@ LAYERS = (
     ["errors"],
 )
 HEIGHT = {name: len(LAYERS) - level for level, names in enumerate(LAYERS) for name in names}
-HEAVY = ["lightning", "diffusers", "timm", "torchvision", "torchmetrics", "matplotlib", "huggingface_hub", "scipy"]
+HEAVY = [
+    "lightning",
+    "diffusers",
+    "timm",
+    "torchvision",
+    "torchmetrics",
+    "matplotlib",
+    "huggingface_hub",
+    "scipy",
+    "tyro",
+]
 NAMES = (
     "ChannelSpace Channels ColorHistogram Colorization CrossChannelPrediction FitConfig ImageStore Joined "
     "LabelEfficiency Loss Network Pixels PretextError PretextTask ProbeReport ProbeTraining Representation "

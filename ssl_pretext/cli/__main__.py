@@ -1,0 +1,8 @@
+"""`python -m ssl_pretext.cli` is `ssl-pretext`."""
+
+import sys
+
+from ssl_pretext.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

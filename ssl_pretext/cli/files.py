@@ -1,0 +1,35 @@
+"""Options as YAML files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_pretext.config import write_text
+from ssl_pretext.errors import ArgumentError, MissingFileError
+
+__all__ = ["read_options", "write_options"]
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Options by name, words joined by underscores.
+
+    Raises:
+        MissingFileError: There is no such file.
+        ArgumentError: It holds something else.
+    """
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path} does not exist; expected a YAML file of options") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(options, dict):
+        raise ArgumentError(f"{path} holds no options; write one a line, such as 'epochs: 16'")
+    return {str(name).replace("-", "_"): value for name, value in options.items()}
+
+
+def write_options(path: Path, options: Mapping[str, Any]) -> None:
+    """Writes options so that `read_options` reads them."""
+    write_text(path, yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))

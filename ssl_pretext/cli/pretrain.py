@@ -1,0 +1,69 @@
+"""`ssl-pretext pretrain`: from a folder of images to a trained task."""
+
+import logging
+import os
+import shlex
+from pathlib import Path
+
+import torch
+
+from ssl_pretext.cli.files import read_options, write_options
+from ssl_pretext.cli.options import Pretrain
+from ssl_pretext.config import write_json
+from ssl_pretext.data import ImageStore
+from ssl_pretext.errors import CheckpointError
+from ssl_pretext.losses import parse_losses
+from ssl_pretext.tasks import PretextTask, create_task
+from ssl_pretext.training import fit
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+OPTIONS_FILE = "pretrain.yaml"
+# What decides no weights, or what `fit` looks at itself: whether the images are the same, wherever they lie.
+FREE = ("data", "out", "cache", "device", "compile", "checkpoint_minutes")
+
+
+def run(options: Pretrain) -> None:
+    """Pretrains, going on where an earlier run in the same folder stopped if `resume` says so."""
+    # After the import, which sets its own level: what Lightning says of devices and products is nothing to act on.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    out = Path(options.fit.out)
+    # Everything that can be wrong with the request comes before the first file is written.
+    task = _task(options)
+    _check_folder(out, options)
+    images = ImageStore.from_folder(options.data, image_size=options.image_size, labelled=False, cache=options.cache)
+    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun the first process writes
+        write_options(out / OPTIONS_FILE, options.settings())
+        write_json(out / "skipped.json", images.skipped)
+    skipped = f"; {len(images.skipped)} unreadable files skipped, see skipped.json" if images.skipped else ""
+    log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, skipped)
+    fit(task, images, options.fit)
+    folder = shlex.quote(str(out))
+    log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELLED_FOLDER", out / "task", folder)
+
+
+def _task(options: Pretrain) -> PretextTask:
+    losses = {} if options.losses is None else {"losses": parse_losses(options.losses)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.fit.seed)
+        return create_task(options.task, encoder=options.encoder, **losses)
+
+
+def _check_folder(out: Path, options: Pretrain) -> None:
+    """Refuses the folder of another run."""
+    if not (out / "fit.json").exists():
+        return
+    if not options.fit.resume:
+        raise CheckpointError(
+            f"{out} holds another pretraining run; go on with it by --resume, or choose another folder with --out"
+        )
+    if (written := out / OPTIONS_FILE).exists():
+        now = options.settings()
+        before = {key: value for key, value in read_options(written).items() if key in now and key not in FREE}
+        if other := [f"{key} {value}" for key, value in before.items() if value != now[key]]:
+            raise CheckpointError(
+                f"the run in {out} had other settings: {', '.join(other)}. Resume it with them, by --config {written}, "
+                "or choose another folder with --out"
+            )
