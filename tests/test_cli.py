@@ -1,6 +1,8 @@
 """The command line, run in this process on folders of a few small photos."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -331,3 +333,23 @@ def test_without_the_library_of_the_command_line(capsys, monkeypatch):
     for module in ("options", "parsing"):
         monkeypatch.delitem(sys.modules, f"ssl_pretext.cli.{module}")
     assert "needs tyro, which is not installed: pip install 'ssl-pretext[cli]'" in refused(capsys, "list", "tasks")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
+def test_commands_of_the_docs_run(page, folder, tmp_path, monkeypatch):
+    """As written, at toy size, and without the loss that needs weights."""
+    text = (ROOT / page).read_text()
+    for name in ("photos", "labelled", "labelled_test", "photo.jpg"):
+        (tmp_path / name).symlink_to(folder / name)
+    monkeypatch.chdir(tmp_path)
+    for file in re.findall(r"```yaml\n(.*?)```", text, re.S):
+        Path("run.yaml").write_text(file.replace("lpips[net=squeeze]", "l1"))
+    small = {
+        "pretrain": ["--image-size", "32", *SMALL[2:]],
+        "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
+    }
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")
+    commands = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("ssl-pretext")]
+    assert len(commands) >= 3
+    for command in commands:
+        assert main([*command, *small.get(command[0], [])]) == 0, command
