@@ -75,7 +75,7 @@ def test_pretrain_goes_on_by_its_own_file(capsys):
     before = Path("run/history.json").read_text()
     assert main(["pretrain", "--config", "run/pretrain.yaml", "--resume"]) == 0
     assert Path("run/history.json").read_text() == before
-    assert "18 images of 16 px from photos; 1 unreadable files skipped" in capsys.readouterr().out
+    assert "18 images of 16 px from photos; unreadable and skipped: 1, see run/skipped.json" in capsys.readouterr().out
 
 
 def test_pretrain_says_how_to_go_on_after_ctrl_c(capsys, monkeypatch):
@@ -239,7 +239,7 @@ def test_colorize_orientation_is_applied(tmp_path):
 
 def test_colorize_a_folder(tmp_path, capsys):
     assert main(["colorize", "run", "photos", "-o", str(tmp_path / "out")]) == 0
-    assert "1 unreadable files skipped" in capsys.readouterr().out
+    assert "unreadable and skipped: 1, see" in capsys.readouterr().out
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert written == sorted(path.relative_to("photos").as_posix() for path in Path("photos").rglob("*.png"))
     (skipped,) = json.loads((tmp_path / "out/skipped.json").read_text())

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_pretext.cli.files import write_skipped
 from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Colorize
 from ssl_pretext.color import lab_to_rgb, rgb_to_lab
-from ssl_pretext.config import replacing, write_json
+from ssl_pretext.config import replacing
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.scan import list_folder
 from ssl_pretext.errors import ArgumentError, DataError, MissingFileError
@@ -43,10 +44,7 @@ def run(options: Colorize) -> None:
     skipped = _colorize_all(task, jobs)
     if len(skipped) == len(jobs):
         raise DataError(f"no photo could be read; {skipped[0]['name']}: {skipped[0]['reason']}")
-    if options.photos.is_dir():
-        write_json(options.out / "skipped.json", skipped)
-    unread = f"; {len(skipped)} unreadable files skipped, see skipped.json" if skipped else ""
-    log.info("coloured: %s%s", options.out, unread)
+    log.info("coloured: %s%s", options.out, write_skipped(options.out, skipped) if options.photos.is_dir() else "")
 
 
 def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Options as YAML files."""
+"""Options as YAML files, and the list of files that could not be read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ssl_pretext.config import write_text
+from ssl_pretext.config import write_json, write_text
 from ssl_pretext.errors import ArgumentError, MissingFileError
 
-__all__ = ["read_options", "write_options"]
+__all__ = ["read_options", "write_options", "write_skipped"]
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -33,3 +33,9 @@ def read_options(path: Path) -> dict[str, Any]:
 def write_options(path: Path, options: Mapping[str, Any]) -> None:
     """Writes options so that `read_options` reads them."""
     write_text(path, yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))
+
+
+def write_skipped(folder: Path, skipped: Sequence[Mapping[str, str]]) -> str:
+    """Writes `skipped.json`, empty or not; returns what to say of it."""
+    write_json(folder / "skipped.json", skipped)
+    return f"; unreadable and skipped: {len(skipped)}, see {folder / 'skipped.json'}" if skipped else ""

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ssl_pretext.cli.files import read_options, write_options
+from ssl_pretext.cli.files import read_options, write_options, write_skipped
 from ssl_pretext.cli.options import Pretrain
-from ssl_pretext.config import write_json
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.losses import parse_losses
@@ -34,11 +33,11 @@ def run(options: Pretrain) -> None:
     task = _task(options)
     _check_folder(out, options)
     images = ImageStore.from_folder(options.data, image_size=options.image_size, labelled=False, cache=options.cache)
+    unread = ""
     if int(os.environ.get("RANK", "0")) == 0:  # under torchrun the first process writes
         write_options(out / OPTIONS_FILE, options.settings())
-        write_json(out / "skipped.json", images.skipped)
-    skipped = f"; {len(images.skipped)} unreadable files skipped, see skipped.json" if images.skipped else ""
-    log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, skipped)
+        unread = write_skipped(out, images.skipped)
+    log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, unread)
     fit(task, images, options.fit)
     folder = shlex.quote(str(out))
     log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELLED_FOLDER", out / "task", folder)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssl_pretext.cli.files import write_skipped
 from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.config import write_json, write_text
@@ -74,11 +75,10 @@ def _labelled(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageSt
     else:
         train, test = data, ImageStore.from_folder(options.test, image_size=size, cache=options.cache)
         skipped, how = [*skipped, *test.skipped], f"in {options.test} for testing"
-    write_json(out / "skipped.json", skipped)
     labels = f"{options.per_class} labels" if options.per_class else "all labels"
     about = (
         f"{len(data):,} images of {len(data.classes)} classes in {options.data}, {len(test):,} {how}; {labels} of a "
-        f"class, {options.seeds} seeds, {size} px; {len(skipped)} unreadable files skipped"
+        f"class, {options.seeds} seeds, {size} px{write_skipped(out, skipped)}"
     )
     return train, test, about
 
@@ -100,5 +100,5 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
         sections.append(Section(f"{probe} probe", _verdicts(report), report.rows(), [figure]))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)
     sections.append(Section("Probe cards", ["Everything that decided the figures."], code=cards_as_text))
-    title = f"Does {options.run.name} help to tell {options.data.name} apart?"
+    title = f"Does pretraining help? {options.run} on {options.data}"
     write_text(out / "report.html", html_page(title, sections))
