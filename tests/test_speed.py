@@ -29,6 +29,12 @@ def test_what_differs_is_not_compared():
     for other in (one * 1.1, torch.full((3,), torch.nan)):
         with pytest.raises(ArgumentError, match="other differs from ssl_pretext by"):
             check_equal("other", one, other, within=1e-3)
+    few = torch.zeros(1_000)
+    few[:2] = 1
+    assert check_equal("few", torch.zeros(1_000), few, within=0.0, apart_from=2e-3) == 0
+    for share in (0.0, 1e-3):
+        with pytest.raises(ArgumentError, match="few differs"):
+            check_equal("few", torch.zeros(1_000), few, within=0.0, apart_from=share)
 
 
 def test_a_store_four_times_as_large_as_the_memory_allowed_works():

@@ -94,7 +94,9 @@ def lab_gradients(size: Size) -> list[Finding]:
         ("Lab → RGB", lab, to_rgb, lambda lab: kornia.color.lab_to_rgb(lab, clip=False)),
     ):
         sides = {OURS: lambda f=ours, x=values: gradient(f, x), "kornia": lambda f=theirs, x=values: gradient(f, x)}
-        error = check_equal("kornia", sides[OURS](), sides["kornia"](), within=5e-2 * float(sides[OURS]().abs().max()))
+        # Within 1e-7 of a knee, where the published curves leave a gap, our gradient is that of both branches.
+        found, expected = sides[OURS](), sides["kornia"]()
+        error = check_equal("kornia", found, expected, within=5e-2 * float(found.abs().max()), apart_from=1e-6)
         findings.append(
             Finding(
                 work=f"{name}, {_sizes(values)} float32, forward and backward",
