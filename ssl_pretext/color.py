@@ -6,6 +6,7 @@ values agree with theirs. `L` lies in `[0, 100]`; over the sRGB gamut `a` in abo
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -165,18 +166,50 @@ def _rgb_from_lab(lab: Tensor) -> Tensor:
 
 
 def _in_pieces(convert: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Converts, at least in float32; on the CPU without gradients in pieces, so that what lies between is cached."""
+    """Converts, at least in float32; on the CPU in pieces, so that what lies between is cached."""
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
-    differentiated = images.requires_grad and torch.is_grad_enabled()
-    if images.device.type != "cpu" or images.numel() <= PIECE or differentiated:
-        return convert(exact).to(images.dtype)
-    out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    pixels, found = (x.reshape(-1, 3, images.shape[-2] * images.shape[-1], 1) for x in (exact, out))
-    count, width = max(1, PIECE // (3 * pixels.shape[2])), PIECE // 3
-    for image in range(0, len(pixels), count):
-        for pixel in range(0, pixels.shape[2], width):
+    pieces = images.device.type == "cpu" and images.numel() > PIECE
+    return cast(Tensor, _Piecewise.apply(exact, convert) if pieces else convert(exact)).to(images.dtype)
+
+
+class _Piecewise(torch.autograd.Function):
+    """A conversion in pieces. Its gradient converts each once more: that is faster than to keep what lies between."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(images)
+        ctx.convert = convert
+        return _mapped(convert, images)
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
+        (images,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated itself
+            return _gradient(ctx.convert, images, slopes, create_graph=True), None
+
+        def gradient(piece: Tensor, slope: Tensor) -> Tensor:
+            with torch.enable_grad():
+                return _gradient(ctx.convert, piece.detach().requires_grad_(), slope)
+
+        return _mapped(gradient, images, slopes), None
+
+
+def _gradient(
+    convert: Callable[[Tensor], Tensor], images: Tensor, slopes: Tensor, *, create_graph: bool = False
+) -> Tensor:
+    (gradient,) = torch.autograd.grad(convert(images), images, slopes, create_graph=create_graph)
+    return gradient
+
+
+def _mapped(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """A function of pixels, of images `(..., 3, H, W)` of one shape, piece by piece."""
+    out = torch.empty_like(images[0], memory_format=torch.contiguous_format)
+    *given, found = (x.reshape(-1, 3, x.shape[-2] * x.shape[-1], 1) for x in (*images, out))
+    count, width = max(1, PIECE // (3 * found.shape[2])), PIECE // 3
+    for image in range(0, len(found), count):
+        for pixel in range(0, found.shape[2], width):
             piece = slice(image, image + count), slice(None), slice(pixel, pixel + width)
-            found[piece] = convert(pixels[piece])
+            found[piece] = function(*(x[piece] for x in given))
     return out
 
 

@@ -166,6 +166,22 @@ def test_pieces_give_what_the_whole_gives(convert, shape, monkeypatch):
         assert torch.allclose(found, convert(images), rtol=0, atol=2e-4)  # values to 100; which lanes add up differs
 
 
+@pytest.mark.parametrize("convert", [rgb_to_lab, lab_to_rgb])
+def test_gradients_in_pieces_are_those_of_the_whole(convert, monkeypatch):
+    images = torch.rand(3, 3, 8, 10, dtype=torch.float64, requires_grad=True)
+    slopes, direction = torch.rand(2, *images.shape, dtype=torch.float64)
+
+    def derivatives():
+        (first,) = torch.autograd.grad(convert(images), images, slopes, create_graph=True)
+        return first, *torch.autograd.grad(first, images, direction)
+
+    whole, kept = derivatives(), torch.autograd.grad(convert(images), images, slopes)[0]
+    monkeypatch.setattr(color, "PIECE", 60)
+    for found, expected in zip(derivatives(), whole, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-9)
+    assert torch.allclose(torch.autograd.grad(convert(images), images, slopes)[0], kept, rtol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype):
     rgb = torch.rand(2, 3, 16, 16).to(dtype)
