@@ -258,8 +258,11 @@ class _Module(pl.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
         return cast(Tensor, output.loss)
 
-    def validation_step(self, images: Tensor, _index: int) -> None:
-        self.validation_sums.add(self.task(images).terms, len(images))
+    def validation_step(self, images: Tensor, index: int) -> None:
+        # What is hidden is the same in every epoch, and the random state of the training stays as it is.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed + index)
+            self.validation_sums.add(self.task(images).terms, len(images))
 
     def on_fit_start(self) -> None:
         if self.saved is None:

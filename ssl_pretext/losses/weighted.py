@@ -1,5 +1,6 @@
 """Weighted sums of losses, and how they are written in one line of text."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -61,7 +62,9 @@ class WeightedLosses(nn.Module):
             raise ArgumentError("a loss made by hand cannot be saved; register_loss() it and give its name instead")
         return dict(zip(map(str, specs), self.weights, strict=True))
 
-    def forward(self, prediction: Tensor, target: Tensor, images: Tensor, output: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, prediction: Tensor, target: Tensor, images: Tensor, output: Tensor, *, where: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The weighted terms by name; their sum is the loss.
 
         Args:
@@ -69,17 +72,24 @@ class WeightedLosses(nn.Module):
             target: Normalised true ones, of the same shape; NaN where they are missing, which no loss counts.
             images: The whole images `(B, C, H, W)`, from which an RGB loss takes the channels not predicted.
             output: What the network gave: the logits if one of the losses wants them.
+            where: Pixels that are judged, true in `(B, 1, H, W)`; all of them if left out. An RGB loss sees the true
+                values in the others.
         """
         rgb: tuple[Tensor, Tensor] | None = None
         terms: dict[str, Tensor] = {}
+        completed = prediction
+        if where is not None:
+            completed = torch.where(where, prediction, target)
+            target = torch.where(where, target, math.nan)  # what is not judged is like what is not known
         # sRGB has no missing values.
-        judged = _Judged(prediction, target) if self.channels.space.is_color else _without_missing(prediction, target)
+        whole = where is None and self.channels.space.is_color
+        judged = _Judged(prediction, target) if whole else _without_missing(prediction, target)
         for part, weight in zip(self._losses, self.weights, strict=True):
             if part.domain == "logits":
                 # As in the paper, the target is sampled at the resolution of the logits, not averaged.
                 value = part(output, F.interpolate(target, output.shape[-2:], mode="nearest"))
             elif part.domain == "rgb":
-                rgb = rgb or (as_signed_rgb(prediction, self.channels, images), 2 * images - 1)
+                rgb = rgb or (as_signed_rgb(completed, self.channels, images), 2 * images - 1)
                 value = part(*rgb)
             else:
                 value = part(judged.prediction, judged.target) * judged.factor

@@ -9,9 +9,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ssl_pretext.channels import Channels
+from ssl_pretext.channels import Channels, as_images
 from ssl_pretext.data import ImageStore
-from ssl_pretext.errors import UnknownNameError
+from ssl_pretext.encoders import EncoderShape, capture, create_encoder, feature_layers, measure_encoder
+from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import Registry
 from ssl_pretext.representations import OUTPUT, Backbone, Representation
 from ssl_pretext.tasks.checkpoint import channel_spaces, fresh_weights, load_task, save_task
@@ -26,8 +27,9 @@ class TaskOutput:
     Attributes:
         loss: The scalar to minimise, the sum of `terms`.
         terms: The weighted terms by name of the loss.
-        prediction: Normalised predicted channels, `(B, n, H, W)`.
-        target: Normalised true ones, of the same shape.
+        prediction: Normalised predicted channels, `(B, n, H, W)`; scores `(N, classes)` where a task tells classes
+            apart, with any number of parts or copies `N` of the images.
+        target: Normalised true ones, of the same shape; the right classes `(N,)`, `int64`.
     """
 
     loss: Tensor
@@ -40,22 +42,54 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
     """Base class of the pretext tasks.
 
     A task takes image batches `(B, C, H, W)`, sRGB in `[0, 1]` or `uint8` (or the bands of its channel space),
-    and is trained on `forward(images).loss`, for instance by `fit`.
+    and is trained on `forward(images).loss`, for instance by `fit`. A task with one encoder calls `set_encoder` when
+    it is made, and then has to say only what its loss is.
 
     Attributes:
         encoder: The network that is pretrained.
+        encoder_name: What it was asked for by; None for a module.
+        channels: What it sees.
+        shape: Of its output.
         image_size: Side of the images that it was trained on, or `(H, W)`, once `fit` has seen them; saved with it.
         resize: How those were resized.
     """
 
     name: ClassVar[str]
     encoder: nn.Module
+    encoder_name: str | None = None
+    channels: Channels
+    shape: EncoderShape
     image_size: int | tuple[int, int] | None = None
     resize: str | None = None
 
+    def set_encoder(self, encoder: str | nn.Module, channels: str | Channels) -> None:
+        """Builds the encoder for the channels that it will see, or takes a module as it is.
+
+        Raises:
+            ArgumentError: There are no channels, or the encoder does not give a map `(B, C, h, w)` of them.
+        """
+        self.channels = Channels.parse(channels)
+        if not self.channels.names:
+            raise ArgumentError(f"the encoder of {self.name} needs channels to see, got none of {channels!r}")
+        self.encoder_name = encoder if isinstance(encoder, str) else None
+        self.encoder = create_encoder(encoder, in_channels=self.channels.num_channels)
+        self.shape = measure_encoder(self.encoder, self.channels.num_channels)
+
     def forward(self, images: Tensor) -> TaskOutput:
-        """Predicts the hidden part of a batch and measures the loss."""
+        """Predicts the hidden part of a batch and measures the loss.
+
+        What is hidden at random is drawn from PyTorch's global generator, whose state a checkpoint holds, and in eval
+        mode too, so that a validation loss is that of the same problem.
+        """
         raise NotImplementedError
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the encoder is shown of whole images: its normalised channels, missing values at their centre.
+
+        Raises:
+            ArgumentError: The images do not fit the task.
+        """
+        return self._filled(self._pick(self.channels, self._checked(images)))
 
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
         """The feature map `(B, C, h, w)` of one of `layers()`, of the encoder's output by default.
@@ -64,15 +98,15 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
             ArgumentError: The images do not fit the task.
             UnknownNameError: There is no such layer.
         """
-        raise NotImplementedError
+        return self.feature_maps(images, [layer or OUTPUT])[layer or OUTPUT]
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The feature maps of several of `layers()`, or of `""`, the output, out of one pass of the encoder."""
-        raise NotImplementedError
+        return capture(self.encoder, self.inputs(images), layers)
 
     def layers(self) -> list[str]:
         """What `features` accepts as `layer`, in running order."""
-        raise NotImplementedError
+        return feature_layers(self.encoder, self.channels.num_channels)
 
     def networks(self) -> list[nn.Module]:
         """What `fit` compiles: the networks from channels to channels, without the losses."""
@@ -80,7 +114,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
 
     def options(self) -> dict[str, Any]:
         """The arguments, JSON-ready, that make a task of this architecture; a module stands as None."""
-        raise NotImplementedError
+        return {"encoder": self.encoder_name, "channels": str(self.channels)}
 
     def prepare(self, images: ImageStore) -> None:
         """Measures what the losses need of the training images, such as a prior; `fit` calls it before it starts."""
@@ -99,7 +133,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
     @property
     def sees(self) -> Channels | None:
         """The channels that the encoder sees, where they are those of one space."""
-        return None
+        return vars(self).get("channels")
 
     def backbone(self) -> Backbone:
         """The frozen network, whose layers are `layers()` and its output."""
@@ -144,6 +178,24 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         if unknown := [layer for layer in layers or () if layer not in known]:
             raise UnknownNameError(f"{self.name} has no layer {unknown[0]!r}; its layers: {', '.join(known)}")
         return {layer: backbone.layer(layer, layer) for layer in layers or known}
+
+    def _checked(self, images: Tensor) -> Tensor:
+        images = as_images(images, self.channels.space)
+        smallest = max(1, round(self.shape.reduction))
+        if min(images.shape[-2:]) < smallest:
+            raise ArgumentError(
+                f"{self.name} reduces images by {smallest} and needs at least {smallest}×{smallest} pixels, got "
+                f"{tuple(images.shape[-2:])}; choose a larger image size"
+            )
+        return images
+
+    @staticmethod
+    def _pick(channels: Channels, images: Tensor) -> Tensor:
+        return channels.select(channels.space.extract(images))
+
+    def _filled(self, values: Tensor) -> Tensor:
+        """Missing values at the centre of their band; sRGB has none."""
+        return values if self.channels.space.is_color else values.nan_to_num(nan=0.0)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_task(self, save_directory)

@@ -1,6 +1,6 @@
 """Cross-channel prediction (Zhang et al. 2017, section 3): one group of channels from another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_pretext.channels import Channels, as_images
+from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
-from ssl_pretext.encoders import create_decoder, create_encoder, feature_layers, measure_encoder
-from ssl_pretext.encoders.inspection import capture
+from ssl_pretext.encoders import create_decoder
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses, WeightedLosses, WeightedRegularizers
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
@@ -65,21 +64,19 @@ class CrossChannelPrediction(PretextTask):
         input_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        self.source, self.target = Channels.parse(source), Channels.parse(target)
-        if self.source.space.image_channels != self.target.space.image_channels:
-            raise ArgumentError(f"{self.source} and {self.target} are read from different images")
-        if not self.source.names or not self.target.names:
+        source, self.target = Channels.parse(source), Channels.parse(target)
+        if source.space.image_channels != self.target.space.image_channels:
+            raise ArgumentError(f"{source} and {self.target} are read from different images")
+        if not source.names or not self.target.names:
             raise ArgumentError("source and target must have channels")
         if not input_noise >= 0 or not 0 <= input_drop < 1:
             raise ArgumentError(f"input_noise >= 0 and 0 <= input_drop < 1, got {input_noise} and {input_drop}")
         self.input_noise, self.input_drop, self.output_stride = input_noise, input_drop, output_stride
-        self._encoder_name = encoder if isinstance(encoder, str) else None
         self._decoder_name = decoder if isinstance(decoder, str) else None
         self._own_decoder = isinstance(decoder, nn.Module)
         self.losses = WeightedLosses(losses or {"smooth_l1": 1.0}, self.target)
         self.regularizers = WeightedRegularizers(regularizers or {})
-        self.encoder = create_encoder(encoder, in_channels=self.source.num_channels)
-        self.shape = measure_encoder(self.encoder, self.source.num_channels)
+        self.set_encoder(encoder, source)
         if not 1 <= output_stride <= max(1, round(self.shape.reduction)):
             raise ArgumentError(
                 f"output_stride lies between 1 and the encoder's reduction, {self.shape.reduction:g}; "
@@ -94,28 +91,23 @@ class CrossChannelPrediction(PretextTask):
     def forward(self, images: Tensor) -> TaskOutput:
         images = self._checked(images)
         source, target = self._pick(self.source, images), self._pick(self.target, images)
-        features = self.encoder(self._corrupted(source))
+        shown, judged = self._corrupted(self._filled(source))
+        features = self.encoder(shown)
         output = self._output(features)
         prediction = self._decoded(output, source)
-        terms = self.losses(prediction, target, images, output) | self.regularizers(self.encoder, features)
+        terms = self.losses(prediction, target, images, output, where=judged) | self.regularizers(
+            self.encoder, features
+        )
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
     def predict(self, source: Tensor) -> Tensor:
         """Normalised target channels `(B, m, H, W)` from normalised source channels `(B, n, H, W)`."""
-        return self._decoded(self._output(self.encoder(self._corrupted(source))), source)
-
-    def features(self, images: Tensor, layer: str | None = None) -> Tensor:
-        return self.feature_maps(images, [layer or ""])[layer or ""]
+        return self._decoded(self._output(self.encoder(self._filled(source))), source)
 
     @property
-    def sees(self) -> Channels:
-        return self.source
-
-    def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        return capture(self.encoder, self._filled(self._pick(self.source, self._checked(images))), layers)
-
-    def layers(self) -> list[str]:
-        return feature_layers(self.encoder, self.source.num_channels)
+    def source(self) -> Channels:
+        """The channels that the encoder sees."""
+        return self.channels
 
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.decoder]
@@ -127,7 +119,7 @@ class CrossChannelPrediction(PretextTask):
         options: dict[str, Any] = {
             "source": str(self.source),
             "target": str(self.target),
-            "encoder": self._encoder_name,
+            "encoder": self.encoder_name,
             "losses": self.losses.specs,
             "regularizers": self.regularizers.specs,
             "output_stride": self.output_stride,
@@ -136,31 +128,19 @@ class CrossChannelPrediction(PretextTask):
         }
         return options | ({"decoder": self._decoder_name} if self._decoder_name or self._own_decoder else {})
 
-    def _checked(self, images: Tensor) -> Tensor:
-        images = as_images(images, self.source.space)
-        smallest = max(1, round(self.shape.reduction))
-        if min(images.shape[-2:]) < smallest:
-            raise ArgumentError(
-                f"{self.name} reduces images by {smallest} and needs at least {smallest}×{smallest} pixels, got "
-                f"{tuple(images.shape[-2:])}; choose a larger image size"
-            )
-        return images
+    def _autoencoder_options(self) -> dict[str, Any]:
+        """The options of a task that predicts what it sees and has a corruption of its own."""
+        left_out = ("source", "target", "output_stride", "input_noise", "input_drop")
+        options = {key: value for key, value in CrossChannelPrediction.options(self).items() if key not in left_out}
+        return options | {"channels": str(self.channels)}
 
-    @staticmethod
-    def _pick(channels: Channels, images: Tensor) -> Tensor:
-        return channels.select(channels.space.extract(images))
-
-    def _filled(self, source: Tensor) -> Tensor:
-        """Missing values at the centre of their band; sRGB has none."""
-        return source if self.source.space.is_color else source.nan_to_num(nan=0.0)
-
-    def _corrupted(self, source: Tensor) -> Tensor:
-        source = self._filled(source)
+    def _corrupted(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the encoder is shown in place of `source`, and the pixels `(B, 1, H, W)` that alone are judged."""
         if self.training and self.input_noise:
             source = source + self.input_noise * torch.randn_like(source)
         if self.training and self.input_drop:
             source = source * (torch.rand_like(source[:, :1]) >= self.input_drop)
-        return source
+        return source, None
 
     def _output(self, features: Tensor) -> Tensor:
         output: Tensor = self.decoder(features)

@@ -83,9 +83,6 @@ class SplitBrain(PretextTask):
         target = torch.cat([output.target for output in outputs[::-1]], dim=1)
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
-    def features(self, images: Tensor, layer: str | None = None) -> Tensor:
-        return self.feature_maps(images, [layer or ""])[layer or ""]
-
     @property
     def sees(self) -> Channels | None:
         return Channels(self.first.space, self.first.names + self.second.names) if self._one_space else None
