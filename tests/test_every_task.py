@@ -1,0 +1,178 @@
+"""What every pretext task does alike: it runs on any channels and encoder, is saved, drawn anew and resumed exactly."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError, CheckpointError
+
+BANDS = sp.ChannelSpace.bands("every13", [f"b{i}" for i in range(13)], center=0.5, scale=0.5)
+CHANNELS = {1: "gray", 3: "rgb", 13: "every13"}
+ENCODERS = {
+    "autoencoder": "autoencoder",
+    "timm CNN": "timm/resnet10t[layer=layer2]",
+    "torchvision CNN": "torchvision/squeezenet1_1",
+    "timm ViT": "timm/vit_tiny_patch16_224[img_size=32;patch_size=8;embed_dim=48;depth=2]",
+    "module": None,
+}
+TASKS = ("rotation",)
+
+
+def net(channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+    )
+
+
+def build(task: str, encoder: "str | nn.Module | None" = None, channels: int = 3, **options: object) -> sp.PretextTask:
+    torch.manual_seed(0)
+    return sp.create_task(task, encoder=encoder or net(channels), channels=CHANNELS[channels], **options)
+
+
+def images(channels: int = 3, count: int = 4, size: int = 32) -> Tensor:
+    smooth = torch.rand(count, max(3, channels), 5, 5, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(smooth, size=(size, size), mode="bilinear")
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def check_output(output: sp.TaskOutput) -> None:
+    assert output.loss.item() == pytest.approx(sum(term.item() for term in output.terms.values()), rel=1e-5)
+    assert math.isfinite(output.loss.item())
+    if output.target.dtype == torch.int64:
+        assert output.target.shape == output.prediction.shape[:1]
+        assert 0 <= output.target.min() <= output.target.max() < output.prediction.shape[1]
+    else:
+        assert output.target.shape == output.prediction.shape
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_every_encoder(task, encoder):
+    one = build(task, ENCODERS[encoder])
+    output = one(images())
+    check_output(output)
+    output.loss.backward()
+    # What got no gradient would stop a run on several devices.
+    left = [name for name, p in one.named_parameters() if p.requires_grad and p.grad is None]
+    assert not left
+    assert all(parameter.grad.isfinite().all() for parameter in one.parameters() if parameter.grad is not None)
+    for layer in (None, one.layers()[-1]):
+        assert one.eval().features(images(), layer).shape[0] == 4
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_takes_any_number_of_channels(task, channels, tmp_path):
+    one = build(task, channels=channels)
+    batch = images(channels)
+    check_output(one(batch))
+    assert one.sees.num_channels == channels
+    assert one.untrained(1).eval().features(batch).shape == one.eval().features(batch).shape
+    if channels == 13:
+        batch[:, :4, :9] = math.nan  # missing values are neither seen nor learned
+        check_output(one(batch))
+        assert one.features(batch).isfinite().all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_saved_whole(task, tmp_path):
+    one = build(task, "autoencoder", channels=13)
+    one.image_size, one.resize = 32, "centre crop"
+    one.save_pretrained(tmp_path / "named")
+    again = sp.PretextTask.from_pretrained(tmp_path / "named")
+    assert type(again) is type(one)
+    assert same(one, again)
+    assert again.options() == one.options()
+    outputs = []
+    for task_ in (one.eval(), again):
+        torch.manual_seed(3)
+        outputs.append(task_(images(13)).loss)
+    assert torch.equal(*outputs)
+    given = build(task)
+    given.save_pretrained(tmp_path / "given")
+    assert same(given, sp.PretextTask.from_pretrained(tmp_path / "given", parts={"encoder": net(3)}))
+    with pytest.raises(CheckpointError, match="given as a module"):
+        sp.PretextTask.from_pretrained(tmp_path / "given")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_an_untrained_twin(task):
+    one = build(task, "autoencoder")
+    random = torch.get_rng_state()
+    first, again, other = one.untrained(1), one.untrained(1), one.untrained(2)
+    assert torch.equal(random, torch.get_rng_state())
+    assert same(first, again)
+    assert not same(first, other)
+    assert not same(first, one)
+    assert first.options() == one.options()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_deterministic_after_a_seed_in_either_mode(task):
+    one, batch = build(task), images()
+    for mode in (True, False):
+        one.train(mode)
+        losses = []
+        for seed in (1, 1):
+            torch.manual_seed(seed)
+            losses.append(one(batch).loss)
+        assert torch.equal(*losses)
+    with torch.no_grad():
+        before = torch.get_rng_state()
+        assert torch.equal(one.features(batch), one.features(batch))
+        assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_refuses_images_that_do_not_fit(task):
+    one = build(task)
+    with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
+        one(images() * 255)
+    with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got \(4, 1, 32, 32\)"):
+        one(images()[:, :1])
+    with pytest.raises(ArgumentError, match="needs channels to see"):
+        build(task).set_encoder(net(3), sp.Channels("rgb", ()))
+    with pytest.raises(ArgumentError, match="does not run on images of shape"):
+        build(task, net(2))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_resumes_to_the_same_weights(task, tmp_path):
+    """A run that is interrupted in the middle of an epoch ends as one that is not, validation or not."""
+    store = sp.ImageStore.from_arrays(torch.rand(24, 3, 32, 32), [0] * 24)
+
+    def run(folder: str, *, stop_at: int | None = None, validation: "sp.ImageStore | None" = None):
+        config = sp.FitConfig(out=tmp_path / folder, epochs=2, batch_size=8, device="cpu", resume=True)
+        one, steps = build(task), 0
+
+        def count(*_: object) -> None:
+            nonlocal steps
+            steps += one.training
+            if steps == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        one.register_forward_hook(count)
+        return one, sp.fit(one, store, config, validation=validation)
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run("stopped", stop_at=2)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    whole, history = run("whole")
+    resumed, again = run("stopped")
+    assert same(whole, resumed)
+    assert history == again
+    judged, rows = run("judged", validation=store)
+    assert same(whole, judged)
+    assert all(row["val_loss"] > 0 for row in rows)

@@ -1,0 +1,87 @@
+"""Rotation: the copies are exact turns, the labels say which, and the content alone tells them apart."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+
+def shown(task: sp.PretextTask, batch: Tensor) -> tuple[Tensor, Tensor]:
+    seen: list[Tensor] = []
+    with task.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0])):
+        output = task(batch)
+    return seen[0], output.target
+
+
+def accuracy(task: sp.PretextTask, batch: Tensor) -> float:
+    with torch.no_grad():
+        output = task.eval()(batch)
+    task.train()
+    return (output.prediction.argmax(dim=1) == output.target).float().mean().item()
+
+
+def train(task: sp.PretextTask, batches, *, steps: int, rate: float = 3e-3) -> None:
+    optimizer = torch.optim.AdamW(task.parameters(), lr=rate)
+    for _ in range(steps):
+        loss = task(batches()).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_copies_are_numpys_turns(every):
+    torch.manual_seed(0)
+    batch = torch.rand(12, 3, 8, 8)
+    seen, turns = shown(sp.Rotation(net(), every=every), batch)
+    normalised = (2 * batch - 1).repeat(4, 1, 1, 1).numpy()
+    expected = [np.rot90(image, turn, (1, 2)) for turn, image in zip(turns, normalised, strict=False)]
+    np.testing.assert_allclose(seen, np.stack(expected), atol=1e-6)
+    assert len(turns) == (48 if every else 12)
+    assert set(turns.tolist()) == {0, 1, 2, 3}
+
+
+def test_the_loss_is_the_papers():
+    torch.manual_seed(0)
+    output = sp.Rotation(net())(torch.rand(5, 3, 8, 8))
+    scores = output.prediction.detach().double().numpy().reshape(4, 5, 4)
+    log = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    assert output.loss.item() == pytest.approx(-np.mean([log[turn, :, turn].mean() for turn in range(4)]), rel=1e-5)
+
+
+def test_it_learns_which_way_is_up():
+    """Of images that are brighter above; new ones are told apart too, and noise is not."""
+    draw = torch.Generator().manual_seed(0)
+
+    def sky() -> Tensor:
+        light = torch.linspace(0.7, 0.3, 16).view(1, 1, 16, 1)
+        return (light + 0.1 * torch.randn(8, 3, 16, 16, generator=draw)).clamp(0, 1)
+
+    torch.manual_seed(0)
+    task = sp.Rotation(net())
+    train(task, sky, steps=40)
+    assert accuracy(task, sky()) > 0.9
+    assert accuracy(task, torch.rand(64, 3, 16, 16, generator=draw)) < 0.4
+
+
+def test_it_learns_on_photos():
+    photos = sp.sample_photos("train", image_size=32)
+    batch = photos.images(range(0, len(photos), 150))
+    torch.manual_seed(0)
+    task = sp.Rotation(net())
+    before = accuracy(task, batch)
+    train(task, lambda: batch, steps=60)
+    assert before < 0.4
+    assert accuracy(task, batch) > 0.5
+
+
+def test_a_turn_must_keep_the_shape():
+    with pytest.raises(ArgumentError, match="are square; got 16×12"):
+        sp.Rotation(net())(torch.rand(2, 3, 16, 12))
