@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ssl_pretext.tasks import (
         Colorization,
         CrossChannelPrediction,
+        Denoising,
+        Inpainting,
         PretextTask,
         Rotation,
         SplitBrain,
@@ -51,8 +53,10 @@ __all__ = [
     "ColorHistogram",
     "Colorization",
     "CrossChannelPrediction",
+    "Denoising",
     "FitConfig",
     "ImageStore",
+    "Inpainting",
     "Joined",
     "LabelEfficiency",
     "Loss",
@@ -113,6 +117,8 @@ _HOMES = {
     "tasks": (
         "Colorization",
         "CrossChannelPrediction",
+        "Denoising",
+        "Inpainting",
         "PretextTask",
         "Rotation",
         "SplitBrain",
