@@ -20,7 +20,7 @@ ENCODERS = {
     "timm ViT": "timm/vit_tiny_patch16_224[img_size=32;patch_size=8;embed_dim=48;depth=2]",
     "module": None,
 }
-TASKS = ("denoising", "inpainting", "rotation")
+TASKS = ("denoising", "inpainting", "jigsaw", "relative_patch", "rotation")
 
 
 def net(channels: int) -> nn.Module:

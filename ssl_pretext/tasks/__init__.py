@@ -5,6 +5,8 @@ from ssl_pretext.tasks.colorization import Colorization
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
 from ssl_pretext.tasks.denoising import Denoising
 from ssl_pretext.tasks.inpainting import Inpainting
+from ssl_pretext.tasks.jigsaw import Jigsaw
+from ssl_pretext.tasks.relative_patch import RelativePatch
 from ssl_pretext.tasks.rotation import Rotation
 from ssl_pretext.tasks.split_brain import SplitBrain
 
@@ -13,7 +15,9 @@ __all__ = [
     "CrossChannelPrediction",
     "Denoising",
     "Inpainting",
+    "Jigsaw",
     "PretextTask",
+    "RelativePatch",
     "Rotation",
     "SplitBrain",
     "TaskOutput",

@@ -1,0 +1,284 @@
+"""Relative patches and jigsaws: where patches are cut, what they must not show, and that their places are learned."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.tasks.patches import cut, distant_permutations, one_channel_left, resized, standardized
+from ssl_pretext.tasks.relative_patch import SIDES
+
+PLACE = sp.ChannelSpace.bands("patches-place", ["row", "column"])
+
+
+def net(channels: int = 3) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+
+def places(count: int, height: int, width: int) -> Tensor:
+    """Images whose values are where they lie."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([rows, columns]).float().expand(count, -1, -1, -1)
+
+
+def shown(task: sp.PretextTask, batch: Tensor) -> tuple[Tensor, sp.TaskOutput]:
+    seen: list[Tensor] = []
+    with task.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0])):
+        output = task(batch)
+    return seen[0], output
+
+
+def accuracy(output: sp.TaskOutput) -> float:
+    return (output.prediction.argmax(dim=1) == output.target).float().mean().item()
+
+
+def learned(task: sp.PretextTask, batches, *, steps: int, rate: float = 3e-3) -> float:
+    """Accuracy over the last tenth of the steps."""
+    optimizer = torch.optim.AdamW(task.parameters(), lr=rate)
+    course = []
+    for _ in range(steps):
+        output = task(batches())
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        course.append(accuracy(output))
+    return float(np.mean(course[-steps // 10 :]))
+
+
+# The parts
+
+
+def test_patches_are_slices():
+    values = torch.rand(2, 3, 9, 7)
+    corners = torch.tensor([[[0, 0], [5, 3], [2, 1]], [[1, 2], [4, 0], [5, 3]]])
+    for image, places_, patches in zip(values, corners.tolist(), cut(values, corners, 4), strict=True):
+        for (row, column), patch in zip(places_, patches, strict=True):
+            assert torch.equal(patch, image[:, row : row + 4, column : column + 4])
+
+
+def test_one_channel_is_left_and_it_tells_nothing_of_the_others():
+    torch.manual_seed(0)
+    patches = torch.rand(50, 2, 4, 8, 8)
+    found = one_channel_left(patches)
+    kept = (found == patches).all(dim=(3, 4))
+    assert torch.equal(kept.sum(dim=2), torch.ones(50, 2, dtype=torch.int64))
+    assert kept.float().mean(dim=(0, 1)).min() > 0.1  # each of them, now and then
+    assert not torch.equal(kept[:, 0], kept[:, 1])  # each patch for itself
+    ratio = found[~kept].std() / patches.std()
+    assert ratio.item() == pytest.approx(0.01, rel=0.1)
+    assert one_channel_left(patches[:, :, :1]) is not patches
+    assert torch.equal(one_channel_left(patches[:, :, :1]), patches[:, :, :1])
+
+
+def test_standardized_patches_do_not_know_their_tone():
+    torch.manual_seed(0)
+    patches = torch.rand(3, 9, 3, 8, 8)
+    found = standardized(patches)
+    expected = patches.double().numpy()
+    expected = (expected - expected.mean(axis=(3, 4), keepdims=True)) / expected.std(axis=(3, 4), keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    tone, contrast = torch.rand(3, 9, 3, 1, 1), 0.5 + torch.rand(3, 9, 3, 1, 1)
+    assert torch.allclose(standardized(contrast * patches + tone), found, atol=1e-2)
+    assert standardized(torch.full((1, 1, 1, 4, 4), 0.3)).abs().max() < 1e-3  # not 0 / 0
+
+
+def test_resized_patches_keep_their_picture():
+    patches = torch.arange(8.0).expand(2, 3, 1, 8, 8)
+    small = resized(patches, 4)
+    assert small.shape == (2, 3, 1, 4, 4)
+    np.testing.assert_allclose(small[0, 0, 0, 0, 1:3], [2.5, 4.5], atol=1e-4)
+    assert resized(patches, 8) is patches
+
+
+@pytest.mark.parametrize(("parts", "count"), [(4, 24), (5, 40)])
+def test_permutations_are_as_far_apart_as_can_be(parts, count):
+    found = distant_permutations(parts, count).numpy()
+    assert len({tuple(one) for one in found}) == count
+    assert all(sorted(one) == list(range(parts)) for one in found)
+    # The paper's algorithm 1: each has the largest sum of distances to those before it.
+    known = np.array(list(itertools.permutations(range(parts))))
+    for number in (1, 2, parts // 2, count // 2):
+        sums = sum((known != one).sum(axis=1) for one in found[:number])
+        left = [tuple(one) not in {tuple(chosen) for chosen in found[:number]} for one in known]
+        assert sum((found[number] != one).sum() for one in found[:number]) == sums[left].max()
+
+
+def test_orders_of_nine_tiles_are_farther_apart_than_drawn_ones():
+    found = distant_permutations(9, 100).numpy()
+    draws = np.random.default_rng(0).permuted(np.tile(range(9), (100, 1)), axis=1)
+    chosen, random = ((one[:, None] != one).sum(axis=2)[np.triu_indices(100, 1)] for one in (found, draws))
+    assert chosen[:8].min() == 9
+    assert chosen.min() >= random.min()
+    assert chosen.mean() > random.mean() + 0.05
+
+
+# Relative patches
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (40, 64)])
+def test_pairs_lie_as_their_class_says_with_a_gap(height, width):
+    torch.manual_seed(0)
+    task = sp.RelativePatch(net(2), channels="patches-place", drop_channels=False)
+    patches, output = shown(task, places(400, height, width))
+    side = round(0.2 * min(height, width))
+    gap, jitter = round(0.5 * side), round(7 / 96 * side)
+    pairs = patches.unflatten(0, (-1, 2))
+    assert pairs.shape[-2:] == (side, side)
+    assert torch.equal(pairs[..., 0, 1:, :] - pairs[..., 0, :-1, :], torch.ones(400, 2, side - 1, side))
+    corners = pairs[..., 0, 0].long()  # (400, 2 patches, row and column)
+    assert corners.min() == 0
+    assert set((corners.amax(dim=(0, 1)) + side).tolist()) == {height, width}
+    apart = corners[:, 1] - corners[:, 0]
+    expected = torch.tensor(SIDES)[output.target] * (side + gap)
+    shifts = apart - expected
+    assert shifts.abs().max() == 2 * jitter
+    assert len(shifts.unique()) == 4 * jitter + 1
+    # Nothing runs from one into the other: in one direction they are at least this far apart.
+    assert (apart.abs().amax(dim=1) - side).min() == gap - 2 * jitter > 0
+    assert set(output.target.tolist()) == set(range(8))
+
+
+def test_relative_places_are_learned():
+    """From a ramp that is steeper downwards; for its own sake without the gap's and the channels' difficulty."""
+    ramp = torch.linspace(0, 0.25, 32)
+    image = (ramp + 3 * ramp[:, None]).expand(64, 3, 32, 32)
+    torch.manual_seed(0)
+    task = sp.RelativePatch(net(1), channels="gray", patch=0.25)
+    assert learned(task, lambda: image, steps=80, rate=1e-2) > 0.4
+
+
+def bent_colours(draw: torch.Generator) -> Tensor:
+    """Noise whose only trace of its place lies between channels, as the colours that a lens bends apart.
+
+    Green follows red on the left and opposes it on the right; blue does so above and below.
+    """
+    red = torch.rand(32, 1, 32, 32, generator=draw) - 0.5
+    sign = torch.cat([torch.ones(16), -torch.ones(16)])
+    return 0.5 + torch.cat([red, red * sign, red * sign[:, None]], dim=1)
+
+
+def test_colours_bent_apart_do_not_solve_it():
+    draw, found = torch.Generator().manual_seed(0), {}
+    for drop in (False, True):
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU())
+        task = sp.RelativePatch(encoder, patch=0.25, drop_channels=drop)
+        found[drop] = learned(task, lambda: bent_colours(draw), steps=100, rate=1e-2)
+    assert found[False] > 0.4  # the shortcut is there
+    assert found[True] < 0.2  # and closed: chance is 1/8
+
+
+def photos(copies: int) -> Tensor:
+    """Some, several times over, since each time other patches are cut."""
+    store = sp.sample_photos("train", image_size=32)
+    return store.images(range(0, len(store), len(store) // 3)).repeat(copies, 1, 1, 1)
+
+
+def deeper() -> nn.Module:
+    return nn.Sequential(*net(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+
+
+def test_relative_places_are_learned_on_photos():
+    torch.manual_seed(0)
+    batch = photos(24)
+    assert learned(sp.RelativePatch(deeper(), patch=0.25), lambda: batch, steps=150) > 0.3
+
+
+# Jigsaws
+
+
+@pytest.mark.parametrize(("grid", "height", "width"), [(3, 32, 32), (3, 45, 54), (2, 33, 32)])
+def test_tiles_lie_in_their_order(grid, height, width, monkeypatch):
+    monkeypatch.setattr("ssl_pretext.tasks.jigsaw.standardized", lambda tiles: tiles)
+    torch.manual_seed(0)
+    task = sp.Jigsaw(net(2), channels="patches-place", grid=grid, orders=10)
+    tiles, output = shown(task, places(300, height, width))
+    cell = min(height, width) // grid
+    tile = round(cell * 64 / 75)
+    assert tiles.shape[-2:] == (tile, tile)
+    corners = tiles[:, :, 0, 0].long().unflatten(0, (300, -1))
+    # A cell further is more than any shift, so the coarse place is that of the order.
+    rest = torch.tensor([height - grid * cell, width - grid * cell])
+    slack = cell - tile
+    order = task.permutations[output.target]
+    cells = torch.stack([order // grid, order % grid], dim=-1) * cell
+    shifts = corners - cells
+    assert shifts.min() == 0
+    assert torch.equal(shifts.amax(dim=(0, 1)), rest + slack)
+    assert len(shifts[:, 0].unique(dim=0)) > 1  # tiles are not always cut at the same place
+    assert set(output.target.tolist()) == set(range(10))
+
+
+def test_tiles_do_not_show_their_tone(monkeypatch):
+    """Any light over the image, the same within a tile, leaves what the encoder sees."""
+    torch.manual_seed(0)
+    task, batch = sp.Jigsaw(net(), orders=8).eval(), 0.25 + 0.5 * torch.rand(2, 3, 30, 30)
+    light = torch.rand(2, 3, 3, 3).repeat_interleave(10, 2).repeat_interleave(10, 3)
+
+    def seen() -> list[Tensor]:
+        found = []
+        for images in (batch, (0.8 + 0.2 * light) * batch + 0.2 * light):
+            torch.manual_seed(1)
+            found.append(shown(task, images.clamp(0, 1))[0])
+        return found
+
+    assert torch.allclose(*seen(), atol=0.02)
+    # Negative control: without the norm the tone is seen.
+    monkeypatch.setattr("ssl_pretext.tasks.jigsaw.standardized", lambda tiles: tiles)
+    assert not torch.allclose(*seen(), atol=0.1)
+
+
+def test_orders_are_learned():
+    """On images that differ in texture from cell to cell; tones could not tell them."""
+    torch.manual_seed(0)
+    kinds = F.interpolate(torch.rand(4, 3, 2, 2), size=16, mode="nearest"), torch.rand(4, 3, 16, 16)
+    coarse = F.interpolate(torch.rand(4, 3, 8, 8), size=16, mode="nearest")
+    stripes = torch.rand(4, 3, 1, 16).expand(-1, -1, 16, -1)
+    top, bottom = torch.cat([kinds[0], kinds[1]], dim=3), torch.cat([coarse, stripes], dim=3)
+    batch = torch.cat([top, bottom], dim=2).repeat(4, 1, 1, 1)
+    task = sp.Jigsaw(net(), grid=2, orders=24)
+    assert learned(task, lambda: batch, steps=60) > 0.3
+
+
+def test_orders_are_learned_on_photos():
+    torch.manual_seed(0)
+    batch = photos(8)
+    assert learned(sp.Jigsaw(deeper(), grid=2, orders=4), lambda: batch, steps=80) > 0.5
+
+
+def test_the_orders_are_saved_and_stay(tmp_path):
+    task = sp.Jigsaw("autoencoder", orders=12)
+    task.permutations.copy_(torch.stack([torch.randperm(9) for _ in range(12)]))  # as of a library with other ones
+    task.save_pretrained(tmp_path)
+    assert torch.equal(sp.Jigsaw.from_pretrained(tmp_path).permutations, task.permutations)
+    assert torch.equal(sp.Jigsaw(net(), orders=12).permutations, sp.Jigsaw(net(), orders=30).permutations[:12])
+
+
+@pytest.mark.parametrize("task", ["relative_patch", "jigsaw"])
+def test_patches_are_enlarged_for_an_encoder_that_needs_it(task):
+    coarse = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8))
+    batch = torch.rand(2, 3, 24, 24)
+    assert shown(sp.create_task(task, encoder=coarse), batch)[0].shape[-2:] == (8, 8)
+    assert shown(sp.create_task(task, encoder=coarse, size=16), batch)[0].shape[-2:] == (16, 16)
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ArgumentError, match="needs 0 < patch < 0.5 .* got 0.7, 0.5"):
+        sp.RelativePatch(net(), patch=0.7)
+    with pytest.raises(ArgumentError, match="two patches of 13 pixels, 6 apart and shifted by up to 1, do not fit"):
+        sp.RelativePatch(net(), patch=0.4)(torch.rand(2, 3, 32, 32))
+    with pytest.raises(ArgumentError, match="size of relative_patch is a whole number"):
+        sp.RelativePatch(net(), size=0)
+    with pytest.raises(ArgumentError, match="grid of jigsaw is 2 or 3 cells a side, got 4"):
+        sp.Jigsaw(net(), grid=4)
+    with pytest.raises(ArgumentError, match="4 tiles have 24 orders, got orders=25"):
+        sp.Jigsaw(net(), grid=2, orders=25)
+    with pytest.raises(ArgumentError, match="orders of jigsaw is a whole number of at least 2, got 1"):
+        sp.Jigsaw(net(), orders=1)
+    with pytest.raises(ArgumentError, match="needs images of at least 6 pixels a side, got 5×9"):
+        sp.Jigsaw(net())(torch.rand(2, 3, 5, 9))
