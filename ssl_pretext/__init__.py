@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from ssl_pretext.tasks import (
         Colorization,
+        CrossChannelContrast,
         CrossChannelPrediction,
         Denoising,
         Inpainting,
@@ -54,6 +55,7 @@ __all__ = [
     "Channels",
     "ColorHistogram",
     "Colorization",
+    "CrossChannelContrast",
     "CrossChannelPrediction",
     "Denoising",
     "FitConfig",
@@ -120,6 +122,7 @@ _HOMES = {
     ),
     "tasks": (
         "Colorization",
+        "CrossChannelContrast",
         "CrossChannelPrediction",
         "Denoising",
         "Inpainting",

@@ -3,6 +3,7 @@
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, create_task, list_tasks, register_task
 from ssl_pretext.tasks.colorization import Colorization
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
+from ssl_pretext.tasks.cross_channel_contrast import CrossChannelContrast
 from ssl_pretext.tasks.denoising import Denoising
 from ssl_pretext.tasks.inpainting import Inpainting
 from ssl_pretext.tasks.jigsaw import Jigsaw
@@ -12,6 +13,7 @@ from ssl_pretext.tasks.split_brain import SplitBrain
 
 __all__ = [
     "Colorization",
+    "CrossChannelContrast",
     "CrossChannelPrediction",
     "Denoising",
     "Inpainting",

@@ -1,0 +1,103 @@
+"""Cross-channel contrast: the loss is InfoNCE in both directions, the halves share nothing, and pairs are found."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError
+
+
+def net(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+
+def task(first: str = "rgb:R", second: str = "rgb:GB", **options: object) -> sp.PretextTask:
+    torch.manual_seed(0)
+    nets = [net(sp.Channels.parse(group).num_channels) for group in (first, second)]
+    return sp.CrossChannelContrast(first, second, nets, **options)
+
+
+def learned(one: sp.PretextTask, batches, *, steps: int) -> float:
+    """Share of the pairs that are found, over the last ten steps."""
+    optimizer, course = torch.optim.AdamW(one.parameters(), lr=3e-3), []
+    for _ in range(steps):
+        output = one(batches())
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        course.append((output.prediction.argmax(dim=1) == output.target).float().mean().item())
+    return float(np.mean(course[-10:]))
+
+
+def test_the_loss_is_info_nce_in_both_directions():
+    one, images = task(temperature=0.2), torch.rand(6, 3, 16, 16)
+    output = one(images)
+    vectors = [half.head(half.encoder(half.inputs(images))).detach().double().numpy() for half in one.halves]
+    first, second = (value / np.linalg.norm(value, axis=1, keepdims=True) for value in vectors)
+    alike = np.exp(first @ second.T / 0.2)
+    forth, back = (-np.log(np.diag(alike) / alike.sum(axis=axis)).mean() for axis in (1, 0))
+    assert output.terms["rgb:GB info_nce"].item() == pytest.approx(forth, rel=1e-4)
+    assert output.terms["rgb:R info_nce"].item() == pytest.approx(back, rel=1e-4)
+    assert output.loss.item() == pytest.approx(forth + back, rel=1e-4)
+    assert one(images[:1]).loss == 0  # no other to tell it from
+
+
+def test_the_halves_share_nothing_and_see_their_own_channels():
+    one = task().eval()
+    images = torch.rand(4, 3, 16, 16)
+    other = torch.cat([images[:, :1], torch.rand(4, 2, 16, 16)], dim=1)
+    seen, changed = one.features(images), one.features(other)
+    assert torch.equal(seen[:, :16], changed[:, :16])
+    assert not torch.allclose(seen[:, 16:], changed[:, 16:], atol=1e-3)
+    red, rest = one.halves
+    assert torch.equal(seen, torch.cat([red.features(images), rest.features(images)], dim=1))
+    assert not {id(p) for p in red.parameters()} & {id(p) for p in rest.parameters()}
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_pairs_are_found_where_channels_have_something_in_common(related):
+    draw = torch.Generator().manual_seed(0)
+
+    def batch() -> Tensor:
+        tone = torch.rand(16, 2, 1, 1, generator=draw)
+        red, green = (tone[:, :1], tone[:, :1]) if related else (tone[:, :1], tone[:, 1:])
+        noise = 0.2 * torch.rand(16, 3, 16, 16, generator=draw)
+        return 0.8 * torch.cat([red, green, green], dim=1) + noise
+
+    found = learned(task(), batch, steps=100)
+    assert found > 0.4 if related else found < 0.15  # chance is 1/16
+
+
+def test_pairs_are_found_on_photos():
+    photos = sp.sample_photos("train", image_size=32)
+    draw = torch.Generator().manual_seed(0)
+
+    def batch() -> Tensor:
+        return photos.images(torch.randperm(len(photos), generator=draw)[:32])
+
+    assert learned(task("lab:L", "lab:ab"), batch, steps=60) > 3 / 32
+
+
+def test_a_pair_of_names_is_saved(tmp_path):
+    names = ["autoencoder[width=0.5]", "timm/resnet10t[layer=layer1]"]
+    one = sp.CrossChannelContrast("lab:L", "lab:ab", names, temperature=0.1, dimensions=32)
+    one.save_pretrained(tmp_path)
+    again = sp.PretextTask.from_pretrained(tmp_path)
+    assert again.options() == one.options()
+    assert again.options()["encoder"] == names
+    assert torch.equal(one.eval()(torch.ones(2, 3, 32, 32)).prediction, again(torch.ones(2, 3, 32, 32)).prediction)
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ArgumentError, match="halves of a cross-channel contrast see different channels"):
+        sp.CrossChannelContrast("gray", "gray", "autoencoder")
+    with pytest.raises(ArgumentError, match="read from different images"):
+        sp.CrossChannelContrast("gray", sp.Channels(sp.ChannelSpace.bands("contrast", ["x"])), "autoencoder")
+    with pytest.raises(ArgumentError, match="two encoders that share nothing; give a name or a pair, got one"):
+        sp.CrossChannelContrast("rgb:R", "rgb:G", net(1))
+    with pytest.raises(ArgumentError, match="temperature of a cross-channel contrast is positive, got 0"):
+        task(temperature=0)
+    with pytest.raises(ArgumentError, match="dimensions of a cross-channel contrast is a whole number"):
+        task(dimensions=0)
