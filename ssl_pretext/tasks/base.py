@@ -13,7 +13,7 @@ from ssl_pretext.channels import Channels, as_images
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, capture, create_encoder, feature_layers, measure_encoder
 from ssl_pretext.errors import ArgumentError, UnknownNameError
-from ssl_pretext.registry import Registry
+from ssl_pretext.registry import Registry, format_spec, parse_spec
 from ssl_pretext.representations import OUTPUT, Backbone, Representation
 from ssl_pretext.tasks.checkpoint import channel_spaces, fresh_weights, load_task, save_task
 
@@ -47,7 +47,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
 
     Attributes:
         encoder: The network that is pretrained.
-        encoder_name: What it was asked for by; None for a module.
+        encoder_name: What it was asked for by, its options in order; None for a module.
         channels: What it sees.
         shape: Of its output.
         image_size: Side of the images that it was trained on, or `(H, W)`, once `fit` has seen them; saved with it.
@@ -71,7 +71,8 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         self.channels = Channels.parse(channels)
         if not self.channels.names:
             raise ArgumentError(f"the encoder of {self.name} needs channels to see, got none of {channels!r}")
-        self.encoder_name = encoder if isinstance(encoder, str) else None
+        # In the one spelling that loading gives back, or a card would call a saved task another network.
+        self.encoder_name = format_spec(*parse_spec(encoder)) if isinstance(encoder, str) else None
         self.encoder = create_encoder(encoder, in_channels=self.channels.num_channels)
         self.shape = measure_encoder(self.encoder, self.channels.num_channels)
 
