@@ -179,7 +179,7 @@ def test_a_denoising_autoencoder_corrupts_only_while_training(images):
 
 def test_errors_say_what_is_wrong(images):
     channels = ["colorization", "cross_channel", "cross_channel_contrast", "split_brain"]
-    parts = ["denoising", "inpainting", "jigsaw", "relative_patch", "rotation"]
+    parts = ["denoising", "inpainting", "jigsaw", "masked_patches", "relative_patch", "rotation"]
     assert sp.list_tasks() == sorted(channels + parts)
     with pytest.raises(UnknownNameError, match="no task named 'colourization'. Did you mean 'colorization'"):
         sp.create_task("colourization", encoder="autoencoder")

@@ -7,6 +7,7 @@ from ssl_pretext.tasks.cross_channel_contrast import CrossChannelContrast
 from ssl_pretext.tasks.denoising import Denoising
 from ssl_pretext.tasks.inpainting import Inpainting
 from ssl_pretext.tasks.jigsaw import Jigsaw
+from ssl_pretext.tasks.masked_patches import MaskedPatches
 from ssl_pretext.tasks.relative_patch import RelativePatch
 from ssl_pretext.tasks.rotation import Rotation
 from ssl_pretext.tasks.split_brain import SplitBrain
@@ -18,6 +19,7 @@ __all__ = [
     "Denoising",
     "Inpainting",
     "Jigsaw",
+    "MaskedPatches",
     "PretextTask",
     "RelativePatch",
     "Rotation",
