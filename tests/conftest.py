@@ -1,10 +1,17 @@
+import os
+
 import hypothesis
 import pytest
+import torch
 
 from ssl_pretext import channels
 from ssl_pretext.encoders import ENCODERS
 from ssl_pretext.losses import LOSSES
 from ssl_pretext.tasks.base import TASKS
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, two threads on each core would wait for one another
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("repeatable")
