@@ -1,5 +1,6 @@
 """What every pretext task does alike: it runs on any channels and encoder, is saved, drawn anew and resumed exactly."""
 
+import json
 import math
 import os
 import signal
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext as sp
-from ssl_pretext.errors import ArgumentError, CheckpointError
+from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
 
 BANDS = sp.ChannelSpace.bands("every13", [f"b{i}" for i in range(13)], center=0.5, scale=0.5)
 CHANNELS = {1: "gray", 3: "rgb", 13: "every13"}
@@ -125,6 +126,29 @@ def test_every_task_is_saved_whole(task, tmp_path):
     assert same(given, sp.PretextTask.from_pretrained(tmp_path / "given", parts={"encoder": module(task)}))
     with pytest.raises(CheckpointError, match="given as a module"):
         sp.PretextTask.from_pretrained(tmp_path / "given")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_gives_its_layers_to_probes(task):
+    one, batch = build(task), images()
+    found = one.representations()
+    assert list(found) == one.layers()
+    json.dumps(one.representation().describe)
+    last = one.layers()[-1]
+    with torch.no_grad():
+        assert torch.equal(one.eval().representation(last).encode(batch), one.features(batch, last))
+        assert torch.equal(one.representation().encode(batch), one.features(batch))
+    with pytest.raises(UnknownNameError, match=f"{task} has no layer 'nowhere'; its layers: "):
+        one.representation("nowhere")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_in_bfloat16(task):
+    one = build(task)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = one(images())
+    check_output(output)
+    output.loss.backward()
 
 
 @pytest.mark.parametrize("task", TASKS)

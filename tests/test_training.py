@@ -108,6 +108,15 @@ def test_what_losses_need_of_the_images_is_measured_before_the_first_step(tmp_pa
     assert task.losses.logits.quantizer.prior.sum().item() == pytest.approx(1.0)
 
 
+def test_the_same_is_hidden_of_the_validation_images_in_every_epoch(tmp_path):
+    torch.manual_seed(0)
+    task = sp.Denoising(nn.Conv2d(3, 4, 2, stride=2), noise="masking")
+    config = sp.FitConfig(out=tmp_path, epochs=3, batch_size=16, learning_rate=1e-30, weight_decay=0.0, device="cpu")
+    history = sp.fit(task, store(), config, validation=store(20))
+    assert len({row["val_loss"] for row in history}) == 1
+    assert len({row["train_loss"] for row in history}) == 3
+
+
 def test_images_that_are_not_square_resume_too(tmp_path):
     images = sp.ImageStore.from_arrays(torch.rand(8, 3, 16, 12), [0] * 8)
     config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, device="cpu", resume=True)

@@ -18,7 +18,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 def settings(size: Size) -> list[Finding]:
     """Seconds per image of training steps and of features, one setting changed at a time."""
     images = sp.sample_photos("train", image_size=IMAGE_SIZE)
-    count = 2 * BATCH_SIZE if size.small else 4 * FEATURE_BATCH
+    count = 2 * BATCH_SIZE if size.small else 2 * FEATURE_BATCH
     pixels = images.images([i % len(images) for i in range(count)])
     training = {
         OURS: _training(pixels),
@@ -32,7 +32,7 @@ def settings(size: Size) -> list[Finding]:
         OURS: _features(pixels),
         "one thread": _one_thread(_features(pixels)),
         "batches of 64": _features(pixels, batch_size=64),
-        "batches of 1,024": _features(pixels, batch_size=1_024),
+        "batches of 512": _features(pixels, batch_size=512),
         "channels_last": _features(pixels, layout="channels_last"),
         "inference_mode": _features(pixels, mode=torch.inference_mode),
     }
@@ -41,7 +41,7 @@ def settings(size: Size) -> list[Finding]:
             work=f"documented autoencoder, {IMAGE_SIZE} px, {work}, per image",
             sides={
                 name: [seconds / count for seconds in taken]
-                for name, taken in race(sides, rounds=min(size.rounds, 5)).items()
+                for name, taken in race(sides, rounds=min(size.rounds, 3)).items()
             },
         )
         for work, sides in (

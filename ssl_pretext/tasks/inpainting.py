@@ -23,8 +23,8 @@ class Inpainting(CrossChannelPrediction):
     """Fills in a hidden part of an image from what surrounds it (Pathak et al. 2016, section 3).
 
     The losses judge the hidden part alone: `‖M ⊙ (x - F((1 - M) ⊙ x))‖²`, with `M` one where hidden, for `l2`; here
-    as the mean over those pixels. They are shown as zero, the centre of the range. The paper adds an adversarial loss,
-    `losses={"l2": 0.999, "adversarial": 0.001}` with ours, which sees the completed image.
+    as the mean over those pixels. They are shown as zero, the centre of the range. The paper adds an adversarial loss
+    of little weight, as `losses={"l2": 1.0, "adversarial": 0.001}`; ours sees the completed image.
 
     Args:
         encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.

@@ -26,8 +26,11 @@ class RelativePatch(PretextTask):
     The loss is `-log p(side | f(first), f(second))`. A pair is drawn anywhere in the image. Three things keep the
     network from solving it without knowing what it sees (section 3.1): a gap between the patches and a random shift of
     each, so that no line runs from one into the other, and the loss of all channels but one in each patch, since
-    colours that a lens bends apart tell where in the photo a patch was. Sizes are shares, so that they fit any image;
-    the defaults are the paper's for patches of 96 pixels, in photos of about 480.
+    colours that a lens bends apart tell where in the photo a patch was.
+
+    Sizes are shares, so that they fit any image; gap and jitter are the paper's, 48 and 7 pixels for patches of 96. The
+    smaller the patches, the less the place of one alone tells: from a quarter of the image on, one that lies left of
+    another cannot lie where one right of it does.
 
     Args:
         encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
@@ -47,6 +50,8 @@ class RelativePatch(PretextTask):
         >>> task(torch.rand(2, 3, 64, 64)).prediction.shape
         torch.Size([2, 8])
     """
+
+    sides: Tensor
 
     def __init__(
         self,
@@ -70,6 +75,8 @@ class RelativePatch(PretextTask):
         self.size = None if size is None else whole_number("size of relative_patch", size)
         self.pool = PooledHead(self.shape.channels)
         self.classify = classifier(2 * self.pool.width, len(SIDES), hidden=2 * self.pool.width)
+        # Where the images are: a table sent there in each step would wait for a GPU.
+        self.register_buffer("sides", torch.tensor(SIDES), persistent=False)
 
     def forward(self, images: Tensor) -> TaskOutput:
         pairs, sides = self._pairs(self.inputs(images))
@@ -90,19 +97,20 @@ class RelativePatch(PretextTask):
 
     def _pairs(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Two patches of each image, `(B, 2, n, s, s)`, and on which side of the first the second lies."""
-        batch, device = len(values), values.device
-        lengths = torch.tensor(values.shape[-2:])
-        side = max(1, round(self.patch * min(values.shape[-2:])))
+        (height, width), device = values.shape[-2:], values.device
+        side = max(1, round(self.patch * min(height, width)))
         shift, step = round(self.jitter * side), side + round(self.gap * side)
-        if side + step + 2 * shift > min(values.shape[-2:]):
+        if side + step + 2 * shift > min(height, width):
             raise ArgumentError(
                 f"two patches of {side} pixels, {step - side} apart and shifted by up to {shift}, do not fit into "
-                f"images of {lengths[0]}×{lengths[1]}; choose a smaller patch or gap"
+                f"images of {height}×{width}; choose a smaller patch or gap"
             )
-        sides = torch.randint(len(SIDES), (batch,), device=device)
-        offsets = step * torch.tensor(SIDES, device=device)[sides]  # (B, 2)
-        pair = torch.stack([(-offsets).clamp(min=0), offsets.clamp(min=0)], dim=1)  # in the box around both
-        room = lengths.to(device) - side - offsets.abs() - 2 * shift + 1
-        start = shift + (torch.rand(batch, 2, device=device) * room).long().clamp(max=room - 1)
+        sides = torch.randint(len(SIDES), (len(values),), device=device)
+        offsets = step * self.sides[sides]  # (B, 2)
+        pair = torch.stack([(-offsets).clamp(min=0), offsets.clamp(min=0)], dim=1)  # within the box around both
+        starts = []
+        for length, offset in zip((height, width), offsets.abs().unbind(1), strict=True):
+            room = length - side - 2 * shift - offset  # that the box can move in
+            starts.append(shift + (torch.rand(len(values), device=device) * (room + 1)).long().minimum(room))
         shifts = torch.randint(-shift, shift + 1, pair.shape, device=device)
-        return cut(values, start[:, None] + pair + shifts, side), sides
+        return cut(values, torch.stack(starts, dim=1)[:, None] + pair + shifts, side), sides
