@@ -82,6 +82,13 @@ def test_images_of_other_sizes_and_missing_values():
     assert one(batch).loss == 0  # nothing is known, so nothing can be learned
 
 
+@pytest.mark.parametrize(("share", "shown"), [(0.01, 15), (0.99, 1)])
+def test_some_patches_are_shown_and_some_hidden_whatever_the_share(share, shown):
+    tokens, _, _, output = watched(task(share=share), torch.rand(2, 3, 16, 16))
+    assert tokens.shape[1] == shown
+    assert output.loss > 0
+
+
 def test_it_learns_to_restore():
     """Textures that repeat from patch to patch; a patch's own mean would leave a loss of about one."""
     draw = torch.Generator().manual_seed(0)
@@ -109,5 +116,7 @@ def test_errors_say_what_is_wrong():
         task(share=1.5)
     with pytest.raises(ArgumentError, match="width of masked_patches is a multiple of 32, got 48"):
         task(width=48)
+    with pytest.raises(ArgumentError, match="several patches of 4×4 pixels, got 4×4; choose larger images"):
+        task()(torch.rand(2, 3, 4, 4))
     with pytest.raises(ArgumentError, match="depth of masked_patches is a whole number of at least 1, got 0"):
         task(depth=0)

@@ -77,7 +77,12 @@ class MaskedPatches(PretextTask):
         target = self._patches(values)  # (B, patches, n p q), NaN where missing or beyond the image
         height, width = self._grid(values)
         count = height * width
-        kept = max(1, round((1 - self.share) * count))
+        if count < 2:
+            raise ArgumentError(
+                f"masked_patches needs images of several patches of {self.patch[0]}×{self.patch[1]} pixels, got "
+                f"{values.shape[-2]}×{values.shape[-1]}; choose larger images or an encoder with a smaller patch_size"
+            )
+        kept = min(max(1, round((1 - self.share) * count)), count - 1)
         order = torch.rand(len(values), count, device=values.device).argsort(dim=1)
         tokens = self._encoded(self._filled(values), order[:, :kept])
         found = self.decoder(tokens, order.argsort(dim=1), (height, width))
