@@ -100,8 +100,7 @@ PRESETS = {
 
 def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
     """Chooses, then judges."""
-    settings = {key: value for key, value in preset.to_dict().items() if key != "seeds"}  # more of them can be added
-    claim(out, settings | {"data": data.name, "readouts": list(READOUTS)})
+    claim(out, preset, {"data": data.name, "readouts": list(READOUTS)})
     rows = choose(data, preset, out, device)
     best = max((row for row in rows if row["trained"]), key=lambda row: row["accuracy"])
     log.info("chosen on validation images: %s, %s", best["candidate"], best["readout"])

@@ -122,9 +122,7 @@ class Comparison:
 
     def run(self, data: Experiment, preset: Preset, *, out: Path, device: str) -> list[dict[str, Any]]:
         """Does the rows that are not done yet; a mapping per row and seed."""
-        settings = {**preset.to_dict(), "learning_rate": LEARNING_RATE, "data": data.name, "layers": list(self.layers)}
-        del settings["seeds"]  # more of them can be added
-        claim(out, settings)
+        claim(out, preset, {"learning_rate": LEARNING_RATE, "data": data.name, "layers": list(self.layers)})
         results = []
         for seed in range(preset.seeds):  # seed by seed, so that a stopped run holds whole comparisons
             for row in self.rows:
@@ -167,10 +165,12 @@ class Comparison:
         return result | extra
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
+def claim(out: Path, preset: Preset, further: Mapping[str, Any]) -> None:
     """Refuses a folder that holds rows of other settings, and says in it what these are."""
     written = out / "config.json"
-    settings = {name: value for name, value in settings.items() if name != "about"}  # words, which may be mended
+    # Of seeds more can be added, and words may be mended.
+    settings = {name: value for name, value in preset.to_dict().items() if name not in ("seeds", "about")}
+    settings |= further
     if written.exists() and read_json(written) != settings:
         raise CheckpointError(f"{out} holds rows of other settings; choose another folder with --out")
     write_json(written, settings)

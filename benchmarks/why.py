@@ -73,8 +73,7 @@ PRESETS = {
 
 def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
     """Pretrains and judges each change; one that was done is looked up."""
-    settings = {key: value for key, value in preset.to_dict().items() if key != "seeds"}  # more of them can be added
-    claim(out, settings | {"data": data.name})
+    claim(out, preset, {"data": data.name})
     rows: list[dict[str, Any]] = []
     for change in CHANGES:
         file = out / slug(change.name) / f"accuracy-{preset.seeds}.json"

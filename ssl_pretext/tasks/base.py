@@ -17,7 +17,15 @@ from ssl_pretext.registry import Registry, format_spec, parse_spec
 from ssl_pretext.representations import OUTPUT, Backbone, Representation
 from ssl_pretext.tasks.checkpoint import channel_spaces, fresh_weights, load_task, save_task
 
-__all__ = ["TASKS", "PretextTask", "TaskOutput", "create_task", "list_tasks", "register_task"]
+__all__ = [
+    "TASKS",
+    "PretextTask",
+    "TaskOutput",
+    "channels_of_one_image",
+    "create_task",
+    "list_tasks",
+    "register_task",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,18 @@ class TaskOutput:
     terms: dict[str, Tensor]
     prediction: Tensor
     target: Tensor
+
+
+def channels_of_one_image(first: str | Channels, second: str | Channels) -> tuple[Channels, Channels]:
+    """Two groups of channels.
+
+    Raises:
+        ArgumentError: They are read from different images.
+    """
+    one, other = Channels.parse(first), Channels.parse(second)
+    if one.space.image_channels != other.space.image_channels:
+        raise ArgumentError(f"{one} and {other} are read from different images")
+    return one, other
 
 
 class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", tags=["self-supervised"]):

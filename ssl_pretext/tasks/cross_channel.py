@@ -13,7 +13,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import create_decoder
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses, WeightedLosses, WeightedRegularizers
-from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
+from ssl_pretext.tasks.base import PretextTask, TaskOutput, channels_of_one_image, register_task
 
 __all__ = ["CrossChannelPrediction"]
 
@@ -64,9 +64,7 @@ class CrossChannelPrediction(PretextTask):
         input_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        source, self.target = Channels.parse(source), Channels.parse(target)
-        if source.space.image_channels != self.target.space.image_channels:
-            raise ArgumentError(f"{source} and {self.target} are read from different images")
+        source, self.target = channels_of_one_image(source, target)
         if not source.names or not self.target.names:
             raise ArgumentError("source and target must have channels")
         if not input_noise >= 0 or not 0 <= input_drop < 1:

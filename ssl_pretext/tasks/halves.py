@@ -10,7 +10,7 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import half_width
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.tasks.base import PretextTask
+from ssl_pretext.tasks.base import PretextTask, channels_of_one_image
 
 __all__ = ["TwoHalves", "pair_of", "two_groups"]
 
@@ -70,11 +70,9 @@ def two_groups(first: str | Channels, second: str | Channels, task: str) -> tupl
     Raises:
         ArgumentError: They overlap, or are read from different images.
     """
-    groups = Channels.parse(first), Channels.parse(second)
+    groups = channels_of_one_image(first, second)
     if groups[0].space == groups[1].space and {*groups[0].names} & {*groups[1].names}:
         raise ArgumentError(f"the halves of {task} see different channels, got {groups[0]} and {groups[1]}")
-    if groups[0].space.image_channels != groups[1].space.image_channels:
-        raise ArgumentError(f"{groups[0]} and {groups[1]} are read from different images")
     return groups
 
 

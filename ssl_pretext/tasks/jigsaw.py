@@ -77,7 +77,7 @@ class Jigsaw(PretextTask):
         values = self.inputs(images)
         order = torch.randint(self.orders, (len(values),), device=values.device)
         tiles = standardized(self._tiles(values, self.permutations[order]))
-        tiles = resized(tiles, max(self.size or tiles.shape[-1], round(self.shape.reduction)))
+        tiles = resized(tiles, self.size, least=round(self.shape.reduction))
         vectors = self.pool(self.encoder(tiles.flatten(0, 1))).unflatten(0, tiles.shape[:2])  # (B, tiles, width)
         scores = self.classify(vectors.flatten(1))
         loss = F.cross_entropy(scores, order)

@@ -41,8 +41,9 @@ def cut(values: Tensor, corners: Tensor, size: int) -> Tensor:
     ]
 
 
-def resized(patches: Tensor, size: int) -> Tensor:
-    """Patches `(B, k, n, s, s)` at another side, `(B, k, n, size, size)`."""
+def resized(patches: Tensor, size: int | None, *, least: int = 1) -> Tensor:
+    """Patches `(B, k, n, s, s)` at another side, or at their own without one, but at no smaller one than `least`."""
+    size = max(size or patches.shape[-1], least)
     if patches.shape[-1] == size:
         return patches
     flat = F.interpolate(patches.flatten(0, 1), (size, size), mode="bilinear", align_corners=False, antialias=True)

@@ -82,7 +82,7 @@ class RelativePatch(PretextTask):
         pairs, sides = self._pairs(self.inputs(images))
         if self.drop_channels:
             pairs = one_channel_left(pairs)
-        pairs = resized(pairs, max(self.size or pairs.shape[-1], round(self.shape.reduction)))
+        pairs = resized(pairs, self.size, least=round(self.shape.reduction))
         vectors = self.pool(self.encoder(pairs.flatten(0, 1))).unflatten(0, (-1, 2))  # (B, 2, width)
         scores = self.classify(vectors.flatten(1))
         loss = F.cross_entropy(scores, sides)
