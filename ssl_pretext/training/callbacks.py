@@ -1,0 +1,130 @@
+"""What happens between the steps of a run: its checkpoint, Ctrl-C, and how long it will take."""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+
+from ssl_pretext.fitting import FitConfig
+
+__all__ = ["callbacks", "interruptible"]
+
+log = logging.getLogger(__name__)
+
+ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
+
+
+def callbacks(out: Path, config: FitConfig) -> list[Callback]:
+    folder = out / "checkpoints"
+    callbacks: list[Callback] = [
+        _Narrator(),
+        # One file, overwritten: "last" is what a resumed run asks for.
+        _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
+        _LastCheckpoint(folder, filename="last", train_time_interval=timedelta(minutes=config.checkpoint_minutes)),
+        _Interruption(folder / "last.ckpt"),
+    ]
+    return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
+
+
+class _LastCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint whose file is replaced at once, and not numbered beside an older one."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, save_top_k=1, enable_version_counter=False, **options)
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__name__}{self._train_time_interval}"
+
+
+class _Interruption(Callback):
+    """Ends a run on Ctrl-C between two steps, where its state is whole, with a checkpoint of it.
+
+    Lightning's own OnExceptionCheckpoint saves in the middle of a step, and resumes without being asked.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint, self.asked = checkpoint, False
+        self.previous: Any = None
+
+    def on_fit_start(self, *_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._ask)
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+            self.previous = None
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:  # the second Ctrl-C does not wait for the step
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.asked:
+            trainer.save_checkpoint(self.checkpoint)
+            log.info("interrupted after step %d; resume goes on from there", trainer.global_step)
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        if self.asked:  # the checkpoint before the validation stands
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches the caller as it does elsewhere; Lightning ends the process instead, deaf to any further one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from error
+
+
+class _Narrator(Callback):
+    """Says after the first steps how long the run will take and how much memory it needs."""
+
+    def __init__(self) -> None:
+        self.begun: float | None = None
+        self.first = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.begun is None:
+            self.begun, self.first = time.perf_counter(), trainer.global_step
+        elif trainer.global_step == self.first + ESTIMATE_AFTER:
+            if torch.cuda.is_available() and trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize()
+                memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory"
+            else:
+                memory = f"{_peak_resident():.1f} GiB of memory"
+            seconds = (time.perf_counter() - self.begun) / ESTIMATE_AFTER
+            steps = trainer.estimated_stepping_batches - trainer.global_step
+            log.info(
+                "%d steps to go at %.2f s each: about %s; %s so far", steps, seconds, _duration(steps * seconds), memory
+            )
+
+
+def _peak_resident() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,117 @@
+"""`fit`: the run, its folder and what it may go on from."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.data import ImageStore
+from ssl_pretext.data.batches import BatchLoader
+from ssl_pretext.errors import ArgumentError, CheckpointError
+from ssl_pretext.fitting import TF32, FitConfig
+from ssl_pretext.tasks import PretextTask
+from ssl_pretext.training.callbacks import callbacks, interruptible
+from ssl_pretext.training.module import Training
+
+__all__ = ["fit"]
+
+
+def fit(
+    task: PretextTask, images: ImageStore, config: FitConfig, *, validation: ImageStore | None = None
+) -> list[dict[str, Any]]:
+    """Pretrains a task in place.
+
+    Writes into `config.out`: `checkpoints/last.ckpt` (each epoch, every `checkpoint_minutes`, and on Ctrl-C),
+    `logs/` for TensorBoard and as CSV, `fit.json` (the configuration), `history.json`, and at the end `task/` for
+    `from_pretrained`. A run that was killed and is started again with `resume=True` ends with the weights of one that
+    was not. Under `torchrun` each process takes its share of every batch.
+
+    Args:
+        task: Trained in place.
+        images: What it is trained on; no labels are read.
+        config: How.
+        validation: Images for `val_loss`; nothing is chosen by it.
+
+    Returns:
+        A row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
+
+    Raises:
+        ArgumentError: There are no images.
+        CheckpointError: `out` holds a run and `resume` is off, or the run in it was another one.
+        KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
+    """
+    if len(images) == 0:
+        raise ArgumentError("fit() got an image store without images")
+    out = Path(config.out)
+    checkpoint = _prepare(out, config, images)
+    task.image_size, task.resize = images.image_size, images.resize
+    if checkpoint is None:  # else it brings what was measured along
+        task.prepare(images)
+    module = Training(task, config)
+    trainer = pl.Trainer(
+        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
+        precision="32-true" if config.precision == TF32 else config.precision,
+        max_epochs=config.epochs,
+        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", "csv")],
+        callbacks=callbacks(out, config),
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1 if len(images) <= 49 * config.batch_size else 10,
+    )
+    device = trainer.strategy.root_device
+    training = BatchLoader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
+    validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
+    with warnings.catch_warnings(), _switches(config.precision, device), interruptible():
+        # Advice on loader workers and validation loops, which does not apply here.
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch.compile's look
+        trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+    if trainer.is_global_zero:
+        task.save_pretrained(out / "task")
+    task.to("cpu")
+    return module.history
+
+
+def _prepare(out: Path, config: FitConfig, images: ImageStore) -> Path | None:
+    """Checks the folder against the configuration; returns the checkpoint to go on from."""
+    identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
+    written, checkpoint = out / "fit.json", out / "checkpoints" / "last.ckpt"
+    if written.exists():
+        if not config.resume:
+            raise CheckpointError(f"{out} holds another pretraining run; pass resume=True or choose another folder")
+        before = {"augment": False} | read_json(written)  # older runs had no choice
+        if differing := [key for key, value in before.items() if identity.get(key) != value]:
+            raise CheckpointError(
+                f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
+                "start in another folder"
+            )
+    write_json(written, identity)
+    return checkpoint if checkpoint.exists() else None
+
+
+@contextmanager
+def _switches(precision: str, device: torch.device) -> Iterator[None]:
+    """PyTorch's global switches for the length of a run."""
+    benchmark = torch.backends.cudnn.benchmark
+    products = torch.get_float32_matmul_precision() if precision == TF32 else None
+    try:
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # batches are of one size, and a last one
+        if products:
+            torch.set_float32_matmul_precision("high")
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        if products:
+            torch.set_float32_matmul_precision(products)
