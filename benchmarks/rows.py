@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext as sp
-from benchmarks.command import run_command
 from benchmarks.food101.experiment import environment
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment, open_data
+from ssl_pretext.command import run_command
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.fitting import FitConfig
@@ -269,7 +269,7 @@ def command_line(
         write_json(out / "results.json", results)
         log.info("results: %s", out / "results.json")
 
-    return run_command(name, work)
+    return run_command(f"benchmarks.{name}", work)
 
 
 def colorized(task: Any, images: Tensor) -> Tensor:

@@ -187,12 +187,29 @@ def test_threads_hand_over_as_many_images_as_there_is_room_for(tmp_path, monkeyp
             yield results
 
     monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("ssl_pretext.data.build.SMALL_FILE", 0)
     monkeypatch.setattr("ssl_pretext.data.build.CHUNK_BYTES", room)
     monkeypatch.setattr("ssl_pretext.data.build._in_order", watched)
     store = ImageStore.from_folder(tmp_path / "data", image_size=4, labelled=False, cache=tmp_path / "cache")
     assert store.images()[:, 0, 0, 0].tolist() == list(range(40))
     assert handed[:9] == [1] * 9  # before the first is decoded, nobody knows how large images are
     assert max(handed) == most
+
+
+@pytest.mark.parametrize(("side", "threads"), [(4, 1), (64, 3)])
+def test_small_files_are_decoded_in_one_thread(tmp_path, monkeypatch, side, threads):
+    for i in range(3):
+        write(tmp_path / "data" / f"{i}.npy", np.zeros((3, side, side), np.uint8))
+    asked = []
+
+    def pool(workers):
+        asked.append(workers)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 3)
+    monkeypatch.setattr("ssl_pretext.data.build.ThreadPoolExecutor", pool)
+    ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    assert asked == [threads]
 
 
 def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ LAYERS = (
     ["color", "bins", "nearest"],
     ["fitting", "command"],
     ["registry", "config"],
+    ["memory"],
     ["errors"],
 )
 HEIGHT = {name: len(LAYERS) - level for level, names in enumerate(LAYERS) for name in names}

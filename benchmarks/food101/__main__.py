@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import run_command
 from benchmarks.food101.presets import PRESETS, STUDIES, Preset
+from ssl_pretext.command import run_command
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
 from ssl_pretext.losses import parse_losses
@@ -42,7 +42,7 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the experiment; returns the exit code."""
     options = _parser().parse_args(arguments)
-    return run_command("food101", lambda: run(options))
+    return run_command("benchmarks.food101", lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:

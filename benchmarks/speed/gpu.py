@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import ssl_pretext as sp
-from benchmarks.command import run_command
 from benchmarks.food101.experiment import environment
 from benchmarks.speed.peaks import SOURCE, peak
 from benchmarks.speed.race import check_equal, race
+from ssl_pretext.command import run_command
 from ssl_pretext.config import write_json
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import parse_losses
@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out:
             write_json(Path(options.out), results)
 
-    return run_command("speed.gpu", work)
+    return run_command("benchmarks.speed.gpu", work)
 
 
 def _repeated(work: Callable[[], object], times: int, device: str) -> Callable[[], None]:

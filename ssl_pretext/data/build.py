@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, islice
@@ -28,6 +28,7 @@ IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # by the dtype of
 CHUNK = 16  # images that a thread hands over at once: handing over a small one costs a third of decoding it
 CHUNK_BYTES = 2**19  # ... or fewer large ones
 AHEAD = 4  # chunks in flight per thread while building, so that memory does not grow with the number of images
+SMALL_FILE = 2**13  # bytes; threads that decode smaller ones mostly wait for each other, for Python's lock
 TOLERATED = 0.01  # share of unreadable images above which a folder is refused
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
         images = (decode(listing.paths[i]) for i in chunk)
         return [image if isinstance(image, str) else (image, digest(image.pixels)) for image in images]
 
-    threads = os.cpu_count() or 1
+    threads = 1 if _are_small(listing.paths) else os.cpu_count() or 1
     # Threads: Pillow, torch and tifffile work without Python's lock.
     with (
         (part / "pixels").open("wb", buffering=CHUNK_BYTES) as file,
@@ -157,6 +158,12 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
         "digests": digests,
         "skipped": skipped,
     }
+
+
+def _are_small(paths: Sequence[Path]) -> bool:
+    """Whether files are small on average, by a few of them."""
+    sizes = [path.stat().st_size for path in paths[:: max(1, len(paths) // CHUNK)] if path.is_file()]
+    return sum(sizes) < SMALL_FILE * len(sizes)
 
 
 def _in_order(

@@ -105,7 +105,7 @@ def list_food101(root: str | Path, split: str, *, download: bool = False) -> Lis
         ) from error
     listed = sorted(
         (f"{path.parent.name}/{path.stem}", path, label)
-        for path, label in zip(map(Path, data._image_files), data._labels, strict=True)
+        for path, label in zip(data._image_files, data._labels, strict=True)
     )
     return Listing(
         [name for name, _, _ in listed],

@@ -12,6 +12,7 @@ from torch import Tensor
 from ssl_pretext.config import whole_number
 from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.memory import freed_memory_kept
 from ssl_pretext.probes.budgets import LabelBudget
 from ssl_pretext.probes.cache import Cache, code_identity, network_identity, traceable
 from ssl_pretext.probes.controls import UNTRAINED, Controls, find_controls, untrained_name
@@ -71,6 +72,7 @@ class Comparison:
         self.all_of = self.given | {name: [one] * len(self.seeds) for name, one in self.beside.added.items()}
         self.names = list(_ordered(self.all_of, self.beside))
 
+    @freed_memory_kept()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
         """A report per budget, out of the same features."""
         from tqdm import tqdm

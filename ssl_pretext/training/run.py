@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.data.batches import BatchLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.fitting import TF32, FitConfig
+from ssl_pretext.memory import freed_memory_kept
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.callbacks import callbacks, interruptible
 from ssl_pretext.training.module import Training
@@ -71,7 +72,8 @@ def fit(
     device = trainer.strategy.root_device
     training = BatchLoader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
     validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
-    with warnings.catch_warnings(), _switches(config.precision, device), interruptible():
+    on_processor = freed_memory_kept() if device.type == "cpu" else nullcontext()
+    with warnings.catch_warnings(), on_processor, _switches(config.precision, device), interruptible():
         # Advice on loader workers and validation loops, which does not apply here.
         warnings.filterwarnings("ignore", module="lightning")
         warnings.simplefilter("ignore", PossibleUserWarning)
