@@ -45,9 +45,20 @@ class ConvProbe(nn.Module):
         else:
             # After the ReLU all is affine once BatchNorm's statistics are fixed, so the average may come first: the
             # mean of each window that a kernel entry sees, then one 3×3 product per image instead of h w of them.
-            windows = F.avg_pool2d(F.pad(hidden, (1, 1, 1, 1)), hidden.shape[-2:], stride=1)
-            pooled = self.norm2(F.conv2d(windows, self.conv2.weight)).flatten(1)
+            pooled = self.norm2(F.conv2d(_window_means(hidden), self.conv2.weight)).flatten(1)
         return cast(Tensor, self.classify(pooled))
+
+
+def _window_means(maps: Tensor) -> Tensor:
+    """What each entry of a 3×3 kernel sees on average of maps padded by one, `(B, C, h, w)` to `(B, C, 3, 3)`.
+
+    The first sees all but the last row and column, and so on: one pass over the maps, where pooling takes nine.
+    """
+    rows = maps.sum(dim=2)
+    rows = torch.stack([rows - maps[:, :, -1], rows, rows - maps[:, :, 0]], dim=2)  # (B, C, 3, w)
+    sums = rows.sum(dim=3)
+    sums = torch.stack([sums - rows[..., -1], sums, sums - rows[..., 0]], dim=3)
+    return sums / maps[0, 0].numel()
 
 
 @dataclass(frozen=True, kw_only=True)
