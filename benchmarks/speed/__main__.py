@@ -58,7 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9, help="how often each side is timed (default: 9)")
     parser.add_argument("--small", action="store_true", help="tiny inputs: shows that everything runs")
     options = parser.parse_args(arguments)
-    # Memory as every user has it: with what other benchmarks do to keep what is freed, all sides would look better.
     return run_command("benchmarks.speed", lambda: measure(options))
 
 
