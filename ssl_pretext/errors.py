@@ -6,6 +6,7 @@ __all__ = [
     "DataError",
     "MissingDependencyError",
     "MissingFileError",
+    "NotFiniteError",
     "PretextError",
     "UnknownNameError",
 ]
@@ -37,3 +38,7 @@ class MissingFileError(PretextError, FileNotFoundError):
 
 class MissingDependencyError(PretextError, ImportError):
     """An optional dependency is not installed; the message names the `pip install` to run."""
+
+
+class NotFiniteError(PretextError, FloatingPointError):
+    """A loss, or the weights that came of it, are NaN or infinite; the message names step, files and checkpoint."""

@@ -166,6 +166,21 @@ def test_probe_prints_a_table_and_writes_page_figures_and_card(capsys):
     assert json.loads(Path("run/probe/skipped.json").read_text()) == []
 
 
+def test_probe_reports_collapsed_features(capsys, monkeypatch):
+    asked = ["probe", "run", "--data", "labelled", "--probe", "knn", "--seeds", "1", "--holdout", "0.5"]
+    assert main([*asked, "--out", "lively"]) == 0
+    assert "collapsed:" not in capsys.readouterr().out + Path("lively/report.html").read_text()
+    features = sp.Colorization.feature_maps
+    monkeypatch.setattr(
+        sp.Colorization,
+        "feature_maps",
+        lambda *asked: {layer: maps[:1].expand_as(maps) for layer, maps in features(*asked).items()},
+    )
+    assert main([*asked, "--out", "collapsed"]) == 0
+    for said in (capsys.readouterr().out, Path("collapsed/report.html").read_text()):
+        assert "colorization has collapsed: its features differ between images by 0.00%" in said
+
+
 def test_probe_takes_a_test_folder(capsys):
     asked = ["probe", "run/task", "--data", "labelled", "--test", "labelled_test", "--probe", "knn", "--seeds", "1"]
     assert main([*asked, "--out", "on_test"]) == 0

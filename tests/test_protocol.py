@@ -196,7 +196,7 @@ def test_constant_features_are_at_chance_and_reported(probe: str) -> None:
     assert report.accuracies("constant") == [0.25, 0.25]
     assert report.card["health"]["constant"]["collapsed_channels"] == 5
     assert report.card["health"]["constant"]["effective_rank"] == pytest.approx(1, abs=1e-4)
-    assert "| constant | 5 | 0 | 1.0 | 5 |" in report.health_table()
+    assert "| constant | 5 | 0 | 1.0 | 5 | 0.0% |" in report.health_table()
 
 
 @pytest.mark.parametrize("probe", PROBES)

@@ -10,7 +10,7 @@ from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
 from ssl_pretext.config import write_text
 from ssl_pretext.plots import curves
-from ssl_pretext.probes.health import health_rows
+from ssl_pretext.probes.health import Health, collapse_in_words, health_rows
 from ssl_pretext.probes.networks import IMAGENET_LABELS
 from ssl_pretext.probes.results import percent
 from ssl_pretext.report import Figure, Section, html_page, markdown_table
@@ -115,8 +115,12 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
         ),
         Section(
             "Have the features collapsed?",
-            ["Standard deviation over images and positions, effective rank (RankMe) of the averages over positions."],
-            features_health(results),
+            [
+                "Standard deviation over images and positions, effective rank (RankMe) of the averages over positions, "
+                "and how much the features at one place differ between images, as a share of their size.",
+                *collapse_in_words(_health(results)),
+            ],
+            health_rows(_health(results)),
         ),
         Section("Colorized images", figures=shown("grid_train", "grid_validation", "grid_excluded")),
         Section(
@@ -186,12 +190,10 @@ def side_by_side(
     return list(rows.values())
 
 
-def features_health(results: Mapping[str, Any]) -> list[dict[str, str]]:
+def _health(results: Mapping[str, Any]) -> dict[str, Health]:
     """Of the study that looks at the most layers, in-domain."""
     cards = results["probe_card"].get("linear") or next(iter(results["probe_card"].values()), None)
-    if cards is None:
-        return []
-    return health_rows(cards["in"]["health"])
+    return {} if cards is None else cards["in"]["health"]
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -240,7 +242,8 @@ def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) ->
             parts += [f"## Test accuracy, %: {STUDIES['labels']}, {heading}", _table(rows), *shown(f"labels_{domain}")]
     parts += [
         "## Health of the features",
-        _table(features_health(results)),
+        "\n\n".join(collapse_in_words(_health(results))),
+        _table(health_rows(_health(results))),
         "## Colour quality",
         _table(quality_rows(results)),
         "## Images used",

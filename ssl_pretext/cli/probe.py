@@ -11,7 +11,8 @@ from ssl_pretext.cli.options import Probe
 from ssl_pretext.config import write_json, write_text
 from ssl_pretext.data import ImageStore, holdout_split
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes import ProbeReport, collapse_in_words, evaluate
+from ssl_pretext.probes.health import health_rows
 from ssl_pretext.probes.methods import find_method
 from ssl_pretext.probes.results import difference_plot
 from ssl_pretext.registry import split_specs
@@ -53,6 +54,8 @@ def run(options: Probe) -> None:
             device=options.device,
         )
         log.info("\n%s probe\n\n%s\n\n%s", probe, report.table(), "\n".join(_verdicts(report)))
+    for sentence in collapse_in_words(report.card["health"]):  # the features are those of every probe
+        log.warning("\n%s", sentence)
     _write(out, options, about, reports)
     log.info("\nreport: %s", out / "report.html")
 
@@ -98,6 +101,8 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
         picture = difference_plot(report.against_controls(), title=f"{probe} probe")
         figure = Figure(picture, f"{probe} probe: differences from each control in points, with 95% intervals")
         sections.append(Section(f"{probe} probe", _verdicts(report), report.rows(), [figure]))
+    health = next(iter(reports.values())).card["health"]
+    sections.append(Section("Health of the features", collapse_in_words(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)
     sections.append(Section("Probe cards", ["Everything that decided the figures."], code=cards_as_text))
     title = f"Does pretraining help? {options.run} on {options.data}"

@@ -46,6 +46,7 @@ class BatchLoader:
         # Where Lightning looks for someone to tell which epoch it is.
         self.sampler, self.batch_sampler = self, None
         self.epoch, self.start, self.given = 0, 0, 0
+        self._mine = torch.empty(0, dtype=torch.int64)
         self._kept: Tensor | None = None
         self._placed = False
 
@@ -65,9 +66,13 @@ class BatchLoader:
         start, self.start = self.start, 0
         for number, batch in enumerate(order.split(self.batch_size)[start:], start=start + 1):
             self.given = number
-            mine = batch[rank::world]
+            self._mine = mine = batch[rank::world]
             images = self._read(mine)
             yield images if moves is None else moved(images, self._sent(moves[mine]))
+
+    def names_given(self) -> list[str]:
+        """Names of the images in the batch that was handed out last, as far as they are this process's share."""
+        return [self.images.names[i] for i in self._mine.tolist()]
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of the present pass were handed out."""

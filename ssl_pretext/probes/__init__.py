@@ -2,7 +2,7 @@
 
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.evaluation import evaluate, label_efficiency
-from ssl_pretext.probes.health import feature_health
+from ssl_pretext.probes.health import collapse_in_words, feature_health
 from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.methods import create_probe, list_probes, register_probe
@@ -28,6 +28,7 @@ __all__ = [
     "ProbeTraining",
     "Representation",
     "ResNetProbe",
+    "collapse_in_words",
     "create_probe",
     "difference_in_words",
     "evaluate",

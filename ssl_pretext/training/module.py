@@ -14,8 +14,11 @@ from ssl_pretext.config import write_json
 from ssl_pretext.fitting import FitConfig
 from ssl_pretext.losses import Loss
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.training.watch import Watch
 
-__all__ = ["Training"]
+__all__ = ["CHECKPOINT", "Training"]
+
+CHECKPOINT = "checkpoints/last.ckpt"  # in the folder of the run
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class Training(pl.LightningModule):
         self.networks = _Networks(task.networks() if config.compile else [])
         self.saved: dict[str, Any] | None = None
         self.training_sums, self.validation_sums = _Sums(), _Sums()
+        self.watch = Watch(Path(config.out), Path(config.out) / CHECKPOINT)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.task.parameters() if parameter.requires_grad]
@@ -72,6 +76,7 @@ class Training(pl.LightningModule):
     def training_step(self, images: Tensor, _index: int) -> Tensor:
         with self.networks:
             output = self.task(images)
+        self.watch.see(self.global_step + 1, output, self._files())
         self.training_sums.add(output.terms, len(images))
         self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
         return cast(Tensor, output.loss)
@@ -94,6 +99,7 @@ class Training(pl.LightningModule):
             loss.load_training_state(self.saved["losses"][name])
 
     def on_train_epoch_end(self) -> None:
+        self.watch.settle()
         terms, judged = self.training_sums.means(), self.validation_sums.means()
         row = {
             "epoch": self.current_epoch + 1,
@@ -112,6 +118,7 @@ class Training(pl.LightningModule):
         log.info("epoch %d of %d: loss %.4f%s", row["epoch"], self.config.epochs, row["train_loss"], judged_text)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.watch.check_weights(self.global_step, self.task, self._files())
         checkpoint["pretext"] = {
             "history": self.history,
             "sums": (dict(self.training_sums.values), self.training_sums.images),
@@ -122,8 +129,12 @@ class Training(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.saved = saved = checkpoint["pretext"]
+        self.watch.kept_step = checkpoint["global_step"]
         self.history = list(saved["history"])
         self.training_sums = _Sums(dict(saved["sums"][0]), saved["sums"][1])
+
+    def _files(self) -> list[str]:
+        return cast(list[str], self.trainer.train_dataloader.names_given())
 
     def _losses(self) -> Iterator[tuple[str, Loss]]:
         return ((name, part) for name, part in self.task.named_modules() if isinstance(part, Loss))

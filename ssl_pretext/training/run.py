@@ -20,7 +20,8 @@ from ssl_pretext.fitting import TF32, FitConfig
 from ssl_pretext.memory import freed_memory_kept
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.callbacks import callbacks, interruptible
-from ssl_pretext.training.module import Training
+from ssl_pretext.training.health import report_health
+from ssl_pretext.training.module import CHECKPOINT, Training
 
 __all__ = ["fit"]
 
@@ -32,8 +33,9 @@ def fit(
 
     Writes into `config.out`: `checkpoints/last.ckpt` (each epoch, every `checkpoint_minutes`, and on Ctrl-C),
     `logs/` for TensorBoard and as CSV, `fit.json` (the configuration), `history.json`, and at the end `task/` for
-    `from_pretrained`. A run that was killed and is started again with `resume=True` ends with the weights of one that
-    was not. Under `torchrun` each process takes its share of every batch.
+    `from_pretrained` and `health.json`, which tells whether its features have collapsed. A run that was killed and is
+    started again with `resume=True` ends with the weights of one that was not. Under `torchrun` each process takes its
+    share of every batch.
 
     Args:
         task: Trained in place.
@@ -47,6 +49,7 @@ def fit(
     Raises:
         ArgumentError: There are no images.
         CheckpointError: `out` holds a run and `resume` is off, or the run in it was another one.
+        NotFiniteError: A loss, or a weight, is NaN or infinite; no checkpoint holds it.
         KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
     """
     if len(images) == 0:
@@ -81,6 +84,7 @@ def fit(
         trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     if trainer.is_global_zero:
         task.save_pretrained(out / "task")
+        report_health(task, images, out, device)
     task.to("cpu")
     return module.history
 
@@ -88,7 +92,7 @@ def fit(
 def _prepare(out: Path, config: FitConfig, images: ImageStore) -> Path | None:
     """Checks the folder against the configuration; returns the checkpoint to go on from."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
-    written, checkpoint = out / "fit.json", out / "checkpoints" / "last.ckpt"
+    written, checkpoint = out / "fit.json", out / CHECKPOINT
     if written.exists():
         if not config.resume:
             raise CheckpointError(f"{out} holds another pretraining run; pass resume=True or choose another folder")
