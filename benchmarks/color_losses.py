@@ -10,7 +10,7 @@ from torch import Tensor
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
-from benchmarks.rows import Comparison, Row, colorized, command_line, pixel_rows, slug
+from benchmarks.rows import Comparison, Row, colorized, command_line, linear_probes, pixel_rows, slug
 from ssl_pretext.losses.lpips import trunks_on_disk
 from ssl_pretext.quality import color_quality
 from ssl_pretext.quantize import ColorQuantizer
@@ -51,7 +51,7 @@ COMPARISON = Comparison(
         Row("untrained", "colorization", options({"l2": 1.0})),
         *(Row(name, "colorization", options(losses), control="untrained") for name, losses in LOSSES.items()),
     ],
-    layers=["conv3", "conv4", "conv5"],
+    judges=[linear_probes(["conv3", "conv4", "conv5"])],
     extra=quality,
 )
 

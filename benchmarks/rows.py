@@ -3,9 +3,12 @@
 import argparse
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,29 +18,35 @@ import ssl_pretext as sp
 from benchmarks.food101.experiment import environment
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment, open_data
+from benchmarks.tables import publish
 from ssl_pretext.command import run_command
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.fitting import FitConfig
-from ssl_pretext.representations import OUTPUT
+from ssl_pretext.probes.modules import ProbeFactory
 from ssl_pretext.training import fit
 
 __all__ = [
     "LAYERS",
     "Comparison",
+    "Judge",
     "Row",
+    "accuracies",
     "claim",
     "colorized",
     "command_line",
     "conv_stack",
+    "linear_probes",
     "pixel_rows",
     "pretrained",
     "slug",
+    "step_seconds",
 ]
 
 log = logging.getLogger("benchmarks.rows")
 
 LEARNING_RATE = 1e-3
+STEP_SECONDS = "step_seconds.json"
 PRESETS = {
     "smoke": Preset(
         about="seconds; its figures mean nothing",
@@ -105,24 +114,42 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """A probe, and what it is given of a task: its readouts by the heading of their column."""
+
+    readouts: Mapping[str, Callable[[sp.PretextTask], sp.Representation]]
+    probe: str | ProbeFactory = "linear"
+
+
+def linear_probes(layers: Sequence[str | None]) -> Judge:
+    """Linear probes on layers; None stands for the encoder's output."""
+
+    def read(layer: str | None) -> Callable[[sp.PretextTask], sp.Representation]:
+        return lambda task: task.representation(layer)
+
+    return Judge({layer or "encoder": read(layer) for layer in layers})
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Rows that are pretrained on the same images in the same order, and judged alike.
 
     Attributes:
         title: What is compared.
         rows: What there is to compare.
-        layers: Layers that the linear probe is trained on; None for the encoder's output.
+        judges: Probes, and what they are given.
         extra: Further measures of a task, from the task and the data to a JSON-ready mapping.
     """
 
     title: str
     rows: Sequence[Row]
-    layers: Sequence[str | None]
+    judges: Sequence[Judge]
     extra: Callable[[sp.PretextTask, Experiment], dict[str, Any]] = lambda _task, _data: {}
 
     def run(self, data: Experiment, preset: Preset, *, out: Path, device: str) -> list[dict[str, Any]]:
         """Does the rows that are not done yet; a mapping per row and seed."""
-        claim(out, preset, {"learning_rate": LEARNING_RATE, "data": data.name, "layers": list(self.layers)})
+        columns = [column for judge in self.judges for column in judge.readouts]
+        claim(out, preset, {"learning_rate": LEARNING_RATE, "data": data.name, "layers": columns})
         results = []
         for seed in range(preset.seeds):  # seed by seed, so that a stopped run holds whole comparisons
             for row in self.rows:
@@ -136,33 +163,44 @@ class Comparison:
     def _measure(
         self, row: Row, seed: int, data: Experiment, preset: Preset, *, out: Path, device: str
     ) -> dict[str, Any]:
+        folder = out / "pretraining"
         if row.control:
-            task, history = pretrained(
-                row.task, row.options, seed, data, preset, out=out / "pretraining", device=device
-            )
+            task, history = pretrained(row.task, row.options, seed, data, preset, out=folder, device=device)
         else:
             torch.manual_seed(seed)
             task, history = sp.create_task(row.task, **row.options), []
-        backbone = task.backbone()
-        representations = {layer or "encoder": backbone.layer(layer or OUTPUT) for layer in self.layers}
-        accuracy = {
-            domain: {
-                line["representation"]: line["test_accuracy_mean"]
-                for line in sp.evaluate(
-                    representations,
-                    data.probe_train[domain],
-                    data.probe_test[domain],
-                    probe="linear",
-                    seeds=[seed],
-                    controls=False,  # they have rows of their own
-                    device=device,
-                ).summary()
-            }
-            for domain in data.probe_train
-        }
-        extra = self.extra(task.to(device).eval(), data) if row.control else {}
+        accuracy: dict[str, dict[str, float]] = {domain: {} for domain in data.probe_train}
+        for judge in self.judges:
+            representations = {column: readout(task) for column, readout in judge.readouts.items()}
+            for domain, found in accuracies(representations, judge.probe, data, [seed], device).items():
+                accuracy[domain] |= {column: values[0] for column, values in found.items()}
         result = {"row": row.name, "control": row.control, "seed": seed, "accuracy": accuracy, "history": history}
-        return result | extra
+        if not row.control:
+            return result
+        return result | {"step_seconds": step_seconds(folder)} | self.extra(task.to(device).eval(), data)
+
+
+def accuracies(
+    representations: Mapping[str, sp.Representation],
+    probe: str | ProbeFactory,
+    data: Experiment,
+    seeds: int | Sequence[int],
+    device: str,
+) -> dict[str, dict[str, list[float]]]:
+    """Test accuracies per seed of the probe, by domain and representation."""
+    reports = {
+        domain: sp.evaluate(
+            representations,
+            data.probe_train[domain],
+            data.probe_test[domain],
+            probe=probe,
+            seeds=seeds,
+            controls=False,  # they have rows of their own
+            device=device,
+        )
+        for domain in data.probe_train
+    }
+    return {domain: {name: report.accuracies(name) for name in report.names} for domain, report in reports.items()}
 
 
 def claim(out: Path, preset: Preset, further: Mapping[str, Any]) -> None:
@@ -201,25 +239,23 @@ def pretrained(
         device=device,
         resume=True,
     )
-    return made, fit(made, data.pretrain, fitting, validation=data.validation)
+    starts: list[float] = []
+    with made.register_forward_pre_hook(lambda task, _: starts.append(time.perf_counter()) if task.training else None):
+        history = fit(made, data.pretrain, fitting, validation=data.validation)
+    # The median is that of the work even if the run was held, or resumed, or waited for a validation in between.
+    write_json(out / STEP_SECONDS, median(end - start for start, end in pairwise(starts)) if starts[2:] else None)
+    return made, history
+
+
+def step_seconds(out: Path) -> float | None:
+    """How long a step of `pretrained` took, at the median; None where that was not measured."""
+    return read_json(out / STEP_SECONDS) if (out / STEP_SECONDS).exists() else None
 
 
 def pixel_rows(channels: Mapping[str, str], data: Experiment, preset: Preset, device: str) -> dict[str, dict[str, Any]]:
     """The linear probe on raw channels, by name and domain; for all seeds."""
-    representations = {name: sp.Pixels(one) for name, one in channels.items()}
-    reports = {
-        domain: sp.evaluate(
-            representations,
-            data.probe_train[domain],
-            data.probe_test[domain],
-            probe="linear",
-            seeds=preset.seeds,
-            controls=False,
-            device=device,
-        )
-        for domain in data.probe_train
-    }
-    return {name: {domain: report.accuracies(name) for domain, report in reports.items()} for name in channels}
+    found = accuracies({name: sp.Pixels(one) for name, one in channels.items()}, "linear", data, preset.seeds, device)
+    return {name: {domain: values[name] for domain, values in found.items()} for name in channels}
 
 
 def slug(name: str) -> str:
@@ -233,7 +269,10 @@ def command_line(
     run: Callable[[Experiment, Preset, Path, str], dict[str, Any]],
     presets: Mapping[str, Preset] = PRESETS,
 ) -> int:
-    """Parses the options that all comparisons share, runs one, and writes `results.json`; returns the exit code."""
+    """Parses the options that all comparisons share, and runs one; returns the exit code.
+
+    Writes `results.json`, and what it says as the page `page.md` with its plots.
+    """
     described = "\n".join(f"  {key:<6} {preset.about}" for key, preset in presets.items())
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
@@ -267,7 +306,8 @@ def command_line(
             **results,
         }
         write_json(out / "results.json", results)
-        log.info("results: %s", out / "results.json")
+        publish(out / "results.json", out / "page")
+        log.info("results: %s, as a page: %s", out / "results.json", out / "page.md")
 
     return run_command(f"benchmarks.{name}", work)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
-from benchmarks.rows import LAYERS, Comparison, Row, command_line, pixel_rows
+from benchmarks.rows import LAYERS, Comparison, Row, command_line, linear_probes, pixel_rows
 
 REGRESSION = {"l2": 1.0}
 COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}  # one-hot and not rebalanced, as in section 4.1
@@ -59,7 +59,7 @@ COMPARISON = Comparison(
         split("split-brain (reg, reg)", [REGRESSION, REGRESSION], "split untrained"),
         split("split-brain (cl, cl)", [COLORS, LIGHTNESS], "split untrained"),
     ],
-    layers=LAYERS,
+    judges=[linear_probes(LAYERS)],
 )
 # Zhang et al. 2017, table 2 of the first version: linear probes on ImageNet, AlexNet, top-1 in percent.
 PAPER = {

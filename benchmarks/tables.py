@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.food101.report import side_by_side
+from benchmarks.pretext.page import sections
 from ssl_pretext.config import read_json, write_text
 from ssl_pretext.probes.results import difference_plot, percent
 from ssl_pretext.probes.statistics import mean_interval, paired_difference
@@ -41,7 +42,7 @@ def publish(file: Path, target: Path, remark: str = "") -> None:
         *(_recipe(results, target) if "chosen" in results else []),
         *_quality(results),
         *(f"![free photos in the colours of each loss]({target.name}/{grid.name})" for grid in grids),
-        *_accuracy(results),
+        *(sections(results, target, DOMAINS) if "answer" in results else _accuracy(results)),
         *_paper(results),
     ]
     write_text(target.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")

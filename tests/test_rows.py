@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.food101.protocol import open_data
-from benchmarks.rows import PRESETS, Comparison, Row
+from benchmarks.rows import PRESETS, Comparison, Row, linear_probes
 from benchmarks.tables import publish
 from ssl_pretext.errors import CheckpointError
 
@@ -22,7 +22,10 @@ def comparison():
         for of in ("", "_truth")
     )
     return Comparison(
-        "A comparison", rows, ["conv1", None], lambda _task, _data: {"quality": dict.fromkeys(quality, 1.0)}
+        "A comparison",
+        rows,
+        [linear_probes(["conv1", None])],
+        lambda _task, _data: {"quality": dict.fromkeys(quality, 1.0)},
     )
 
 

@@ -1,0 +1,1 @@
+"""Every pretext task of the library under the same judge: `python -m benchmarks.pretext`."""
