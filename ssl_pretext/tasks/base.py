@@ -74,7 +74,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         resize: How those were resized.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""  # until it is registered
     encoder: nn.Module
     encoder_name: str | None = None
     channels: Channels

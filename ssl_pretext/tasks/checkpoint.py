@@ -1,6 +1,7 @@
 """Saving a task with its whole input contract, loading it strictly, and drawing its weights anew."""
 
 import copy
+import inspect
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "FORMAT",
     "WEIGHTS_FILE",
     "channel_spaces",
+    "check_contract",
     "fresh_weights",
     "library_version",
     "load_task",
@@ -44,8 +46,33 @@ def library_version() -> str:
         return "unknown"
 
 
+def check_contract(task: "PretextTask") -> None:
+    """Refuses a task that could not be made again from its name and its options, before it is trained for nothing.
+
+    Raises:
+        ArgumentError: Its class is not registered, or does not take what `options()` returns.
+    """
+    from ssl_pretext.tasks.base import TASKS
+
+    kind = type(task)
+    if kind.name not in TASKS.names() or TASKS.factory(kind.name) is not kind:
+        raise ArgumentError(
+            f"the task class {kind.__name__} is not registered, so that no checkpoint of it could be loaded; put "
+            "@register_task('a name') above it"
+        )
+    options = task.options()
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        raise ArgumentError(
+            f"options() of {kind.__name__} returns {', '.join(options)}, which {kind.__name__}() does not take: "
+            f"{error}. It must return the arguments that make a task like this one"
+        ) from error
+
+
 def save_task(task: "PretextTask", folder: Path) -> None:
     """Writes weights and contract, the contract last: a folder with a contract is whole."""
+    check_contract(task)
     options = task.options()
     contract = {
         "format": FORMAT,

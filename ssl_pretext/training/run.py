@@ -19,6 +19,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.fitting import TF32, FitConfig
 from ssl_pretext.memory import freed_memory_kept
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.tasks.checkpoint import check_contract
 from ssl_pretext.training.callbacks import callbacks, interruptible
 from ssl_pretext.training.health import report_health
 from ssl_pretext.training.module import CHECKPOINT, Training
@@ -47,13 +48,14 @@ def fit(
         A row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
 
     Raises:
-        ArgumentError: There are no images.
+        ArgumentError: There are no images, or the task's class could not load what would be saved.
         CheckpointError: `out` holds a run and `resume` is off, or the run in it was another one.
         NotFiniteError: A loss, or a weight, is NaN or infinite; no checkpoint holds it.
         KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
     """
     if len(images) == 0:
         raise ArgumentError("fit() got an image store without images")
+    check_contract(task)
     out = Path(config.out)
     checkpoint = _prepare(out, config, images)
     task.image_size, task.resize = images.image_size, images.resize

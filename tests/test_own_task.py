@@ -1,0 +1,96 @@
+"""A user's own task: as the page writes it, in few lines; and what is refused before it is trained for nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError
+
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "own-task.md"
+MOST_LINES = 40
+
+
+@pytest.fixture
+def palette():
+    """The class of the page; its other lines run in test_structure.py."""
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)[0]
+    assert len(code.splitlines()) < MOST_LINES
+    scope: dict[str, type[sp.PretextTask]] = {}
+    exec(code, scope)
+    return scope["Palette"]
+
+
+def images(count: int = 8) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def net() -> nn.Module:
+    return nn.Conv2d(1, 4, 3, stride=2, padding=1)
+
+
+def test_the_page_s_task_counts_colors_that_it_does_not_see(palette):
+    task = sp.create_task("palette", encoder=net(), bins=2)
+    assert isinstance(task, palette)
+    output = task(images())
+    assert output.prediction.shape == output.target.shape == (8, 8)
+    assert torch.allclose(output.target.sum(dim=1), torch.ones(8))
+    red = torch.zeros(1, 3, 16, 16)
+    red[:, 0] = 1
+    assert task(red).target.argmax(dim=1).item() == 0b100  # the bright half of R, the dark ones of G and B
+    light, dim = (sp.join({sp.Channels("lab", "L"): torch.zeros(1, 1, 16, 16), sp.Channels("lab", "ab"): ab})
+                  for ab in (torch.zeros(1, 2, 16, 16), torch.full((1, 2, 16, 16), 0.1)))  # fmt: skip
+    assert torch.allclose(task.inputs(light), task.inputs(dim), atol=1e-5), "colours are not to be seen"
+
+
+def test_the_page_s_task_learns(palette):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+    task, batch = palette(encoder, bins=2), images() * torch.linspace(0.2, 1, 8)[:, None, None, None]
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = task(batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    mean = task(batch).target.mean(dim=0)
+    always_the_mean = -(mean * mean.clamp(min=1e-9).log()).sum()
+    assert loss < 0.8 * always_the_mean
+
+
+def refusals(task, tmp_path):
+    store = sp.ImageStore.from_arrays(images(), [0] * 8)
+    with pytest.raises(ArgumentError) as trained:
+        sp.fit(task, store, sp.FitConfig(out=tmp_path / "run", epochs=1, device="cpu"))
+    assert not (tmp_path / "run").exists(), "nothing was done for nothing"
+    with pytest.raises(ArgumentError) as saved:
+        task.save_pretrained(tmp_path / "task")
+    assert not list((tmp_path / "task").glob("*"))
+    assert str(trained.value) == str(saved.value)
+    return str(saved.value)
+
+
+def test_options_that_make_no_such_task_are_refused_before_it_is_trained(palette, tmp_path):
+    @sp.register_task("forgetful")
+    class Forgetful(palette):
+        def options(self):
+            return sp.PretextTask.options(self)
+
+    assert refusals(Forgetful(net()), tmp_path) == (
+        "options() of Forgetful returns encoder, channels, which Forgetful() does not take: got an unexpected keyword "
+        "argument 'channels'. It must return the arguments that make a task like this one"
+    )
+
+
+@pytest.mark.parametrize("base", ["PretextTask", "Rotation"])
+def test_a_class_without_a_name_of_its_own_is_refused_before_it_is_trained(base, tmp_path):
+    class Nameless(getattr(sp, base)):
+        def __init__(self):
+            super().__init__(**({"encoder": nn.Conv2d(3, 4, 1)} if base == "Rotation" else {}))
+
+    assert "the task class Nameless is not registered, so that no checkpoint of it could be loaded; put " in refusals(
+        Nameless(), tmp_path
+    )
