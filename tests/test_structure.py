@@ -95,7 +95,7 @@ def test_public_names_are_the_list_and_all_there():
         _ = ssl_pretext.colorize
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/howto/own-task.md"])
 def test_python_blocks_run_as_written(page, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert blocks
