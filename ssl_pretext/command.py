@@ -1,5 +1,6 @@
 """What every command line here does alike: where it speaks, how it fails, and with which exit code."""
 
+import io
 import logging
 import os
 import sys
@@ -22,6 +23,8 @@ def run_command(program: str, work: Callable[[], None]) -> int:
     Returns:
         The exit code: 0 done; 1 stopped by Ctrl-C or by the system, such as a full disk; 2 the request was wrong.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that its encoding cannot say
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
         work()

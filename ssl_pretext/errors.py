@@ -1,5 +1,7 @@
 """The errors of the library: one root, and a builtin parent for each so that ordinary `except` clauses work."""
 
+from collections.abc import Mapping, Sequence
+
 __all__ = [
     "ArgumentError",
     "CheckpointError",
@@ -25,7 +27,13 @@ class UnknownNameError(PretextError, LookupError):
 
 
 class DataError(PretextError, RuntimeError):
-    """A data folder lacks the expected layout, or too many of its images cannot be read."""
+    """A data folder lacks the expected layout, or too many of its images cannot be read.
+
+    Attributes:
+        skipped: The images that cannot be read, `{"name", "reason"}` each.
+    """
+
+    skipped: Sequence[Mapping[str, str]] = ()
 
 
 class CheckpointError(PretextError, RuntimeError):

@@ -35,7 +35,6 @@ def folder(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("SSL_PRETEXT_CACHE", str(folder / "cache"))
         patch.setattr("ssl_pretext.data.samples.MOST", {"train": 6, "test": 2})
-        patch.setattr("ssl_pretext.data.build.TOLERATED", 0.5)
         for split, name in (("train", "labelled"), ("test", "labelled_test")):
             store = sp.sample_photos(split, image_size=32)
             for i in (store.labels < 3).nonzero().flatten().tolist():

@@ -37,14 +37,16 @@ def run(options: Colorize) -> None:
     """Colours a photo, or every photo of a folder."""
     if not options.photos.exists():
         raise MissingFileError(f"there is no photo and no folder {options.photos}")
-    jobs = _folder_jobs(options.photos, options.out) if options.photos.is_dir() else [(options.photos, options.out)]
+    folder = options.photos.is_dir()
+    jobs, left_out = _folder_jobs(options.photos, options.out) if folder else ([(options.photos, options.out)], [])
     for photo, target in jobs:
         _check_target(photo, target)
     task = load_run(options.run, Colorization)
     skipped = _colorize_all(task, jobs)
     if len(skipped) == len(jobs):
         raise DataError(f"no photo could be read; {skipped[0]['name']}: {skipped[0]['reason']}")
-    log.info("coloured: %s%s", options.out, write_skipped(options.out, skipped) if options.photos.is_dir() else "")
+    note = write_skipped(options.out, [*left_out, *skipped]) if folder else ""
+    log.info("coloured: %s%s", options.out, note)
 
 
 def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
@@ -102,8 +104,8 @@ def _write(pixels: Tensor, target: Path) -> None:
         picture.save(part, **FORMATS[target.suffix.lower()])
 
 
-def _folder_jobs(folder: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Each photo of a folder with the PNG file to write."""
+def _folder_jobs(folder: Path, out: Path) -> tuple[list[tuple[Path, Path]], list[dict[str, str]]]:
+    """Each photo of a folder with the PNG file to write, and what is left out."""
     inside, outside = sorted((folder.resolve(), out.resolve()), key=lambda path: -len(path.parts))
     if inside.is_relative_to(outside):
         raise ArgumentError(f"-o {out} and {folder} lie one in the other; choose a folder apart from the photos")
@@ -113,7 +115,8 @@ def _folder_jobs(folder: Path, out: Path) -> list[tuple[Path, Path]]:
     targets = [Path(name).with_suffix(".png") for name in listing.names]
     if len(set(targets)) < len(targets):  # a.jpg beside a.webp
         targets = [Path(f"{name}.png") for name in listing.names]
-    return [(photo, out / target) for photo, target in zip(listing.paths, targets, strict=True)]
+    left_out = [{**item, "name": str(folder / item["name"])} for item in listing.skipped]
+    return [(photo, out / target) for photo, target in zip(listing.paths, targets, strict=True)], left_out
 
 
 def _check_target(photo: Path, target: Path) -> None:

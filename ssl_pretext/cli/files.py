@@ -1,15 +1,16 @@
 """Options as YAML files, and the list of files that could not be read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ssl_pretext.config import write_json, write_text
-from ssl_pretext.errors import ArgumentError, MissingFileError
+from ssl_pretext.errors import ArgumentError, DataError, MissingFileError
 
-__all__ = ["read_options", "write_options", "write_skipped"]
+__all__ = ["noting_skipped", "read_options", "write_options", "write_skipped"]
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -39,3 +40,14 @@ def write_skipped(folder: Path, skipped: Sequence[Mapping[str, str]]) -> str:
     """Writes `skipped.json`, empty or not; returns what to say of it."""
     write_json(folder / "skipped.json", skipped)
     return f"; unreadable and skipped: {len(skipped)}, see {folder / 'skipped.json'}" if skipped else ""
+
+
+@contextmanager
+def noting_skipped(folder: Path) -> Iterator[None]:
+    """Writes `skipped.json` where a data folder is refused because of what cannot be read."""
+    try:
+        yield
+    except DataError as error:
+        if error.skipped:
+            write_skipped(folder, error.skipped)
+        raise

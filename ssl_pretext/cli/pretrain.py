@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ssl_pretext.cli.files import read_options, write_options, write_skipped
+from ssl_pretext.cli.files import noting_skipped, read_options, write_options, write_skipped
 from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import CheckpointError
@@ -32,7 +32,10 @@ def run(options: Pretrain) -> None:
     # Everything that can be wrong with the request comes before the first file is written.
     task = _task(options)
     _check_folder(out, options)
-    images = ImageStore.from_folder(options.data, image_size=options.image_size, labelled=False, cache=options.cache)
+    with noting_skipped(out):
+        images = ImageStore.from_folder(
+            options.data, image_size=options.image_size, labelled=False, cache=options.cache
+        )
     unread = ""
     if int(os.environ.get("RANK", "0")) == 0:  # under torchrun the first process writes
         write_options(out / OPTIONS_FILE, options.settings())

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from ssl_pretext.cli.files import write_skipped
+from ssl_pretext.cli.files import noting_skipped, write_skipped
 from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.config import write_json, write_text
@@ -39,7 +39,8 @@ def run(options: Probe) -> None:
         raise ArgumentError(f"--probe names one twice: {options.probe}")
     task = load_run(options.run, PretextTask)
     out = options.out or options.run / "probe"
-    train, test, about = _labelled(options, _image_size(task, options), out)
+    with noting_skipped(out):
+        train, test, about = _labelled(options, _image_size(task, options), out)
     log.info("%s", about)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:

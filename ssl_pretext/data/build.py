@@ -1,11 +1,12 @@
 """Decoded images on disk: built once, whole or not there at all, and opened memory-mapped."""
 
 import hashlib
+import logging
 import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, islice
@@ -17,19 +18,22 @@ import numpy.typing as npt
 
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data.decode import Decoded, decoder
+from ssl_pretext.data.piles import Piles, describe
 from ssl_pretext.data.scan import Listing
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingFileError
 
 __all__ = ["default_cache", "digest", "open_or_build"]
 
-FORMAT = 2
+FORMAT = 3
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # by the dtype of the pixels, which they are bare of
 CHUNK = 16  # images that a thread hands over at once: handing over a small one costs a third of decoding it
 CHUNK_BYTES = 2**19  # ... or fewer large ones
 AHEAD = 4  # chunks in flight per thread while building, so that memory does not grow with the number of images
 SMALL_FILE = 2**13  # bytes; threads that decode smaller ones mostly wait for each other, for Python's lock
-TOLERATED = 0.01  # share of unreadable images above which a folder is refused
+WORTH_A_WARNING = 0.01  # share of images that are left out
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,22 +51,24 @@ def digest(pixels: npt.NDArray[Any]) -> str:
 
 
 def open_or_build(
-    listing: Listing, image_size: int | None, channels: int | None, cache: str | Path | None
+    listing: Listing, image_size: int | None, channels: int | None, cache: str | Path | None, max_unreadable: float
 ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
     """The memory-mapped pixels of listed files, `(N, C, H, W)`, and the index beside them; decoded on the first call.
 
     Raises:
-        ArgumentError: The size or the number of channels is not positive.
-        DataError: Images disagree, too many cannot be read, or what was built before is damaged.
+        ArgumentError: The size or the number of channels is not positive, or `max_unreadable` is no share.
+        DataError: Most images agree in nothing, too many cannot be read, or what was built before is damaged.
     """
     for name, number in (("image_size", image_size), ("channels", channels)):
         if number is not None and number < 1:
             raise ArgumentError(f"{name} must be positive, got {number}")
+    if not 0 <= max_unreadable <= 1:
+        raise ArgumentError(f"max_unreadable is a share between 0 and 1, got {max_unreadable}")
     rule = "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), centre crop"
-    key = hashlib.sha256(f"{FORMAT} {rule} {channels} {listing.fingerprint()}".encode()).hexdigest()[:24]
-    folder = Path(cache or default_cache()) / key
+    key = hashlib.sha256(f"{FORMAT} {rule} {channels} {max_unreadable} {listing.fingerprint()}".encode())
+    folder = Path(cache or default_cache()) / key.hexdigest()[:24]
     if not folder.exists():  # it appears whole, by renaming
-        _build(listing, image_size, channels, rule, folder)
+        _build(listing, image_size, channels, rule, folder, max_unreadable)
     return _open(folder)
 
 
@@ -82,12 +88,15 @@ def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any]]:
     return np.memmap(file, dtype, "r", shape=shape), index
 
 
-def _build(listing: Listing, image_size: int | None, channels: int | None, rule: str, folder: Path) -> None:
+def _build(
+    listing: Listing, image_size: int | None, channels: int | None, rule: str, folder: Path, max_unreadable: float
+) -> None:
     """Decodes every image into a folder beside, and renames it when it is whole."""
     part = folder.with_name(f"{folder.name}.part-{secrets.token_hex(4)}")
     part.mkdir(parents=True)  # `mkdtemp` would shut everybody else out, and the renamed folder too
     try:
         index = _decode_all(listing, image_size, channels, part)
+        _check_share(listing, index, max_unreadable, folder)
         write_json(part / INDEX_FILE, {"format": FORMAT, "resize": rule, **index})
         try:
             part.replace(folder)
@@ -98,14 +107,28 @@ def _build(listing: Listing, image_size: int | None, channels: int | None, rule:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _check_share(listing: Listing, index: Mapping[str, Any], max_unreadable: float, folder: Path) -> None:
+    """Refuses a folder of which too much cannot be read, and warns of one of which much is left out."""
+    skipped, count, unreadable = index["skipped"], len(listing.paths), index["unreadable"]
+    shown = "; ".join(f"{x['name']}: {x['reason']}" for x in [x for x in skipped if x not in listing.skipped][:3])
+    if not index["labels"] or unreadable > max_unreadable * count:
+        reasons = folder.with_name(f"{folder.name}.skipped.json")
+        write_json(reasons, skipped)
+        share = f", more than {max_unreadable:.0%}" if unreadable > max_unreadable * count else ""
+        error = DataError(
+            f"{unreadable} of {count} images cannot be read{share}: {shown}. {reasons} lists all. Mend or remove them."
+        )
+        error.skipped = skipped
+        raise error
+    if (left := count - len(index["labels"])) > WORTH_A_WARNING * count:
+        log.warning("%d of %d images are left out: %s; %s lists all", left, count, shown, folder / INDEX_FILE)
+
+
 def _decode_all(listing: Listing, image_size: int | None, channels: int | None, part: Path) -> dict[str, Any]:
     """Writes the pixels one after another; returns what the index says of them."""
     from tqdm import tqdm
 
-    skipped: list[dict[str, str]] = []
-    kept: list[int] = []
-    digests: list[str] = []
-    first: tuple[str, Decoded] | None = None
+    unreadable: dict[int, str] = {}
     decode = decoder(image_size, channels)
     length = 1  # of a chunk, until it is known how large an image is
 
@@ -121,48 +144,43 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
     threads = 1 if _are_small(listing.paths) else os.cpu_count() or 1
     # Threads: Pillow, torch and tifffile work without Python's lock.
     with (
-        (part / "pixels").open("wb", buffering=CHUNK_BYTES) as file,
+        Piles(part) as piles,
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
         closing(_in_order(pool, work, chunks(), AHEAD * threads)) as results,
     ):
         for i, result in enumerate(chain.from_iterable(results)):
             if isinstance(result, str):
-                skipped.append({"name": listing.names[i], "reason": result})
+                unreadable[i] = result
             else:
                 image, hashed = result
-                if first is None:
-                    first = (listing.names[i], image)
-                    _check_channels(*first, channels)
-                    length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
-                _check_agreement(*first, listing.names[i], image)
-                kept.append(i)
-                digests.append(hashed)
-                file.write(image.pixels.data)
+                length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
+                if channels in (None, image.pixels.shape[0]):
+                    piles.add(i, listing.names[i], image, hashed)
+                else:
+                    unreadable[i] = f"it holds {describe(image)}, but channels={channels} was asked for"
             bar.update()
-    if first is None or len(skipped) > TOLERATED * len(listing.paths):
-        shown = "; ".join(f"{item['name']}: {item['reason']}" for item in skipped[:3])
-        raise DataError(
-            f"{len(skipped)} of {len(listing.paths)} images cannot be read, more than {TOLERATED:.0%}: {shown}. "
-            "Mend or remove them."
-        )
-    _, example = first
-    dtype = example.pixels.dtype.name
-    (part / "pixels").rename(part / IMAGE_FILES[dtype])
-    return {
-        "dtype": dtype,
-        "shape": example.pixels.shape,
-        "classes": listing.classes,
-        "labels": [listing.labels[i] for i in kept],
-        "names": [listing.names[i] for i in kept],
-        "digests": digests,
-        "skipped": skipped,
+    pile, others = piles.most()
+    reasons = [{"name": listing.names[i], "reason": why} for i, why in sorted((unreadable | others).items())]
+    skipped = sorted(listing.skipped + reasons, key=lambda item: item["name"])
+    index = {"classes": listing.classes, "skipped": skipped, "unreadable": len(unreadable), "labels": []}
+    if pile is None:
+        return index
+    pile.file.rename(part / IMAGE_FILES[pile.dtype])
+    for other in part.glob("pile*"):
+        other.unlink()
+    return index | {
+        "dtype": pile.dtype,
+        "shape": pile.shape,
+        "labels": [listing.labels[i] for i in pile.places],
+        "names": [listing.names[i] for i in pile.places],
+        "digests": pile.hashes,
     }
 
 
 def _are_small(paths: Sequence[Path]) -> bool:
     """Whether files are small on average, by a few of them."""
-    sizes = [path.stat().st_size for path in paths[:: max(1, len(paths) // CHUNK)] if path.is_file()]
+    sizes = [path.stat().st_size for path in paths[:: max(1, len(paths) // CHUNK)] if os.path.isfile(path)]
     return sum(sizes) < SMALL_FILE * len(sizes)
 
 
@@ -181,21 +199,3 @@ def _in_order(
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _check_channels(name: str, image: Decoded, channels: int | None) -> None:
-    if channels is not None and image.pixels.shape[0] != channels:
-        raise DataError(f"{name} holds {_describe(image)}, but channels={channels} was asked for")
-
-
-def _check_agreement(first_name: str, first: Decoded, name: str, image: Decoded) -> None:
-    if (first.kind, first.pixels.shape) != (image.kind, image.pixels.shape):
-        raise DataError(
-            f"{first_name} holds {_describe(first)}, and {name} {_describe(image)}; the images of one store agree in "
-            "channels and kind of number, and in size unless image_size is given. Bring them to one, or apart."
-        )
-
-
-def _describe(image: Decoded) -> str:
-    channels, height, width = image.pixels.shape
-    return f"{channels} channels of {image.kind}, {height}×{width} pixels"

@@ -1,5 +1,6 @@
 """One file to pixels: photographs by Pillow, `.npy` and multi-band TIFF files as the arrays they hold."""
 
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from ssl_pretext.data.photo import MOST_PIXELS, as_rgb, open_photo, orientation, turned
 from ssl_pretext.errors import MissingDependencyError, PretextError
 
 __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
@@ -16,6 +19,7 @@ __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
 TIFF_SUFFIXES = {".tif", ".tiff"}
 BITS_PER_SAMPLE, GDAL_NODATA = 258, 42113  # TIFF tags
 NPY_HEADERS = threading.Lock()  # CPython 3.11 raises SystemError at times where several threads parse literals at once
+MOST_BYTES = 3 * MOST_PIXELS  # of an array: as many as the largest photograph has
 MOST_MISSING = 0.5  # a resized pixel is missing where more than this share of what it is made of is
 
 
@@ -27,7 +31,7 @@ class Decoded(NamedTuple):
 
 
 def decoder(image_size: int | None, channels: int | None) -> Callable[[Path], Decoded | str]:
-    """A function from a file to its pixels, or to the reason why there are none.
+    """A function from a file to its pixels, or to the reason why there are none; it never raises, and never waits.
 
     Args:
         image_size: The shortest side is resized to it, and the centre cut out; None keeps the size.
@@ -36,15 +40,17 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path], De
 
     def decode(path: Path) -> Decoded | str:
         try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for somebody to write into it
+                return "it is no regular file"
+            _check_bytes(status.st_size)
             if path.suffix.lower() == ".npy":
                 return _decode_array(_read_npy(path), image_size)
             if path.suffix.lower() in TIFF_SUFFIXES and (channels is not None or not _is_photo(path)):
                 return _decode_array(_read_tiff(path), image_size)
             return Decoded(_read_photo(path, image_size), "uint8")
-        except PretextError:
-            raise
         except Exception as error:  # the libraries raise nearly anything on a broken file
-            return f"{type(error).__name__}: {error}"
+            return str(error) if isinstance(error, PretextError) else f"{type(error).__name__}: {error}"
 
     return decode
 
@@ -59,23 +65,12 @@ def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | No
 
 def pixels_of_photo(image: Any) -> npt.NDArray[np.uint8]:
     """A Pillow image as RGB, `(3, H, W)`."""
-    return np.ascontiguousarray(np.asarray(_rgb(image), dtype=np.uint8).transpose(2, 0, 1))
-
-
-def _rgb(image: Any) -> Any:
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return np.ascontiguousarray(np.asarray(as_rgb(image), dtype=np.uint8).transpose(2, 0, 1))
 
 
 def _read_photo(path: Path, image_size: int | None) -> npt.NDArray[np.uint8]:
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as opened:
-        if opened.mode.startswith(("I", "F")):  # where Pillow would clip at 255
-            raise ValueError(
-                f"it is grey with more than 8 bits ({opened.mode}); save it as .npy or TIFF, which keep them"
-            )
-        ImageOps.exif_transpose(opened, in_place=True)  # else it copies what there is nothing to turn in
-        image = _rgb(opened)
+    with open_photo(path) as opened:
+        image = turned(as_rgb(opened), orientation(opened))
         if image_size is not None and image.size != (image_size, image_size):
             image = _resize_and_crop(image, image_size)
         return pixels_of_photo(image)
@@ -83,10 +78,10 @@ def _read_photo(path: Path, image_size: int | None) -> npt.NDArray[np.uint8]:
 
 def _is_photo(path: Path) -> bool:
     """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow knows: grey, RGB, CMYK, a palette."""
-    from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+    from PIL import TiffImagePlugin, UnidentifiedImageError
 
     try:
-        with Image.open(path) as opened:
+        with open_photo(path) as opened:
             if isinstance(opened, TiffImagePlugin.TiffImageFile):
                 return bool(max(opened.tag_v2.get(BITS_PER_SAMPLE, (1,))) <= 8)
             return True  # another format under this suffix
@@ -109,6 +104,7 @@ def _read_tiff(path: Path) -> npt.NDArray[Any]:
         raise MissingDependencyError(f"reading {path} as an array takes tifffile: pip install tifffile") from error
     try:
         with tifffile.TiffFile(path) as file:
+            _check_bytes(file.series[0].nbytes)
             pixels, axes = np.asarray(file.series[0].asarray()), file.series[0].axes
             missing = file.series[0].keyframe.tags.valueof(GDAL_NODATA)
     except ValueError as error:
@@ -135,6 +131,8 @@ def _decode_array(read: npt.NDArray[Any], image_size: int | None) -> Decoded:
         pixels = np.array(read, dtype=dtype, order="C")
     if dtype is np.float32:
         pixels[~np.isfinite(pixels)] = np.nan
+        if np.isnan(pixels).all():
+            raise ValueError("every value of it is missing")
     kind = "float" if np.issubdtype(read.dtype, np.floating) else read.dtype.name
     return Decoded(pixels if image_size is None else _resize_array(pixels, image_size), kind)
 
@@ -152,8 +150,16 @@ def _resize_array(pixels: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]
     return np.ascontiguousarray(resized.numpy())
 
 
+def _check_bytes(count: int) -> None:
+    if count > MOST_BYTES:
+        raise ValueError(f"it holds {count:,} bytes, more than the {MOST_BYTES:,} of an image; cut it into pieces")
+
+
 def _resize_and_crop(image: Any, image_size: int) -> Any:
     from torchvision.transforms import functional as F
 
+    width, height = image.shape[:0:-1] if isinstance(image, Tensor) else image.size
+    if image_size**2 * max(width, height) > MOST_PIXELS * min(width, height):
+        raise ValueError(f"its sides, {width}×{height}, are too unlike to bring the shorter one to {image_size} pixels")
     # Antialiased, which Pillow images are in any case.
     return F.center_crop(F.resize(image, [image_size], antialias=True), [image_size])

@@ -48,6 +48,10 @@ def holdout_split(
         classes[label].append(index)
     held_out: set[int] = set()
     for members in classes.values():
-        ranked = sorted(members, key=lambda index: hashlib.sha256(f"{seed}:{names[index]}".encode()).digest())
+        ranked = sorted(members, key=lambda index: hashlib.sha256(_bytes(f"{seed}:{names[index]}")).digest())
         held_out.update(ranked[: max(round(fraction * len(members)), int(len(members) > 1))])
     return [i for i in range(len(names)) if i not in held_out], sorted(held_out)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # file names may hold any bytes

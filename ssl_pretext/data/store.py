@@ -105,6 +105,7 @@ class ImageStore:
         channels: int | None = None,
         labelled: bool = True,
         cache: str | Path | None = None,
+        max_unreadable: float = 0.9,
     ) -> "ImageStore":
         """A store of a folder of image files; decoded on the first call, reopened afterwards.
 
@@ -118,30 +119,41 @@ class ImageStore:
             folder: Holds `CLASS/NAME.jpg` and the like.
             image_size: The shortest side is resized to it, and the centre cut out. None keeps the size, which must
                 then be the same for all.
-            channels: How many the images have; 8-bit TIFF files are then arrays too. If left out, the first image
-                decides, and 8-bit TIFF files that Pillow can read are photographs.
+            channels: How many the images have; 8-bit TIFF files are then arrays too. If left out, most images
+                decide, and 8-bit TIFF files that Pillow can read are photographs.
             labelled: False takes all images at any depth, as one class.
             cache: Where stores are kept; `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext` if left out.
+            max_unreadable: Share of the images above which a folder is refused. Up to it, those that cannot be read
+                are left out, and `skipped` says why.
 
         Raises:
-            DataError: There are no images or no classes, more than 1% of the images cannot be read, or they disagree
-                in channels or kind of number.
-            MissingDependencyError: There are TIFF files to be read as arrays, and tifffile is not installed.
+            DataError: There are no images or no classes, too many cannot be read, or no more than half of them agree
+                in channels and kind of number. The few others among many are left out too.
         """
-        return cls._of_files(list_folder(folder, labelled=labelled), image_size, channels, cache)
+        return cls._of_files(list_folder(folder, labelled=labelled), image_size, channels, cache, max_unreadable)
 
     @classmethod
     def from_food101(
         cls, root: str | Path, split: str, *, image_size: int, cache: str | Path | None = None, download: bool = False
     ) -> "ImageStore":
-        """A store of Food-101's `"train"` or `"test"` split; see `from_folder` and `list_food101`."""
-        return cls._of_files(list_food101(root, split, download=download), image_size, None, cache)
+        """A store of Food-101's `"train"` or `"test"` split; see `from_folder` and `list_food101`.
+
+        Raises:
+            DataError: The folder is laid out otherwise, or more than 1% of the images cannot be read.
+        """
+        # Few, since figures of another set of images are not to be compared.
+        return cls._of_files(list_food101(root, split, download=download), image_size, None, cache, 0.01)
 
     @classmethod
     def _of_files(
-        cls, listing: Listing, image_size: int | None, channels: int | None, cache: str | Path | None
+        cls,
+        listing: Listing,
+        image_size: int | None,
+        channels: int | None,
+        cache: str | Path | None,
+        max_unreadable: float,
     ) -> "ImageStore":
-        pixels, index = open_or_build(listing, image_size, channels, cache)
+        pixels, index = open_or_build(listing, image_size, channels, cache, max_unreadable)
         kept = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
         return cls(pixels, **kept)
 

@@ -1,0 +1,437 @@
+"""Nasty files by kind: how each is made, and what is to become of it."""
+
+import io
+import os
+import pickle
+import socket
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+SIDE = 8
+# Smooth, so that JPEG changes it little, and unlike any of its turns.
+ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
+RGB = np.stack([40 + 20 * ROWS, 60 + 15 * COLUMNS, 90 + 5 * ROWS + 8 * COLUMNS], -1).astype(np.uint8)
+GREY = RGB[..., 0]
+BANDS = np.linspace(-1, 1, 3 * SIDE * SIDE, dtype=np.float32).reshape(3, SIDE, SIDE)
+ORIENTATION, JPEG_LOSS = 0x0112, 10
+GOOD_PHOTOS, GOOD_ARRAYS = [f"good{i}.png" for i in range(3)], [f"good{i}.npy" for i in range(3)]
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A kind of nasty file.
+
+    Attributes:
+        name: Of the file.
+        make: Writes it at a path.
+        becomes: The pixels `(C, H, W)` that it is read as, or a pattern of the reason why it is skipped.
+        tolerance: By which the pixels may differ.
+        among: What else lies in the folder.
+        id: Of the kind, where the name is not fit to print.
+    """
+
+    name: str
+    make: Callable[[Path], Any]
+    becomes: Any
+    tolerance: float = 0
+    among: str = "photos"
+    id: str = ""
+
+
+def saved(image: Any, **options: Any) -> Callable[[Path], Any]:
+    """A maker that saves an image by Pillow in a format, whatever the suffix."""
+    return lambda path: image().save(path, **options)
+
+
+def rgb() -> Any:
+    return Image.fromarray(RGB)
+
+
+def written(content: bytes) -> Callable[[Path], Any]:
+    return lambda path: path.write_bytes(content)
+
+
+def encoded(image: Any, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
+    """A PNG file out of its raw rows, each after a filter byte."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 9)), chunk(b"IEND", b"")]
+    )
+
+
+def npy(shape: str, descr: str = "'|u1'", body: bytes = b"x" * 64) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
+
+
+def exif(orientation: int) -> Any:
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+def turned(orientation: int) -> Any:
+    """What an image is once it is turned upright, by the definition of the tag: which side row and column 0 are."""
+    flips = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1]}
+    transposed = RGB.transpose(1, 0, 2)
+    return {
+        **flips, 5: transposed, 6: transposed[:, ::-1], 7: transposed[::-1, ::-1], 8: transposed[::-1]
+    }[orientation]  # fmt: skip
+
+
+def palette(transparent: bool) -> Any:
+    image = Image.new("P", (SIDE, SIDE))
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    image.putdata((GREY // 2).flatten().tolist())
+    if transparent:
+        image.info["transparency"] = bytes(range(256))
+    return image
+
+
+PALETTE = np.stack([GREY // 2, 255 - GREY // 2, GREY // 4], -1)
+
+
+def with_alpha() -> Any:
+    return Image.fromarray(np.concatenate([RGB, 255 - GREY[..., None]], -1))
+
+
+def frames(**options: Any) -> Callable[[Path], Any]:
+    def make(path: Path) -> None:
+        others = [Image.fromarray(255 - RGB), Image.new("RGB", (SIDE, SIDE))]
+        rgb().save(path, save_all=True, append_images=others, **options)
+
+    return make
+
+
+def long_exif(path: Path) -> None:
+    tags = exif(3)
+    tags[0x9286] = b"x" * 65000  # UserComment
+    rgb().save(path, "JPEG", quality=100, subsampling=0, exif=tags)
+
+
+def profiled(path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    rgb().save(path, "PNG", icc_profile=profile)
+
+
+def sparse(path: Path) -> None:
+    """A file of a terabyte that takes no room, whose header says so."""
+    path.write_bytes(npy("(1000000, 1000000)"))
+    os.truncate(path, 10**12 + 64)
+
+
+def bound(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # the path of a socket may have 100 bytes only
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def circular_tiff(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((2, SIDE, SIDE), np.uint16), photometric="minisblack", metadata=None)
+    content = bytearray(path.read_bytes())
+    first = struct.unpack_from("<I", content, 4)[0]
+    tags = struct.unpack_from("<H", content, first)[0]
+    struct.pack_into("<I", content, first + 2 + 12 * tags, first)  # the next page is this one
+    path.write_bytes(content)
+
+
+class Payload:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (66,)
+
+
+def pickled(path: Path) -> None:
+    content = np.empty(1, dtype=object)
+    content[0] = Payload()
+    np.save(path, content, allow_pickle=True)
+
+
+def archived(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, BANDS)
+
+
+def hidden_away(folder: str, name: str) -> Callable[[Path], Any]:
+    def make(path: Path) -> None:
+        (path.parent / folder).mkdir()
+        rgb().save(path.parent / folder / name, "PNG")
+
+    return make
+
+
+def folder_with_image(path: Path) -> None:
+    path.mkdir()
+    rgb().save(path / "in.png")
+
+
+def chw(pixels: Any) -> Any:
+    return np.moveaxis(pixels, -1, 0)
+
+
+GREY_RGB = np.stack([GREY] * 3)
+JPEG = encoded(rgb(), "JPEG", quality=100, subsampling=0)
+PNG = encoded(rgb(), "PNG")
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+DEEP = (GREY.astype(np.uint16) << 8) + 200
+DEEP_RGB = (RGB.astype(np.uint16) << 8) + 200
+MOSTLY = np.where(np.arange(3)[:, None, None] == 1, np.nan, BANDS)
+ARRAYS = r"arrays are \(C, H, W\)"
+
+PHOTOS = [
+    Kind("grey.png", saved(lambda: Image.fromarray(GREY)), GREY_RGB),
+    Kind("grey_alpha.png", saved(lambda: Image.fromarray(np.stack([GREY, 255 - GREY], -1))), GREY_RGB),
+    Kind("one_bit.png", saved(lambda: Image.fromarray(GREY > 100)), np.where(GREY_RGB > 100, 255, 0)),
+    Kind("palette.png", saved(lambda: palette(False)), chw(PALETTE)),
+    Kind("transparent_palette.png", saved(lambda: palette(True)), chw(PALETTE)),
+    Kind("alpha.png", saved(with_alpha), chw(RGB)),
+    Kind("deep_grey.png", saved(lambda: Image.fromarray(DEEP)), np.stack([np.rint(DEEP / 257)] * 3)),
+    Kind(
+        "deep_rgb.png",
+        written(png(SIDE, SIDE, 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP_RGB))),
+        chw(DEEP_RGB / 257),
+        1,
+    ),
+    Kind(
+        "two_bit_grey.png",
+        written(png(SIDE, SIDE, 2, 0, b"\0\x1b\x1b" * SIDE)),
+        np.full((3, SIDE, SIDE), [0, 85, 170, 255] * 2),
+    ),
+    Kind("cmyk.jpg", saved(lambda: rgb().convert("CMYK"), quality=100), chw(RGB), JPEG_LOSS),
+    Kind("progressive.jpg", saved(rgb, quality=100, subsampling=0, progressive=True), chw(RGB), JPEG_LOSS),
+    Kind("subsampled.jpg", saved(rgb, quality=100, subsampling=2), chw(RGB), 1.5 * JPEG_LOSS),
+    Kind("grey.jpg", saved(lambda: Image.fromarray(GREY), quality=100), GREY_RGB, JPEG_LOSS),
+    *(
+        Kind(f"exif{n}.jpg", saved(rgb, quality=100, subsampling=0, exif=exif(n)), chw(turned(n)), JPEG_LOSS)
+        for n in range(1, 9)
+    ),
+    Kind("exif6.png", saved(rgb, exif=exif(6)), chw(turned(6))),
+    Kind(
+        "exif3_deep.png",
+        saved(lambda: Image.fromarray(DEEP), exif=exif(3)),
+        np.stack([np.rint(DEEP / 257)] * 3)[:, ::-1, ::-1],
+    ),
+    Kind("exif8.webp", saved(rgb, lossless=True, exif=exif(8)), chw(turned(8))),
+    Kind("exif5.tif", saved(rgb, exif=exif(5)), chw(turned(5))),
+    Kind("exif99.jpg", saved(rgb, quality=100, subsampling=0, exif=exif(99)), chw(RGB), JPEG_LOSS),
+    Kind(
+        "exif_broken.jpg",
+        saved(rgb, quality=100, subsampling=0, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1\x12"),
+        chw(RGB),
+        JPEG_LOSS,
+    ),
+    Kind("exif_garbage.jpg", saved(rgb, quality=100, subsampling=0, exif=b"Exif\0\0no tags"), chw(RGB), JPEG_LOSS),
+    Kind("exif_long.jpg", long_exif, chw(turned(3)), JPEG_LOSS),
+    Kind("profile.png", profiled, chw(RGB)),
+    Kind("several.jpg", frames(format="MPO", quality=100, subsampling=0), chw(RGB), JPEG_LOSS),
+    Kind(
+        "animated.gif",
+        saved(lambda: palette(False), save_all=True, append_images=[Image.new("P", (SIDE, SIDE))]),
+        chw(PALETTE),
+    ),
+    Kind("animated.webp", frames(lossless=True), chw(RGB)),
+    Kind("animated.png", frames(), chw(RGB)),
+    Kind("plain.bmp", saved(rgb), chw(RGB)),
+    Kind("alpha.webp", saved(with_alpha, lossless=True, exact=True), chw(RGB)),
+    Kind("photo.tif", saved(rgb), chw(RGB)),
+    Kind("lzw.tif", saved(rgb, compression="tiff_lzw"), chw(RGB)),
+    Kind("cmyk.tif", saved(lambda: rgb().convert("CMYK")), chw(RGB), 1),
+    Kind("pages.tiff", frames(), chw(RGB)),
+    Kind(
+        "1x1.png", saved(lambda: Image.new("RGB", (1, 1), (9, 8, 7))), np.full((3, SIDE, SIDE), [[[9]], [[8]], [[7]]])
+    ),
+    Kind(
+        "4000x20.png",
+        saved(lambda: Image.new("RGB", (4000, 20), (9, 8, 7))),
+        np.full((3, SIDE, SIDE), [[[9]], [[8]], [[7]]]),
+    ),
+    Kind("20x4000.jpg", saved(lambda: Image.new("L", (20, 4000), 77)), np.full((3, SIDE, SIDE), 77), 1),
+    Kind("png.jpg", saved(rgb, format="PNG"), chw(RGB), id="a PNG file called jpg"),
+    Kind("jpeg.png", written(JPEG), chw(RGB), JPEG_LOSS, id="a JPEG file called png"),
+    Kind("png.tif", saved(rgb, format="PNG"), chw(RGB), id="a PNG file called tif"),
+    Kind("tiff.jpg", saved(rgb, format="TIFF"), chw(RGB), id="a TIFF file called jpg"),
+    Kind("LOUD.JPG", written(JPEG), chw(RGB), JPEG_LOSS),
+    Kind("mixed.PnG", saved(rgb, format="PNG"), chw(RGB)),
+    Kind("line\nbreak.png", saved(rgb, format="PNG"), chw(RGB), id="a line break in its name"),
+    Kind("no\udcffutf8.png", saved(rgb, format="PNG"), chw(RGB), id="a name that is not UTF-8"),
+    Kind("n" * 251 + ".png", saved(rgb, format="PNG"), chw(RGB), id="a name of 255 bytes"),
+    Kind("<script>alert('x')&\"%s{}$(x)`.png", saved(rgb, format="PNG"), chw(RGB), id="markup in its name"),
+    Kind("-rf \t .png", saved(rgb, format="PNG"), chw(RGB), id="dashes and blanks in its name"),
+    Kind("trailing.jpg", written(JPEG + b"<?php" * 99), chw(RGB), JPEG_LOSS),
+    Kind("link.png", lambda path: path.symlink_to("good0.png"), chw(RGB)),
+    Kind("zero.jpg", written(b""), "UnidentifiedImageError"),
+    Kind("zero.png", written(b""), "UnidentifiedImageError"),
+    Kind("zeros.jpg", written(bytes(5000)), "UnidentifiedImageError"),
+    Kind("text.jpg", written(b"Dear diary"), "UnidentifiedImageError"),
+    Kind("page.jpg", written(b"<!doctype html><html>404</html>"), "UnidentifiedImageError"),
+    Kind("archive.jpg", written(b"PK\3\4" + bytes(100)), "UnidentifiedImageError"),
+    Kind("drawing.png", written(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "UnidentifiedImageError"),
+    Kind(
+        "program.jpg",
+        written(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"),
+        "UnidentifiedImageError",
+    ),
+    Kind("portable.png", saved(rgb, format="PPM"), "UnidentifiedImageError"),
+    Kind("phone.jpg", written(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "UnidentifiedImageError"),
+    Kind("header_only.jpg", written(JPEG[:2]), "UnidentifiedImageError|OSError"),
+    Kind("half.jpg", written(encoded(NOISE, "JPEG")[:1500]), "OSError: image file is truncated"),
+    Kind(
+        "half_progressive.jpg",
+        written(encoded(NOISE, "JPEG", progressive=True)[:1500]),
+        "OSError: image file is truncated",
+    ),
+    Kind("half.png", written(encoded(NOISE, "PNG")[:5000]), "OSError: Truncated File Read"),
+    Kind("half.gif", written(encoded(NOISE, "GIF")[:2500]), "OSError: image file is truncated"),
+    Kind("half.webp", written(encoded(NOISE, "WEBP")[:1000]), "OSError|UnidentifiedImageError"),
+    Kind("half.bmp", written(encoded(NOISE, "BMP")[:5000]), "OSError: image file is truncated"),
+    Kind("half.tif", written(encoded(NOISE, "TIFF")[:5000]), "."),
+    Kind("flipped.png", written(PNG[:60] + bytes([PNG[60] ^ 255]) + PNG[61:]), "SyntaxError: broken PNG file"),
+    Kind("bomb.png", written(png(40000, 40000, 1, 0, b"")), "DecompressionBombError"),
+    Kind(
+        "bomb.gif",
+        written(b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02L\1\0;"),
+        "DecompressionBombError",
+    ),
+    Kind(
+        "bomb.bmp",
+        written(b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 10**6, 10**6, 1, 24, 0, 0, 0, 0, 0, 0)),
+        "DecompressionBombError",
+    ),
+    Kind(
+        "text_bomb.png",
+        written(PNG[:33] + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8))) + PNG[33:]),
+        "ValueError: Decompressed data too large",
+    ),
+    Kind(
+        "thread.png",
+        written(png(1, 3 * 10**6, 1, 0, bytes(6 * 10**6))),
+        "ValueError: its sides, 1×3000000, are too unlike",
+    ),
+    Kind("measured.png", saved(lambda: Image.fromarray(BANDS[0]), format="TIFF"), "range that nothing states .*mode F"),
+    Kind("pipe.jpg", lambda path: os.mkfifo(path), "it is no regular file"),
+    Kind("pipe.npy", lambda path: os.mkfifo(path), "it is no regular file"),
+    Kind("pipe.tif", lambda path: os.mkfifo(path), "it is no regular file"),
+    Kind("socket.jpg", bound, "it is no regular file"),
+    Kind("device.jpg", lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+    Kind("dangling.jpg", lambda path: path.symlink_to("nowhere.jpg"), "FileNotFoundError"),
+    Kind("loop.jpg", lambda path: path.symlink_to(path.name), "OSError: .*symbolic links"),
+    Kind("around", lambda path: path.symlink_to("."), "it links to a folder whose images are taken already"),
+    Kind("up", lambda path: path.symlink_to("../.."), "it links to .* or to one around this folder"),
+    Kind("folder.jpg", lambda path: path.mkdir(), "it is a folder"),
+    Kind(
+        "unread.jpg",
+        lambda path: path.symlink_to("/proc/self/mem"),
+        "OSError: .*Input/output error",
+        id="a disk that cannot read it",
+    ),
+    Kind("forbidden.jpg", lambda path: (path.write_bytes(JPEG), path.chmod(0)), "PermissionError"),
+    Kind("closed", lambda path: path.mkdir(mode=0), "PermissionError"),
+    Kind(".hidden.png", saved(rgb), "it is hidden"),
+    Kind("._x.jpg", written(b"\0\5\x16\7\0\2\0\0Mac OS X        "), "it is hidden"),
+    Kind("__MACOSX", hidden_away("__MACOSX", "._y.jpg"), "it is hidden"),
+    Kind(".cache", hidden_away(".cache", "z.png"), "it is hidden"),
+]
+
+ARRAY_KINDS = [
+    Kind("plain.npy", lambda path: np.save(path, BANDS), BANDS),
+    Kind("fortran.npy", lambda path: np.save(path, np.asfortranarray(BANDS)), BANDS),
+    Kind("big_endian.npy", lambda path: np.save(path, BANDS.astype(">f8")), BANDS),
+    Kind("half.npy", lambda path: np.save(path, BANDS.astype(np.float16)), BANDS.astype(np.float16)),
+    Kind("nan.npy", lambda path: np.save(path, MOSTLY), MOSTLY),
+    Kind("infinite.npy", lambda path: np.save(path, np.where(MOSTLY != MOSTLY, -np.inf, BANDS)), MOSTLY),
+    Kind("enormous.npy", lambda path: np.save(path, np.where(MOSTLY != MOSTLY, np.float64(1e300), BANDS)), MOSTLY),
+    Kind("float.tif", lambda path: tifffile.imwrite(path, BANDS, photometric="minisblack", metadata=None), BANDS),
+    Kind(
+        "planes.tif",
+        lambda path: tifffile.imwrite(path, BANDS, photometric="minisblack", planarconfig="separate", metadata=None),
+        BANDS,
+    ),
+    Kind(
+        "four.npy",
+        lambda path: np.save(path, np.concatenate([BANDS, BANDS[:1]])),
+        "it holds 4 channels of float, 8×8 pixels, where most hold 3 channels of float",
+    ),
+    Kind("one.npy", lambda path: np.save(path, BANDS[0]), "it holds 1 channels of float, .* where most"),
+    Kind(
+        "deep.npy", lambda path: np.save(path, BANDS.astype(np.uint16)), "it holds 3 channels of uint16, .* where most"
+    ),
+    Kind(
+        "deep.tif",
+        lambda path: tifffile.imwrite(path, DEEP_RGB, photometric="rgb"),
+        "it holds 3 channels of uint16, .* where most",
+    ),
+    Kind("photo.png", saved(rgb), "it holds 3 channels of uint8, .* where most"),
+    Kind(
+        "lzw.tif",
+        saved(lambda: Image.fromarray(DEEP), compression="tiff_lzw"),
+        "is compressed .*pip install imagecodecs",
+    ),
+    Kind(
+        "missing.npy",
+        lambda path: np.save(path, np.full((3, SIDE, SIDE), np.nan)),
+        "ValueError: every value of it is missing",
+    ),
+    Kind("long.npy", lambda path: np.save(path, BANDS.astype(np.int64)), f"{ARRAYS}.*int64"),
+    Kind("bool.npy", lambda path: np.save(path, BANDS > 0), f"{ARRAYS}.*bool"),
+    Kind("complex.npy", lambda path: np.save(path, BANDS + 1j), f"{ARRAYS}.*complex"),
+    Kind("texts.npy", lambda path: np.save(path, np.full((3, 2, 2), "text")), f"{ARRAYS}.*<U4"),
+    Kind("record.npy", lambda path: np.save(path, np.zeros((3, 8, 8), "u1,f4")), f"{ARRAYS}.*f0"),
+    Kind("scalar.npy", lambda path: np.save(path, np.float32(1)), ARRAYS),
+    Kind("batch.npy", lambda path: np.save(path, BANDS[None]), ARRAYS),
+    Kind("no_channels.npy", lambda path: np.save(path, BANDS[:0]), ARRAYS),
+    Kind("no_rows.npy", lambda path: np.save(path, BANDS[:, :0]), ARRAYS),
+    Kind("pickle.npy", pickled, "ValueError: Object arrays cannot be loaded"),
+    Kind(
+        "bare_pickle.npy",
+        lambda path: path.write_bytes(pickle.dumps(Payload())),
+        "ValueError: the magic string is not correct",
+    ),
+    Kind("archive.npy", archived, "ValueError: the magic string is not correct"),
+    Kind("photo.npy", written(JPEG), "ValueError: the magic string is not correct"),
+    Kind("zero.npy", written(b""), "ValueError: EOF"),
+    Kind("cut.npy", written(npy("(3, 8, 8)")), "ValueError: .*Expected"),
+    Kind("huge.npy", written(npy("(3, 1000000, 1000000)")), "MemoryError|ValueError"),
+    Kind("overflow.npy", written(npy("(4294967296, 4294967296)")), "ValueError"),
+    Kind("negative.npy", written(npy("(-1, 8, 8)")), "ValueError"),
+    Kind("nested.npy", written(npy("(" * 4000 + ")" * 4000)), "Error"),
+    Kind("code.npy", written(npy("__import__('os')._exit(66)")), "ValueError: "),
+    Kind("long_header.npy", written(npy(" " * 30000 + "(8, 8)")), "ValueError: Header info length"),
+    Kind("longer_header.npy", written(b"\x93NUMPY\2\0\xff\xff\xff\xff" + bytes(100)), "ValueError: EOF|MemoryError"),
+    Kind("sparse.npy", sparse, r"ValueError: it holds 1,000,000,000,064 bytes, more than"),
+    Kind("zero.tif", written(b""), "Tiff|Error"),
+    Kind("nothing.tif", written(b"II*\0" + bytes(4)), "Error"),
+    Kind("circular.tif", circular_tiff, "it holds 1 channels of uint16|Error"),
+]
+KINDS = [*PHOTOS, *(replace(kind, among="arrays") for kind in ARRAY_KINDS)]
+
+
+def good(folder: Path, among: str) -> list[str]:
+    """Writes three good images."""
+    for name in (names := GOOD_PHOTOS if among == "photos" else GOOD_ARRAYS):
+        rgb().save(folder / name) if among == "photos" else np.save(folder / name, BANDS)
+    return names

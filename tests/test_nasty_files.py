@@ -1,0 +1,204 @@
+"""Nasty files: each is read right, or skipped with its reason, and the run goes on."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+from nasty_files import KINDS, PNG, good, rgb
+from PIL import Image
+
+from ssl_pretext.cli import main
+from ssl_pretext.data import ImageStore, as_store, holdout_split, list_folder
+from ssl_pretext.data.decode import decoder
+from ssl_pretext.errors import ArgumentError, DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+
+NEEDS_RIGHTS = {"forbidden.jpg", "closed"}
+HERE = [kind for kind in KINDS if os.geteuid() or kind.name not in NEEDS_RIGHTS]
+
+
+@pytest.fixture(autouse=True)
+def bounded():
+    """What would take gigabytes fails here, whatever memory the machine has."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**31, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def opened(root, **options):
+    return ImageStore.from_folder(
+        root / "data", **{"image_size": 8, "labelled": False, "cache": root / "cache"} | options
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id or kind.name)
+def test_each_kind_is_read_right_or_skipped_with_its_reason(tmp_path, kind):
+    if kind not in HERE:
+        pytest.skip("nothing is forbidden to root")
+    (tmp_path / "data").mkdir()
+    names = good(tmp_path / "data", kind.among)
+    kind.make(tmp_path / "data" / kind.name)
+    store = opened(tmp_path)
+    if isinstance(kind.becomes, str):
+        assert store.names == names
+        ((name, reason),) = [item.values() for item in store.skipped]
+        assert name == kind.name
+        assert re.search(kind.becomes, reason)
+    else:
+        assert (sorted(store.names), store.skipped) == (sorted([*names, kind.name]), [])
+        pixels = store[store.names.index(kind.name)][0].numpy()
+        np.testing.assert_allclose(pixels, kind.becomes, rtol=0, atol=kind.tolerance)
+
+
+@pytest.fixture
+def all_kinds(tmp_path):
+    """A folder of all kinds, itself of a name that is not UTF-8, and what is known of each file."""
+    folder = tmp_path / "made"
+    known = {}
+    for among in ("photos", "arrays"):
+        (folder / among).mkdir(parents=True)
+        known |= {f"{among}/{name}": None for name in good(folder / among, among)}
+        for kind in HERE:
+            if kind.among == among:
+                kind.make(folder / among / kind.name)
+                known[f"{among}/{kind.name}"] = kind
+    return folder.rename(tmp_path / "d\udcffta"), known
+
+
+def arrays_among_photos(known):
+    """The files that could be read where they lay among their like."""
+    readable = {name for name, kind in known.items() if kind is None or not isinstance(kind.becomes, str)}
+    return {name for name in readable if name.startswith("arrays/")}
+
+
+def test_all_kinds_in_one_folder(all_kinds, tmp_path, caplog):
+    folder, known = all_kinds
+    store = ImageStore.from_folder(folder, image_size=8, labelled=False, cache=tmp_path / "cache")
+    reasons = {item["name"]: item["reason"] for item in store.skipped}
+    assert len(known) > 120
+    assert len(store.names) == len({*store.names})
+    assert {*store.names} | {*reasons} == {*known}
+    assert not {*store.names} & {*reasons}
+    for name, kind in known.items():
+        if name in arrays_among_photos(known):
+            assert "where most hold 3 channels of uint8, 8×8 pixels" in reasons[name]
+        elif kind is not None and name in reasons:
+            assert re.search(kind.becomes, reasons[name]) or "where most hold" in reasons[name]
+        elif kind is not None and kind.among == "photos":
+            pixels = store[store.names.index(name)][0].numpy()
+            np.testing.assert_allclose(pixels, kind.becomes, rtol=0, atol=kind.tolerance)
+    assert [record.levelname for record in caplog.records if "images are left out: " in record.message] == ["WARNING"]
+    again = ImageStore.from_folder(folder, image_size=8, labelled=False, cache=tmp_path / "cache")
+    assert (again.names, again.skipped, again.sha256) == (store.names, store.skipped, store.sha256)
+    kept, held_out = holdout_split(store.names, store.labels)
+    assert len(kept) + len(held_out) == len(store)
+
+
+def test_pretraining_goes_on_over_all_kinds(all_kinds, tmp_path, monkeypatch, capsys):
+    folder, known = all_kinds
+    monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
+    small = ["--image-size", "16", "--epochs", "1", "--device", "cpu"]
+    assert main(["pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), *small]) == 0
+    skipped = json.loads((tmp_path / "run" / "skipped.json").read_text(encoding="utf-8"))
+    assert all(item["reason"] for item in skipped)
+    store = ImageStore.from_folder(folder, image_size=16, labelled=False)
+    assert {item["name"] for item in skipped} == {*known} - {*store.names}
+    assert f"unreadable and skipped: {len(skipped)}, see" in capsys.readouterr().out
+    assert (tmp_path / "run" / "task" / "model.safetensors").exists()
+
+
+def test_a_folder_of_which_too_much_is_unreadable_says_where_the_reasons_stand(tmp_path, capsys, monkeypatch):
+    (tmp_path / "data").mkdir()
+    good(tmp_path / "data", "photos")
+    (tmp_path / "data" / "x.png").write_bytes(b"no picture")
+    match = r"1 of 4 images cannot be read, more than 20%: x\.png: Unid.*skipped\.json lists all"
+    with pytest.raises(DataError, match=match) as caught:
+        opened(tmp_path, max_unreadable=0.2)
+    (reasons,) = (tmp_path / "cache").iterdir()
+    assert str(reasons) in str(caught.value)
+    assert json.loads(reasons.read_text()) == list(caught.value.skipped)
+    assert [item["name"] for item in caught.value.skipped] == ["x.png"]
+    assert [item["name"] for item in opened(tmp_path, max_unreadable=0.25).skipped] == ["x.png"]
+    with pytest.raises(ArgumentError, match="max_unreadable is a share between 0 and 1, got 2"):
+        opened(tmp_path, max_unreadable=2)
+    for name in ("good0.png", "good1.png", "good2.png"):
+        (tmp_path / "data" / name).write_bytes(b"")
+    with pytest.raises(DataError, match="4 of 4 images cannot be read: good0"):
+        opened(tmp_path, max_unreadable=1.0)
+    monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
+    assert main(["pretrain", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == 2
+    assert "4 of 4 images cannot be read" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "run" / "skipped.json").read_text())) == 4
+
+
+def test_most_images_decide_what_a_store_holds(tmp_path):
+    """Not the first one, which here is an odd one."""
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "a.npy", np.zeros((5, 8, 8), np.uint16))
+    good(tmp_path / "data", "photos")
+    store = opened(tmp_path)
+    assert (len(store), store.num_channels, [item["name"] for item in store.skipped]) == (3, 3, ["a.npy"])
+    (made,) = (tmp_path / "cache").iterdir()
+    assert sorted(file.name for file in made.iterdir()) == ["images.u8", "index.json"]
+    five = opened(tmp_path, channels=5)
+    assert (five.names, len(five.skipped)) == (["a.npy"], 3)
+    assert five.skipped[0]["reason"] == "it holds 3 channels of uint8, 8×8 pixels, but channels=5 was asked for"
+    for i in range(70):
+        np.save(tmp_path / "data" / f"{i}.npy", np.zeros((1, 1 + i, 8), np.uint8))
+    with pytest.raises(DataError, match="1 channels of uint8, 1×8 pixels, and 1.npy .* here no kind is that of most"):
+        opened(tmp_path, image_size=None)
+    assert not list((tmp_path / "cache").glob("*.part*"))
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    for name in ("elsewhere/deep", "data/b"):
+        (tmp_path / name).mkdir(parents=True)
+    rgb().save(tmp_path / "elsewhere" / "deep" / "1.png")
+    rgb().save(tmp_path / "data" / "b" / "2.png")
+    links = {"a": "b", "c": "../elsewhere", "d": "../elsewhere/deep", "b/loop": "..", "up": "..", "root": "/"}
+    for link, target in links.items():
+        (tmp_path / "data" / link).symlink_to(target)
+    (tmp_path / "elsewhere" / "back").symlink_to("../data")
+    listing = list_folder(tmp_path / "data")
+    assert (listing.names, listing.classes) == (["b/2.png", "c/deep/1.png"], ["b", "c"])
+    assert [item["name"] for item in listing.skipped] == ["a", "b/loop", "c/back", "d", "root", "up"]
+    assert {item["reason"].split(";")[0] for item in listing.skipped} == {
+        "it links to a folder whose images are taken already, or to one around this folder"
+    }
+
+
+def test_a_folder_of_hidden_images_says_so(tmp_path):
+    rgb().save(tmp_path / ".1.png")
+    with pytest.raises(DataError, match=r"holds no images; .*; left out: \.1\.png: it is hidden"):
+        list_folder(tmp_path, labelled=False)
+
+
+def test_photos_of_16_bits_in_memory_are_scaled_too():
+    deep = Image.fromarray(np.array([[0, 256, 65535]], np.uint16))
+    assert as_store([(deep, 0)]).images()[0, 0].tolist() == [[0, 1, 255]]
+    with pytest.raises(ArgumentError, match="grey of a range that nothing states .*mode F"):
+        as_store([(Image.new("F", (2, 2)), 0)])
+
+
+def test_no_flipped_bit_of_a_png_changes_pixels_unseen(tmp_path):
+    """Decoding alone would let some pass, which is why PNG files are verified."""
+    decode, unseen = decoder(None, None), 0
+    for place, mask in itertools.product(range(33, len(PNG)), (1, 128)):  # behind the header
+        content = bytearray(PNG)
+        content[place] ^= mask
+        (tmp_path / "x.png").write_bytes(content)
+        decoded = decode(tmp_path / "x.png")
+        assert isinstance(decoded, str) or np.array_equal(decoded.pixels, np.moveaxis(np.asarray(rgb()), -1, 0))
+        with contextlib.suppress(Exception), Image.open(tmp_path / "x.png") as image:
+            unseen += not np.array_equal(np.asarray(image), np.asarray(rgb()))
+    assert unseen
