@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         SplitBrain,
         TaskOutput,
         create_task,
+        export_encoder,
         list_tasks,
         register_task,
     )
@@ -83,6 +84,7 @@ __all__ = [
     "create_probe",
     "create_task",
     "evaluate",
+    "export_encoder",
     "fit",
     "holdout_split",
     "join",
@@ -136,6 +138,7 @@ _HOMES = {
         "SplitBrain",
         "TaskOutput",
         "create_task",
+        "export_encoder",
         "list_tasks",
         "register_task",
     ),

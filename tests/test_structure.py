@@ -45,9 +45,9 @@ NAMES = (
     "ChannelSpace Channels ColorHistogram Colorization CrossChannelContrast CrossChannelPrediction Denoising "
     "FitConfig ImageStore Inpainting Jigsaw Joined LabelEfficiency Loss MaskedPatches Network Pixels PretextError "
     "PretextTask ProbeReport ProbeTraining RelativePatch Representation Rotation SplitBrain TaskOutput "
-    "create_encoder create_loss create_probe create_task evaluate fit holdout_split join label_efficiency "
-    "list_encoders list_losses list_probes list_tasks load_representation register_encoder register_loss "
-    "register_probe register_task sample_photos save_representation"
+    "create_encoder create_loss create_probe create_task evaluate export_encoder fit holdout_split join "
+    "label_efficiency list_encoders list_losses list_probes list_tasks load_representation register_encoder "
+    "register_loss register_probe register_task sample_photos save_representation"
 ).split()
 
 
@@ -93,6 +93,13 @@ def test_public_names_are_the_list_and_all_there():
         assert getattr(ssl_pretext, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'colorize'"):
         _ = ssl_pretext.colorize
+
+
+def test_the_readme_pretrains_and_probes_in_at_most_ten_lines():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(block.splitlines()) <= 10
+    assert "sp.fit(" in block
+    assert "sp.evaluate(" in block
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/howto/own-task.md"])

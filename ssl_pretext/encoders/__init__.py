@@ -14,6 +14,7 @@ from ssl_pretext.encoders.decoders import UpsamplingDecoder, create_decoder
 from ssl_pretext.encoders.from_timm import timm_encoder, timm_names
 from ssl_pretext.encoders.from_torchvision import torchvision_encoder, torchvision_names
 from ssl_pretext.encoders.inspection import EncoderShape, capture, feature_layers, measure_encoder
+from ssl_pretext.encoders.native import Native, as_native
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import Registry, format_spec, parse_spec
 
@@ -21,7 +22,9 @@ __all__ = [
     "AutoencoderDecoder",
     "AutoencoderEncoder",
     "EncoderShape",
+    "Native",
     "UpsamplingDecoder",
+    "as_native",
     "capture",
     "create_decoder",
     "create_encoder",

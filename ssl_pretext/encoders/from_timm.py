@@ -1,6 +1,6 @@
 """Encoders out of timm: every network of its registry that names its intermediate features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,7 @@ from ssl_pretext.encoders.maps import MapEncoder, as_numbers, nearest
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.registry import Option
 
-__all__ = ["TimmEncoder", "timm_encoder", "timm_names"]
+__all__ = ["TimmEncoder", "build", "timm_encoder", "timm_names"]
 
 # How networks with position embeddings or attention windows for one size are asked to take others. timm does not say
 # which of these a network knows, and refuses the others when it is called, before anything is built.
@@ -74,7 +74,8 @@ def timm_encoder(
         ArgumentError: The network does not take these options, or gives no intermediate features.
     """
     _check_name(name)
-    body = _build(name, in_channels, pretrained, {key: as_numbers(value) for key, value in options.items()})
+    given = {"in_chans": in_channels, **{key: as_numbers(value) for key, value in options.items()}}
+    body, _ = build(name, given, pretrained=pretrained)
     layers = _unique([info["module"] for info in body.feature_info])
     if layer is not None:
         if layer not in layers:
@@ -105,7 +106,8 @@ def timm_names() -> list[str]:
     return names
 
 
-def _build(name: str, in_channels: int, pretrained: bool, options: dict[str, Any]) -> Any:
+def build(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -> tuple[Any, dict[str, Any]]:
+    """A network of timm that takes images of other sizes if it can, and all that `timm.create_model` was given."""
     import timm
 
     if pretrained and not timm.is_model_pretrained(name):
@@ -114,7 +116,8 @@ def _build(name: str, in_channels: int, pretrained: bool, options: dict[str, Any
     for any_size in ANY_SIZE:
         try:
             # The number of classes stays: with another one timm no longer checks that all weights are there.
-            return timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **(any_size | options))
+            arguments = any_size | dict(options)
+            return timm.create_model(name, pretrained=pretrained, **arguments), arguments
         except TypeError as error:
             refused = error
         except OSError as error:

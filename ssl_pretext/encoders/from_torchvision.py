@@ -14,7 +14,7 @@ from ssl_pretext.encoders.maps import MapEncoder, as_numbers, nearest
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.registry import Option
 
-__all__ = ["TorchvisionEncoder", "torchvision_encoder", "torchvision_names"]
+__all__ = ["TorchvisionEncoder", "constructor_options", "torchvision_encoder", "torchvision_names"]
 
 HEADS = {"avgpool", "classifier", "fc", "head"}  # what torchvision calls the parts behind the features
 RGB = 3
@@ -122,14 +122,20 @@ def torchvision_names() -> list[str]:
     return names
 
 
+def constructor_options(name: str, options: dict[str, Any], *, pretrained: bool = False) -> dict[str, Any]:
+    """What torchvision's constructor of a network is given: the options, and what two of them need besides."""
+    if name not in ("googlenet", "inception_v3"):
+        return options
+    # Without the classifiers at inner layers, and without a change of the input that knows RGB alone. They warn
+    # unless told to draw their weights, and refuse to be told where weights are loaded.
+    options = {"aux_logits": False, "transform_input": False} | options
+    return options if pretrained else options | {"init_weights": True}
+
+
 def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     from torchvision.models import get_model, get_model_weights
 
-    if name in ("googlenet", "inception_v3"):
-        # Without the classifiers at inner layers, and without a change of the input that knows RGB alone. They warn
-        # unless told to draw their weights, and refuse to be told where weights are loaded.
-        options = {"aux_logits": False, "transform_input": False} | options
-        options |= {} if pretrained else {"init_weights": True}
+    options = constructor_options(name, options, pretrained=pretrained)
     weights = get_model_weights(name)
     if pretrained and not len(weights):
         raise MissingFileError(f"torchvision has no weights for {name!r}; choose another network, or pretrained=false")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -16,6 +16,9 @@ from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import Registry, format_spec, parse_spec
 from ssl_pretext.representations import OUTPUT, Backbone, Representation
 from ssl_pretext.tasks.checkpoint import channel_spaces, fresh_weights, load_task, save_task
+
+if TYPE_CHECKING:
+    from ssl_pretext.tasks.card import Scores
 
 __all__ = [
     "TASKS",
@@ -72,6 +75,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
         shape: Of its output.
         image_size: Side of the images that it was trained on, or `(H, W)`, once `fit` has seen them; saved with it.
         resize: How those were resized.
+        pretraining: What `fit` trained it with and on, once it has; saved with it.
     """
 
     name: ClassVar[str] = ""  # until it is registered
@@ -81,6 +85,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
     shape: EncoderShape
     image_size: int | tuple[int, int] | None = None
     resize: str | None = None
+    pretraining: dict[str, Any] | None = None
 
     def set_encoder(self, encoder: str | nn.Module, channels: str | Channels) -> None:
         """Builds the encoder for the channels that it will see, or takes a module as it is.
@@ -220,6 +225,26 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_task(self, save_directory)
+
+    def generate_model_card(
+        self,
+        *,
+        license: str = "unknown",
+        datasets: Sequence[str] = (),
+        report: "Scores | None" = None,
+        place: str = "path/to/this/folder",
+    ) -> ModelCard:
+        """The `README.md` that `save_pretrained` and `push_to_hub` write; they take these as `model_card_kwargs`.
+
+        Args:
+            license: Of the weights, by its name on the Hugging Face hub, such as `"apache-2.0"`.
+            datasets: Names on the hub of what it was pretrained on.
+            report: A `ProbeReport`: its scores, those of the controls, and what follows.
+            place: What `from_pretrained` loads it by.
+        """
+        from ssl_pretext.tasks.card import model_card
+
+        return model_card(self, license=license, datasets=datasets, report=report, place=place)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's takes pickles and ignores missing keys

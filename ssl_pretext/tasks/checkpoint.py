@@ -82,6 +82,7 @@ def save_task(task: "PretextTask", folder: Path) -> None:
         "channel_spaces": [space.describe() for space in channel_spaces(task)],
         "image_size": task.image_size,
         "resize": task.resize,
+        "pretraining": task.pretraining,
     }
     save_weights(task, folder / WEIGHTS_FILE)
     write_json(folder / CONTRACT_FILE, contract)
@@ -146,6 +147,7 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
     load_weights(task, path / WEIGHTS_FILE, "task")
     size = contract.get("image_size")
     task.image_size, task.resize = tuple(size) if isinstance(size, list) else size, contract.get("resize")
+    task.pretraining = contract.get("pretraining")
     return task.eval()
 
 

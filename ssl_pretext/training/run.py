@@ -84,6 +84,7 @@ def fit(
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch.compile's look
         trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+    task.pretraining = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
     if trainer.is_global_zero:
         task.save_pretrained(out / "task")
         report_health(task, images, out, device)

@@ -1,0 +1,234 @@
+"""What leaves the library: encoders for other code, and tasks with a card for the hub."""
+
+import re
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
+
+SMALL_VIT = "timm/vit_tiny_patch16_224[depth=2;embed_dim=48;img_size=32;patch_size=8]"
+
+
+def images(size: int = 64) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def task(encoder: "str | nn.Module" = "timm/resnet10t", **options: object) -> sp.PretextTask:
+    """With other weights, and other running statistics, than a new one."""
+    torch.manual_seed(1)
+    made = sp.Colorization(encoder, **options)
+    made(images())
+    return made.eval()
+
+
+def code_of(folder: Path) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    return block
+
+
+def run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **scope: object) -> dict[str, object]:
+    monkeypatch.chdir(folder)
+    exec(code, scope)
+    return scope
+
+
+@pytest.mark.parametrize(
+    "encoder", ["timm/resnet10t", "timm/mobilenetv3_small_050", SMALL_VIT, "timm/resnet10t[layer=layer2]"]
+)
+def test_the_code_beside_the_weights_gives_the_same_features(encoder, tmp_path, monkeypatch):
+    trained = task(encoder)
+    exported = sp.export_encoder(trained, tmp_path)
+    inputs = sp.Channels.parse("lab:L").extract(images())
+    code = code_of(tmp_path)
+    if "layer" in encoder:  # no whole network of timm's
+        assert "timm" not in code
+        fresh = sp.create_encoder(encoder, in_channels=1)
+        scope = run(code.replace("...", "fresh", 1), tmp_path, monkeypatch, inputs=inputs, fresh=fresh)
+    else:
+        scope = run(code, tmp_path, monkeypatch, inputs=inputs)
+        assert type(scope["encoder"]).__module__.startswith("timm.")
+    assert torch.equal(scope["features"], trained.features(images()))
+    assert torch.equal(exported(images()), trained.features(images()))
+
+
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("vit_b_32", marks=pytest.mark.slow), "swin_t", "googlenet"])
+def test_torchvision_constructors_load_them(name, tmp_path, monkeypatch):
+    size = 224 if name == "vit_b_32" else 64
+    trained = sp.create_task("rotation", encoder=f"torchvision/{name}", channels="lab:L").eval()
+    sp.export_encoder(trained, tmp_path)
+    inputs = sp.Channels.parse("lab:L").extract(images(size))
+    scope = run(code_of(tmp_path), tmp_path, monkeypatch, inputs=inputs)
+    assert type(scope["encoder"]).__module__.startswith("torchvision.")
+    if name == "vit_b_32":  # whose classifier is given the class token, which is no part of the map
+        with torch.no_grad():
+            tokens = scope["encoder"].encoder(
+                torch.cat(
+                    [scope["encoder"].class_token.expand(2, -1, -1), scope["encoder"]._process_input(inputs)], dim=1
+                )
+            )
+        torch.testing.assert_close(tokens[:, 1:].mT.reshape(2, -1, 7, 7), trained.features(images(size)))
+    else:
+        torch.testing.assert_close(scope["pooled"], trained.features(images(size)).mean(dim=(2, 3)))
+
+
+def test_what_timm_loads_is_refused_by_another_network(tmp_path):
+    import timm
+
+    sp.export_encoder(task(), tmp_path)
+    weights = str(tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match="Missing key|size mismatch"):
+        timm.create_model("resnet18", in_chans=1, num_classes=0, checkpoint_path=weights)
+    assert timm.create_model("resnet10t", in_chans=1, num_classes=0, checkpoint_path=weights).num_features == 512
+
+
+def test_weights_that_the_features_do_not_need_are_named(tmp_path):
+    sp.export_encoder(task("timm/mobilenetv3_small_050"), tmp_path)
+    assert "which are not trained: conv_head.weight, conv_head.bias" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("resnet10t[stem_width=16]", "weights of other shapes"), ("vgg11", "has no weights conv1")]
+)
+def test_a_network_that_its_library_builds_otherwise_now(name, said, tmp_path):
+    trained = task()
+    trained.encoder_name = f"timm/{name}"
+    with pytest.raises(ArgumentError, match=said):
+        sp.export_encoder(trained, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fine_tuning_in_plain_torch_starts_from_the_same_features_and_leaves_the_task_alone():
+    trained = task()
+    encoder = sp.export_encoder(trained)
+    before = trained.features(images())
+    assert torch.equal(encoder(images()), before)
+    classifier = nn.Sequential(encoder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 2)).train()
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.01)
+    losses = []
+    for _ in range(6):
+        loss = F.cross_entropy(classifier(images()), torch.tensor([0, 1]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert not torch.equal(encoder.eval()(images()), before)
+    assert torch.equal(trained.features(images()), before)
+    assert not hasattr(encoder, "decoder")
+
+
+def test_bands_with_missing_values_and_two_halves_are_exported_too(tmp_path):
+    space = sp.ChannelSpace.bands("export-test", ["A", "B", "C"], center=[1, 2, 3], scale=2)
+    net = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+    bands = sp.CrossChannelPrediction(sp.Channels(space, ["C", "A"]), sp.Channels(space, ["B"]), net).eval()
+    values = images()
+    values[:, :, :9] = torch.nan
+    exported = sp.export_encoder(bands, tmp_path)
+    assert torch.equal(exported(values), bands.features(values))
+    contract = sp.config.read_json(tmp_path / "encoder.json")
+    assert (contract["channels"], contract["center"], contract["scale"]) == (["C", "A"], [3, 1], [2, 2])
+    halves = sp.SplitBrain("lab:L", "lab:ab", "autoencoder").eval()
+    assert torch.equal(sp.export_encoder(halves)(images()), halves.features(images()))
+    with pytest.raises(
+        ArgumentError, match=r"split_brain has two encoders.*export_encoder\(task.halves\[0\], folder\)"
+    ):
+        sp.export_encoder(halves, tmp_path)
+    sp.export_encoder(halves.halves[1], tmp_path / "colour")
+    assert sp.config.read_json(tmp_path / "colour" / "encoder.json")["channels"] == ["a", "b"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    trained = task()
+    store = sp.ImageStore.from_arrays(torch.rand(12, 3, 32, 32), [0, 1] * 6)
+    return sp.evaluate({"colorization": trained.representation()}, store, store, probe="knn", seeds=2)
+
+
+def test_a_card_says_what_it_is_what_it_saw_and_how_it_did_beside_the_controls(tmp_path, report):
+    trained = task(nn.Conv2d(1, 4, 3, stride=2, padding=1))
+    store = sp.ImageStore.from_arrays(torch.rand(8, 3, 16, 16), [0] * 8)
+    sp.fit(trained, store, sp.FitConfig(out=tmp_path / "run", epochs=1, batch_size=4, device="cpu"))
+    parts = {"encoder": nn.Conv2d(1, 4, 3, stride=2, padding=1)}
+    again = sp.PretextTask.from_pretrained(tmp_path / "run" / "task", parts=parts)
+    assert again.pretraining == trained.pretraining
+    assert (again.pretraining["images"], again.pretraining["sha256"]) == (8, store.sha256)
+    kwargs = {"license": "apache-2.0", "datasets": ["me/photos"], "report": report}
+    again.save_pretrained(tmp_path / "shared", model_card_kwargs=kwargs)
+    card = ModelCard.load(tmp_path / "shared" / "README.md")
+    assert (card.data.license, card.data.library_name, card.data.datasets) == (
+        "apache-2.0",
+        "ssl_pretext",
+        ["me/photos"],
+    )
+    assert {"self-supervised", "colorization"} <= set(card.data.tags)
+    (result,) = card.data.eval_results  # the trained one; controls are no results of this model
+    assert result.metric_value == report.summary()[0]["test_accuracy_mean"]
+    assert report.table() in card.text
+    assert "- colorization: " in card.text
+    assert "colorization (untrained)" in card.text
+    assert store.sha256 in card.text
+    assert "The weights: apache-2.0." in card.text
+
+
+def test_a_card_without_figures_says_so(tmp_path):
+    task().save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.license, card.data.eval_results) == ("unknown", None)
+    assert "Not measured yet" in card.text
+    assert "`fit` did not train it" in card.text
+    assert "not stated by whoever saved it" in card.text
+    halves = sp.CrossChannelContrast("lab:L", "rgb:G", [nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(1, 4, 2, stride=2)])
+    assert "(B, 3, H, W), sRGB in [0, 1]" in str(halves.generate_model_card())
+
+
+def test_pushed_to_the_hub_and_back(tmp_path, monkeypatch, report):
+    """The hub is a folder: what is uploaded lies there, and what is asked for is taken from it."""
+    hub = tmp_path / "hub"
+    made: list[object] = []
+
+    def create_repo(self, repo_id, **options):
+        made.append(options["private"])
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+    def upload_folder(self, *, repo_id, folder_path, **options):
+        shutil.copytree(folder_path, hub / repo_id)
+        return f"{repo_id}@1"
+
+    def snapshot_download(repo_id, *, revision, allow_patterns):
+        if not (hub / repo_id).is_dir():
+            raise OSError("404 Client Error")
+        assert {"config.json", "model.safetensors"} == set(allow_patterns)  # and no pickle, whatever lies there
+        return str(hub / repo_id)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    trained = task()
+    card = {"license": "mit", "report": report, "place": "me/colours"}
+    assert trained.push_to_hub("me/colours", private=True, model_card_kwargs=card) == "me/colours@1"
+    assert made == [True]
+    assert {path.name for path in (hub / "me/colours").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert 'from_pretrained("me/colours")' in (hub / "me/colours/README.md").read_text()
+    again = sp.PretextTask.from_pretrained("me/colours")
+    assert torch.equal(again.features(images()), trained.features(images()))
+    with pytest.raises(MissingFileError, match="neither a folder nor a repository"):
+        sp.PretextTask.from_pretrained("me/none")
+    (hub / "me/colours/config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="no contract"):
+        sp.PretextTask.from_pretrained("me/colours")
+
+
+def test_the_page_runs_as_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssl_pretext.data.samples.MOST", {"train": 6, "test": 2})  # how well it learns is not tested
+    page = (Path(sp.__file__).parents[1] / "docs/howto/export.md").read_text()
+    run("".join(re.findall(r"```python\n(.*?)```", page, re.S)), tmp_path, monkeypatch)
+    found = {path.name for path in (tmp_path / "runs/shared").iterdir()}
+    assert found == {"README.md", "config.json", "model.safetensors"}
