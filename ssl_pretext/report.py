@@ -121,10 +121,15 @@ p { max-width: 46rem; white-space: pre-line; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-th { color: var(--soft); font-weight: 600; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figcaption { color: var(--soft); font-size: .9rem; }
-pre { overflow-x: auto; padding: .8rem; background: var(--tint); border-radius: 4px; font-size: .82rem; }
+pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint); border-radius: 4px;
+  font-size: .82rem; }
+@media (max-width: 44rem) {
+  th, td { padding: .35rem .5rem; } td:first-child { white-space: normal; min-width: 7.5rem; }
+  figure img { max-width: none; width: 35rem; }
+}
 </style>
 </head>
 <body>
@@ -144,7 +149,8 @@ pre { overflow-x: auto; padding: .8rem; background: var(--tint); border-radius: 
 </table></div>
 {% endif %}
 {% for figure in section.figures %}
-<figure><img src="{{ figure.source }}" alt="{{ figure.caption }}"><figcaption>{{ figure.caption }}</figcaption></figure>
+<figure><div class="scroll"><img src="{{ figure.source }}" alt="{{ figure.caption }}"></div>
+<figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
 {% if section.code %}
 <pre>{{ section.code }}</pre>

@@ -12,7 +12,7 @@ from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import mean_interval
 from ssl_pretext.probes.results import percent
-from ssl_pretext.report import Section, html_page, image_grid, markdown_table
+from ssl_pretext.report import Figure, Section, html_page, image_grid, markdown_table
 
 NASTY = "<script>alert(1)</script>"
 
@@ -97,6 +97,8 @@ def test_pieces():
     assert as_markdown("Lead:\n- a\n- b\nPlain.\nMore:\n- c") == "Lead:\n\n- a\n- b\n\nPlain.\n\nMore:\n\n- c"
     assert markdown_table([{"a": "x|y"}], ["a", "b"]) == "| a | b |\n|---|---|\n| x\\|y |  |"
     assert "&lt;b&gt;" in html_page("<b>", [Section("heading")])
+    wide = html_page("page", [Section("heading", table=[{"a": 1}], figures=[Figure(b"", "a plot")])])
+    assert all(f'<div class="scroll"><{part}' in wide for part in ("img", "table")), "would push the page on a phone"
     image = torch.zeros(3, 2, 2)
     image[0, 0, 0] = 1
     grid = Image.open(io.BytesIO(image_grid([[image]], ["red"], side=4))).convert("RGB")
