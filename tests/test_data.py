@@ -285,11 +285,11 @@ def test_what_is_no_data_set_is_refused():
 def test_sample_photos_name_the_extra(monkeypatch):
     from ssl_pretext.data import samples
 
-    samples._load.cache_clear()
+    samples.load_photo.cache_clear()
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'ssl-pretext\[benchmarks\]'"):
         sample_photos("test")
-    samples._load.cache_clear()
+    samples.load_photo.cache_clear()
 
 
 KINDS = [np.uint8, np.uint16, np.int16, np.float32, np.float64]

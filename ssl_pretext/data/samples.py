@@ -68,7 +68,7 @@ def sample_photos(split: str, *, image_size: int = 64) -> ImageStore:
 
 
 def _patches(photo: str, split: str) -> list[tuple[str, npt.NDArray[np.uint8]]]:
-    pixels = _load(photo)
+    pixels = load_photo(photo)
     height, width = pixels.shape[:2]
     border = round((1 - TEST_SHARE) * width)
     first, end = (0, border) if split == "train" else (border, width)
@@ -81,7 +81,8 @@ def _patches(photo: str, split: str) -> list[tuple[str, npt.NDArray[np.uint8]]]:
 
 
 @lru_cache
-def _load(photo: str) -> npt.NDArray[np.uint8]:
+def load_photo(photo: str) -> npt.NDArray[np.uint8]:
+    """One of `PHOTOS` as it is, RGB `(H, W, 3)`."""
     from PIL import Image
 
     package, file = PHOTOS[photo]
