@@ -60,6 +60,19 @@ def test_processes_share_each_batch_and_see_what_one_would(augment, monkeypatch)
         assert same(share, [batch[rank::2] for batch in whole])
 
 
+def test_a_process_for_which_no_image_is_left_gets_one_that_counts_nothing(monkeypatch):
+    whole = list(BatchLoader(store(41), 8, seed=1))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
+    loader = BatchLoader(store(41), 8, seed=1)
+    shares = []
+    for batch, of_all in zip(loader, whole, strict=True):
+        shares.append(loader.share)
+        assert torch.equal(batch, of_all[2::3] if len(of_all) > 2 else of_all)
+    assert shares == [2 * 3 / 8] * 5 + [0]
+
+
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize(("free", "said"), [(10**6, "kept on cpu"), (10**4, "copied batch by batch to cpu")])
 def test_a_store_that_fits_is_kept_on_the_device_and_gives_the_same(free, said, augment, monkeypatch, caplog):

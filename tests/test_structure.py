@@ -24,7 +24,7 @@ LAYERS = (
     ["quantize"],
     ["channels"],
     ["color", "bins", "nearest"],
-    ["fitting", "command"],
+    ["fitting", "command", "processes"],
     ["registry", "config"],
     ["memory"],
     ["errors"],

@@ -1,11 +1,13 @@
 """The command line `ssl-pretext`: pretrain, probe, colorize, list."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from ssl_pretext.command import run_command
 from ssl_pretext.errors import MissingDependencyError
+from ssl_pretext.processes import place
 
 __all__ = ["main"]
 
@@ -32,6 +34,10 @@ def _run(arguments: Sequence[str]) -> None:
             f"the command line needs {error.name}, which is not installed: pip install 'ssl-pretext[cli]'"
         ) from error
     options = parse(arguments)
+    if (rank := place().rank) and options.module != "pretrain":
+        return  # under torchrun the first process does what is to be done once
+    if rank:
+        logging.getLogger().setLevel(logging.WARNING)  # and speaks for all
     try:
         # What is slow to import waits until the request is known to be well-formed.
         import_module(f"ssl_pretext.cli.{options.module}").run(options)

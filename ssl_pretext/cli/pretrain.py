@@ -1,7 +1,6 @@
 """`ssl-pretext pretrain`: from a folder of images to a trained task."""
 
 import logging
-import os
 import shlex
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.losses import parse_losses
+from ssl_pretext.processes import from_first, place
 from ssl_pretext.tasks import PretextTask, create_task
 from ssl_pretext.training import fit
 
@@ -31,13 +31,13 @@ def run(options: Pretrain) -> None:
     out = Path(options.fit.out)
     # Everything that can be wrong with the request comes before the first file is written.
     task = _task(options)
-    _check_folder(out, options)
+    from_first("folder", lambda: _check_folder(out, options))
     with noting_skipped(out):
         images = ImageStore.from_folder(
             options.data, image_size=options.image_size, labelled=False, cache=options.cache
         )
     unread = ""
-    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun the first process writes
+    if place().rank == 0:
         write_options(out / OPTIONS_FILE, options.settings())
         unread = write_skipped(out, images.skipped)
     log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, unread)

@@ -30,6 +30,10 @@ class BatchLoader:
         seed: Shuffles; None keeps the order of the store.
         augment: Flips and shifts each image at random, anew in each epoch.
         device: Where the batches are wanted.
+
+    Attributes:
+        share: How much the batch handed out last counts among those of all processes: its images over their mean
+            number. 0 for an image of others that a process is given where there are not enough for all.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class BatchLoader:
         # Where Lightning looks for someone to tell which epoch it is.
         self.sampler, self.batch_sampler = self, None
         self.epoch, self.start, self.given = 0, 0, 0
+        self.share = 1.0
         self._mine = torch.empty(0, dtype=torch.int64)
         self._kept: Tensor | None = None
         self._placed = False
@@ -67,6 +72,9 @@ class BatchLoader:
         for number, batch in enumerate(order.split(self.batch_size)[start:], start=start + 1):
             self.given = number
             self._mine = mine = batch[rank::world]
+            self.share = len(mine) * world / len(batch)
+            if not len(mine):  # the others wait for this process at the end of the step
+                mine = batch[:1]
             images = self._read(mine)
             yield images if moves is None else moved(images, self._sent(moves[mine]))
 

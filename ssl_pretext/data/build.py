@@ -8,7 +8,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,8 +68,28 @@ def open_or_build(
     key = hashlib.sha256(f"{FORMAT} {rule} {channels} {max_unreadable} {listing.fingerprint()}".encode())
     folder = Path(cache or default_cache()) / key.hexdigest()[:24]
     if not folder.exists():  # it appears whole, by renaming
-        _build(listing, image_size, channels, rule, folder, max_unreadable)
+        with _alone(folder.with_name(f"{folder.name}.lock")):
+            if not folder.exists():  # else it was built while this process waited
+                _build(listing, image_size, channels, rule, folder, max_unreadable)
     return _open(folder)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time, where the file system has locks: those of `torchrun` all want the same store at once."""
+    try:
+        from fcntl import LOCK_EX, flock
+    except ImportError:  # elsewhere each builds it, with the same result
+        yield
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        with suppress(OSError):
+            flock(file, LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any]]:

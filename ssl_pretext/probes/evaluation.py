@@ -10,6 +10,7 @@ from ssl_pretext.probes.comparison import Comparison, Given
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.modules import ProbeFactory, ProbeTraining
 from ssl_pretext.probes.results import ProbeReport
+from ssl_pretext.processes import from_first
 
 __all__ = ["evaluate", "label_efficiency"]
 
@@ -36,7 +37,8 @@ def evaluate(
     the weights of the untrained controls; it is the same for every representation, so that differences can be taken
     seed by seed. Test images choose nothing: not the setting of the linear probe, nor the epoch, which is the last.
 
-    Features are computed once, all layers of a network in one pass over the images.
+    Features are computed once, all layers of a network in one pass over the images. Under `torchrun` the first process
+    does it, and all get its report.
 
     Args:
         representations: Frozen features by name; a sequence stands for one network per seed, such as one pretrained
@@ -85,7 +87,7 @@ def evaluate(
         cache=cache,
         device=device,
     )
-    return comparison.reports([LabelBudget(label_fraction, per_class)])[0]
+    return from_first("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, per_class)])[0])
 
 
 def label_efficiency(
@@ -146,4 +148,5 @@ def label_efficiency(
         cache=cache,
         device=device,
     )
-    return LabelEfficiency(dict(zip(sorted(per_class), comparison.reports(budgets), strict=True)))
+    reports = from_first("evaluate", lambda: comparison.reports(budgets))
+    return LabelEfficiency(dict(zip(sorted(per_class), reports, strict=True)))

@@ -24,15 +24,17 @@ log = logging.getLogger(__name__)
 ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
 
 
-def callbacks(out: Path, config: FitConfig) -> list[Callback]:
+def callbacks(out: Path, config: FitConfig, *, alone: bool) -> list[Callback]:
+    """The callbacks of a run, of one process `alone` or of one among several."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
         _Narrator(),
         # One file, overwritten: "last" is what a resumed run asks for.
         _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
         _LastCheckpoint(folder, filename="last", train_time_interval=timedelta(minutes=config.checkpoint_minutes)),
-        _Interruption(folder / "last.ckpt"),
     ]
+    if alone:  # several would stop at different steps, and each wait for the others to save
+        callbacks.append(_Interruption(folder / "last.ckpt"))
     return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
 
 

@@ -1,7 +1,7 @@
 """The task as Lightning sees it: its steps, its history, and the random state that a checkpoint must carry."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,12 +31,19 @@ class _Sums:
     images: int = 0
 
     def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        for name, value in terms.items():
-            self.values[name] = self.values.get(name, torch.zeros_like(value)) + value.detach() * images
+        """Adds the mean terms of a batch."""
+        self.take({name: value.detach() * images for name, value in terms.items()}, images)
+
+    def take(self, values: Mapping[str, Tensor], images: int) -> None:
+        """Adds other sums."""
+        for name, value in values.items():
+            self.values[name] = self.values[name] + value if name in self.values else value
         self.images += images
 
-    def means(self) -> dict[str, float]:
-        return {name: float(value) / max(1, self.images) for name, value in self.values.items()}
+    def means(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Means over the images of all processes; `total` adds up what each of them has."""
+        images = int(total(torch.tensor(self.images)))
+        return {name: float(total(value)) / max(1, images) for name, value in self.values.items()}
 
 
 class _Networks:
@@ -77,30 +84,42 @@ class Training(pl.LightningModule):
         with self.networks:
             output = self.task(images)
         self.watch.see(self.global_step + 1, output, self._files())
-        self.training_sums.add(output.terms, len(images))
+        share = self.trainer.train_dataloader.share
+        self.training_sums.add(output.terms, len(images) if share else 0)
         self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
-        return cast(Tensor, output.loss)
+        # Gradients are averaged over the processes, each of which takes the mean of its own images.
+        return cast(Tensor, output.loss if share == 1 else share * output.loss)
 
     def validation_step(self, images: Tensor, index: int) -> None:
         # What is hidden is the same in every epoch, and the random state of the training stays as it is.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.config.seed + index)
-            self.validation_sums.add(self.task(images).terms, len(images))
+            images_counted = len(images) if self.trainer.val_dataloaders.share else 0
+            self.validation_sums.add(self.task(images).terms, images_counted)
 
     def on_fit_start(self) -> None:
         if self.saved is None:
             torch.manual_seed(self.config.seed + self.global_rank)
             return
         # Now that the task is on its device, where the states of the losses must be.
-        torch.set_rng_state(self.saved["random"])
-        if self.device.type == "cuda" and self.saved.get("cuda_random") is not None:
-            torch.cuda.set_rng_state(self.saved["cuda_random"], self.device)
+        states, world = self.saved["processes"], self.trainer.world_size
+        if len(states) == world:
+            states = [states[self.global_rank]]
+            torch.set_rng_state(states[0]["random"])
+            if self.device.type == "cuda" and states[0]["cuda_random"] is not None:
+                torch.cuda.set_rng_state(states[0]["cuda_random"], self.device)
+        else:
+            log.warning("%d processes go on for %d: what is drawn at random is not the same", world, len(states))
+            torch.manual_seed((self.config.seed * 1_000_003 + self.global_step) * 1_000_003 + self.global_rank)
+            states = states if self.global_rank == 0 else []
+        for state in states:
+            self.training_sums.take(state["sums"], state["images"])
         for name, loss in self._losses():
             loss.load_training_state(self.saved["losses"][name])
 
     def on_train_epoch_end(self) -> None:
         self.watch.settle()
-        terms, judged = self.training_sums.means(), self.validation_sums.means()
+        terms, judged = (sums.means(self._total) for sums in (self.training_sums, self.validation_sums))
         row = {
             "epoch": self.current_epoch + 1,
             "train_loss": sum(terms.values()),
@@ -121,9 +140,14 @@ class Training(pl.LightningModule):
         self.watch.check_weights(self.global_step, self.task, self._files())
         checkpoint["pretext"] = {
             "history": self.history,
-            "sums": (dict(self.training_sums.values), self.training_sums.images),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "processes": self._from_all(
+                {
+                    "sums": {name: value.cpu() for name, value in self.training_sums.values.items()},
+                    "images": self.training_sums.images,
+                    "random": torch.get_rng_state(),
+                    "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                }
+            ),
             "losses": {name: loss.training_state() for name, loss in self._losses()},
         }
 
@@ -131,7 +155,18 @@ class Training(pl.LightningModule):
         self.saved = saved = checkpoint["pretext"]
         self.watch.kept_step = checkpoint["global_step"]
         self.history = list(saved["history"])
-        self.training_sums = _Sums(dict(saved["sums"][0]), saved["sums"][1])
+
+    def _total(self, value: Tensor) -> Tensor:
+        """The sum of what all processes have."""
+        return cast(Tensor, self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum"))
+
+    def _from_all(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        """What each process has, by rank."""
+        if self.trainer.world_size == 1:
+            return [state]
+        states: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(states, state)
+        return states
 
     def _files(self) -> list[str]:
         return cast(list[str], self.trainer.train_dataloader.names_given())

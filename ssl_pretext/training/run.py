@@ -18,6 +18,7 @@ from ssl_pretext.data.batches import BatchLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.fitting import TF32, FitConfig
 from ssl_pretext.memory import freed_memory_kept
+from ssl_pretext.processes import from_first, place
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import check_contract
 from ssl_pretext.training.callbacks import callbacks, interruptible
@@ -48,7 +49,8 @@ def fit(
         A row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
 
     Raises:
-        ArgumentError: There are no images, or the task's class could not load what would be saved.
+        ArgumentError: There are no images, or fewer in a batch than processes; or the task's class could not load what
+            would be saved.
         CheckpointError: `out` holds a run and `resume` is off, or the run in it was another one.
         NotFiniteError: A loss, or a weight, is NaN or infinite; no checkpoint holds it.
         KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
@@ -57,17 +59,23 @@ def fit(
         raise ArgumentError("fit() got an image store without images")
     check_contract(task)
     out = Path(config.out)
-    checkpoint = _prepare(out, config, images)
+    _, world, local = place()
+    if config.batch_size < world:
+        raise ArgumentError(f"batch_size counts the images of all processes; {world} of them need at least {world}")
+    checkpoint = from_first("fit", lambda: _prepare(out, config, images))
     task.image_size, task.resize = images.image_size, images.resize
     if checkpoint is None:  # else it brings what was measured along
         task.prepare(images)
     module = Training(task, config)
     trainer = pl.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
+        strategy="ddp" if world > 1 else "auto",
+        devices=local,
+        num_nodes=world // local,
         precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,
         logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", "csv")],
-        callbacks=callbacks(out, config),
+        callbacks=callbacks(out, config, alone=world == 1),
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -85,11 +93,14 @@ def fit(
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch.compile's look
         trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     task.pretraining = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
-    if trainer.is_global_zero:
-        task.save_pretrained(out / "task")
-        report_health(task, images, out, device)
+    from_first("fit", lambda: _finish(task, images, out, device))
     task.to("cpu")
     return module.history
+
+
+def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.device) -> None:
+    task.save_pretrained(out / "task")
+    report_health(task, images, out, device)
 
 
 def _prepare(out: Path, config: FitConfig, images: ImageStore) -> Path | None:
