@@ -11,7 +11,7 @@ from ssl_pretext.channels import Channels, ChannelSpace, join
 from ssl_pretext.errors import PretextError
 
 if TYPE_CHECKING:
-    from ssl_pretext.data import ImageStore, holdout_split, sample_photos
+    from ssl_pretext.data import ImageStore, ImageStream, holdout_split, sample_photos
     from ssl_pretext.encoders import create_encoder, list_encoders, register_encoder
     from ssl_pretext.fitting import FitConfig
     from ssl_pretext.losses import Loss, create_loss, list_losses, register_loss
@@ -62,6 +62,7 @@ __all__ = [
     "Denoising",
     "FitConfig",
     "ImageStore",
+    "ImageStream",
     "Inpainting",
     "Jigsaw",
     "Joined",
@@ -103,7 +104,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "data": ("ImageStore", "holdout_split", "sample_photos"),
+    "data": ("ImageStore", "ImageStream", "holdout_split", "sample_photos"),
     "encoders": ("create_encoder", "list_encoders", "register_encoder"),
     "fitting": ("FitConfig",),
     "losses": ("Loss", "create_loss", "list_losses", "register_loss"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ssl_pretext.errors import PretextError
 
-__all__ = ["Place", "from_first", "place"]
+__all__ = ["Place", "from_all", "from_first", "place"]
 
 POLL = 0.05  # seconds
 
@@ -66,6 +66,17 @@ def from_first(what: str, work: Callable[[], T]) -> T:
     if refusal is not None:
         raise refusal
     return answer
+
+
+def from_all(value: T) -> list[T]:
+    """What each process has, by rank; within a run of Lightning, which makes them a group."""
+    import torch.distributed
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 @lru_cache

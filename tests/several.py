@@ -65,6 +65,9 @@ def in_two_processes(folder: Path) -> None:
     assert place() == (rank, 2, 2)
     found: dict[str, object] = {"plain": pretrain_plainly(folder / "plain")}
 
+    shards = sp.ImageStream(str(folder / "shards/*.tar"), image_size=16, cache=folder / "cache")
+    found["stream"] = sp.fit(task(), shards, config(folder / "stream", epochs=2))
+
     for name in ("whole", "stopped"):
         if name == "stopped":
             stop_and_go_on(folder / name, checkpoint_minutes=1e-5)

@@ -127,7 +127,7 @@ def test_the_command_line_has_the_last_word_over_a_file(tmp_path):
     )
     options = parse(["pretrain", f"--config={file}", "--epochs", "3", "--out", "run"])
     assert isinstance(options, Pretrain)
-    assert (options.data, options.image_size, options.cache) == (Path("photos"), 32, None)
+    assert (options.data, options.image_size, options.cache) == ("photos", 32, None)
     assert options.losses == "smooth_l1=1,lpips[net=squeeze]=0.5"
     assert options.fit == sp.FitConfig(out=Path("run"), epochs=3, learning_rate=1e-3, augment=True)
     again = tmp_path / "again.yaml"

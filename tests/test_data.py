@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
 from ssl_pretext.data import ImageStore, as_store, holdout_split, list_folder, list_food101, sample_photos
-from ssl_pretext.data.build import _in_order
+from ssl_pretext.data.build import in_order
 from ssl_pretext.data.decode import _resize_array
 from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError
 
@@ -178,14 +178,14 @@ def test_threads_hand_over_as_many_images_as_there_is_room_for(tmp_path, monkeyp
     handed = []
 
     def watched(pool, function, chunks, ahead):
-        for results in _in_order(pool, function, chunks, ahead):
+        for results in in_order(pool, function, chunks, ahead):
             handed.append(len(results))
             yield results
 
     monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 2)
     monkeypatch.setattr("ssl_pretext.data.build.SMALL_FILE", 0)
     monkeypatch.setattr("ssl_pretext.data.build.CHUNK_BYTES", room)
-    monkeypatch.setattr("ssl_pretext.data.build._in_order", watched)
+    monkeypatch.setattr("ssl_pretext.data.build.in_order", watched)
     store = ImageStore.from_folder(tmp_path / "data", image_size=4, labelled=False, cache=tmp_path / "cache")
     assert store.images()[:, 0, 0, 0].tolist() == list(range(40))
     assert handed[:9] == [1] * 9  # before the first is decoded, nobody knows how large images are
@@ -638,7 +638,7 @@ def test_images_without_classes(folder, tmp_path):
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
-def test_work_is_handed_back_in_order_and_not_far_ahead(items, ahead):
+def test_work_is_handed_backin_order_and_not_far_ahead(items, ahead):
     started = []
 
     def work(item):
@@ -647,7 +647,7 @@ def test_work_is_handed_back_in_order_and_not_far_ahead(items, ahead):
 
     with ThreadPoolExecutor(2) as pool:
         done = []
-        for result in _in_order(pool, work, items, ahead):
+        for result in in_order(pool, work, items, ahead):
             done.append(result)
             assert len(started) <= len(done) + ahead
     assert done == [-item for item in items]
@@ -662,7 +662,7 @@ def test_work_that_is_given_up_is_not_begun():
             going_on.wait()
 
     with ThreadPoolExecutor(1) as pool:
-        results = _in_order(pool, work, range(9), 5)
+        results = in_order(pool, work, range(9), 5)
         next(results)
         results.close()
         going_on.set()

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def folder(tmp_path_factory):
             Image.new("RGB", (20, 20), (60 * number, 90, 100 * (label == "a"))).save(
                 folder / "photos" / label / f"{number}.png"
             )
+    (folder / "shards").mkdir()
+    (folder / "broken.png").write_text("no photo")
+    for number in range(4):
+        with tarfile.open(folder / f"shards/{number}.tar", "w") as shard:
+            shard.add(folder / "photos", "photos")
+            shard.add(folder / "broken.png", "broken.png")
     return folder
 
 
@@ -82,6 +89,13 @@ def test_one_goes_on_for_two_and_says_what_is_not_the_same(found, folder, caplog
     assert history[0] == whole[0]  # before the stop
     assert losses(history)[2] == pytest.approx(losses(whole)[2], rel=0.05)
     assert history[1] != whole[1]
+
+
+def test_a_stream_is_shared_and_what_either_could_not_read_is_told(found, folder):
+    assert found[0]["stream"] == found[1]["stream"]
+    assert [row["epoch"] for row in found[0]["stream"]] == [1, 2]
+    skipped = json.loads((folder / "stream/skipped.json").read_text())
+    assert [one["name"] for one in skipped] == [f"{number}.tar/broken.png" for number in range(4)]
 
 
 def test_probes_are_counted_once(found):

@@ -43,8 +43,8 @@ HEAVY = [
 ]
 NAMES = (
     "ChannelSpace Channels ColorHistogram Colorization CrossChannelContrast CrossChannelPrediction Denoising "
-    "FitConfig ImageStore Inpainting Jigsaw Joined LabelEfficiency Loss MaskedPatches Network Pixels PretextError "
-    "PretextTask ProbeReport ProbeTraining RelativePatch Representation Rotation SplitBrain TaskOutput "
+    "FitConfig ImageStore ImageStream Inpainting Jigsaw Joined LabelEfficiency Loss MaskedPatches Network Pixels "
+    "PretextError PretextTask ProbeReport ProbeTraining RelativePatch Representation Rotation SplitBrain TaskOutput "
     "create_encoder create_loss create_probe create_task evaluate export_encoder fit holdout_split join "
     "label_efficiency list_encoders list_losses list_probes list_tasks load_representation register_encoder "
     "register_loss register_probe register_task sample_photos save_representation"

@@ -24,15 +24,17 @@ class Pretrain(Config):
     examples:
       ssl-pretext pretrain --data photos --out runs/first
       ssl-pretext pretrain --data photos --encoder timm/resnet18 --out runs/b
+      ssl-pretext pretrain --data 'shards/train-{0000..0009}.tar' --out runs/c
       ssl-pretext pretrain --config runs/b/pretrain.yaml --resume
 
     Attributes:
-        data: Folder of images, at any depth.
+        data: Folder of images, at any depth; or WebDataset shards, such as "shards/train-{0000..0009}.tar".
         task: What is learned, with options in brackets, such as "colorization[target=rgb]" or
             "split_brain[first=lab:L;second=lab:ab]"; see "ssl-pretext list tasks".
         encoder: The network to pretrain; see "ssl-pretext list encoders".
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's own if left out.
         image_size: The shortest side is resized to it, and the centre cut out.
+        epoch_images: Images of shards that make an epoch; all of them, counted once, if left out.
         cache: Folder of decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
         config: YAML file of options, such as the pretrain.yaml of another run; the command line has the last word.
         fit: How it is trained.
@@ -41,11 +43,12 @@ class Pretrain(Config):
     module: ClassVar[str] = "pretrain"
     interrupted: ClassVar[str] = "The same command with --resume goes on from the last checkpoint."
 
-    data: Path
+    data: str
     task: str = "colorization"
     encoder: str = "autoencoder"
     losses: str | None = None
     image_size: int = 64
+    epoch_images: int | None = None
     cache: Path | None = None
     config: Path | None = None
     fit: OmitArgPrefixes[FitConfig]

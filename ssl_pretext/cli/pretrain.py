@@ -8,8 +8,8 @@ import torch
 
 from ssl_pretext.cli.files import noting_skipped, read_options, write_options, write_skipped
 from ssl_pretext.cli.options import Pretrain
-from ssl_pretext.data import ImageStore
-from ssl_pretext.errors import CheckpointError
+from ssl_pretext.data import ImageStore, ImageStream, are_shards
+from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.losses import parse_losses
 from ssl_pretext.processes import from_first, place
 from ssl_pretext.tasks import PretextTask, create_task
@@ -33,17 +33,25 @@ def run(options: Pretrain) -> None:
     task = _task(options)
     from_first("folder", lambda: _check_folder(out, options))
     with noting_skipped(out):
-        images = ImageStore.from_folder(
-            options.data, image_size=options.image_size, labelled=False, cache=options.cache
-        )
+        images = _images(options)
     unread = ""
     if place().rank == 0:
         write_options(out / OPTIONS_FILE, options.settings())
-        unread = write_skipped(out, images.skipped)
+        if isinstance(images, ImageStore):  # what cannot be read of a stream is found while it is trained on
+            unread = write_skipped(out, images.skipped)
     log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, unread)
     fit(task, images, options.fit)
     folder = shlex.quote(str(out))
     log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELLED_FOLDER", out / "task", folder)
+
+
+def _images(options: Pretrain) -> ImageStore | ImageStream:
+    size, cache = options.image_size, options.cache
+    if are_shards(options.data):
+        return ImageStream(options.data, image_size=size, epoch_images=options.epoch_images, cache=cache)
+    if options.epoch_images is not None:
+        raise ArgumentError(f"--epoch-images is about shards, and {options.data} is a folder; leave it out")
+    return ImageStore.from_folder(options.data, image_size=size, labelled=False, cache=cache)
 
 
 def _task(options: Pretrain) -> PretextTask:

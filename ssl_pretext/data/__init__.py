@@ -3,13 +3,17 @@
 from ssl_pretext.data.convert import as_store
 from ssl_pretext.data.samples import EXCLUDED_PHOTOS, sample_photos
 from ssl_pretext.data.scan import Listing, list_folder, list_food101
+from ssl_pretext.data.shards import are_shards
 from ssl_pretext.data.splits import holdout_split
 from ssl_pretext.data.store import ImageStore
+from ssl_pretext.data.stream import ImageStream
 
 __all__ = [
     "EXCLUDED_PHOTOS",
     "ImageStore",
+    "ImageStream",
     "Listing",
+    "are_shards",
     "as_store",
     "holdout_split",
     "list_folder",

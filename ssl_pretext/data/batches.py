@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_pretext.data.moves import draw_moves, moved
 from ssl_pretext.data.store import ImageStore
 
-__all__ = ["BatchLoader"]
+__all__ = ["BatchLoader", "rank_and_world"]
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,7 @@ class BatchLoader:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        rank, world = rank_and_world()
         self._place()
         order, moves = self._plan()
         start, self.start = self.start, 0
@@ -131,6 +129,13 @@ class BatchLoader:
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Which process of how many this is in a distributed run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def _free_memory(device: torch.device) -> int | None:

@@ -22,7 +22,7 @@ from ssl_pretext.data.piles import Piles, describe
 from ssl_pretext.data.scan import Listing
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingFileError
 
-__all__ = ["default_cache", "digest", "open_or_build"]
+__all__ = ["AHEAD", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
 FORMAT = 3
 INDEX_FILE = "index.json"
@@ -64,7 +64,7 @@ def open_or_build(
             raise ArgumentError(f"{name} must be positive, got {number}")
     if not 0 <= max_unreadable <= 1:
         raise ArgumentError(f"max_unreadable is a share between 0 and 1, got {max_unreadable}")
-    rule = "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), centre crop"
+    rule = resize_rule(image_size)
     key = hashlib.sha256(f"{FORMAT} {rule} {channels} {max_unreadable} {listing.fingerprint()}".encode())
     folder = Path(cache or default_cache()) / key.hexdigest()[:24]
     if not folder.exists():  # it appears whole, by renaming
@@ -72,6 +72,11 @@ def open_or_build(
             if not folder.exists():  # else it was built while this process waited
                 _build(listing, image_size, channels, rule, folder, max_unreadable)
     return _open(folder)
+
+
+def resize_rule(image_size: int | None) -> str:
+    """How images are brought to a size, in words that are kept with them."""
+    return "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), centre crop"
 
 
 @contextmanager
@@ -167,7 +172,7 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
         Piles(part) as piles,
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
-        closing(_in_order(pool, work, chunks(), AHEAD * threads)) as results,
+        closing(in_order(pool, work, chunks(), AHEAD * threads)) as results,
     ):
         for i, result in enumerate(chain.from_iterable(results)):
             if isinstance(result, str):
@@ -204,7 +209,7 @@ def _are_small(paths: Sequence[Path]) -> bool:
     return sum(sizes) < SMALL_FILE * len(sizes)
 
 
-def _in_order(
+def in_order(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Generator[R, None, None]:
     """`pool.map` that starts at most `ahead` items before the result that is asked for, and none once it is closed."""

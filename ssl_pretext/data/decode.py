@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.photo import MOST_PIXELS, as_rgb, open_photo, orientation, turned
+from ssl_pretext.data.photo import MOST_PIXELS, Content, as_rgb, open_photo, orientation, turned
 from ssl_pretext.errors import MissingDependencyError, PretextError
 
 __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
@@ -30,7 +30,7 @@ class Decoded(NamedTuple):
     kind: str
 
 
-def decoder(image_size: int | None, channels: int | None) -> Callable[[Path], Decoded | str]:
+def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Content], Decoded | str]:
     """A function from a file to its pixels, or to the reason why there are none; it never raises, and never waits.
 
     Args:
@@ -38,12 +38,13 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path], De
         channels: If stated, 8-bit TIFF files are arrays too, and no photographs.
     """
 
-    def decode(path: Path) -> Decoded | str:
+    def decode(path: Path | Content) -> Decoded | str:
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for somebody to write into it
-                return "it is no regular file"
-            _check_bytes(status.st_size)
+            if isinstance(path, Path):
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for somebody to write into it
+                    return "it is no regular file"
+                _check_bytes(status.st_size)
             if path.suffix.lower() == ".npy":
                 return _decode_array(_read_npy(path), image_size)
             if path.suffix.lower() in TIFF_SUFFIXES and (channels is not None or not _is_photo(path)):
@@ -68,7 +69,7 @@ def pixels_of_photo(image: Any) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(as_rgb(image), dtype=np.uint8).transpose(2, 0, 1))
 
 
-def _read_photo(path: Path, image_size: int | None) -> npt.NDArray[np.uint8]:
+def _read_photo(path: Path | Content, image_size: int | None) -> npt.NDArray[np.uint8]:
     with open_photo(path) as opened:
         image = turned(as_rgb(opened), orientation(opened))
         if image_size is not None and image.size != (image_size, image_size):
@@ -76,7 +77,7 @@ def _read_photo(path: Path, image_size: int | None) -> npt.NDArray[np.uint8]:
         return pixels_of_photo(image)
 
 
-def _is_photo(path: Path) -> bool:
+def _is_photo(path: Path | Content) -> bool:
     """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow knows: grey, RGB, CMYK, a palette."""
     from PIL import TiffImagePlugin, UnidentifiedImageError
 
@@ -89,21 +90,21 @@ def _is_photo(path: Path) -> bool:
         return False
 
 
-def _read_npy(path: Path) -> npt.NDArray[Any]:
+def _read_npy(path: Path | Content) -> npt.NDArray[Any]:
     with NPY_HEADERS, path.open("rb") as file:
         # Not `np.load`, which also opens archives, and pickles unless told otherwise.
         pixels = np.lib.format.read_array(file, allow_pickle=False)
     return pixels[None] if pixels.ndim == 2 else pixels
 
 
-def _read_tiff(path: Path) -> npt.NDArray[Any]:
+def _read_tiff(path: Path | Content) -> npt.NDArray[Any]:
     """Bands or pages first; what the file itself declares to be missing is NaN, unless it is of `uint8`."""
     try:
         import tifffile
     except ImportError as error:
         raise MissingDependencyError(f"reading {path} as an array takes tifffile: pip install tifffile") from error
     try:
-        with tifffile.TiffFile(path) as file:
+        with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             _check_bytes(file.series[0].nbytes)
             pixels, axes = np.asarray(file.series[0].asarray()), file.series[0].axes
             missing = file.series[0].keyframe.tags.valueof(GDAL_NODATA)

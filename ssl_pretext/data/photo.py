@@ -1,16 +1,18 @@
 """From a photograph's file to upright 8-bit RGB, by Pillow."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["MOST_PIXELS", "as_rgb", "open_photo", "orientation", "turned"]
+__all__ = ["MOST_PIXELS", "Content", "as_rgb", "open_photo", "orientation", "turned"]
 
 # Of all that Pillow knows, whatever the suffix says: it would hand PostScript over to an interpreter.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -18,8 +20,26 @@ MOST_PIXELS = 178_956_970  # of a photograph; beyond twice its MAX_IMAGE_PIXELS 
 ORIENTATION = 0x0112  # EXIF tag
 
 
+@dataclass(frozen=True)
+class Content:
+    """A file in memory: what is asked of a `Path` to read an image from it."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def suffix(self) -> str:
+        return os.path.splitext(self.name)[1]
+
+    def open(self, mode: str) -> BinaryIO:
+        return io.BytesIO(self.data)
+
+
 @contextmanager
-def open_photo(path: str | os.PathLike[str]) -> Iterator[Any]:
+def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
     """A file as a Pillow image, pixels not yet decoded.
 
     Raises:
@@ -28,7 +48,7 @@ def open_photo(path: str | os.PathLike[str]) -> Iterator[Any]:
     from PIL import Image
 
     # Pillow would not close a file of its own that it fails to read from.
-    with Path(path).open("rb") as file:
+    with (path if isinstance(path, Content) else Path(path)).open("rb") as file:
         image = Image.open(file, formats=FORMATS)
         if image.format == "PNG":
             image.verify()  # all checksums, of which decoding looks at some only; afterwards it has to be opened anew

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
+from ssl_pretext.config import read_json, write_json
+from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.fitting import FitConfig
+from ssl_pretext.processes import from_all
 
 __all__ = ["callbacks", "interruptible"]
 
@@ -24,7 +28,7 @@ log = logging.getLogger(__name__)
 ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
 
 
-def callbacks(out: Path, config: FitConfig, *, alone: bool) -> list[Callback]:
+def callbacks(images: ImageStore | ImageStream, out: Path, config: FitConfig, *, alone: bool) -> list[Callback]:
     """The callbacks of a run, of one process `alone` or of one among several."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
@@ -33,6 +37,8 @@ def callbacks(out: Path, config: FitConfig, *, alone: bool) -> list[Callback]:
         _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
         _LastCheckpoint(folder, filename="last", train_time_interval=timedelta(minutes=config.checkpoint_minutes)),
     ]
+    if isinstance(images, ImageStream):
+        callbacks.append(_Skipped(images, out / "skipped.json"))
     if alone:  # several would stop at different steps, and each wait for the others to save
         callbacks.append(_Interruption(folder / "last.ckpt"))
     return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
@@ -94,6 +100,22 @@ def interruptible() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt from error
+
+
+class _Skipped(Callback):
+    """Writes after each epoch what could not be read of a stream, beside what could not before."""
+
+    def __init__(self, images: ImageStream, file: Path) -> None:
+        self.images, self.file = images, file
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        found = chain.from_iterable(from_all(self.images.skipped))
+        if trainer.is_global_zero:
+            before = read_json(self.file) if self.file.exists() else []
+            reasons = {one["name"]: one for one in [*before, *found]}
+            write_json(self.file, [reasons[name] for name in sorted(reasons)])
+            if len(reasons) > len(before):
+                log.warning("unreadable and skipped so far: %d, see %s", len(reasons), self.file)
 
 
 class _Narrator(Callback):

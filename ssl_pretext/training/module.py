@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssl_pretext.config import write_json
 from ssl_pretext.fitting import FitConfig
 from ssl_pretext.losses import Loss
+from ssl_pretext.processes import from_all
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.watch import Watch
 
@@ -140,7 +141,7 @@ class Training(pl.LightningModule):
         self.watch.check_weights(self.global_step, self.task, self._files())
         checkpoint["pretext"] = {
             "history": self.history,
-            "processes": self._from_all(
+            "processes": from_all(
                 {
                     "sums": {name: value.cpu() for name, value in self.training_sums.values.items()},
                     "images": self.training_sums.images,
@@ -159,14 +160,6 @@ class Training(pl.LightningModule):
     def _total(self, value: Tensor) -> Tensor:
         """The sum of what all processes have."""
         return cast(Tensor, self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum"))
-
-    def _from_all(self, state: dict[str, Any]) -> list[dict[str, Any]]:
-        """What each process has, by rank."""
-        if self.trainer.world_size == 1:
-            return [state]
-        states: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(states, state)
-        return states
 
     def _files(self) -> list[str]:
         return cast(list[str], self.trainer.train_dataloader.names_given())

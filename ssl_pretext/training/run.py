@@ -13,8 +13,9 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ssl_pretext.config import read_json, write_json
-from ssl_pretext.data import ImageStore
+from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.data.batches import BatchLoader
+from ssl_pretext.data.stream_batches import StreamLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.fitting import TF32, FitConfig
 from ssl_pretext.memory import freed_memory_kept
@@ -29,7 +30,7 @@ __all__ = ["fit"]
 
 
 def fit(
-    task: PretextTask, images: ImageStore, config: FitConfig, *, validation: ImageStore | None = None
+    task: PretextTask, images: ImageStore | ImageStream, config: FitConfig, *, validation: ImageStore | None = None
 ) -> list[dict[str, Any]]:
     """Pretrains a task in place.
 
@@ -41,7 +42,8 @@ def fit(
 
     Args:
         task: Trained in place.
-        images: What it is trained on; no labels are read.
+        images: What it is trained on; no labels are read. Of a stream, what is measured before and after (priors of
+            losses, health of features) is measured on its `sample()`.
         config: How.
         validation: Images for `val_loss`; nothing is chosen by it.
 
@@ -64,8 +66,9 @@ def fit(
         raise ArgumentError(f"batch_size counts the images of all processes; {world} of them need at least {world}")
     checkpoint = from_first("fit", lambda: _prepare(out, config, images))
     task.image_size, task.resize = images.image_size, images.resize
+    few = images.sample() if isinstance(images, ImageStream) else images
     if checkpoint is None:  # else it brings what was measured along
-        task.prepare(images)
+        task.prepare(few)
     module = Training(task, config)
     trainer = pl.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
@@ -75,7 +78,7 @@ def fit(
         precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,
         logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", "csv")],
-        callbacks=callbacks(out, config, alone=world == 1),
+        callbacks=callbacks(images, out, config, alone=world == 1),
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -83,7 +86,8 @@ def fit(
         log_every_n_steps=1 if len(images) <= 49 * config.batch_size else 10,
     )
     device = trainer.strategy.root_device
-    training = BatchLoader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
+    loader: Any = StreamLoader if isinstance(images, ImageStream) else BatchLoader
+    training = loader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
     validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
     on_processor = freed_memory_kept() if device.type == "cpu" else nullcontext()
     with warnings.catch_warnings(), on_processor, _switches(config.precision, device), interruptible():
@@ -93,7 +97,7 @@ def fit(
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch.compile's look
         trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     task.pretraining = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
-    from_first("fit", lambda: _finish(task, images, out, device))
+    from_first("fit", lambda: _finish(task, few, out, device))
     task.to("cpu")
     return module.history
 
@@ -103,7 +107,7 @@ def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.devi
     report_health(task, images, out, device)
 
 
-def _prepare(out: Path, config: FitConfig, images: ImageStore) -> Path | None:
+def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream) -> Path | None:
     """Checks the folder against the configuration; returns the checkpoint to go on from."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
     written, checkpoint = out / "fit.json", out / CHECKPOINT

@@ -1,0 +1,271 @@
+"""Images streamed from WebDataset shards."""
+
+import io
+import json
+import logging
+import tarfile
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import ssl_pretext as sp
+from ssl_pretext.cli import main
+from ssl_pretext.data.shards import find_shards
+from ssl_pretext.data.stream_batches import StreamLoader
+from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+COUNT = 41
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
+
+
+def photo(number: int, size: "tuple[int, int]" = (20, 20)) -> Image.Image:
+    """Grey of a level that tells which one it is, with one corner white."""
+    image = Image.new("RGB", size, (5 * number,) * 3)
+    image.paste((255, 255, 255), (0, 0, size[0] // 2, size[1] // 2))
+    return image
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def write(path: Path, members: "dict[str, bytes]") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Five shards of 8 or 9 images each, with what else lies in such files."""
+    numbers = np.array_split(np.arange(COUNT), 5)
+    for shard, mine in enumerate(numbers):
+        members = {f"{number:04}.png": encoded(photo(number)) for number in mine}
+        members |= {f"{number:04}.cls": b"7" for number in mine} | {"._hidden.png": b"notes"}
+        write(tmp_path / f"shards/train-{shard}.tar", members)
+    return str(tmp_path / "shards/train-{0..4}.tar")
+
+
+def stream(shards: str, **options: object) -> sp.ImageStream:
+    return sp.ImageStream(shards, **{"image_size": 16, "buffer": 10, **options})
+
+
+def levels(batches) -> "list[int]":
+    """The numbers of the images."""
+    return [int(level) // 5 for batch in batches for level in batch[:, 0, -1, -1]]
+
+
+def loader(images: sp.ImageStream, **options: object) -> StreamLoader:
+    return StreamLoader(images, 8, **{"seed": 1, **options})
+
+
+def test_an_epoch_is_each_image_once_in_an_order_of_seed_and_epoch(shards):
+    images = stream(shards)
+    assert (len(images), images.image_size, len(loader(images))) == (COUNT, 16, 6)
+    batches = loader(images)
+    first = list(batches)
+    assert [len(batch) for batch in first] == [8, 8, 8, 8, 8, 1]
+    assert first[0].dtype == torch.uint8
+    assert sorted(levels(first)) == list(range(COUNT))
+    torch.manual_seed(7)  # no one else's
+    assert levels(loader(images)) == levels(first)
+    assert levels(loader(images, seed=2)) != levels(first)
+    batches.set_epoch(1)
+    assert sorted(levels(second := list(batches))) == list(range(COUNT))
+    assert levels(second) != levels(first)
+    assert levels(loader(images, seed=None)) == list(range(COUNT))
+    # Shuffled within the buffer too, not by shards alone.
+    eights = [level // 8 for level in levels(first)]
+    assert sum(one != other for one, other in pairwise(eights)) > 10
+
+
+def test_pixels_are_those_of_a_folder(shards, tmp_path):
+    for name in ("a.jpg", "b.npy", "c.tif"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        content = encoded(photo(9, (40, 30)), "JPEG", exif=exif)
+        if name == "b.npy":
+            file = io.BytesIO()
+            np.save(file, np.arange(3 * 30 * 40, dtype=np.uint16).reshape(3, 30, 40))
+            content = file.getvalue()
+        if name == "c.tif":
+            content = encoded(photo(9, (40, 30)), "TIFF")
+        folder = tmp_path / name[0]
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        write(tmp_path / f"{name}.tar", {name: content})
+        store = sp.ImageStore.from_folder(folder, image_size=16, labelled=False)
+        (batch,) = loader(stream(str(tmp_path / f"{name}.tar")))
+        assert torch.equal(batch, store.images())
+    array = sp.ImageStream(str(tmp_path / "c.tif.tar"), image_size=16, channels=3)
+    assert torch.equal(next(iter(loader(array))), next(iter(loader(stream(str(tmp_path / "c.tif.tar"))))))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_pass_goes_on_where_it_stopped(shards, augment):
+    whole = list(batches := loader(stream(shards), augment=augment))
+    assert augment == (not all(map(torch.equal, whole, loader(stream(shards)))))
+    passing = iter(batches)
+    for _ in range(3):
+        next(passing)
+    passing.close()
+    going_on = loader(stream(shards), augment=augment)
+    going_on.load_state_dict(batches.state_dict())
+    for one, other in zip(going_on, whole[3:], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_processes_read_different_shards(shards, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    seen, shares = [], []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        batches = loader(stream(shards))
+        mine = []
+        for batch in batches:
+            mine.append(batch)
+            shares.append((len(batch), batches.share))
+        seen.append({level // 8 if level < 9 else (level - 1) // 8 for level in levels(mine)})
+    assert not seen[0] & seen[1]
+    assert seen[0] | seen[1] == set(range(5))
+    assert shares == [*[(4, 1.0)] * 5, (1, 2.0), *[(4, 1.0)] * 5, (1, 0.0)]
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 6)
+    with pytest.raises(ArgumentError, match="6 processes share 5 shards; write the images into more of them"):
+        next(iter(loader(stream(shards))))
+
+
+def test_what_cannot_be_read_is_skipped_with_its_reason(shards, tmp_path, caplog):
+    good = {f"{number}.png": encoded(photo(number)) for number in range(6)}
+    deep = io.BytesIO()
+    np.save(deep, np.zeros((3, 20, 20), np.uint16))
+    write(tmp_path / "bad/0.tar", {"broken.png": b"no photo", **good, "deep.npy": deep.getvalue()})
+    write(tmp_path / "bad/1.tar", {f"{number}.png": encoded(photo(number)) for number in (6, 7, 8)})
+    write(tmp_path / "bad/2.tar", {f"{number}.png": encoded(photo(number)) for number in (9, 10)})
+    whole = (tmp_path / "bad/2.tar").read_bytes()
+    (tmp_path / "bad/2.tar").write_bytes(whole[:600])  # in the middle of the first image
+    images = stream(str(tmp_path / "bad/*.tar"))
+    assert len(images) == 12  # by the headers; those that cannot be read are made up for by the first ones again
+    seen = levels(loader(images))
+    assert (len(seen), set(seen)) == (12, set(range(9)))
+    reasons = {one["name"]: one["reason"] for one in images.skipped}
+    assert set(reasons) == {"0.tar/broken.png", "0.tar/deep.npy", "2.tar"}
+    assert "cannot identify image file" in reasons["0.tar/broken.png"]
+    assert "3 channels of uint16" in reasons["0.tar/deep.npy"]
+    assert "the shard ends early: ReadError" in reasons["2.tar"]
+    with caplog.at_level(logging.WARNING, "ssl_pretext"):
+        sp.fit(task(), images, sp.FitConfig(out=tmp_path / "run", epochs=1, batch_size=4, device="cpu"))
+    assert json.loads((tmp_path / "run/skipped.json").read_text()) == images.skipped
+    assert "unreadable and skipped so far: 3, see" in caplog.text
+
+
+def task(**options: object) -> sp.PretextTask:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU())
+    return sp.CrossChannelPrediction("lab:L", "lab:ab", encoder, losses={"l2": 1.0}, **options)
+
+
+def test_fit_on_a_stream_resumes_to_the_same_weights(shards, tmp_path, monkeypatch):
+    def run(name: str) -> "dict[str, torch.Tensor]":
+        made = task(input_noise=0.1)
+        config = sp.FitConfig(out=tmp_path / name, epochs=3, batch_size=8, device="cpu", resume=True, augment=True)
+        sp.fit(made, stream(shards), sp.FitConfig(**config.to_dict() | {"checkpoint_minutes": 1e-5}))
+        return made.state_dict()
+
+    whole = run("whole")
+    seen, steps = StreamLoader.names_given, iter([*range(9)])  # until the second of three epochs
+
+    def names_given(self):
+        if next(steps, None) is None:
+            raise InterruptedError
+        return seen(self)
+
+    monkeypatch.setattr(StreamLoader, "names_given", names_given)
+    with pytest.raises(InterruptedError):
+        run("stopped")
+    monkeypatch.setattr(StreamLoader, "names_given", seen)
+    for name, value in run("stopped").items():
+        assert torch.equal(value, whole[name])
+    saved = json.loads((tmp_path / "whole/task/config.json").read_text())["pretraining"]
+    assert (saved["images"], saved["sha256"]) == (COUNT, stream(shards).sha256)
+    write(tmp_path / "shards/train-0.tar", {"0.png": encoded(photo(0))})
+    with pytest.raises(CheckpointError, match="images"):
+        run("whole")
+
+
+def test_losses_are_prepared_on_a_sample(shards, tmp_path):
+    torch.manual_seed(0)
+    made = sp.Colorization(nn.Conv2d(1, 8, 2, stride=2), losses={"color_classification": 1.0})
+    sp.fit(made, stream(shards), sp.FitConfig(out=tmp_path / "run", epochs=1, batch_size=8, device="cpu"))
+    assert made.losses.logits.quantizer.prior.sum().item() == pytest.approx(1.0)
+    sample = stream(shards).sample()
+    assert (len(sample), sample.image_size, sample.resize) == (COUNT, 16, stream(shards).resize)
+    assert sorted(levels([sample.images()])) == list(range(COUNT))
+
+
+def test_shards_elsewhere_are_read_by_their_protocol(shards, tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for shard in find_shards(shards):
+        memory.pipe(f"/far/{Path(shard).name}", Path(shard).read_bytes())
+    far = "memory://far/train-{0..4}.tar"
+    with pytest.raises(ArgumentError, match="counted in shards on this machine; for memory://far/train-0"):
+        stream(far)
+    images = stream(far, epoch_images=20)
+    assert levels(loader(images)) == levels(loader(stream(shards, epoch_images=20)))
+    assert len(set(levels(loader(images)))) == 20
+    with pytest.raises(DataError, match="the shard memory://far/none.tar cannot be read: FileNotFoundError"):
+        stream("memory://far/none.tar", epoch_images=20)
+    with pytest.raises(DataError, match="nowhere://none.tar cannot be read: ValueError"):
+        stream("nowhere://none.tar", epoch_images=20)
+
+
+def test_images_are_counted_once(shards, tmp_path, monkeypatch):
+    assert len(stream(shards)) == COUNT
+    monkeypatch.setattr("ssl_pretext.data.stream.count_images", lambda shard: pytest.fail("counted again"))
+    assert len(stream(shards)) == COUNT
+
+
+def test_errors_say_what_is_wrong(shards, tmp_path):
+    with pytest.raises(DataError, match=r"there is no shard .*train-5.tar; shards are tar files"):
+        stream(shards.replace("4}", "5}"))
+    with pytest.raises(DataError, match="there are no shards"):
+        stream([])
+    with pytest.raises(ArgumentError, match="buffer must be positive, got 0"):
+        stream(shards, buffer=0)
+    write(tmp_path / "none.tar", {"a.png": b"no photo"})
+    with pytest.raises(DataError, match=r"no image in .*none.tar .*can be read. none.tar/a.png: Unidentified"):
+        stream(str(tmp_path / "none.tar"))
+    (tmp_path / "text.tar").write_text("no tar file")
+    with pytest.raises(DataError, match=r"text.tar: the shard ends early: ReadError"):
+        stream(str(tmp_path / "text.tar"))
+
+
+def test_the_command_line_takes_shards(shards, tmp_path, capsys):
+    write(tmp_path / "shards/train-4.tar", {"broken.png": b"no photo", "0.png": encoded(photo(0))})
+    small = ["--image-size", "16", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+    out = tmp_path / "run"
+    assert main(["pretrain", "--data", shards, "--out", str(out), *small]) == 0
+    assert [one["name"] for one in json.loads((out / "skipped.json").read_text())] == ["train-4.tar/broken.png"]
+    assert main(["pretrain", "--config", str(out / "pretrain.yaml"), "--resume"]) == 0
+    assert sp.PretextTask.from_pretrained(out / "task").pretraining["images"] == 35
+    folder = ["pretrain", "--data", str(tmp_path), "--out", str(tmp_path / "new"), "--epoch-images", "5", *small]
+    assert main(folder) == 2
+    assert "--epoch-images is about shards" in capsys.readouterr().err
