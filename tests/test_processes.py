@@ -28,6 +28,7 @@ def run(what: str, folder: Path) -> "list[dict[str, object]]":
         [sys.executable, *command, what, str(folder)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    assert "Warning" not in done.stderr
     return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(2)]
 
 

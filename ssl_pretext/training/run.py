@@ -95,6 +95,7 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch.compile's look
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of 1×1 convolutions
         trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     task.pretraining = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
     from_first("fit", lambda: _finish(task, few, out, device))
