@@ -120,6 +120,9 @@ def every_task(folder: Path) -> None:
         both = sp.CrossChannelPrediction("lab:L", "lab:ab", "autoencoder", losses=losses, output_stride=4)
         for made in (halves, both):
             sp.fit(made, images, config(folder / f"{type(made).__name__}{len(losses)}", epochs=1))
+    # As large as they are by default, where PyTorch lays out gradients in another way.
+    images = sp.ImageStore.from_arrays(torch.rand(64, 3, 32, 32), [0] * 64)
+    sp.fit(sp.Colorization("autoencoder"), images, sp.FitConfig(out=folder / "large", epochs=1, device="cpu"))
     (folder / f"found-{place().rank}.json").write_text("{}")
 
 
