@@ -1,5 +1,6 @@
 """Frozen configurations, and JSON files that are either whole or not there."""
 
+import hashlib
 import json
 import math
 import os
@@ -14,7 +15,18 @@ from typing_extensions import Self
 
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 
-__all__ = ["Config", "read_json", "replacing", "whole_number", "write_json", "write_text"]
+__all__ = [
+    "Config",
+    "check_regular",
+    "finite",
+    "hash_of_file",
+    "hash_of_json",
+    "read_json",
+    "replacing",
+    "whole_number",
+    "write_json",
+    "write_text",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +57,71 @@ def whole_number(what: str, value: object, *, least: int = 1) -> int:
     return int(value)
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file, with an error that names the file when it is missing or broken."""
+def check_regular(path: Path) -> None:
+    """Raises unless there is a file at `path` that reading will not wait for, as for a pipe.
+
+    Raises:
+        MissingFileError: There is nothing.
+        CheckpointError: It is a folder, a pipe or a device.
+    """
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no regular file; remove it, and write or fetch the right one")
+
+
+def read_json(path: Path, *, most_bytes: int | None = None) -> Any:
+    """Reads a JSON file, strictly: no key stands twice, and every number is finite.
+
+    Args:
+        path: Of the file.
+        most_bytes: A larger file is refused, before it is read.
+
+    Raises:
+        MissingFileError: There is none.
+        CheckpointError: It cannot be read, or is broken, or too large.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path} does not exist") from error
+        check_regular(path)
+        if most_bytes is not None and (size := path.stat().st_size) > most_bytes:
+            raise CheckpointError(f"{path} has {size:,} bytes, more than the {most_bytes:,} that such a file may have")
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
+    except OSError as error:
+        if isinstance(error, MissingFileError):
+            raise
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); it may be damaged") from error
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice")
+    return values
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def hash_of_json(value: Any) -> str:
+    """A hash of a JSON-ready value, however it is laid out in a file."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            total.update(piece)
+    return total.hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, atomically; a number that is not finite, which JSON does not know, becomes null."""
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,9 +151,10 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON-ready value as `write_json` writes it: null for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

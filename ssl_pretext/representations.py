@@ -25,6 +25,7 @@ __all__ = [
     "frozen",
 ]
 
+MOST_BINS = 32
 OUTPUT = ""  # the name of a backbone's last feature map among its layers
 
 
@@ -172,7 +173,8 @@ class ColorHistogram(Representation):
     control = True
 
     def __init__(self, bins: int = 4) -> None:
-        whole_number("bins of ColorHistogram", bins)
+        if whole_number("bins of ColorHistogram", bins) > MOST_BINS:
+            raise ArgumentError(f"bins of ColorHistogram are at most {MOST_BINS}, got {bins}; its cube is counted")
         rgb = Channels.parse("rgb")
 
         def count(images: Tensor) -> Tensor:

@@ -278,6 +278,8 @@ def test_errors_say_what_is_wrong():
         sp.Jigsaw(net(), grid=4)
     with pytest.raises(ArgumentError, match="4 tiles have 24 orders, got orders=25"):
         sp.Jigsaw(net(), grid=2, orders=25)
+    with pytest.raises(ArgumentError, match="orders of jigsaw are at most 2000, got 2001"):
+        sp.Jigsaw(net(), orders=2001)
     with pytest.raises(ArgumentError, match="orders of jigsaw is a whole number of at least 2, got 1"):
         sp.Jigsaw(net(), orders=1)
     with pytest.raises(ArgumentError, match="needs images of at least 6 pixels a side, got 5×9"):

@@ -85,3 +85,5 @@ def test_it_learns_on_photos():
 def test_a_turn_must_keep_the_shape():
     with pytest.raises(ArgumentError, match="are square; got 16×12"):
         sp.Rotation(net())(torch.rand(2, 3, 16, 12))
+    with pytest.raises(ArgumentError, match="every of rotation is True or False, got 4"):
+        sp.Rotation(net(), every=4)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -16,15 +17,16 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.config import check_regular, hash_of_json, read_json, write_json
+from ssl_pretext.data.checksums import Checksums, checksum, damaged
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.piles import Piles, describe
 from ssl_pretext.data.scan import Listing
-from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingFileError
+from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
 
 __all__ = ["AHEAD", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
-FORMAT = 3
+FORMAT, HASH = 3, "sha256"
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # by the dtype of the pixels, which they are bare of
 CHUNK = 16  # images that a thread hands over at once: handing over a small one costs a third of decoding it
@@ -52,8 +54,10 @@ def digest(pixels: npt.NDArray[Any]) -> str:
 
 def open_or_build(
     listing: Listing, image_size: int | None, channels: int | None, cache: str | Path | None, max_unreadable: float
-) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-    """The memory-mapped pixels of listed files, `(N, C, H, W)`, and the index beside them; decoded on the first call.
+) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
+    """The memory-mapped pixels of listed files, `(N, C, H, W)`, the index beside them, and the checksums of all images.
+
+    They are decoded on the first call.
 
     Raises:
         ArgumentError: The size or the number of channels is not positive, or `max_unreadable` is no share.
@@ -97,20 +101,29 @@ def _alone(lock: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-    damaged = f"the image store {folder} is damaged; delete that folder, and it will be built again"
+def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
     try:
         index = read_json(folder / INDEX_FILE)
-        count, dtype = len(index["labels"]), np.dtype(index["dtype"])
-        file, shape = folder / IMAGE_FILES[dtype.name], (count, *map(int, index["shape"]))
-        whole = len(shape) == 4 and all(len(index[key]) == count for key in ("names", "digests"))
-        if not whole or file.stat().st_size != dtype.itemsize * np.prod(shape):
-            raise DataError(damaged)
-        for key in ("classes", "resize", "skipped"):
-            index[key]
-    except (CheckpointError, MissingFileError, FileNotFoundError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{damaged} ({error})") from error
-    return np.memmap(file, dtype, "r", shape=shape), index
+        _check_index(index)
+        shape, dtype = (len(index["labels"]), *index["shape"]), np.dtype(index["dtype"])
+        file = folder / IMAGE_FILES[dtype.name]
+        check_regular(file)
+        if file.stat().st_size != dtype.itemsize * math.prod(shape):
+            raise ValueError(f"{file.name} is not of the size that images {shape} have")
+        return np.memmap(file, dtype, "r", shape=shape), index, Checksums(index["checksums"], folder)
+    except (CheckpointError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(folder, error) from error
+
+
+def _check_index(index: dict[str, Any]) -> None:
+    """Raises one of several builtin errors, unless an index holds what `_build` wrote."""
+    rest = {key: value for key, value in dict(index).items() if key != HASH}
+    if index["format"] != FORMAT or index[HASH] != hash_of_json(rest):
+        raise ValueError(f"{INDEX_FILE} is not as it was written")
+    labels, classes, shape = index["labels"], index["classes"], index["shape"]
+    alike = all(len(index[key]) == len(labels) for key in ("names", "digests", "checksums"))
+    if not alike or len(shape) != 3 or min(shape) < 1 or not set(labels) <= set(range(len(classes))):
+        raise ValueError(f"{INDEX_FILE} contradicts itself")
 
 
 def _build(
@@ -122,7 +135,8 @@ def _build(
     try:
         index = _decode_all(listing, image_size, channels, part)
         _check_share(listing, index, max_unreadable, folder)
-        write_json(part / INDEX_FILE, {"format": FORMAT, "resize": rule, **index})
+        whole = {"format": FORMAT, "resize": rule, **index}
+        write_json(part / INDEX_FILE, {**whole, HASH: hash_of_json(whole)})
         try:
             part.replace(folder)
         except OSError:
@@ -162,9 +176,12 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
         while chunk := list(islice(indices, length)):
             yield chunk
 
-    def work(chunk: list[int]) -> list[tuple[Decoded, str] | str]:
+    def work(chunk: list[int]) -> list[tuple[Decoded, str, int] | str]:
         images = (decode(listing.paths[i]) for i in chunk)
-        return [image if isinstance(image, str) else (image, digest(image.pixels)) for image in images]
+        return [
+            image if isinstance(image, str) else (image, digest(image.pixels), checksum(image.pixels))
+            for image in images
+        ]
 
     threads = 1 if _are_small(listing.paths) else os.cpu_count() or 1
     # Threads: Pillow, torch and tifffile work without Python's lock.
@@ -178,10 +195,10 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
             if isinstance(result, str):
                 unreadable[i] = result
             else:
-                image, hashed = result
+                image, hashed, summed = result
                 length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
                 if channels in (None, image.pixels.shape[0]):
-                    piles.add(i, listing.names[i], image, hashed)
+                    piles.add(i, listing.names[i], image, hashed, summed)
                 else:
                     unreadable[i] = f"it holds {describe(image)}, but channels={channels} was asked for"
             bar.update()
@@ -200,6 +217,7 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
         "labels": [listing.labels[i] for i in pile.places],
         "names": [listing.names[i] for i in pile.places],
         "digests": pile.hashes,
+        "checksums": pile.checksums,
     }
 
 

@@ -23,6 +23,7 @@ class Pile:
         about: What each of them holds, in words.
         places: Of the images in the folder's listing.
         hashes: Of their pixels.
+        checksums: Of their pixels.
     """
 
     def __init__(self, file: Path, name: str, image: Decoded) -> None:
@@ -30,6 +31,7 @@ class Pile:
         self.dtype, self.shape = image.pixels.dtype.name, image.pixels.shape
         self.places: list[int] = []
         self.hashes: list[str] = []
+        self.checksums: list[int] = []
 
 
 class Piles:
@@ -52,7 +54,7 @@ class Piles:
         if self._file is not None:
             self._file.close()
 
-    def add(self, place: int, name: str, image: Decoded, hashed: str) -> None:
+    def add(self, place: int, name: str, image: Decoded, hashed: str, summed: int) -> None:
         """Puts an image onto the pile of those like it.
 
         Raises:
@@ -71,6 +73,7 @@ class Piles:
         self._file.write(image.pixels.data)
         pile.places.append(place)
         pile.hashes.append(hashed)
+        pile.checksums.append(summed)
 
     def most(self) -> tuple[Pile | None, dict[int, str]]:
         """The pile of more than half of the images, and why each of the others does not lie on it.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_pretext.data.build import digest, open_or_build
+from ssl_pretext.data.checksums import Checksums
 from ssl_pretext.data.decode import stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.scan import Listing, list_folder, list_food101
@@ -46,10 +47,11 @@ class ImageStore:
         *,
         rows: npt.NDArray[np.int64] | None = None,
         digests: Sequence[str] | None = None,
+        checksums: Checksums | None = None,
         resize: str = "none",
         skipped: Sequence[dict[str, str]] = (),
     ) -> None:
-        self._pixels, self._digests = pixels, digests
+        self._pixels, self._digests, self._checksums = pixels, digests, checksums
         self._rows = np.arange(len(pixels)) if rows is None else rows
         self.labels = torch.as_tensor(list(labels), dtype=torch.int64)
         self.classes, self.names = list(classes), list(names)
@@ -153,9 +155,9 @@ class ImageStore:
         cache: str | Path | None,
         max_unreadable: float,
     ) -> "ImageStore":
-        pixels, index = open_or_build(listing, image_size, channels, cache, max_unreadable)
+        pixels, index, checksums = open_or_build(listing, image_size, channels, cache, max_unreadable)
         kept = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
-        return cls(pixels, **kept)
+        return cls(pixels, **kept, checksums=checksums)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -183,8 +185,14 @@ class ImageStore:
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Images `(n, C, H, W)` as they are stored, copied out; all of them without `indices`."""
+        """Images `(n, C, H, W)` as they are stored, copied out; all of them without `indices`.
+
+        Raises:
+            DataError: One of a store on disk has changed since it was written.
+        """
         rows = self._rows if indices is None else self._rows[as_indices(indices)]
+        if self._checksums is not None:
+            self._checksums.check(self._pixels, rows)
         return torch.from_numpy(np.ascontiguousarray(self._pixels[rows]))
 
     def subset(self, indices: Sequence[int] | Tensor) -> "ImageStore":
@@ -197,6 +205,7 @@ class ImageStore:
             [self.names[i] for i in chosen],
             rows=self._rows[chosen],
             digests=self._digests,
+            checksums=self._checksums,
             resize=self.resize,
             skipped=self.skipped,
         )

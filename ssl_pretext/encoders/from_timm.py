@@ -1,6 +1,7 @@
 """Encoders out of timm: every network of its registry that names its intermediate features."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -74,6 +75,7 @@ def timm_encoder(
         ArgumentError: The network does not take these options, or gives no intermediate features.
     """
     _check_name(name)
+    _check_options(name, options)
     given = {"in_chans": in_channels, **{key: as_numbers(value) for key, value in options.items()}}
     body, _ = build(name, given, pretrained=pretrained)
     layers = _unique([info["module"] for info in body.feature_info])
@@ -149,6 +151,18 @@ def _check_name(name: str) -> None:
         raise UnknownNameError(f"timm has no network named {architecture!r}.{near} list_encoders('timm/*') names all")
     if tag and name not in (tags := timm.list_models(f"{architecture}.*", include_tags=True)):
         raise UnknownNameError(f"timm has no weights {tag!r} for {architecture!r}; it has: {', '.join(tags)}")
+
+
+def _check_options(name: str, options: Mapping[str, Option]) -> None:
+    """Refuses what is meant for `timm.create_model` itself, which would read files and fetch weights from anywhere."""
+    import timm
+
+    own = signature(timm.create_model).parameters
+    if refused := sorted(key for key in options if key in own or key.startswith("pretrained_")):
+        raise ArgumentError(
+            f"{', '.join(refused)} is no option of timm/{name}; its published weights come by pretrained=true, and "
+            "others by load_state_dict() of the encoder"
+        )
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext
-from ssl_pretext.config import read_json, replacing, write_json
+from ssl_pretext.config import check_regular, finite, hash_of_file, hash_of_json, read_json, replacing, write_json
 from ssl_pretext.errors import PretextError
 from ssl_pretext.representations import Backbone
 
@@ -35,13 +35,11 @@ class Cache:
 
     def features(self, identity: Mapping[str, Any]) -> Tensor | None:
         """The features `(N, ...)` kept under an identity, memory-mapped."""
-        entry = self._entry(identity)
-        if entry is None:
-            return None
+        entry, file = self._entry(identity), self._file(identity, "npy")
         try:
-            # Copy on write: torch wants memory that it may write to, and the file stays as it is.
-            return torch.from_numpy(np.load(self._file(identity, "npy"), mmap_mode="c"))
-        except (OSError, ValueError, EOFError):
+            check_regular(file)
+            return self._mapped(file) if entry and entry["result"] == hash_of_file(file) else None
+        except (PretextError, OSError):
             return None
 
     def keep_features(self, identity: Mapping[str, Any], features: Tensor) -> Tensor:
@@ -49,8 +47,8 @@ class Cache:
         array = self._file(identity, "npy")
         with replacing(array) as part, part.open("wb") as file:
             np.save(file, features.numpy())
-        self.keep_result(identity, None)  # last: an entry is whole once it has this
-        return torch.from_numpy(np.load(array, mmap_mode="c"))
+        self.keep_result(identity, hash_of_file(array))  # last: an entry is whole once it has this
+        return self._mapped(array)
 
     def result(self, identity: Mapping[str, Any]) -> Any:
         """The JSON-ready result kept under an identity; None if there is none."""
@@ -59,17 +57,23 @@ class Cache:
 
     def keep_result(self, identity: Mapping[str, Any], result: Any) -> None:
         """Keeps a JSON-ready result."""
-        write_json(self._file(identity, "json"), {"identity": identity, "result": result})
+        entry = json.loads(json.dumps(finite({"identity": identity, "result": result})))  # as it will be read
+        write_json(self._file(identity, "json"), {**entry, "sha256": hash_of_json(entry)})
 
     def _entry(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
             entry = read_json(self._file(identity, "json"))
         except (PretextError, OSError):
             return None
-        same = (
-            isinstance(entry, dict) and "result" in entry and _canonical(entry.get("identity")) == _canonical(identity)
-        )
-        return entry if same else None
+        if not isinstance(entry, dict) or entry.keys() != {"identity", "result", "sha256"}:
+            return None
+        whole = entry.pop("sha256") == hash_of_json(entry)
+        return entry if whole and _canonical(entry["identity"]) == _canonical(identity) else None
+
+    @staticmethod
+    def _mapped(file: Path) -> Tensor:
+        # Copy on write: torch wants memory that it may write to, and the file stays as it is.
+        return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
 
     def _file(self, identity: Mapping[str, Any], ending: str) -> Path:
         return self.folder / f"{hashlib.sha256(_canonical(identity).encode()).hexdigest()[:32]}.{ending}"

@@ -7,20 +7,22 @@ from typing import Any
 from torch import nn
 
 from ssl_pretext.channels import ChannelSpace
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.config import check_regular, hash_of_json, read_json, write_json
 from ssl_pretext.encoders import without_weights
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.probes.cache import network_identity
 from ssl_pretext.probes.networks import Network
 from ssl_pretext.representations import ColorHistogram, Joined, Pixels, Representation
 from ssl_pretext.tasks import PretextTask
-from ssl_pretext.tasks.checkpoint import WEIGHTS_FILE, load_weights, save_weights
+from ssl_pretext.tasks.allowance import Allowance
+from ssl_pretext.tasks.checkpoint import load_weights, save_weights
+from ssl_pretext.tasks.contract import MOST_BYTES, WEIGHTS_FILE
 
 __all__ = ["load_representation", "save_representation"]
 
 FORMAT = 1
 KINDS = ("pixels", "histogram", "joined", "task", "network")
-NOTE_FILE, TASK_FOLDER = "representation.json", "task"
+NOTE_FILE, TASK_FOLDER, HASH = "representation.json", "task", "sha256"
 
 
 def save_representation(representation: Representation, folder: str | Path) -> None:
@@ -53,8 +55,9 @@ def save_representation(representation: Representation, folder: str | Path) -> N
         module.save_pretrained(folder / TASK_FOLDER)
     elif module is not None:
         save_weights(module, folder / WEIGHTS_FILE)
-    note = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
-    write_json(folder / NOTE_FILE, {**note, "describe": representation.describe, "network": network_identity(module)})
+    note: dict[str, Any] = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
+    note |= {"describe": representation.describe, "network": network_identity(module)}
+    write_json(folder / NOTE_FILE, {**note, HASH: hash_of_json(note)})
 
 
 def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] | None = None) -> Representation:
@@ -69,16 +72,19 @@ def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] 
         CheckpointError: They do not fit this library or each other.
     """
     folder, modules = Path(folder), dict(modules or {})
-    note = read_json(folder / NOTE_FILE)
+    note = read_json(folder / NOTE_FILE, most_bytes=MOST_BYTES)
     try:
         if note["format"] != FORMAT:
             raise CheckpointError(f"{folder} is of format {note['format']}, this library reads {FORMAT}")
+        rest = {key: value for key, value in note.items() if key != HASH}
+        if note.get(HASH, hash_of_json(rest)) != hash_of_json(rest):
+            raise CheckpointError(f"{folder / NOTE_FILE} is not as it was saved: it is damaged or was edited")
         one = _made(note["describe"], str(note["name"]), str(note["layer"]), folder, modules)
         if network_identity(one.backbone.module) != note["network"]:
             raise CheckpointError(f"the weights in {folder} are not those that were saved")
     except (CheckpointError, MissingFileError):
         raise
-    except (PretextError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # what a note from elsewhere asks for may make any library stumble anywhere
         raise CheckpointError(f"{folder / NOTE_FILE} does not describe a representation: {error}") from error
     return one
 
@@ -94,7 +100,10 @@ def _made(
     if kind == "histogram":
         return ColorHistogram(describe["bins"])
     if kind == "joined":
-        parts = [load_representation(folder / f"part{i}", modules=modules) for i in range(len(describe["parts"]))]
+        places = [folder / f"part{i}" for i in range(len(describe["parts"]))]
+        if linked := [place for place in places if place.is_symlink()]:
+            raise CheckpointError(f"{linked[0]} is a link, which may lead in circles; put the folder itself there")
+        parts = [load_representation(place, modules=modules) for place in places]
         return Joined(parts, size=describe["size"], name=name)
     if kind == "task":
         task = PretextTask.from_pretrained(folder / TASK_FOLDER, parts=modules)
@@ -112,6 +121,8 @@ def _network(describe: Mapping[str, Any], folder: Path, modules: dict[str, nn.Mo
         )
     encoder = modules["encoder"] if describe["encoder"] is None else without_weights(describe["encoder"])
     transform = {key: describe[key] for key in ("channels", "mean", "std", "image_size")}
-    network = Network(encoder, **transform)
+    check_regular(folder / WEIGHTS_FILE)
+    with Allowance((folder / WEIGHTS_FILE).stat().st_size):
+        network = Network(encoder, **transform)
     load_weights(network.encoder, folder / WEIGHTS_FILE, "network")
     return network

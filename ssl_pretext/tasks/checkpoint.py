@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from ssl_pretext.channels import ChannelSpace
-from ssl_pretext.config import read_json, replacing, write_json
+from ssl_pretext.config import check_regular, replacing
 from ssl_pretext.encoders import without_weights
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
+from ssl_pretext.tasks.allowance import Allowance
+from ssl_pretext.tasks.contract import CONTRACT_FILE, WEIGHTS_FILE, read_contract, write_contract
 
 if TYPE_CHECKING:
     from ssl_pretext.tasks.base import PretextTask
 
 __all__ = [
-    "FORMAT",
-    "WEIGHTS_FILE",
     "channel_spaces",
     "check_contract",
     "fresh_weights",
@@ -31,9 +31,6 @@ __all__ = [
     "save_task",
     "save_weights",
 ]
-
-FORMAT = 1
-CONTRACT_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 T = TypeVar("T", bound="PretextTask")
 
@@ -75,7 +72,6 @@ def save_task(task: "PretextTask", folder: Path) -> None:
     check_contract(task)
     options = task.options()
     contract = {
-        "format": FORMAT,
         "library_version": library_version(),
         "task": task.name,
         "options": options,
@@ -85,7 +81,7 @@ def save_task(task: "PretextTask", folder: Path) -> None:
         "pretraining": task.pretraining,
     }
     save_weights(task, folder / WEIGHTS_FILE)
-    write_json(folder / CONTRACT_FILE, contract)
+    write_contract(folder, contract)
 
 
 def save_weights(module: nn.Module, file: Path) -> None:
@@ -103,9 +99,14 @@ def load_weights(module: nn.Module, file: Path, what: str) -> None:
         CheckpointError: The file is damaged, or its weights are not those of the module, `what` in the message.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file, load_model
 
+    check_regular(file)
     try:
+        own = module.state_dict()
+        for name, value in load_file(str(file)).items():
+            if name in own and value.dtype != own[name].dtype:  # which loading would convert
+                raise ValueError(f"{name} is of {value.dtype} instead of {own[name].dtype}")
         load_model(module, str(file), strict=True)
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"the weights {file} do not fit the {what}: {error}") from error
@@ -116,13 +117,8 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
     from ssl_pretext.tasks.base import create_task
 
     path = _local_folder(folder, revision)
-    contract = read_json(path / CONTRACT_FILE)
-    if (
-        not isinstance(contract, dict)
-        or contract.get("format") != FORMAT
-        or not isinstance(contract.get("options"), dict)
-    ):
-        raise CheckpointError(f"{path / CONTRACT_FILE} is no contract of format {FORMAT} of ssl_pretext's tasks")
+    contract = read_contract(path)
+    weights = path / WEIGHTS_FILE
     try:
         for space in contract.get("channel_spaces", []):
             ChannelSpace.bands(space["name"], space["channels"], center=space["center"], scale=space["scale"])
@@ -135,16 +131,15 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
                         f"pass parts={{'{part}': <a module of the same architecture>}}"
                     )
                 options[part] = parts[part]
-        task = create_task(str(contract["task"]), **options)
+        with Allowance(weights.stat().st_size):
+            task = create_task(contract["task"], **options)
     except CheckpointError:
         raise
-    except (PretextError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # what a contract from elsewhere asks for may make any library stumble anywhere
         raise CheckpointError(f"the contract {path / CONTRACT_FILE} cannot be followed: {error}") from error
     if not isinstance(task, cls):
         raise CheckpointError(f"{path} holds the task {contract['task']!r}, which is no {cls.__name__}")
-    if not (path / WEIGHTS_FILE).is_file():
-        raise MissingFileError(f"{path} has a contract but no {WEIGHTS_FILE}")
-    load_weights(task, path / WEIGHTS_FILE, "task")
+    load_weights(task, weights, "task")
     size = contract.get("image_size")
     task.image_size, task.resize = tuple(size) if isinstance(size, list) else size, contract.get("resize")
     task.pretraining = contract.get("pretraining")

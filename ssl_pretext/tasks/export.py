@@ -14,7 +14,8 @@ from ssl_pretext.config import replacing, write_json, write_text
 from ssl_pretext.encoders import Native, as_native
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask
-from ssl_pretext.tasks.checkpoint import WEIGHTS_FILE, library_version
+from ssl_pretext.tasks.checkpoint import library_version
+from ssl_pretext.tasks.contract import WEIGHTS_FILE
 from ssl_pretext.tasks.halves import TwoHalves
 
 __all__ = ["ImageEncoder", "export_encoder"]

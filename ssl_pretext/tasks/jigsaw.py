@@ -18,6 +18,7 @@ __all__ = ["Jigsaw"]
 
 TILE = 64 / 75  # of the side of a cell, in which the tile lies anywhere
 HIDDEN = 512
+MOST_ORDERS = 2000
 
 
 @register_task("jigsaw")
@@ -66,6 +67,8 @@ class Jigsaw(PretextTask):
         most = math.factorial(grid**2)
         if whole_number("orders of jigsaw", orders, least=2) > most:
             raise ArgumentError(f"{grid**2} tiles have {most} orders, got orders={orders}")
+        if orders > MOST_ORDERS:  # finding them takes a millisecond or more for each, and nobody uses so many
+            raise ArgumentError(f"orders of jigsaw are at most {MOST_ORDERS}, got {orders}")
         self.set_encoder(encoder, channels)
         self.grid, self.orders = grid, orders
         self.size = None if size is None else whole_number("size of jigsaw", size)

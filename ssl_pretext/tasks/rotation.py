@@ -42,6 +42,8 @@ class Rotation(PretextTask):
     def __init__(self, encoder: str | nn.Module, *, channels: str | Channels = "rgb", every: bool = True) -> None:
         super().__init__()
         self.set_encoder(encoder, channels)
+        if not isinstance(every, bool):
+            raise ArgumentError(f"every of rotation is True or False, got {every!r}")
         self.every = every
         pooled = PooledHead(self.shape.channels)
         self.head = nn.Sequential(pooled, classifier(pooled.width, TURNS))

@@ -25,6 +25,7 @@ from ssl_pretext.tasks.checkpoint import check_contract
 from ssl_pretext.training.callbacks import callbacks, interruptible
 from ssl_pretext.training.health import report_health
 from ssl_pretext.training.module import CHECKPOINT, Training
+from ssl_pretext.training.whole import check_whole
 
 __all__ = ["fit"]
 
@@ -53,7 +54,8 @@ def fit(
     Raises:
         ArgumentError: There are no images, or fewer in a batch than processes; or the task's class could not load what
             would be saved.
-        CheckpointError: `out` holds a run and `resume` is off, or the run in it was another one.
+        CheckpointError: `out` holds a run and `resume` is off, the run in it was another one, or its checkpoint is
+            damaged.
         NotFiniteError: A loss, or a weight, is NaN or infinite; no checkpoint holds it.
         KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
     """
@@ -115,14 +117,20 @@ def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream) -> 
     if written.exists():
         if not config.resume:
             raise CheckpointError(f"{out} holds another pretraining run; pass resume=True or choose another folder")
-        before = {"augment": False} | read_json(written)  # older runs had no choice
+        before = read_json(written)
+        if not isinstance(before, dict):
+            raise CheckpointError(f"{written} does not hold the settings of a run; it may be damaged")
+        before = {"augment": False} | before  # older runs had no choice
         if differing := [key for key, value in before.items() if identity.get(key) != value]:
             raise CheckpointError(
                 f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
                 "start in another folder"
             )
     write_json(written, identity)
-    return checkpoint if checkpoint.exists() else None
+    if not checkpoint.exists():
+        return None
+    check_whole(checkpoint)
+    return checkpoint
 
 
 @contextmanager
