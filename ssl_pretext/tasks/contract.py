@@ -20,6 +20,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "channel_spaces": list,
     "image_size": (int, list, type(None)),
     "resize": (str, type(None)),
+    "pretraining": (dict, type(None)),
     OF_WEIGHTS: str,
     OF_CONTRACT: str,
 }
