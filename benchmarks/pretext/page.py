@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ssl_pretext.plots import forest
@@ -93,8 +94,8 @@ def sections(results: Results, target: Path, domains: Mapping[str, str]) -> list
 NOTES = (
     "*output*: the encoder's last map; *all layers*: all stages joined. Linear probes see maps averaged to 2×2, the "
     "conv probe sees the output map, each channel at mean zero and deviation one (without that, it is at chance on the "
-    "faint maps of an untrained network, whatever they hold). The time is that of one seed; it includes what a task "
-    "adds to the encoder, such as a decoder, and the number of copies or patches that it shows.",
+    "faint maps of an untrained network, whatever they hold). The time is that of one seed, from the median of its "
+    "steps; it includes what a task adds to the encoder, such as a decoder, and all copies or patches that it shows.",
     "Every task that restores an image or its channels does it by mean squared error, `colorization`, `cross_channel` "
     "and `split_brain` at a quarter of the size, as in the other comparisons; nothing is augmented. "
     "Masked patches needs a vision transformer, so that **its encoder is another one**: compare it with its own "
@@ -119,8 +120,8 @@ def _tasks(results: Results) -> list[dict[str, str]]:
                 "validation loss, first → last epoch": " → ".join(
                     f"{mean_interval(one)[0]:.3g}" for one in (first, last)
                 ),
-                "ms per step": f"{1e3 * mean_interval(seconds)[0]:.0f}" if seconds else "",
-                "seconds": f"{steps * mean_interval(seconds)[0]:.0f}" if seconds else "",
+                "ms per step": f"{1e3 * median(seconds):.0f}" if seconds else "",
+                "seconds": f"{steps * median(seconds):.0f}" if seconds else "",
             }
         )
     return rows
