@@ -10,6 +10,7 @@ from torch import Tensor
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
+from benchmarks.networks import SMALL_CNN
 from benchmarks.rows import Comparison, Row, colorized, command_line, linear_probes, pixel_rows, slug
 from ssl_pretext.losses.lpips import trunks_on_disk
 from ssl_pretext.quality import color_quality
@@ -30,7 +31,7 @@ PHOTO_SIZE = 96
 
 def options(losses: dict[str, float]) -> dict[str, Any]:
     """Colorization as in Zhang et al. 2016, at a quarter of the resolution."""
-    return {"encoder": "small_cnn", "target": "lab:ab", "losses": losses, "output_stride": 4}
+    return {"encoder": SMALL_CNN, "target": "lab:ab", "losses": losses, "output_stride": 4}
 
 
 def quality(task: sp.PretextTask, data: Experiment) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
+from benchmarks.networks import STRIDED_CNN as CNN
+from benchmarks.networks import STRIDED_LAYERS as LAYERS
 from benchmarks.rows import PRESETS as ROWS
-from benchmarks.rows import Row, claim, command_line, conv_stack, pretrained, slug
+from benchmarks.rows import Row, claim, command_line, pretrained, slug
 from benchmarks.split_brain import COLORS, EVERYTHING, LIGHTNESS, REGRESSION, directed, split
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.probes import Backbone, imagenet_reference
@@ -30,17 +30,6 @@ log = logging.getLogger("benchmarks.recipe")
 HELD_OUT = 0.2  # of the labelled images, on which candidates and readouts are compared
 TITLE = "A recipe for little"
 RECIPE = "recipe"
-CNN = "strided_cnn"
-STRIDED = {"conv1": (64, 5, 2), "conv2": (128, 3, 2), "conv3": (256, 3, 2), "conv4": (256, 3, 1)}
-LAYERS = tuple(STRIDED)
-
-
-@sp.register_encoder("strided_cnn")
-def strided_cnn(in_channels: int = 1, width: float = 1.0) -> nn.Sequential:
-    """Four wide convolutions; an eighth of the input's size, so that their width costs little."""
-    return conv_stack(in_channels, STRIDED, width)
-
-
 ONE_WAY: dict[str, Any] = {"encoder": CNN, "output_stride": 8}
 # Each half as wide as the network of one direction.
 BOTH_WAYS: dict[str, Any] = {"encoder": [CNN, CNN], "output_stride": 8}

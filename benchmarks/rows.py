@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ssl_pretext as sp
 from benchmarks.food101.experiment import environment
@@ -27,7 +27,6 @@ from ssl_pretext.probes.modules import ProbeFactory
 from ssl_pretext.training import fit
 
 __all__ = [
-    "LAYERS",
     "Comparison",
     "Judge",
     "Row",
@@ -35,7 +34,6 @@ __all__ = [
     "claim",
     "colorized",
     "command_line",
-    "conv_stack",
     "linear_probes",
     "pixel_rows",
     "pretrained",
@@ -80,27 +78,6 @@ PRESETS = {
         seeds=5,
     ),
 }
-
-
-def conv_stack(in_channels: int, layers: Mapping[str, tuple[int, int, int]], width: float) -> nn.Sequential:
-    """Convolutions with BatchNorm and ReLU, named; each of `(channels, kernel, stride)`, its channels times `width`."""
-    stack = nn.Sequential()
-    for name, (channels, kernel, stride) in layers.items():
-        channels = round(width * channels)
-        convolution = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
-        stack.add_module(name, nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU()))
-        in_channels = channels
-    return stack
-
-
-SMALL = {"conv1": (32, 3, 2), "conv2": (64, 3, 2), "conv3": (96, 3, 1), "conv4": (96, 3, 1), "conv5": (64, 3, 1)}
-LAYERS = tuple(SMALL)
-
-
-@sp.register_encoder("small_cnn")
-def small_cnn(in_channels: int = 1, width: float = 1.0) -> nn.Sequential:
-    """Five convolutions, as many as AlexNet has; a quarter of the input's size."""
-    return conv_stack(in_channels, SMALL, width)
 
 
 @dataclass(frozen=True)

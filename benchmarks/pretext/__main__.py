@@ -14,8 +14,9 @@ from torch import nn
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
+from benchmarks.networks import STRIDED_CNN as CNN
+from benchmarks.networks import STRIDED_LAYERS as LAYERS
 from benchmarks.pretext.page import answer
-from benchmarks.recipe import CNN, LAYERS
 from benchmarks.rows import PRESETS as ROWS
 from benchmarks.rows import Comparison, Judge, Row, accuracies, command_line
 from benchmarks.split_brain import REGRESSION, directed, split
