@@ -12,6 +12,7 @@ from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
 from benchmarks.networks import SMALL_CNN
 from benchmarks.rows import Comparison, Row, colorized, command_line, linear_probes, pixel_rows, slug
+from ssl_pretext.config import write_bytes
 from ssl_pretext.losses.lpips import trunks_on_disk
 from ssl_pretext.quality import color_quality
 from ssl_pretext.quantize import ColorQuantizer
@@ -77,7 +78,7 @@ def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, A
         columns[name] = colorized(task, truth)
     columns["truth"] = truth
     grid = image_grid(list(zip(*columns.values(), strict=True)), list(columns), side=144)
-    (out / "grid.png").write_bytes(grid)
+    write_bytes(out / "grid.png", grid)
     return {
         "title": COMPARISON.title,
         "rows": rows,

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.food101.report import side_by_side
 from benchmarks.pretext.page import sections
-from ssl_pretext.config import read_json, write_text
+from ssl_pretext.config import read_json, write_bytes, write_text
 from ssl_pretext.probes.results import difference_plot, percent
 from ssl_pretext.probes.statistics import mean_interval, paired_difference
 from ssl_pretext.report import markdown_table
@@ -70,7 +70,7 @@ def _recipe(results: Mapping[str, Any], target: Path) -> list[str]:
     parts.append(markdown_table(summary, list(summary[0])))
     for domain, name in DOMAINS.items():
         found = [row for row in results["differences"] if row["domain"] == domain]
-        (target / f"differences_{domain}.png").write_bytes(difference_plot(found, title=name))
+        write_bytes(target / f"differences_{domain}.png", difference_plot(found, title=name))
         parts += [
             f"### {name.capitalize()}",
             "\n".join(f"- {row['words'][0].upper()}{row['words'][1:]}." for row in found),

@@ -4,8 +4,10 @@ import hashlib
 import json
 import math
 import os
+import shutil
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from pathlib import Path
@@ -13,20 +15,27 @@ from typing import Any
 
 from typing_extensions import Self
 
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError, StorageError
 
 __all__ = [
+    "WRITING",
     "Config",
     "check_regular",
+    "check_room",
     "finite",
     "hash_of_file",
     "hash_of_json",
     "read_json",
     "replacing",
+    "storing",
     "whole_number",
+    "write_bytes",
     "write_json",
     "write_text",
 ]
+
+WRITING = threading.RLock()  # held while a file is written, for whoever would end the process meanwhile
+UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "bytes": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,20 +138,85 @@ def write_text(path: Path, text: str) -> None:
 
     JSON reads those as what they were.
     """
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes | memoryview, *, lasting: bool = False) -> None:
+    """Writes bytes, atomically; see `replacing`."""
+    with replacing(path, needed=len(content), lasting=lasting) as part:
+        part.write_bytes(content)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write, which takes its place at the end, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def replacing(path: Path, *, needed: int | None = None, lasting: bool = False) -> Iterator[Path]:
+    """A file beside `path` to write, which takes its place at the end, so that a reader never sees half of it.
+
+    Args:
+        path: What is written.
+        needed: Its size in bytes, where it is known.
+        lasting: Wait until it is on the disk, so that it outlives a power cut too; takes milliseconds.
+
+    Raises:
+        StorageError: It could not be written; what was at `path` is as it was.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with WRITING, storing(path, needed=needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            if lasting:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            with suppress(OSError):  # one that would hide the reason
+                part.unlink(missing_ok=True)
+
+
+@contextmanager
+def storing(path: Path, *, needed: int | None = None) -> Iterator[None]:
+    """Says what could not be written, and how much room there is, where the system refuses.
+
+    Args:
+        path: What is written within the block.
+        needed: Its size in bytes, where it is known.
+
+    Raises:
+        StorageError: On an `OSError` that is none of this library's.
+    """
     try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except PretextError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # raised by somebody's code, and not by the system
+            raise
+        if isinstance(error.__context__, StorageError):  # what went wrong first, and not in tidying up after it
+            raise error.__context__ from None
+        room = "" if needed is None else f" It takes {_size(needed)}."
+        with suppress(OSError):
+            place = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+            room += f" There {_size(shutil.disk_usage(place).free)} are free."
+        refusal = StorageError(f"cannot write {path}: {error.strerror or error}.{room} What was there is as it was.")
+        refusal.errno = error.errno
+        raise refusal from error
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuses a folder on a disk with less room than `needed` bytes, before any work is done for it.
+
+    Raises:
+        StorageError: There is less room.
+    """
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise StorageError(
+            f"{folder.parent} has no room: {_size(needed)} are needed, and {_size(free)} are free. Make room, or "
+            "choose a folder elsewhere."
+        )
+
+
+def _size(count: int) -> str:
+    return next(f"{count / unit:.1f} {name}" for name, unit in UNITS.items() if count >= unit or unit == 1)
 
 
 def _plain(value: Any) -> Any:

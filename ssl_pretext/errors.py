@@ -6,10 +6,12 @@ __all__ = [
     "ArgumentError",
     "CheckpointError",
     "DataError",
+    "FolderInUseError",
     "MissingDependencyError",
     "MissingFileError",
     "NotFiniteError",
     "PretextError",
+    "StorageError",
     "UnknownNameError",
 ]
 
@@ -50,3 +52,11 @@ class MissingDependencyError(PretextError, ImportError):
 
 class NotFiniteError(PretextError, FloatingPointError):
     """A loss, or the weights that came of it, are NaN or infinite; the message names step, files and checkpoint."""
+
+
+class StorageError(PretextError, OSError):
+    """The system does not let a file be written, such as on a full disk; what was there before is as it was."""
+
+
+class FolderInUseError(PretextError, BlockingIOError):
+    """Another process, which the message names, is at work in the folder."""

@@ -50,7 +50,7 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_lab
         steps = range(1, len(runs[0]) + 1)
         columns = list(zip(*runs, strict=True))
         style = look(i)
-        axes.plot(steps, [statistics.fmean(column) for column in columns], label=name, **style)
+        axes.plot(steps, [statistics.fmean(column) for column in columns], label=plain(name), **style)
         low, high = [min(column) for column in columns], [max(column) for column in columns]
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, lw=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -103,7 +103,7 @@ def forest(rows: Sequence[Mapping[str, Any]], *, title: str, x_label: str) -> by
     values.spines[:].set_visible(False)
     width = label_rows(axes, places, headings)
     canvas.set_figwidth(width + 6)
-    canvas.suptitle(textwrap.fill(title, round(10 * (width + 6))), fontsize="large")
+    canvas.suptitle(textwrap.fill(plain(title), round(10 * (width + 6))), fontsize="large")
     handles = [seen[verdict] for verdict in VERDICTS if verdict in seen]
     key = {"ncols": 2, "handlelength": 3, "frameon": False, "fontsize": "small"}
     canvas.legend(handles=handles, loc="outside lower center", **key)
@@ -154,7 +154,8 @@ def lines(
     for i, (name, points) in enumerate(series.items()):
         x = [dodged(x, i, len(series), places, log) for x, _, _ in points]
         half = [math.nan if half is None else half for _, _, half in points]
-        axes.errorbar(x, [mean for _, mean, _ in points], yerr=half, elinewidth=1.2, capsize=2, label=name, **look(i))
+        means, style = [mean for _, mean, _ in points], {"elinewidth": 1.2, "capsize": 2, **look(i)}
+        axes.errorbar(x, means, yerr=half, label=plain(name), **style)
     names = draw_levels(axes, reference or {}, [mean for points in series.values() for _, mean, _ in points])
     if log:
         axes.set_xticks(places, [f"{x:g}" for x in places])
@@ -165,7 +166,7 @@ def lines(
         # About 70 characters fit side by side under seven inches.
         slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
         crowded = len(x_names) * (max(map(len, x_names)) + 2) > 70
-        axes.set_xticks(range(len(x_names)), x_names, **(slant if crowded else {}))
+        axes.set_xticks(range(len(x_names)), map(plain, x_names), **(slant if crowded else {}))
     finish(axes, title, x_label, y_label)
     legend_beside(canvas, axes, last=names)
     return saved(canvas)
@@ -178,13 +179,13 @@ def draw_levels(axes: Any, levels: Mapping[str, float], data: Sequence[float]) -
     names = []
     for i, (name, value) in enumerate(levels.items()):
         far = "↑" if value > high + reach else "↓" if value < low - reach else ""
-        names.append(f"{far} {name}: {value:.3g}" if far else name)
+        names.append(plain(f"{far} {name}: {value:.3g}" if far else name))
         turn, dash = divmod(i, len(LEVELS))  # after one round of the dashes the lines are broad and pale
         style = {"color": "0.65" if turn % 2 else "0.35", "lw": 2.6 if turn % 2 else 1.3, "linestyle": LEVELS[dash]}
         if far:
             axes.plot([], [], color="none", label=names[-1])
         else:
-            axes.axhline(value, label=name, zorder=1, **style)
+            axes.axhline(value, label=names[-1], zorder=1, **style)
     return names
 
 
@@ -198,8 +199,13 @@ def blank(width: float, height: float) -> tuple[Any, Any]:
     return canvas, canvas.subplots()
 
 
+def plain(text: str) -> str:
+    """A text that matplotlib shows as it is: dollars begin no formula, and a first underscore hides nothing."""
+    return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
+
+
 def finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
-    axes.set(title=textwrap.fill(title, 70), xlabel=x_label, ylabel=y_label)
+    axes.set(title=textwrap.fill(plain(title), 70), xlabel=plain(x_label), ylabel=plain(y_label))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -274,7 +280,7 @@ def arranged(rows: Sequence[Mapping[str, Any]]) -> tuple[Places, list[tuple[floa
 def label_rows(axes: Any, places: Places, headings: Sequence[tuple[float, str]]) -> float:
     """Writes labels and headings left of the axes, flush left; returns the inches they take."""
     texts = [*headings, *((y, row["label"]) for y, row in places)]
-    axes.set_yticks([y for y, _ in texts], [text for _, text in texts])
+    axes.set_yticks([y for y, _ in texts], [plain(text) for _, text in texts])
     labels = axes.get_yticklabels()
     for label in labels[: len(headings)]:
         label.set(fontweight="bold", fontsize="small")

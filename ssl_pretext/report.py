@@ -38,7 +38,7 @@ class Section:
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
-    """Rows as a Markdown table; a missing value stays empty.
+    """Rows as a Markdown table; a missing value stays empty, and a line break becomes a space.
 
     Examples:
         >>> print(markdown_table([{"name": "pixels", "accuracy": 17.9}], ["name", "accuracy"]))
@@ -47,7 +47,8 @@ def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str])
         | pixels | 17.9 |
     """
     lines = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in rows)]
-    head, rule, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    cells = ([" ".join(cell.splitlines()).replace("|", "\\|") for cell in line] for line in lines)
+    head, rule, *body = ("| " + " | ".join(line) + " |" for line in cells)
     return "\n".join([head, rule.replace(" ", ""), *body])
 
 

@@ -1,11 +1,36 @@
 """How command lines end."""
 
+import gc
 import logging
+import signal
+import threading
 
 import pytest
 
 from ssl_pretext.command import run_command
-from ssl_pretext.errors import MissingFileError
+from ssl_pretext.errors import MissingFileError, StorageError
+
+
+def test_the_end_is_not_kept_waiting_for_garbage(monkeypatch):
+    registered = []
+    monkeypatch.setattr("atexit.register", registered.append)
+    run_command("it", lambda: None)
+    assert registered == [gc.freeze]
+
+
+def test_signals_are_heard_as_before_when_work_is_done():
+    before = signal.set_wakeup_fd(-1)
+    threads = threading.active_count()
+    assert run_command("it", lambda: None) == 0
+    assert (signal.set_wakeup_fd(before), threading.active_count()) == (-1, threads)
+
+
+def test_other_threads_run_commands_too():
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(run_command("it", lambda: None)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def raising(error):
@@ -25,6 +50,7 @@ def test_work_logs_to_the_screen(capsys):
     [
         (MissingFileError("no such file;\n\n  fetch it"), 2, "it: no such file; fetch it\n"),
         (OSError(28, "No space left on device", "a.png"), 1, "it: [Errno 28] No space left on device: 'a.png'\n"),
+        (StorageError("no room"), 1, "it: no room\n"),
         (KeyboardInterrupt("Start it again."), 1, "it: stopped by Ctrl-C. Start it again.\n"),
     ],
 )

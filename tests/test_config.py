@@ -60,10 +60,10 @@ def test_text_replaces_the_file_and_leaves_no_part(tmp_path):
         assert list(file.parent.iterdir()) == [file]
 
 
-def write_half(path, text, **options):
-    """`Path.write_text` on a disk that fills up."""
-    with path.open("w", **options) as stream:
-        stream.write(text[: len(text) // 2])
+def write_half(path, content):
+    """`Path.write_bytes` on a disk that fills up."""
+    with path.open("wb") as stream:
+        stream.write(content[: len(content) // 2])
     raise OSError(28, "No space left on device")
 
 
@@ -71,7 +71,7 @@ def old_file_survives(write, monkeypatch, file) -> bool:
     """Whether a reader still finds the old text after `write(file, text)` has broken off half way."""
     file.write_text("old text", encoding="utf-8")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", write_half)
+        patch.setattr(Path, "write_bytes", write_half)
         with pytest.raises(OSError, match="No space left"):
             write(file, "new text")
     return file.read_text(encoding="utf-8") == "old text"
@@ -80,7 +80,7 @@ def old_file_survives(write, monkeypatch, file) -> bool:
 def test_a_reader_never_sees_half(monkeypatch, tmp_path):
     assert old_file_survives(write_text, monkeypatch, tmp_path / "a.txt")
     assert old_file_survives(write_json, monkeypatch, tmp_path / "a.json")
-    in_place = lambda path, text: path.write_text(text, encoding="utf-8")  # noqa: E731
+    in_place = lambda path, text: path.write_bytes(text.encode())  # noqa: E731
     assert not old_file_survives(in_place, monkeypatch, tmp_path / "b.txt"), "the check sees no half file"
 
 

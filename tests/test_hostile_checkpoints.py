@@ -240,6 +240,13 @@ def test_a_contract_of_other_values_is_refused(folder, changes, match):
     refused(folder, match)
 
 
+def test_a_number_that_json_does_not_know_is_no_damage(folder):
+    task = sp.PretextTask.from_pretrained(folder)
+    task.pretraining = {"learning_rate": float("inf")}
+    task.save_pretrained(folder)
+    assert sp.PretextTask.from_pretrained(folder).pretraining == {"learning_rate": None}
+
+
 def test_an_edited_contract_says_how_to_load_it(folder):
     file = folder / "config.json"
     contract = json.loads(file.read_text())

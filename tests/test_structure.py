@@ -24,7 +24,7 @@ LAYERS = (
     ["quantize"],
     ["channels"],
     ["color", "bins", "nearest"],
-    ["fitting", "command", "processes"],
+    ["fitting", "command", "processes", "folders"],
     ["registry", "config"],
     ["memory"],
     ["errors"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
-from ssl_pretext.config import write_text
+from ssl_pretext.config import write_bytes, write_text
 from ssl_pretext.plots import curves
 from ssl_pretext.probes.health import Health, collapse_in_words, health_rows
 from ssl_pretext.probes.networks import IMAGENET_LABELS
@@ -44,7 +44,7 @@ def write_report(out: Path, results: Mapping[str, Any], grids: Mapping[str, byte
     folder.mkdir(parents=True, exist_ok=True)
     draw(folder, results, findings)
     for name, png in grids.items():
-        (folder / f"grid_{name}.png").write_bytes(png)
+        write_bytes(folder / f"grid_{name}.png", png)
     page = html_page("Does colorizing food photos help to classify them?", sections(results, folder))
     write_text(out / "report.html", page)
 
@@ -58,7 +58,7 @@ def draw(folder: Path, results: Mapping[str, Any], findings: Findings) -> None:
     }
     if history:
         picture = curves(losses, title="Pretraining", x_label="epoch", y_label="loss")
-        (folder / "pretraining.png").write_bytes(picture)
+        write_bytes(folder / "pretraining.png", picture)
     for study, domains in findings.reports.items():
         for domain, report in domains.items():
             title = f"{study} probe, {DOMAINS[domain]} classes"

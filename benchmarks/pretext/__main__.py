@@ -128,11 +128,11 @@ PRESETS = {
     "smoke": ROWS["smoke"],
     "cpu": replace(
         ROWS["cpu"],
-        about="an hour and a quarter on one core; half of the images at 32 px, all classes",
+        about="an hour on one core; half of the images at 32 px, all classes",
         epochs=5,
         pretrain_per_class=120,
         probe_classes=None,
-        seeds=4,
+        seeds=3,
     ),
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_pretext.config import write_text
+from ssl_pretext.config import write_bytes, write_text
 from ssl_pretext.plots import lines
 from ssl_pretext.report import markdown_table
 
@@ -78,5 +78,5 @@ def _plot(file: Path, rows: Sequence[Mapping[str, Any]]) -> str:
         y_label="times as long as at first",
     )
     picture = file.with_name(f"{file.stem}-scaling.png")
-    picture.write_bytes(png)
+    write_bytes(picture, png)
     return f"![the time of an epoch by images, pixels and channels]({picture.name})"

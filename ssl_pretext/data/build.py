@@ -6,10 +6,11 @@ import math
 import os
 import secrets
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.config import check_regular, hash_of_json, read_json, write_json
+from ssl_pretext.config import check_regular, check_room, hash_of_json, read_json, storing, write_json
 from ssl_pretext.data.checksums import Checksums, checksum, damaged
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.piles import Piles, describe
 from ssl_pretext.data.scan import Listing
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
+from ssl_pretext.folders import shared
 
 __all__ = ["AHEAD", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
@@ -62,6 +64,7 @@ def open_or_build(
     Raises:
         ArgumentError: The size or the number of channels is not positive, or `max_unreadable` is no share.
         DataError: Most images agree in nothing, too many cannot be read, or what was built before is damaged.
+        StorageError: There is no room for them, or the folder cannot be written to.
     """
     for name, number in (("image_size", image_size), ("channels", channels)):
         if number is not None and number < 1:
@@ -72,7 +75,7 @@ def open_or_build(
     key = hashlib.sha256(f"{FORMAT} {rule} {channels} {max_unreadable} {listing.fingerprint()}".encode())
     folder = Path(cache or default_cache()) / key.hexdigest()[:24]
     if not folder.exists():  # it appears whole, by renaming
-        with _alone(folder.with_name(f"{folder.name}.lock")):
+        with shared(folder.parent), storing(folder), _alone(folder.with_name(f"{folder.name}.lock")):
             if not folder.exists():  # else it was built while this process waited
                 _build(listing, image_size, channels, rule, folder, max_unreadable)
     return _open(folder)
@@ -169,6 +172,7 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
 
     unreadable: dict[int, str] = {}
     decode = decoder(image_size, channels)
+    given_up = threading.Event()
     length = 1  # of a chunk, until it is known how large an image is
 
     def chunks() -> Iterator[list[int]]:
@@ -177,7 +181,7 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
             yield chunk
 
     def work(chunk: list[int]) -> list[tuple[Decoded, str, int] | str]:
-        images = (decode(listing.paths[i]) for i in chunk)
+        images = (decode(listing.paths[i]) for i in chunk if not given_up.is_set())
         return [
             image if isinstance(image, str) else (image, digest(image.pixels), checksum(image.pixels))
             for image in images
@@ -190,12 +194,16 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
         closing(in_order(pool, work, chunks(), AHEAD * threads)) as results,
+        ExitStack() as leaving,
     ):
+        leaving.callback(given_up.set)  # or Ctrl-C would wait for whole chunks
         for i, result in enumerate(chain.from_iterable(results)):
             if isinstance(result, str):
                 unreadable[i] = result
             else:
                 image, hashed, summed = result
+                if length == 1:  # of the first one, and of such as fill a chunk each
+                    check_room(part, (len(listing.paths) - i) * image.pixels.nbytes)
                 length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
                 if channels in (None, image.pixels.shape[0]):
                     piles.add(i, listing.names[i], image, hashed, summed)

@@ -179,10 +179,13 @@ class ImageStore:
     @property
     def sha256(self) -> str:
         """A hash of names, labels and pixels in order; of arrays in memory it is taken anew each time."""
-        digests = [digest(self._pixels[row]) if self._digests is None else self._digests[row] for row in self._rows]
         lines = [f"{self._pixels.dtype.name}\t{self._pixels.shape[1:]}"]
-        lines += map("{}\t{}\t{}".format, self.names, self.labels.tolist(), digests)
+        lines += map("{}\t{}\t{}".format, self.names, self.labels.tolist(), self.digests())
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def digests(self) -> list[str]:
+        """A hash of the pixels of each image; of arrays in memory they are taken anew each time."""
+        return [digest(self._pixels[row]) if self._digests is None else self._digests[row] for row in self._rows]
 
     def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Images `(n, C, H, W)` as they are stored, copied out; all of them without `indices`.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import ssl_pretext
 from ssl_pretext.config import check_regular, finite, hash_of_file, hash_of_json, read_json, replacing, write_json
 from ssl_pretext.errors import PretextError
+from ssl_pretext.folders import shared
 from ssl_pretext.representations import Backbone
 
 __all__ = ["Cache", "code_identity", "network_identity", "own_code", "traceable"]
@@ -44,11 +45,13 @@ class Cache:
 
     def keep_features(self, identity: Mapping[str, Any], features: Tensor) -> Tensor:
         """Keeps features, and returns them memory-mapped."""
-        array = self._file(identity, "npy")
-        with replacing(array) as part, part.open("wb") as file:
-            np.save(file, features.numpy())
-        self.keep_result(identity, hash_of_file(array))  # last: an entry is whole once it has this
-        return self._mapped(array)
+        path, array = self._file(identity, "npy"), np.ascontiguousarray(features.numpy())
+        with shared(self.folder), replacing(path, needed=array.nbytes) as part, part.open("wb") as file:
+            # Not `np.save`, which does not say why a disk takes no more.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)
+        self.keep_result(identity, hash_of_file(path))  # last: an entry is whole once it has this
+        return self._mapped(path)
 
     def result(self, identity: Mapping[str, Any]) -> Any:
         """The JSON-ready result kept under an identity; None if there is none."""
@@ -58,7 +61,8 @@ class Cache:
     def keep_result(self, identity: Mapping[str, Any], result: Any) -> None:
         """Keeps a JSON-ready result."""
         entry = json.loads(json.dumps(finite({"identity": identity, "result": result})))  # as it will be read
-        write_json(self._file(identity, "json"), {**entry, "sha256": hash_of_json(entry)})
+        with shared(self.folder):
+            write_json(self._file(identity, "json"), {**entry, "sha256": hash_of_json(entry)})
 
     def _entry(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         try:

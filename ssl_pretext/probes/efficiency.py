@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.config import read_json, write_bytes, write_json
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.plots import lines
 from ssl_pretext.probes.results import ProbeReport, percent
@@ -67,4 +67,4 @@ class LabelEfficiency:
             y_label="test accuracy, %",
             log=True,
         )
-        Path(path).write_bytes(picture)
+        write_bytes(Path(path), picture)

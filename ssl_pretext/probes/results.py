@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.config import read_json, write_bytes, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
 from ssl_pretext.plots import curves, forest, lines
 from ssl_pretext.probes.controls import untrained_name
@@ -208,7 +208,7 @@ class ProbeReport:
             for name in self.names
         }
         picture = curves(series, title=title or f"{self.card['probe']} probe", x_label="epoch", y_label=label)
-        Path(path).write_bytes(picture)
+        write_bytes(Path(path), picture)
 
     def plot_differences(
         self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None
@@ -221,7 +221,7 @@ class ProbeReport:
             title: Of the picture.
         """
         rows = [row for row in self.against_controls() if names is None or row["representation"] in names]
-        Path(path).write_bytes(difference_plot(rows, title=title or f"{self.card['probe']} probe"))
+        write_bytes(Path(path), difference_plot(rows, title=title or f"{self.card['probe']} probe"))
 
     def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
         """Draws the accuracy of the layers of a network, and of their untrained twins, as a PNG file."""
@@ -239,7 +239,7 @@ class ProbeReport:
             x_names=list(layers),
             reference={name: self.in_percent(name)[0] for name in shared},
         )
-        Path(path).write_bytes(picture)
+        write_bytes(Path(path), picture)
 
     def in_percent(self, name: str) -> tuple[float, float | None]:
         """Mean accuracy of a representation and half its interval, in percent."""

@@ -1,6 +1,7 @@
 """Saving a task with its whole input contract, loading it strictly, and drawing its weights anew."""
 
 import copy
+import errno
 import inspect
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -86,10 +87,15 @@ def save_task(task: "PretextTask", folder: Path) -> None:
 
 def save_weights(module: nn.Module, file: Path) -> None:
     """Writes parameters and buffers as safetensors."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    with replacing(file) as part:
-        save_model(module, str(part))
+    needed = sum(value.nbytes for value in module.state_dict().values())
+    with replacing(file, needed=needed, lasting=True) as part:
+        try:
+            save_model(module, str(part))
+        except SafetensorError as error:  # which is no OSError, and names one in words only
+            raise OSError(errno.EIO, str(error)) from error
 
 
 def load_weights(module: nn.Module, file: Path, what: str) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ssl_pretext.config import check_regular, hash_of_file, hash_of_json, read_json, write_json
+from ssl_pretext.config import check_regular, finite, hash_of_file, hash_of_json, read_json, write_json
 from ssl_pretext.errors import CheckpointError, MissingFileError
 
 __all__ = ["CONTRACT_FILE", "FORMAT", "WEIGHTS_FILE", "read_contract", "write_contract"]
@@ -30,7 +30,7 @@ LARGEST_SIDE = 2**16
 
 def write_contract(folder: Path, contract: dict[str, Any]) -> None:
     """Writes the contract beside the weights, with hashes of both: no change to them goes unnoticed."""
-    whole = {"format": FORMAT, **contract, OF_WEIGHTS: hash_of_file(folder / WEIGHTS_FILE)}
+    whole = finite({"format": FORMAT, **contract, OF_WEIGHTS: hash_of_file(folder / WEIGHTS_FILE)})  # as it is written
     write_json(folder / CONTRACT_FILE, {**whole, OF_CONTRACT: hash_of_json(whole)})
 
 

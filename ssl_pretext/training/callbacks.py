@@ -1,5 +1,6 @@
 """What happens between the steps of a run: its checkpoint, Ctrl-C, and how long it will take."""
 
+import _thread
 import logging
 import signal
 import sys
@@ -25,6 +26,7 @@ __all__ = ["callbacks", "interruptible"]
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 1.0  # seconds that Ctrl-C waits for the end of a step
 ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
 
 
@@ -58,18 +60,22 @@ class _LastCheckpoint(ModelCheckpoint):
 class _Interruption(Callback):
     """Ends a run on Ctrl-C between two steps, where its state is whole, with a checkpoint of it.
 
-    Lightning's own OnExceptionCheckpoint saves in the middle of a step, and resumes without being asked.
+    A step that takes longer than `PATIENCE` is given up; the checkpoint before it stands. Lightning's own
+    OnExceptionCheckpoint saves in the middle of a step, and resumes without being asked.
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.asked = checkpoint, False
+        self.checkpoint, self.asked, self.done = checkpoint, False, False
         self.previous: Any = None
+        self.late = threading.Timer(PATIENCE, _thread.interrupt_main)  # as by a second Ctrl-C
+        self.late.daemon = True
 
     def on_fit_start(self, *_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             self.previous = signal.signal(signal.SIGINT, self._ask)
 
     def teardown(self, *_: Any, **__: Any) -> None:
+        self.late.cancel()
         if self.previous is not None:
             signal.signal(signal.SIGINT, self.previous)
             self.previous = None
@@ -78,10 +84,17 @@ class _Interruption(Callback):
         if self.asked:  # the second Ctrl-C does not wait for the step
             raise KeyboardInterrupt
         self.asked = True
+        self.late.start()
+
+    def on_exception(self, trainer: pl.Trainer, _module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and not self.done:
+            log.info("interrupted in the middle of a step; resume goes on from the last checkpoint")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.asked:
+            self.late.cancel()
             trainer.save_checkpoint(self.checkpoint)
+            self.done = True
             log.info("interrupted after step %d; resume goes on from there", trainer.global_step)
             raise KeyboardInterrupt
 

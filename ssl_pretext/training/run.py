@@ -12,18 +12,21 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.config import read_json, storing, write_json
 from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.data.batches import BatchLoader
 from ssl_pretext.data.stream_batches import StreamLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.fitting import TF32, FitConfig
+from ssl_pretext.folders import claimed
 from ssl_pretext.memory import freed_memory_kept
 from ssl_pretext.processes import from_first, place
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import check_contract
 from ssl_pretext.training.callbacks import callbacks, interruptible
+from ssl_pretext.training.checkpoints import WholeCheckpoints
 from ssl_pretext.training.health import report_health
+from ssl_pretext.training.images import changes, note_images
 from ssl_pretext.training.module import CHECKPOINT, Training
 from ssl_pretext.training.whole import check_whole
 
@@ -54,8 +57,10 @@ def fit(
     Raises:
         ArgumentError: There are no images, or fewer in a batch than processes; or the task's class could not load what
             would be saved.
-        CheckpointError: `out` holds a run and `resume` is off, the run in it was another one, or its checkpoint is
-            damaged.
+        CheckpointError: `out` holds a run and `resume` is off, the run in it was another one, or of other images (the
+            message says what changed), or its checkpoint is damaged.
+        FolderInUseError: Another process trains in `out`.
+        StorageError: `out` cannot be written to; the last checkpoint stays.
         NotFiniteError: A loss, or a weight, is NaN or infinite; no checkpoint holds it.
         KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
     """
@@ -63,9 +68,22 @@ def fit(
         raise ArgumentError("fit() got an image store without images")
     check_contract(task)
     out = Path(config.out)
-    _, world, local = place()
+    rank, world, _ = place()
     if config.batch_size < world:
         raise ArgumentError(f"batch_size counts the images of all processes; {world} of them need at least {world}")
+    # Under torchrun the first process claims the folder, and writes.
+    with claimed(out, "checkpoints", "task") if rank == 0 else nullcontext():
+        return _fit(task, images, config, out, validation)
+
+
+def _fit(
+    task: PretextTask,
+    images: ImageStore | ImageStream,
+    config: FitConfig,
+    out: Path,
+    validation: ImageStore | None,
+) -> list[dict[str, Any]]:
+    _, world, local = place()
     checkpoint = from_first("fit", lambda: _prepare(out, config, images))
     task.image_size, task.resize = images.image_size, images.resize
     few = images.sample() if isinstance(images, ImageStream) else images
@@ -81,6 +99,7 @@ def fit(
         max_epochs=config.epochs,
         logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", "csv")],
         callbacks=callbacks(images, out, config, alone=world == 1),
+        plugins=[WholeCheckpoints()],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -92,7 +111,8 @@ def fit(
     training = loader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
     validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
     on_processor = freed_memory_kept() if device.type == "cpu" else nullcontext()
-    with warnings.catch_warnings(), on_processor, _switches(config.precision, device), interruptible():
+    switches = _switches(config.precision, device)
+    with warnings.catch_warnings(), on_processor, switches, interruptible(), storing(out):
         # Advice on loader workers and validation loops, which does not apply here.
         warnings.filterwarnings("ignore", module="lightning")
         warnings.simplefilter("ignore", PossibleUserWarning)
@@ -121,12 +141,20 @@ def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream) -> 
         if not isinstance(before, dict):
             raise CheckpointError(f"{written} does not hold the settings of a run; it may be damaged")
         before = {"augment": False} | before  # older runs had no choice
-        if differing := [key for key, value in before.items() if identity.get(key) != value]:
+        differing = [key for key, value in before.items() if identity.get(key) != value]
+        if differing == ["images"]:
+            raise CheckpointError(
+                f"the images are not those that the run in {out} began with: {changes(out, images)}. Bring them "
+                "back to resume it, or start in another folder"
+            )
+        if differing:
             raise CheckpointError(
                 f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
                 "start in another folder"
             )
-    write_json(written, identity)
+    else:
+        note_images(out, images)
+    write_json(written, identity)  # last: with it the folder holds a run
     if not checkpoint.exists():
         return None
     check_whole(checkpoint)

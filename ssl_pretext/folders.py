@@ -1,0 +1,119 @@
+"""Who works in a folder: one process at a time where it must be, and nothing half written by killed ones stays.
+
+Locks are the system's (`flock`), which goes with the process that holds it, however that ends.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import IO
+
+from ssl_pretext.config import storing
+from ssl_pretext.errors import FolderInUseError
+
+__all__ = ["LOCK_FILE", "claimed", "shared"]
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+LEFT_OVER = ("*.[0-9]*.part", "*.part-????????")  # half-written files of `replacing`, and stores that were being built
+
+_claimed: ContextVar[frozenset[Path]] = ContextVar("claimed", default=frozenset())
+
+
+@contextmanager
+def claimed(folder: Path, *parts: str) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if need be; within the block, it may be claimed again.
+
+    What killed processes left half written in the folder, and in these parts of it, is removed.
+
+    Raises:
+        FolderInUseError: Another process has claimed it; the message says which.
+        StorageError: The folder cannot be written to.
+    """
+    place = folder.resolve()
+    if place in _claimed.get():
+        yield
+        return
+    with storing(folder / LOCK_FILE):
+        file = _locked(folder, alone=True)
+        if file is None:
+            holder = (folder / LOCK_FILE).read_text(encoding="utf-8", errors="replace").strip() or "another process"
+            raise FolderInUseError(
+                f"{folder} is in use by {holder}; wait until it is done, stop it, or choose another folder"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} ({' '.join(sys.argv)[:200]})\n")
+        file.flush()
+        for part in (folder, *(folder / name for name in parts)):
+            _tidy(part)
+    token = _claimed.set(_claimed.get() | {place})
+    try:
+        yield
+    finally:
+        _claimed.reset(token)
+        _release(file)
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Says that a folder is written to, as any number of processes may at once.
+
+    What killed processes left half written is removed if nobody else is at work in it.
+
+    Raises:
+        StorageError: The folder cannot be written to.
+    """
+    with storing(folder / LOCK_FILE):
+        file = _locked(folder, alone=True)
+        if file is not None:
+            _tidy(folder)
+            _release(file)
+        file = _locked(folder, alone=False)
+    try:
+        yield
+    finally:
+        if file is not None:
+            _release(file)
+
+
+def _locked(folder: Path, *, alone: bool) -> IO[str] | None:
+    """The lock file of a folder, locked; None if others keep us from it. Those who share wait for who is alone."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = (folder / LOCK_FILE).open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError as error:
+            log.warning("%s is on a file system without locks (%s): see to it that no two runs share it", folder, error)
+            return file
+        if os.fstat(file.fileno()).st_nlink:  # else its holder has removed it since it was opened
+            return file
+        file.close()
+
+
+def _release(file: IO[str]) -> None:
+    """Removes the lock file, unless others hold it too."""
+    import fcntl
+
+    with file, suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(file.name)
+
+
+def _tidy(folder: Path) -> None:
+    for pattern in LEFT_OVER:
+        for left in folder.glob(pattern):
+            log.info("removed %s, which a killed process left half written", left)
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()

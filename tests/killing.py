@@ -1,0 +1,219 @@
+"""Kills work at random moments, starts it again until it ends, and says whether it ends as if nothing had happened.
+
+    python tests/killing.py FOLDER ROUNDS SEED
+    python tests/killing.py FOLDER interrupt
+
+Prints a line of JSON per round: of kills, or, in the second form, of Ctrl-C in steps of several kinds. The work is
+forked off this process, which has imported all that it needs and computed nothing: importing torch anew for each kill
+would take longer than all the rest.
+"""
+
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import numpy as np
+import tensorboard.summary  # noqa: F401
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+import ssl_pretext.cli.parsing
+import ssl_pretext.cli.pretrain
+import ssl_pretext.cli.probe
+from ssl_pretext.cli import main
+from ssl_pretext.config import read_json
+
+PATIENCE = 300.0  # seconds after which work is taken to hang
+
+
+@sp.register_encoder("tiny")
+def tiny(in_channels: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+
+def build() -> None:
+    sp.ImageStore.from_folder("photos", image_size=24, cache="cache")
+
+
+def pretrain() -> None:
+    command = "pretrain --data photos --encoder tiny --losses smooth_l1=1,adversarial[width=4]=0.1 --out run --resume"
+    command += " --image-size 16 --epochs 4 --batch-size 4 --device cpu --checkpoint-minutes 0.0005 --cache cache"
+    assert main(command.split()) == 0
+
+
+def probe() -> None:
+    command = "probe run --data photos --probe linear,knn --per-class 4 --seeds 2 --device cpu --cache cache"
+    assert main(command.split()) == 0
+
+
+KINDS: dict[str, Callable[[], None]] = {"build": build, "pretrain": pretrain, "probe": probe}
+
+
+def start(work: Callable[[], None], place: Path) -> int:
+    """The process id of work that was begun in a folder."""
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        os.chdir(place)
+        output = os.open(place.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def end(child: int, *, kill_at: float = math.inf) -> tuple[bool, float]:
+    """Whether the work ended by itself, and when; it is killed at a moment if it has not ended before."""
+    began = time.monotonic()
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        passed = time.monotonic() - began
+        if done:
+            assert status == 0, f"work ended with status {status}"
+            return True, passed
+        if passed >= min(PATIENCE, kill_at):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            assert passed < PATIENCE, "the work hangs"
+            return False, passed
+        time.sleep(0.001)
+
+
+def results(place: Path) -> dict[str, str]:
+    """A hash of each file that the work left: weights, histories, stores, reports, and any litter."""
+    files = sorted(path for path in place.rglob("*") if path.is_file() and "logs" not in path.parts)
+    # A checkpoint holds when it was written.
+    kept = [path for path in files if path.suffix != ".ckpt"]
+    return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+def check_whole(place: Path) -> None:
+    """Everything under a final name can be read."""
+    for path in place.rglob("*.json"):
+        if not any(".part" in part for part in path.parts):
+            read_json(path)
+    for path in place.rglob("*.ckpt"):
+        torch.load(path, weights_only=True)
+    for path in place.rglob("cache/*/index.json"):
+        if ".part" not in path.parent.name:
+            count = len(read_json(path)["labels"])
+            assert (path.parent / "images.u8").stat().st_size % count == 0
+
+
+def prepared(folder: Path, kind: str, name: str) -> Path:
+    """A folder for one round, with what the work begins with."""
+    place = folder / f"{kind}-{name}"
+    place.mkdir()
+    (place / "photos").symlink_to(folder / "photos")
+    if kind == "probe":
+        (place / "run").mkdir()
+        (place / "run" / "task").symlink_to(folder / "pretrain-whole" / "run" / "task")
+    return place
+
+
+def rounds(folder: Path, kind: str, count: int, draw: random.Random) -> None:
+    """Kills one kind of work at moments that are spread over all of its length."""
+    whole = prepared(folder, kind, "whole")
+    _, length = end(start(KINDS[kind], whole))
+    expected = results(whole)
+    for number in range(count):
+        place = prepared(folder, kind, str(number))
+        moments: list[float] = []
+        moment = (number + draw.random()) / count
+        while True:
+            ended, passed = end(start(KINDS[kind], place), kill_at=moment * length)
+            if ended and moments:
+                break
+            if ended:  # it was quicker this time, and there was nothing to kill
+                shutil.rmtree(place)
+                place = prepared(folder, kind, str(number))
+                moment /= 2
+                continue
+            moments.append(passed)
+            check_whole(place)
+            moment = draw.choice([draw.random(), math.inf])  # another kill at times
+        found = results(place)
+        names = {*expected, *found}
+        differing = sorted(name for name in names if expected.get(name) != found.get(name))
+        print(json.dumps({"kind": kind, "length": length, "moments": moments, "differing": differing}), flush=True)
+
+
+def photos(folder: Path) -> None:
+    noise = np.random.default_rng(0)
+    for number in range(32):
+        path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (120, 150, 3), dtype=np.uint8)).save(path)
+
+
+class Slow(nn.Module):
+    """A network that says when its second step has begun, and takes its time for that, in Python or within C."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.steps, self.conv = kind, 0, nn.Conv2d(1, 4, 2, stride=2)
+
+    def forward(self, lightness: Tensor) -> Tensor:
+        self.steps += self.training
+        if self.training and self.steps == 2:
+            Path("begun").touch()
+            began = time.monotonic()
+            while time.monotonic() < began + LENGTHS[self.kind]:
+                time.sleep(0.01)
+            if self.kind == "c":
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # half a minute without a look at signals
+        return self.conv(lightness)
+
+
+LENGTHS = {"short": 0.5, "python": 60.0, "c": 0.0}  # seconds of the step in Python
+
+
+@sp.register_encoder("slow")
+def slow(in_channels: int = 1, kind: str = "short") -> nn.Module:
+    return Slow(kind)
+
+
+def interrupted(folder: Path, kind: str) -> None:
+    """Sends Ctrl-C into a step, and tells how the command ended, when, and what it left to go on from."""
+    place = prepared(folder, "interrupt", kind)
+    command = f"pretrain --data photos --encoder slow[kind={kind}] --out run --image-size 16 --epochs 2 --batch-size 4"
+    command += " --device cpu --cache cache --checkpoint-minutes 1e-9"
+    child = start(lambda: os._exit(main(command.split())), place)
+    while not (place / "begun").exists():
+        time.sleep(0.01)
+    os.kill(child, signal.SIGINT)
+    began = time.monotonic()
+    _, status = os.waitpid(child, 0)
+    seconds, said = time.monotonic() - began, place.with_suffix(".log").read_text()
+    kept = torch.load(place / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    code = os.waitstatus_to_exitcode(status)
+    print(json.dumps({"kind": kind, "seconds": seconds, "code": code, "kept": kept, "said": said}), flush=True)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    photos(folder)
+    if sys.argv[2] == "interrupt":
+        for kind in LENGTHS:
+            interrupted(folder, kind)
+    else:
+        for kind in KINDS:
+            rounds(folder, kind, int(sys.argv[2]), random.Random(int(sys.argv[3])))

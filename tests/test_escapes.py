@@ -1,0 +1,146 @@
+"""Names that hold markup, formulas and terminal commands are shown as what they are, and do nothing."""
+
+import logging
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ssl_pretext as sp
+from ssl_pretext.cli import main
+from ssl_pretext.command import run_command
+from ssl_pretext.errors import DataError
+from ssl_pretext.plots import curves, forest, lines
+from ssl_pretext.report import Figure, Section, html_page, markdown_table
+
+NASTY = [
+    "<script>alert(1)<\\script>",
+    "<img src=x onerror=alert(1)>",
+    "\"><svg onload='alert(1)'>",
+    "' onmouseover='alert(1)",
+    "{{ 7 * 7 }}{% raw %}&amp;<!--",
+    "javascript:alert(1)",
+    "$\\frac{$",
+    "_$a$_|\n|`",
+]
+OURS = {
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "h1",
+    "h2",
+    "section",
+    "p",
+    "div",
+    "table",
+    "tr",
+    "th",
+    "td",
+    "figure",
+    "img",
+    "figcaption",
+    "pre",
+}
+ATTRIBUTES = {"lang", "charset", "name", "content", "class", "src", "alt"}
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the text between them."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    @property
+    def harmless(self):
+        return all(tag in OURS and attributes.keys() <= ATTRIBUTES for tag, attributes in self.tags) and all(
+            attributes["src"].startswith("data:image/png;base64,") for tag, attributes in self.tags if tag == "img"
+        )
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_a_page_shows_names_as_they_are(nasty):
+    section = Section(nasty, [nasty], [{nasty: nasty, "other": 1}], [Figure(b"png", nasty)], nasty)
+    page = Page(html_page(nasty, [section]))
+    assert page.harmless
+    assert page.text.count(nasty) == 8  # two headings, title, paragraph, table's head and cell, caption, code
+    assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [nasty]
+
+
+def test_a_page_that_does_not_escape_would_be_seen():
+    page = html_page("title", [Section("heading")])
+    assert Page(page).harmless
+    for nasty in NASTY[:3]:
+        assert not Page(page.replace("heading", nasty)).harmless
+    assert not Page(page.replace("<h2>", "<h2 onclick='x'>")).harmless
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_plots_show_names_as_they_are(nasty):
+    words = {"title": nasty, "x_label": nasty}
+    row = {"label": nasty, "mean": 1.0, "half": 0.5, "group": nasty}
+    plain = {"label": "x", "mean": 1.0, "half": 0.5, "group": "x"}
+    assert forest([row], **words) != forest([plain], title="x", x_label="x")
+    points = [(0, 1.0, 0.1), (1, 2.0, 0.1)]
+    for png in (
+        curves({nasty: [[1.0, 2.0]]}, **words, y_label=nasty),
+        lines({nasty: points}, **words, y_label=nasty, x_names=[nasty, "b"], reference={nasty + " ": 1.5, "r": 90}),
+    ):
+        assert png.startswith(b"\x89PNG")
+
+
+def test_a_name_with_an_underscore_stays_in_the_legend():
+    def shown(name):
+        return curves({name: [[1.0, 2.0]]}, title="", x_label="", y_label="")
+
+    assert shown("_a") != shown("_b")
+
+
+def test_a_table_keeps_its_rows():
+    table = markdown_table([{"name": "a\nb|c\r\nd", "x": 1}], ["name", "x"])
+    assert table.splitlines()[2:] == ["| a b\\|c d | 1 |"]
+
+
+def test_names_do_not_command_the_terminal(capsys):
+    nasty = "\x1b]0;owned\x07\x1b[2Jx\x9b31m\u202egpj.\udcff"
+    logged = "\\x1b]0;owned\\x07\\x1b[2Jx\\x9b31m\\u202egpj.\\udcff"
+
+    def work():
+        logging.getLogger("ssl_pretext").info("read %s\n\tand é", nasty)
+        raise DataError(f"{nasty} cannot be read")
+
+    assert run_command("it", work) == 2
+    assert capsys.readouterr() == (f"read {logged}\n\tand é\n", f"it: {logged} cannot be read\n")
+
+
+def test_a_report_of_nasty_classes_and_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "<img src=x onerror=alert(1)>\udcff"
+    generator = np.random.default_rng(0)
+    for name in NASTY[:4]:
+        for i in range(4):
+            path = data / name / f"{i}{NASTY[i]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path, "PNG")
+    task = sp.Rotation("autoencoder[width=0.125]", channels="lab:L")
+    task.image_size = 16
+    run = tmp_path / "'\"><script>alert(1)"
+    task.save_pretrained(run)
+    (data / NASTY[0] / f"{NASTY[1]}.jpg").write_text("no photo")
+    assert main(["probe", str(run), "--data", str(data), "--probe", "knn", "--seeds", "2", "--device", "cpu"]) == 0
+    page = Page(Path(run, "probe", "report.html").read_text(encoding="utf-8"))
+    assert page.harmless
+    assert "<img src=x onerror=alert(1)>\\udcff" in page.text
+    assert run.name in page.text
