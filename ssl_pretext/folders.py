@@ -85,9 +85,11 @@ def shared(folder: Path) -> Iterator[None]:
 
 def _locked(folder: Path, *, alone: bool) -> IO[str] | None:
     """The lock file of a folder, locked; None if others keep us from it. Those who share wait for who is alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":  # which has no such locks
+        return (folder / LOCK_FILE).open("a", encoding="utf-8")
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
     while True:
         file = (folder / LOCK_FILE).open("a", encoding="utf-8")
         try:
@@ -105,6 +107,9 @@ def _locked(folder: Path, *, alone: bool) -> IO[str] | None:
 
 def _release(file: IO[str]) -> None:
     """Removes the lock file, unless others hold it too."""
+    if sys.platform == "win32":
+        file.close()
+        return
     import fcntl
 
     with file, suppress(OSError):

@@ -39,7 +39,7 @@ from ssl_pretext.config import read_json
 PATIENCE = 300.0  # seconds after which work is taken to hang
 
 
-@sp.register_encoder("one_convolution")
+@sp.register_encoder("killed")
 def tiny(in_channels: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
 
@@ -49,7 +49,7 @@ def build() -> None:
 
 
 def pretrain() -> None:
-    command = "pretrain --data photos --encoder one_convolution --losses smooth_l1=1,adversarial[width=4]=0.1 --out run --resume"
+    command = "pretrain --data photos --encoder killed --losses smooth_l1=1,adversarial[width=4]=0.1 --out run --resume"
     command += " --image-size 16 --epochs 4 --batch-size 4 --device cpu --checkpoint-minutes 0.0005 --cache cache"
     assert main(command.split()) == 0
 
