@@ -48,6 +48,18 @@ def build() -> None:
     sp.ImageStore.from_folder("photos", image_size=24, cache="cache")
 
 
+def fit() -> None:
+    """With all that a checkpoint must carry: validation, noise, moves, and losses with a state of their own."""
+    torch.manual_seed(0)
+    images = sp.ImageStore.from_arrays(torch.randint(0, 256, (48, 3, 16, 16), dtype=torch.uint8), [0] * 48)
+    losses = {"l2": 1.0, "adversarial[width=4]": 0.01, "color_classification": 0.1}
+    task = sp.CrossChannelPrediction("lab:L", "lab:ab", tiny(), losses=losses, input_noise=0.1, output_stride=2)
+    config = sp.FitConfig(
+        out="run", epochs=4, batch_size=4, augment=True, device="cpu", resume=True, checkpoint_minutes=0.0005
+    )
+    sp.fit(task, images.subset(range(40)), config, validation=images.subset(range(40, 48)))
+
+
 def pretrain() -> None:
     command = "pretrain --data photos --encoder killed --losses smooth_l1=1,adversarial[width=4]=0.1 --out run --resume"
     command += " --image-size 16 --epochs 4 --batch-size 4 --device cpu --checkpoint-minutes 0.0005 --cache cache"
@@ -59,7 +71,7 @@ def probe() -> None:
     assert main(command.split()) == 0
 
 
-KINDS: dict[str, Callable[[], None]] = {"build": build, "pretrain": pretrain, "probe": probe}
+KINDS: dict[str, Callable[[], None]] = {"build": build, "fit": fit, "pretrain": pretrain, "probe": probe}
 
 
 def start(work: Callable[[], None], place: Path) -> int:

@@ -31,7 +31,7 @@ def rows(folder: Path, *arguments: object) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("count", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_work_ends_as_if_nothing_had_happened(count, tmp_path):
     found = rows(tmp_path, count, 0)
-    for kind in ("build", "pretrain", "probe"):
+    for kind in ("build", "fit", "pretrain", "probe"):
         of_kind = [row for row in found if row["kind"] == kind]
         assert all(row["moments"] for row in of_kind)
         assert [row["differing"] for row in of_kind] == [[]] * count
@@ -44,7 +44,7 @@ def test_ctrl_c_ends_whatever_is_going_on(tmp_path):
     assert [row["code"] for row in (short, python, c)] == [1, 1, 1]
     assert [row["kept"] for row in (short, python, c)] == [2, 1, 1]
     assert "interrupted after step 2; resume goes on from there" in short["said"]
-    assert "interrupted in the middle of a step; resume goes on from the last checkpoint" in python["said"]
+    assert "interrupted in the middle of an epoch; resume goes on from the last checkpoint" in python["said"]
     for row in (short, python):
         assert "stopped by Ctrl-C. The same command with --resume goes on from the last checkpoint." in row["said"]
     assert "stopped by Ctrl-C in the middle of a computation. What was written is whole: start it again" in c["said"]

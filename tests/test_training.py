@@ -1,11 +1,7 @@
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
-import textwrap
-import time
-from pathlib import Path
+import threading
 
 import pytest
 import torch
@@ -13,6 +9,7 @@ from torch import nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, CheckpointError
+from ssl_pretext.training.checkpoints import WholeCheckpoints
 
 
 def store(count: int = 40) -> sp.ImageStore:
@@ -46,58 +43,58 @@ def test_fit_trains_logs_and_saves(tmp_path):
         assert torch.equal(value, again.state_dict()[key])
 
 
-SCRIPT = """
-import sys, torch, ssl_pretext as sp
-from torch import nn
-torch.manual_seed(0)
-images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
-torch.manual_seed(0)
-encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-losses = {"l2": 1.0, "adversarial[width=4]": 0.01, "color_classification": 0.1}
-task = sp.CrossChannelPrediction("lab:L", "lab:ab", encoder, losses=losses, input_noise=0.1, output_stride=2)
-config = sp.FitConfig(out=sys.argv[1], epochs=4, batch_size=2, device="cpu", resume=True, checkpoint_minutes=0.002)
-sp.fit(task, sp.ImageStore.from_arrays(images, [0] * 64), config)
-"""
+def fitted(out, **options):
+    torch.manual_seed(0)
+    losses = {"l2": 1.0, "adversarial[width=4]": 0.01}
+    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    task = sp.CrossChannelPrediction("lab:L", "lab:ab", encoder, losses=losses, input_noise=0.1)
+    config = sp.FitConfig(out=out, epochs=3, batch_size=8, device="cpu", checkpoint_minutes=1e-9, **options)
+    history = sp.fit(task, store(32), config, validation=store(8))
+    return history, task.state_dict()
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "PYTHONPATH": str(Path(sp.__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
-
-    def start(folder: Path) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, stdout=subprocess.DEVNULL)
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(killed)
-    checkpoint = killed / "checkpoints" / "last.ckpt"
-    deadline = time.time() + 120
-    while not checkpoint.exists() and time.time() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists()
-    assert not (killed / "task").exists(), "the run ended before it could be killed"
-    for folder in (killed, whole):
-        process = start(folder)
-        assert process.wait(timeout=120) == 0
-    weights = [(folder / "task" / "model.safetensors").read_bytes() for folder in (whole, killed)]
-    assert weights[0] == weights[1]
-    assert (whole / "history.json").read_text() == (killed / "history.json").read_text()
+def same(one, other):
+    return one[0] == other[0] and all(torch.equal(value, other[1][name]) for name, value in one[1].items())
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "PYTHONPATH": str(Path(sp.__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "run")], env=environment)
-    logs = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    while not logs.exists() and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == -signal.SIGINT  # as of any program
-    assert subprocess.run([sys.executable, str(script), str(tmp_path / "run")], env=environment).returncode == 0
-    assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 4
+def test_a_run_goes_on_from_every_checkpoint_as_if_it_had_not_stopped(tmp_path, monkeypatch):
+    save, last = WholeCheckpoints.save_checkpoint, tmp_path / "whole" / "checkpoints" / "last.ckpt"
+    stops = []
+
+    def keep(self, checkpoint, path, storage_options=None):
+        save(self, checkpoint, path)
+        stops.append(shutil.copytree(tmp_path / "whole", tmp_path / str(len(stops))))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeCheckpoints, "save_checkpoint", keep)
+        whole = fitted(tmp_path / "whole")
+    # Each step has one, and each epoch.
+    assert [
+        torch.load(stop / last.relative_to(tmp_path / "whole"), weights_only=True)["global_step"] for stop in stops
+    ] == [*range(1, 13)]
+    for stop in stops:
+        assert same(fitted(stop, resume=True), whole), f"going on from {stop}"
+
+
+@pytest.mark.parametrize("step", [2, 4, 5, 12])
+def test_ctrl_c_in_any_step_loses_nothing(step, tmp_path, monkeypatch):
+    forward, steps = sp.CrossChannelPrediction.forward, []
+
+    def interrupt(task, images):
+        steps.extend([1] * task.training)
+        if task.training and len(steps) == step:
+            signal.raise_signal(signal.SIGINT)
+        return forward(task, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sp.CrossChannelPrediction, "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(tmp_path / "stopped")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+    kept = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert kept == (step - 1 if step % 4 == 0 else step)  # validation, which ends an epoch, is not waited for
+    assert same(fitted(tmp_path / "stopped", resume=True), fitted(tmp_path / "whole"))
 
 
 def test_what_losses_need_of_the_images_is_measured_before_the_first_step(tmp_path):

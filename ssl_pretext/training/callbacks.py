@@ -56,6 +56,11 @@ class _LastCheckpoint(ModelCheckpoint):
     def state_key(self) -> str:
         return f"{type(self).__name__}{self._train_time_interval}"
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        # From after the last batch Lightning goes on with the next epoch, and leaves out what ends this one.
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *arguments)
+
 
 class _Interruption(Callback):
     """Ends a run on Ctrl-C between two steps, where its state is whole, with a checkpoint of it.
@@ -87,20 +92,28 @@ class _Interruption(Callback):
         self.late.start()
 
     def on_exception(self, trainer: pl.Trainer, _module: pl.LightningModule, exception: BaseException) -> None:
+        self.late.cancel()  # here too: after Ctrl-C Lightning leaves `teardown` out
         if isinstance(exception, KeyboardInterrupt) and not self.done:
-            log.info("interrupted in the middle of a step; resume goes on from the last checkpoint")
+            log.info("interrupted in the middle of an epoch; resume goes on from the last checkpoint")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.asked:
+        if self.asked and not trainer.is_last_batch:  # after which the checkpoint of the epoch comes
             self.late.cancel()
             trainer.save_checkpoint(self.checkpoint)
-            self.done = True
-            log.info("interrupted after step %d; resume goes on from there", trainer.global_step)
-            raise KeyboardInterrupt
+            self._stop(trainer)
 
     def on_validation_batch_end(self, *_: Any) -> None:
         if self.asked:  # the checkpoint before the validation stands
             raise KeyboardInterrupt
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.asked:
+            self._stop(trainer)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        self.done = True
+        log.info("interrupted after step %d; resume goes on from there", trainer.global_step)
+        raise KeyboardInterrupt
 
 
 @contextmanager
