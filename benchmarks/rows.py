@@ -23,6 +23,7 @@ from ssl_pretext.command import run_command
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.fitting import FitConfig
+from ssl_pretext.folders import claimed
 from ssl_pretext.probes.modules import ProbeFactory
 from ssl_pretext.training import fit
 
@@ -272,7 +273,8 @@ def command_line(
         logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
         data = open_data(options.data, preset, seed=0)
         log.info("data: %s; %s", data.name, data.counts())
-        results = run(data, preset, out, device)
+        with claimed(out):
+            results = run(data, preset, out, device)
         results = {
             # Where the data lie is another machine's business.
             "command": f"python -m benchmarks.{name} {'--data=DIR ' if options.data else ''}--preset={options.preset} "

@@ -6,6 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import ssl_pretext as sp
 from ssl_pretext.cli import main
 from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.cli.parsing import parse
+from ssl_pretext.folders import claimed
 from ssl_pretext.probes import ProbeReport
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -163,6 +166,39 @@ def test_probe_prints_a_table_and_writes_page_figures_and_card(capsys):
     assert card["probes"]["knn[k=3]"] == report.card
     assert card["options"]["holdout"] == 0.5
     assert json.loads(Path("run/probe/skipped.json").read_text()) == []
+
+
+@contextmanager
+def busy(folder):
+    """A folder in which somebody else is at work."""
+    begun, done = threading.Event(), threading.Event()
+
+    def work():
+        with claimed(Path(folder)):
+            begun.set()
+            done.wait()
+
+    somebody = threading.Thread(target=work)  # which does not share this one's claims, as another process does not
+    somebody.start()
+    begun.wait()
+    yield
+    done.set()
+    somebody.join()
+
+
+def test_two_commands_in_one_folder_are_kept_apart(capsys):
+    options = Path("run/pretrain.yaml").read_text()
+    with busy("run"):
+        said = refused(capsys, "pretrain", "--config", "run/pretrain.yaml", "--resume", "--compile")
+    assert "run is in use by process" in said
+    assert Path("run/pretrain.yaml").read_text() == options
+    asked = ["probe", "run", "--data", "labelled", "--probe", "knn", "--seeds", "1", "--out", "busy"]
+    with busy("busy"):
+        assert "busy is in use by process" in refused(capsys, *asked)
+    left = Path("busy/knn.json.123.part")
+    left.write_text("half")
+    assert main(asked) == 0
+    assert not left.exists()
 
 
 def test_probe_reports_collapsed_features(capsys, monkeypatch):

@@ -147,6 +147,21 @@ def test_unreadable_images_are_skipped_and_listed_up_to_one_percent(tmp_path, ca
     assert not (tmp_path / "other").exists()
 
 
+def test_a_run_keeps_its_folder_to_itself_and_replaces_all_of_one(tmp_path, capsys, monkeypatch):
+    def execute(run, *_):
+        assert (run.out / ".lock").read_text().startswith("process ")
+        (run.out / "figures").mkdir()  # fails if it is there already
+
+    monkeypatch.setattr("benchmarks.food101.experiment.Run.execute", execute)
+    monkeypatch.delenv("SSL_PRETEXT_DATA", raising=False)
+    asked = ["--preset", "smoke", "--out", str(tmp_path / "run")]
+    assert main(asked) == 0
+    assert main(asked) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert main([*asked, "--overwrite"]) == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "figures"]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_help_shows_each_preset(name, capsys):
     with pytest.raises(SystemExit):

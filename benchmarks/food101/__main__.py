@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from benchmarks.food101.presets import PRESETS, STUDIES, Preset
 from ssl_pretext.command import run_command
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
+from ssl_pretext.folders import LOCK_FILE, claimed
 from ssl_pretext.losses import parse_losses
+from ssl_pretext.processes import place
 
 log = logging.getLogger("benchmarks.food101")
 
@@ -60,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
         raise UnknownNameError(f"there is no study {unknown[0]!r}; known: {', '.join(STUDIES)}")
     data = options.data or os.environ.get("SSL_PRETEXT_DATA") or None
     device = _device(options)
-    started = time.time()
+    started = time.perf_counter()
     embedded = data is None and not options.download
     losses = parse_losses(options.losses or (SAMPLE_LOSSES if embedded else DOCUMENTED_LOSSES))
     experiment = open_data(None if data is None else Path(data), preset, seed=options.seed, download=options.download)
@@ -78,6 +81,13 @@ def run(options: argparse.Namespace) -> None:
     }
     # Everything that can be wrong with the request comes before the first file is written.
     experiment_run = Run(experiment, config, out=_out(options), device=device)
+    with claimed(experiment_run.out) if place().rank == 0 else nullcontext():
+        _execute(experiment_run, options, preset, embedded=embedded, started=started)
+
+
+def _execute(
+    experiment_run: Any, options: argparse.Namespace, preset: Preset, *, embedded: bool, started: float
+) -> None:
     _prepare(experiment_run, options)
     said = [
         f"--{name}" + ("" if value is True else f"={value}")
@@ -111,13 +121,14 @@ def _device(options: argparse.Namespace) -> str:
 
 def _prepare(experiment_run: Any, options: argparse.Namespace) -> None:
     """Claims the output folder, or refuses it."""
-    if int(os.environ.get("RANK", "0")) != 0:
+    if place().rank != 0:
         return  # under torchrun the first process has the say
     out, config = experiment_run.out, experiment_run.identity()
     written = out / "config.json"
-    if out.exists() and any(out.iterdir()):
+    if there := [path for path in out.iterdir() if path.name != LOCK_FILE]:
         if options.overwrite and written.exists():
-            shutil.rmtree(out)
+            for path in there:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         elif not written.exists():
             raise CheckpointError(f"the output folder {out} holds files of something else; choose another with --out")
         elif not options.resume:

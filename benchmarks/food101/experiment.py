@@ -75,7 +75,7 @@ class Run:
         Returns:
             The results; None in the processes of a distributed run that only help to pretrain.
         """
-        times: dict[str, float] = {"data and preparation": time.time() - started}
+        times: dict[str, float] = {"data and preparation": time.perf_counter() - started}
         history = _timed(times, "pretraining", self.pretrain)
         if int(os.environ.get("RANK", "0")) != 0:
             return None
@@ -193,7 +193,7 @@ def _processor() -> str:
 
 
 def _timed(times: dict[str, float], name: str, part: Any) -> Any:
-    start = time.time()
+    start = time.perf_counter()
     value = part()
-    times[name] = time.time() - start
+    times[name] = time.perf_counter() - start
     return value

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from ssl_pretext.cli.files import noting_skipped, read_options, write_options, w
 from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError
+from ssl_pretext.folders import claimed
 from ssl_pretext.losses import parse_losses
 from ssl_pretext.processes import from_first, place
 from ssl_pretext.tasks import PretextTask, create_task
@@ -34,13 +36,15 @@ def run(options: Pretrain) -> None:
     from_first("folder", lambda: _check_folder(out, options))
     with noting_skipped(out):
         images = _images(options)
-    unread = ""
-    if place().rank == 0:
-        write_options(out / OPTIONS_FILE, options.settings())
-        if isinstance(images, ImageStore):  # what cannot be read of a stream is found while it is trained on
-            unread = write_skipped(out, images.skipped)
-    log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, unread)
-    fit(task, images, options.fit)
+    unread, first = "", place().rank == 0
+    with claimed(out, "checkpoints", "task") if first else nullcontext():
+        if first:
+            _check_folder(out, options)  # again: another run may have begun while the images were decoded
+            write_options(out / OPTIONS_FILE, options.settings())
+            if isinstance(images, ImageStore):  # what cannot be read of a stream is found while it is trained on
+                unread = write_skipped(out, images.skipped)
+        log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, unread)
+        fit(task, images, options.fit)
     folder = shlex.quote(str(out))
     log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELLED_FOLDER", out / "task", folder)
 

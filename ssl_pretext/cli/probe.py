@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssl_pretext.cli.files import noting_skipped, write_skipped
@@ -11,6 +11,7 @@ from ssl_pretext.cli.options import Probe
 from ssl_pretext.config import write_json, write_text
 from ssl_pretext.data import ImageStore, holdout_split
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.folders import claimed
 from ssl_pretext.probes import ProbeReport, collapse_in_words, evaluate
 from ssl_pretext.probes.health import health_rows
 from ssl_pretext.probes.methods import find_method
@@ -39,6 +40,11 @@ def run(options: Probe) -> None:
         raise ArgumentError(f"--probe names one twice: {options.probe}")
     task = load_run(options.run, PretextTask)
     out = options.out or options.run / "probe"
+    with claimed(out):
+        _probe(task, probes, options, out)
+
+
+def _probe(task: PretextTask, probes: Sequence[str], options: Probe, out: Path) -> None:
     with noting_skipped(out):
         train, test, about = _labelled(options, _image_size(task, options), out)
     log.info("%s", about)
