@@ -35,6 +35,7 @@ import ssl_pretext.cli.pretrain
 import ssl_pretext.cli.probe
 from ssl_pretext.cli import main
 from ssl_pretext.config import read_json
+from ssl_pretext.folders import LOCK_FILE
 
 PATIENCE = 300.0  # seconds after which work is taken to hang
 
@@ -112,8 +113,8 @@ def end(child: int, *, kill_at: float = math.inf) -> tuple[bool, float]:
 def results(place: Path) -> dict[str, str]:
     """A hash of each file that the work left: weights, histories, stores, reports, and any litter."""
     files = sorted(path for path in place.rglob("*") if path.is_file() and "logs" not in path.parts)
-    # A checkpoint holds when it was written.
-    kept = [path for path in files if path.suffix != ".ckpt"]
+    # A checkpoint holds when it was written; a lock file whose holder was killed keeps nobody out.
+    kept = [path for path in files if path.suffix != ".ckpt" and path.name != LOCK_FILE]
     return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
