@@ -123,9 +123,10 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:  # however it ended: Lightning leaves `teardown` out at times
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
-        raise KeyboardInterrupt from error
 
 
 class _Skipped(Callback):
