@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def broken(tmp_path, encoder, **options):
     assert isinstance(caught.value, PretextError)
     assert isinstance(caught.value, FloatingPointError)
     assert not (tmp_path / "task").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return str(caught.value), json.loads((tmp_path / "not_finite.json").read_text())
 
 
