@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from ssl_pretext.config import storing
 from ssl_pretext.errors import FolderInUseError
@@ -25,6 +25,13 @@ LOCK_FILE = ".lock"
 LEFT_OVER = ("*.[0-9]*.part", "*.part-????????")  # half-written files of `replacing`, and stores that were being built
 
 _claimed: ContextVar[frozenset[Path]] = ContextVar("claimed", default=frozenset())
+
+
+class _Lock(NamedTuple):
+    """A lock file, and whether the system keeps others from it."""
+
+    file: IO[str]
+    holds: bool
 
 
 @contextmanager
@@ -42,23 +49,24 @@ def claimed(folder: Path, *parts: str) -> Iterator[None]:
         yield
         return
     with storing(folder / LOCK_FILE):
-        file = _locked(folder, alone=True)
-        if file is None:
+        lock = _locked(folder, alone=True)
+        if lock is None:
             holder = (folder / LOCK_FILE).read_text(encoding="utf-8", errors="replace").strip() or "another process"
             raise FolderInUseError(
                 f"{folder} is in use by {holder}; wait until it is done, stop it, or choose another folder"
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({' '.join(sys.argv)[:200]})\n")
-        file.flush()
-        for part in (folder, *(folder / name for name in parts)):
-            _tidy(part)
+        lock.file.truncate(0)
+        lock.file.write(f"process {os.getpid()} on {socket.gethostname()} ({' '.join(sys.argv)[:200]})\n")
+        lock.file.flush()
+        if lock.holds:  # else others may be writing
+            for part in (folder, *(folder / name for name in parts)):
+                _tidy(part)
     token = _claimed.set(_claimed.get() | {place})
     try:
         yield
     finally:
         _claimed.reset(token)
-        _release(file)
+        _release(lock)
 
 
 @contextmanager
@@ -71,27 +79,28 @@ def shared(folder: Path) -> Iterator[None]:
         StorageError: The folder cannot be written to.
     """
     with storing(folder / LOCK_FILE):
-        file = _locked(folder, alone=True)
-        if file is not None:
-            _tidy(folder)
-            _release(file)
-        file = _locked(folder, alone=False)
+        lock = _locked(folder, alone=True)
+        if lock is not None:
+            if lock.holds:
+                _tidy(folder)
+            _release(lock)
+        lock = _locked(folder, alone=False)
     try:
         yield
     finally:
-        if file is not None:
-            _release(file)
+        if lock is not None:
+            _release(lock)
 
 
-def _locked(folder: Path, *, alone: bool) -> IO[str] | None:
-    """The lock file of a folder, locked; None if others keep us from it. Those who share wait for who is alone."""
+def _locked(folder: Path, *, alone: bool) -> _Lock | None:
+    """The lock of a folder; None if others keep us from it. Those who share wait for who is alone."""
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":  # which has no such locks
-        return (folder / LOCK_FILE).open("a", encoding="utf-8")
+        return _Lock((folder / LOCK_FILE).open("a", encoding="utf-8", errors="backslashreplace"), False)
     import fcntl
 
     while True:
-        file = (folder / LOCK_FILE).open("a", encoding="utf-8")
+        file = (folder / LOCK_FILE).open("a", encoding="utf-8", errors="backslashreplace")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
         except BlockingIOError:
@@ -99,22 +108,22 @@ def _locked(folder: Path, *, alone: bool) -> IO[str] | None:
             return None
         except OSError as error:
             log.warning("%s is on a file system without locks (%s): see to it that no two runs share it", folder, error)
-            return file
+            return _Lock(file, False)
         if os.fstat(file.fileno()).st_nlink:  # else its holder has removed it since it was opened
-            return file
+            return _Lock(file, True)
         file.close()
 
 
-def _release(file: IO[str]) -> None:
+def _release(lock: _Lock) -> None:
     """Removes the lock file, unless others hold it too."""
     if sys.platform == "win32":
-        file.close()
+        lock.file.close()
         return
     import fcntl
 
-    with file, suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(file.name)
+    with lock.file, suppress(OSError):
+        fcntl.flock(lock.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(lock.file.name)
 
 
 def _tidy(folder: Path) -> None:

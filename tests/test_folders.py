@@ -126,8 +126,11 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", none)
-    with claimed(tmp_path):
+    left = tmp_path / "a.json.1.part"  # which somebody may be writing
+    left.touch()
+    with claimed(tmp_path), shared(tmp_path):
         pass
+    assert left.exists()
     assert "is on a file system without locks ([Errno 95] Operation not supported)" in caplog.text
 
 
