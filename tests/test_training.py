@@ -114,6 +114,17 @@ def test_the_same_is_hidden_of_the_validation_images_in_every_epoch(tmp_path):
     assert len({row["train_loss"] for row in history}) == 3
 
 
+def test_the_logs_of_a_run_that_is_resumed_stay(tmp_path):
+    config = sp.FitConfig(out=tmp_path, epochs=3, batch_size=16, device="cpu", resume=True)
+    sp.fit(small_task(), store(), config)
+    first = (tmp_path / "logs" / "csv" / "metrics.csv").read_text()
+    assert len(first.splitlines()) == 1 + 9 + 3  # the columns, and a row for each step and epoch
+    for _ in range(2):
+        sp.fit(small_task(), store(), config)
+    assert (tmp_path / "logs" / "csv" / "metrics.csv").read_text() == first
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"csv", "csv-2", "csv-3", "tensorboard"}
+
+
 def test_images_that_are_not_square_resume_too(tmp_path):
     images = sp.ImageStore.from_arrays(torch.rand(8, 3, 16, 12), [0] * 8)
     config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, device="cpu", resume=True)

@@ -97,7 +97,7 @@ def _fit(
         num_nodes=world // local,
         precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,
-        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", "csv")],
+        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", _part(out / "logs"))],
         callbacks=callbacks(images, out, config, alone=world == 1),
         plugins=[WholeCheckpoints()],
         enable_progress_bar=sys.stderr.isatty(),
@@ -159,6 +159,12 @@ def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream) -> 
         return None
     check_whole(checkpoint)
     return checkpoint
+
+
+def _part(logs: Path) -> str:
+    """A folder for the CSV file of each time that a run is started or resumed; Lightning removes one that is there."""
+    before = len(list(logs.glob("csv*")))
+    return f"csv-{before + 1}" if before else "csv"
 
 
 @contextmanager
