@@ -71,19 +71,15 @@ class _Interruption(Callback):
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint, self.asked, self.done = checkpoint, False, False
-        self.previous: Any = None
         self.late = threading.Timer(PATIENCE, _thread.interrupt_main)  # as by a second Ctrl-C
         self.late.daemon = True
 
     def on_fit_start(self, *_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._ask)
+            signal.signal(signal.SIGINT, self._ask)
 
     def teardown(self, *_: Any, **__: Any) -> None:
         self.late.cancel()
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
-            self.previous = None
 
     def _ask(self, *_: Any) -> None:
         if self.asked:  # the second Ctrl-C does not wait for the step
