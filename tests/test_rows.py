@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.food101.protocol import open_data
+from benchmarks.networks import SMALL_CNN
 from benchmarks.rows import PRESETS, Comparison, Row, linear_probes
 from benchmarks.tables import publish
 from ssl_pretext.errors import CheckpointError
 
-OPTIONS = {"source": "lab:L", "target": "lab:ab", "encoder": "small_cnn[width=0.25]", "output_stride": 4}
+OPTIONS = {"source": "lab:L", "target": "lab:ab", "encoder": f"{SMALL_CNN}[width=0.25]", "output_stride": 4}
 
 
 @pytest.fixture

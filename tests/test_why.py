@@ -7,15 +7,16 @@ import pytest
 
 from benchmarks import why
 from benchmarks.food101.protocol import open_data
+from benchmarks.networks import SMALL_CNN
 from benchmarks.tables import publish
 
 
 @pytest.fixture
 def small(monkeypatch):
-    plain = {"losses": {"smooth_l1": 1.0}, "encoder": "small_cnn[width=0.25]", "output_stride": 4}
+    plain = {"losses": {"smooth_l1": 1.0}, "encoder": f"{SMALL_CNN}[width=0.25]", "output_stride": 4}
     monkeypatch.setattr(why, "TASK", why.TASK | plain)  # no weights, little work
     monkeypatch.setattr(why, "READOUTS", {"conv4 at 2×2": ("conv4", 2), "latent": (why.OUTPUT, None)})
-    wider = why.Change("wider", task={"encoder": "small_cnn[width=0.5]"})
+    wider = why.Change("wider", task={"encoder": f"{SMALL_CNN}[width=0.5]"})
     monkeypatch.setattr(why, "CHANGES", (*why.CHANGES[:2], wider))
     preset = replace(why.PRESETS["smoke"], seeds=2)
     return open_data(None, preset, seed=0), preset
