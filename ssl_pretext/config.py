@@ -27,6 +27,8 @@ __all__ = [
     "hash_of_json",
     "read_json",
     "replacing",
+    "seal_holds",
+    "sealed",
     "storing",
     "whole_number",
     "write_bytes",
@@ -117,6 +119,16 @@ def _not_json(constant: str) -> None:
 def hash_of_json(value: Any) -> str:
     """A hash of a JSON-ready value, however it is laid out in a file."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(value: Mapping[str, Any], key: str = "sha256") -> dict[str, Any]:
+    """A JSON-ready mapping with a hash of itself under a key, so that a change to it is noticed."""
+    return {**value, key: hash_of_json(value)}
+
+
+def seal_holds(value: Mapping[str, Any], key: str = "sha256") -> bool:
+    """Whether a mapping is as `sealed` made it."""
+    return bool(value.get(key) == hash_of_json({name: item for name, item in value.items() if name != key}))
 
 
 def hash_of_file(path: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.config import check_regular, check_room, hash_of_json, read_json, storing, write_json
+from ssl_pretext.config import check_regular, check_room, read_json, seal_holds, sealed, storing, write_json
 from ssl_pretext.data.checksums import Checksums, checksum, damaged
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.piles import Piles, describe
@@ -28,7 +28,7 @@ from ssl_pretext.folders import shared
 
 __all__ = ["AHEAD", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
-FORMAT, HASH = 3, "sha256"
+FORMAT = 3
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # by the dtype of the pixels, which they are bare of
 CHUNK = 16  # images that a thread hands over at once: handing over a small one costs a third of decoding it
@@ -120,8 +120,7 @@ def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
 
 def _check_index(index: dict[str, Any]) -> None:
     """Raises one of several builtin errors, unless an index holds what `_build` wrote."""
-    rest = {key: value for key, value in dict(index).items() if key != HASH}
-    if index["format"] != FORMAT or index[HASH] != hash_of_json(rest):
+    if index["format"] != FORMAT or not seal_holds(index):
         raise ValueError(f"{INDEX_FILE} is not as it was written")
     labels, classes, shape = index["labels"], index["classes"], index["shape"]
     alike = all(len(index[key]) == len(labels) for key in ("names", "digests", "checksums"))
@@ -138,8 +137,7 @@ def _build(
     try:
         index = _decode_all(listing, image_size, channels, part)
         _check_share(listing, index, max_unreadable, folder)
-        whole = {"format": FORMAT, "resize": rule, **index}
-        write_json(part / INDEX_FILE, {**whole, HASH: hash_of_json(whole)})
+        write_json(part / INDEX_FILE, sealed({"format": FORMAT, "resize": rule, **index}))
         try:
             part.replace(folder)
         except OSError:

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext
-from ssl_pretext.config import check_regular, finite, hash_of_file, hash_of_json, read_json, replacing, write_json
+from ssl_pretext.config import (
+    check_regular,
+    finite,
+    hash_of_file,
+    read_json,
+    replacing,
+    seal_holds,
+    sealed,
+    write_json,
+)
 from ssl_pretext.errors import PretextError
 from ssl_pretext.folders import shared
 from ssl_pretext.representations import Backbone
@@ -62,7 +71,7 @@ class Cache:
         """Keeps a JSON-ready result."""
         entry = json.loads(json.dumps(finite({"identity": identity, "result": result})))  # as it will be read
         with shared(self.folder):
-            write_json(self._file(identity, "json"), {**entry, "sha256": hash_of_json(entry)})
+            write_json(self._file(identity, "json"), sealed(entry))
 
     def _entry(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
@@ -71,8 +80,7 @@ class Cache:
             return None
         if not isinstance(entry, dict) or entry.keys() != {"identity", "result", "sha256"}:
             return None
-        whole = entry.pop("sha256") == hash_of_json(entry)
-        return entry if whole and _canonical(entry["identity"]) == _canonical(identity) else None
+        return entry if seal_holds(entry) and _canonical(entry["identity"]) == _canonical(identity) else None
 
     @staticmethod
     def _mapped(file: Path) -> Tensor:

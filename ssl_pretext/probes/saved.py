@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ssl_pretext.channels import ChannelSpace
-from ssl_pretext.config import check_regular, hash_of_json, read_json, write_json
+from ssl_pretext.config import check_regular, read_json, seal_holds, sealed, write_json
 from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.probes.cache import network_identity
@@ -22,7 +22,7 @@ __all__ = ["load_representation", "save_representation"]
 
 FORMAT = 1
 KINDS = ("pixels", "histogram", "joined", "task", "network")
-NOTE_FILE, TASK_FOLDER, HASH = "representation.json", "task", "sha256"
+NOTE_FILE, TASK_FOLDER = "representation.json", "task"
 
 
 def save_representation(representation: Representation, folder: str | Path) -> None:
@@ -57,7 +57,7 @@ def save_representation(representation: Representation, folder: str | Path) -> N
         save_weights(module, folder / WEIGHTS_FILE)
     note: dict[str, Any] = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
     note |= {"describe": representation.describe, "network": network_identity(module)}
-    write_json(folder / NOTE_FILE, {**note, HASH: hash_of_json(note)})
+    write_json(folder / NOTE_FILE, sealed(note))
 
 
 def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] | None = None) -> Representation:
@@ -76,8 +76,7 @@ def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] 
     try:
         if note["format"] != FORMAT:
             raise CheckpointError(f"{folder} is of format {note['format']}, this library reads {FORMAT}")
-        rest = {key: value for key, value in note.items() if key != HASH}
-        if note.get(HASH, hash_of_json(rest)) != hash_of_json(rest):
+        if "sha256" in note and not seal_holds(note):  # older ones have none
             raise CheckpointError(f"{folder / NOTE_FILE} is not as it was saved: it is damaged or was edited")
         one = _made(note["describe"], str(note["name"]), str(note["layer"]), folder, modules)
         if network_identity(one.backbone.module) != note["network"]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ssl_pretext.config import check_regular, finite, hash_of_file, hash_of_json, read_json, write_json
+from ssl_pretext.config import check_regular, finite, hash_of_file, read_json, seal_holds, sealed, write_json
 from ssl_pretext.errors import CheckpointError, MissingFileError
 
 __all__ = ["CONTRACT_FILE", "FORMAT", "WEIGHTS_FILE", "read_contract", "write_contract"]
@@ -31,7 +31,7 @@ LARGEST_SIDE = 2**16
 def write_contract(folder: Path, contract: dict[str, Any]) -> None:
     """Writes the contract beside the weights, with hashes of both: no change to them goes unnoticed."""
     whole = finite({"format": FORMAT, **contract, OF_WEIGHTS: hash_of_file(folder / WEIGHTS_FILE)})  # as it is written
-    write_json(folder / CONTRACT_FILE, {**whole, OF_CONTRACT: hash_of_json(whole)})
+    write_json(folder / CONTRACT_FILE, sealed(whole, OF_CONTRACT))
 
 
 def read_contract(folder: Path) -> dict[str, Any]:
@@ -52,8 +52,7 @@ def read_contract(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"the contract {file} is damaged: {key} is {contract.get(key, 'missing')!r:.80}")
     if not _is_size(contract.get("image_size")):
         raise CheckpointError(f"the contract {file} is damaged: image_size is {contract['image_size']!r:.80}")
-    rest = {key: value for key, value in contract.items() if key != OF_CONTRACT}
-    if contract.get(OF_CONTRACT, hash_of_json(rest)) != hash_of_json(rest):
+    if OF_CONTRACT in contract and not seal_holds(contract, OF_CONTRACT):
         raise CheckpointError(
             f"the contract {file} is not as it was saved: it is damaged or was edited. Fetch or save it anew; after an "
             f"edit that is meant, take {OF_CONTRACT!r} out of it"
