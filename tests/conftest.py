@@ -1,4 +1,5 @@
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -12,6 +13,9 @@ from ssl_pretext.tasks.base import TASKS
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, two threads on each core would wait for one another
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be the tests of it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("repeatable")
