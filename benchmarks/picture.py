@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.food101.experiment import environment
 from ssl_pretext.channels import Channels, join
 from ssl_pretext.cli.colorize import colorize_photo
-from ssl_pretext.config import read_json, write_json, write_text
+from ssl_pretext.config import read_json, write_bytes, write_json, write_text
 from ssl_pretext.data.samples import load_photo
 from ssl_pretext.probes import ProbeReport
 from ssl_pretext.tasks import Colorization, SplitBrain
@@ -70,7 +70,7 @@ def draw(runs: Path, out: Path = OUT) -> None:
     photo = torch.from_numpy(load_photo(HIDDEN).copy()).permute(2, 0, 1)
     colored = colorize_photo(Colorization.from_pretrained(runs / "first/task"), photo)
     for name, pixels in (("coffee", photo), ("colored", colored)):
-        (out / f"{name}.jpg").write_bytes(_jpeg(pixels, (300, 200)))
+        write_bytes(out / f"{name}.jpg", _jpeg(pixels, (300, 200)))
     figures = {
         run: {
             "options": read_json(runs / run / "probe/card.json")["options"],

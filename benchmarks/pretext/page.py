@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ssl_pretext.config import write_bytes
 from ssl_pretext.plots import forest
 from ssl_pretext.probes.results import difference_row, percent
 from ssl_pretext.probes.statistics import mean_interval
@@ -79,7 +80,7 @@ def sections(results: Results, target: Path, domains: Mapping[str, str]) -> list
     ]
     for domain, name in domains.items():
         plot = f"gains_{domain}.png"
-        (target / plot).write_bytes(_plot(results, domain, name))
+        write_bytes(target / plot, _plot(results, domain, name))
         parts += [
             f"## {name.capitalize()}, {SHORT[domain]}",
             "Test accuracy, %:",
