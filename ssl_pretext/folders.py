@@ -16,8 +16,9 @@ from typing import IO, NamedTuple
 
 from ssl_pretext.config import storing
 from ssl_pretext.errors import FolderInUseError
+from ssl_pretext.processes import place
 
-__all__ = ["LOCK_FILE", "claimed", "shared"]
+__all__ = ["LOCK_FILE", "claimed", "in_turn", "shared"]
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +39,19 @@ class _Lock(NamedTuple):
 def claimed(folder: Path, *parts: str) -> Iterator[None]:
     """Keeps other processes out of a folder, which is made if need be; within the block, it may be claimed again.
 
-    What killed processes left half written in the folder, and in these parts of it, is removed.
+    What killed processes left half written in the folder, and in these parts of it, is removed. Under `torchrun` the
+    first process claims it for all of them.
 
     Raises:
         FolderInUseError: Another process has claimed it; the message says which.
         StorageError: The folder cannot be written to.
     """
-    place = folder.resolve()
-    if place in _claimed.get():
+    real = folder.resolve()
+    if place().rank or real in _claimed.get():
         yield
         return
     with storing(folder / LOCK_FILE):
-        lock = _locked(folder, alone=True)
+        lock = _locked(folder / LOCK_FILE, alone=True, wait=False)
         if lock is None:
             holder = (folder / LOCK_FILE).read_text(encoding="utf-8", errors="replace").strip() or "another process"
             raise FolderInUseError(
@@ -61,7 +63,7 @@ def claimed(folder: Path, *parts: str) -> Iterator[None]:
         if lock.holds:  # else others may be writing
             for part in (folder, *(folder / name for name in parts)):
                 _tidy(part)
-    token = _claimed.set(_claimed.get() | {place})
+    token = _claimed.set(_claimed.get() | {real})
     try:
         yield
     finally:
@@ -79,43 +81,54 @@ def shared(folder: Path) -> Iterator[None]:
         StorageError: The folder cannot be written to.
     """
     with storing(folder / LOCK_FILE):
-        lock = _locked(folder, alone=True)
-        if lock is not None:
-            if lock.holds:
-                _tidy(folder)
-            _release(lock)
-        lock = _locked(folder, alone=False)
+        lock = _locked(folder / LOCK_FILE, alone=True, wait=False)
+        if lock is not None and lock.holds:
+            _tidy(folder)
+        _release(lock)
+        lock = _locked(folder / LOCK_FILE, alone=False, wait=True)
     try:
         yield
     finally:
-        if lock is not None:
-            _release(lock)
+        _release(lock)
 
 
-def _locked(folder: Path, *, alone: bool) -> _Lock | None:
-    """The lock of a folder; None if others keep us from it. Those who share wait for who is alone."""
-    folder.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def in_turn(file: Path) -> Iterator[None]:
+    """One process after another, each of which waits for the one before; a lock file of this name says who is on."""
+    lock = _locked(file, alone=True, wait=True)
+    try:
+        yield
+    finally:
+        _release(lock)
+
+
+def _locked(path: Path, *, alone: bool, wait: bool) -> _Lock | None:
+    """The lock of a file that is made for it; None if others keep us from it and are not waited for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":  # which has no such locks
-        return _Lock((folder / LOCK_FILE).open("a", encoding="utf-8", errors="backslashreplace"), False)
+        return _Lock(path.open("a", encoding="utf-8", errors="backslashreplace"), False)
     import fcntl
 
     while True:
-        file = (folder / LOCK_FILE).open("a", encoding="utf-8", errors="backslashreplace")
+        file = path.open("a", encoding="utf-8", errors="backslashreplace")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             return None
         except OSError as error:
-            log.warning("%s is on a file system without locks (%s): see to it that no two runs share it", folder, error)
+            where = path.parent
+            log.warning("%s is on a file system without locks (%s): see to it that no two runs share it", where, error)
             return _Lock(file, False)
         if os.fstat(file.fileno()).st_nlink:  # else its holder has removed it since it was opened
             return _Lock(file, True)
         file.close()
 
 
-def _release(lock: _Lock) -> None:
+def _release(lock: _Lock | None) -> None:
     """Removes the lock file, unless others hold it too."""
+    if lock is None:
+        return
     if sys.platform == "win32":
         lock.file.close()
         return

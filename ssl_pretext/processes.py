@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ssl_pretext.errors import PretextError
 
-__all__ = ["Place", "from_all", "from_first", "place"]
+__all__ = ["Place", "from_all", "from_first", "place", "rank_and_world"]
 
 POLL = 0.05  # seconds
 
@@ -72,11 +72,21 @@ def from_all(value: T) -> list[T]:
     """What each process has, by rank; within a run of Lightning, which makes them a group."""
     import torch.distributed
 
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    _, world = rank_and_world()
+    if world == 1:
         return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
+    values: list[Any] = [None] * world
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Which process of how many this is in a group, as a run of Lightning makes one; the only one without."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 @lru_cache

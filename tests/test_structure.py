@@ -24,8 +24,8 @@ LAYERS = (
     ["quantize"],
     ["channels"],
     ["color", "bins", "nearest"],
-    ["fitting", "command", "processes", "folders"],
-    ["registry", "config"],
+    ["fitting", "command", "folders"],
+    ["registry", "config", "processes"],
     ["memory"],
     ["errors"],
 )

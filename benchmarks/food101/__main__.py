@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     }
     # Everything that can be wrong with the request comes before the first file is written.
     experiment_run = Run(experiment, config, out=_out(options), device=device)
-    with claimed(experiment_run.out) if place().rank == 0 else nullcontext():
+    with claimed(experiment_run.out):
         _execute(experiment_run, options, preset, embedded=embedded, started=started)
 
 

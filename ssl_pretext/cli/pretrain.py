@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -36,9 +35,9 @@ def run(options: Pretrain) -> None:
     from_first("folder", lambda: _check_folder(out, options))
     with noting_skipped(out):
         images = _images(options)
-    unread, first = "", place().rank == 0
-    with claimed(out, "checkpoints", "task") if first else nullcontext():
-        if first:
+    unread = ""
+    with claimed(out, "checkpoints", "task"):
+        if place().rank == 0:
             _check_folder(out, options)  # again: another run may have begun while the images were decoded
             write_options(out / OPTIONS_FILE, options.settings())
             if isinstance(images, ImageStore):  # what cannot be read of a stream is found while it is trained on

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ssl_pretext.data.moves import draw_moves, moved
 from ssl_pretext.data.store import ImageStore
+from ssl_pretext.processes import rank_and_world
 
-__all__ = ["BatchLoader", "rank_and_world"]
+__all__ = ["BatchLoader"]
 
 log = logging.getLogger(__name__)
 
@@ -129,13 +130,6 @@ class BatchLoader:
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """Which process of how many this is in a distributed run."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def _free_memory(device: torch.device) -> int | None:

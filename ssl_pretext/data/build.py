@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.piles import Piles, describe
 from ssl_pretext.data.scan import Listing
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
-from ssl_pretext.folders import shared
+from ssl_pretext.folders import in_turn, shared
 
 __all__ = ["AHEAD", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
@@ -75,7 +75,8 @@ def open_or_build(
     key = hashlib.sha256(f"{FORMAT} {rule} {channels} {max_unreadable} {listing.fingerprint()}".encode())
     folder = Path(cache or default_cache()) / key.hexdigest()[:24]
     if not folder.exists():  # it appears whole, by renaming
-        with shared(folder.parent), storing(folder), _alone(folder.with_name(f"{folder.name}.lock")):
+        # In turn, since the processes of `torchrun` all want the same store at once.
+        with shared(folder.parent), storing(folder), in_turn(folder.with_name(f"{folder.name}.lock")):
             if not folder.exists():  # else it was built while this process waited
                 _build(listing, image_size, channels, rule, folder, max_unreadable)
     return _open(folder)
@@ -84,24 +85,6 @@ def open_or_build(
 def resize_rule(image_size: int | None) -> str:
     """How images are brought to a size, in words that are kept with them."""
     return "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), centre crop"
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time, where the file system has locks: those of `torchrun` all want the same store at once."""
-    try:
-        from fcntl import LOCK_EX, flock
-    except ImportError:  # elsewhere each builds it, with the same result
-        yield
-        return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        with suppress(OSError):
-            flock(file, LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
@@ -150,7 +133,9 @@ def _build(
 def _check_share(listing: Listing, index: Mapping[str, Any], max_unreadable: float, folder: Path) -> None:
     """Refuses a folder of which too much cannot be read, and warns of one of which much is left out."""
     skipped, count, unreadable = index["skipped"], len(listing.paths), index["unreadable"]
-    shown = "; ".join(f"{x['name']}: {x['reason']}" for x in [x for x in skipped if x not in listing.skipped][:3])
+    never_opened = {item["name"] for item in listing.skipped}
+    opened = (item for item in skipped if item["name"] not in never_opened)
+    shown = "; ".join(f"{item['name']}: {item['reason']}" for item in islice(opened, 3))
     if not index["labels"] or unreadable > max_unreadable * count:
         reasons = folder.with_name(f"{folder.name}.skipped.json")
         write_json(reasons, skipped)

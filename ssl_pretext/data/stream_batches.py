@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.batches import BatchLoader, rank_and_world
+from ssl_pretext.data.batches import BatchLoader
 from ssl_pretext.data.build import in_order
 from ssl_pretext.data.moves import draw_moves, moved
 from ssl_pretext.data.stream import ImageStream
+from ssl_pretext.processes import rank_and_world
 
 __all__ = ["StreamLoader"]
 

@@ -68,11 +68,10 @@ def fit(
         raise ArgumentError("fit() got an image store without images")
     check_contract(task)
     out = Path(config.out)
-    rank, world, _ = place()
+    world = place().world
     if config.batch_size < world:
         raise ArgumentError(f"batch_size counts the images of all processes; {world} of them need at least {world}")
-    # Under torchrun the first process claims the folder, and writes.
-    with claimed(out, "checkpoints", "task") if rank == 0 else nullcontext():
+    with claimed(out, "checkpoints", "task"):
         return _fit(task, images, config, out, validation)
 
 
