@@ -93,11 +93,11 @@ def shared(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def in_turn(file: Path) -> Iterator[None]:
-    """One process after another, each of which waits for the one before; a lock file of this name says who is on."""
+def in_turn(file: Path) -> Iterator[bool]:
+    """One process after another, each of which waits for the one before; yields whether the system sees to that."""
     lock = _locked(file, alone=True, wait=True)
     try:
-        yield
+        yield lock is not None and lock.holds
     finally:
         _release(lock)
 

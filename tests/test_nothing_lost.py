@@ -255,6 +255,17 @@ def test_the_room_that_images_take_is_asked_for_first(tmp_path, monkeypatch):
     check_room(tmp_path, 3000)
 
 
+def test_a_task_is_not_saved_over_another_for_which_there_was_room(tmp_path, monkeypatch):
+    wide_task().save_pretrained(tmp_path / "task")
+    before = files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 3000))
+        with pytest.raises(StorageError, match="has no room"):
+            wide_task().save_pretrained(tmp_path / "task")
+    assert files(tmp_path) == before
+    sp.PretextTask.from_pretrained(tmp_path / "task", parts={"encoder": wide_task().encoder})
+
+
 def test_training_on_a_full_disk_keeps_the_last_checkpoint_and_goes_on(small_disk, tmp_path, monkeypatch):
     config = {"epochs": 3, "batch_size": 16, "device": "cpu"}
     whole = wide_task()
@@ -412,4 +423,3 @@ def test_ctrl_c_waits_for_the_images_that_threads_are_at_and_for_no_more(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         sp.ImageStore.from_folder(photos(tmp_path / "photos", 150, side=8), image_size=8, cache=tmp_path / "cache")
     assert len(begun) - checked[-1] <= os.cpu_count()
-    assert not list((tmp_path / "cache").iterdir())

@@ -15,7 +15,7 @@ from torch import nn
 
 import ssl_pretext as sp
 from ssl_pretext.cli import main
-from ssl_pretext.data.shards import find_shards
+from ssl_pretext.data.shards import count_images, find_shards, read_shard
 from ssl_pretext.data.stream_batches import StreamLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
 
@@ -241,6 +241,21 @@ def test_images_are_counted_once(shards, tmp_path, monkeypatch):
     assert len(stream(shards)) == COUNT
     monkeypatch.setattr("ssl_pretext.data.stream.count_images", lambda shard: pytest.fail("counted again"))
     assert len(stream(shards)) == COUNT
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut"])
+def test_a_damaged_header_is_not_taken_for_the_end(damage, tmp_path):
+    shard = tmp_path / "0.tar"
+    write(shard, {f"{number}.png": encoded(photo(number)) for number in range(4)})
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[2].offset
+    whole = shard.read_bytes()
+    garbage = bytes(range(256)) * 2
+    shard.write_bytes(whole[:third] + garbage + whole[third + 512 :] if damage == "garbage" else whole[: third + 99])
+    names, contents = zip(*read_shard(str(shard)), strict=True)
+    assert names == ("0.tar/0.png", "0.tar/1.png", "0.tar")
+    assert contents[2].startswith("the shard ends early: ReadError")
+    assert count_images(str(shard)) == 2
 
 
 def test_errors_say_what_is_wrong(shards, tmp_path):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ssl_pretext.config import check_regular, check_room, read_json, seal_holds, sealed, storing, write_json
 from ssl_pretext.data.checksums import Checksums, checksum, damaged
 from ssl_pretext.data.decode import Decoded, decoder
-from ssl_pretext.data.piles import Piles, describe
+from ssl_pretext.data.piles import Pile, Piles
 from ssl_pretext.data.scan import Listing
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
 from ssl_pretext.folders import in_turn, shared
@@ -76,9 +76,11 @@ def open_or_build(
     folder = Path(cache or default_cache()) / key.hexdigest()[:24]
     if not folder.exists():  # it appears whole, by renaming
         # In turn, since the processes of `torchrun` all want the same store at once.
-        with shared(folder.parent), storing(folder), in_turn(folder.with_name(f"{folder.name}.lock")):
+        with shared(folder.parent), storing(folder), in_turn(folder.with_name(f"{folder.name}.lock")) as alone:
             if not folder.exists():  # else it was built while this process waited
-                _build(listing, image_size, channels, rule, folder, max_unreadable)
+                # One that several processes may be at, where there are no locks, is not gone on with.
+                part = folder.with_name(f"{folder.name}.part" + ("" if alone else f"-{secrets.token_hex(4)}"))
+                _build(listing, image_size, channels, folder, part, max_unreadable)
     return _open(folder)
 
 
@@ -112,22 +114,27 @@ def _check_index(index: dict[str, Any]) -> None:
 
 
 def _build(
-    listing: Listing, image_size: int | None, channels: int | None, rule: str, folder: Path, max_unreadable: float
+    listing: Listing, image_size: int | None, channels: int | None, folder: Path, part: Path, max_unreadable: float
 ) -> None:
-    """Decodes every image into a folder beside, and renames it when it is whole."""
-    part = folder.with_name(f"{folder.name}.part-{secrets.token_hex(4)}")
-    part.mkdir(parents=True)  # `mkdtemp` would shut everybody else out, and the renamed folder too
+    """Decodes every image into a folder beside, or the rest of them, and renames it when it is whole."""
+    part.mkdir(parents=True, exist_ok=True)  # `mkdtemp` would shut everybody else out, and the renamed folder too
     try:
-        index = _decode_all(listing, image_size, channels, part)
+        pile, index = _indexed(listing, _decode_all(listing, image_size, channels, part))
         _check_share(listing, index, max_unreadable, folder)
-        write_json(part / INDEX_FILE, sealed({"format": FORMAT, "resize": rule, **index}))
+        assert pile is not None  # or none could be read
+        write_json(part / INDEX_FILE, sealed({"format": FORMAT, "resize": resize_rule(image_size), **index}))
+        images = pile.file.rename(part / IMAGE_FILES[pile.dtype])
+        for other in {*part.iterdir()} - {part / INDEX_FILE, images}:
+            other.unlink()
         try:
             part.replace(folder)
         except OSError:
             if not (folder / INDEX_FILE).exists():  # else another process was faster, with the same result
                 raise
-    finally:
+            shutil.rmtree(part)
+    except Exception:  # after a kill or Ctrl-C it is gone on with
         shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _check_share(listing: Listing, index: Mapping[str, Any], max_unreadable: float, folder: Path) -> None:
@@ -149,17 +156,16 @@ def _check_share(listing: Listing, index: Mapping[str, Any], max_unreadable: flo
         log.warning("%d of %d images are left out: %s; %s lists all", left, count, shown, folder / INDEX_FILE)
 
 
-def _decode_all(listing: Listing, image_size: int | None, channels: int | None, part: Path) -> dict[str, Any]:
-    """Writes the pixels one after another; returns what the index says of them."""
+def _decode_all(listing: Listing, image_size: int | None, channels: int | None, part: Path) -> Piles:
+    """Writes the pixels one after another, from where a killed process got to."""
     from tqdm import tqdm
 
-    unreadable: dict[int, str] = {}
     decode = decoder(image_size, channels)
     given_up = threading.Event()
     length = 1  # of a chunk, until it is known how large an image is
 
     def chunks() -> Iterator[list[int]]:
-        indices = iter(range(len(listing.paths)))
+        indices = iter(range(piles.done, len(listing.paths)))
         while chunk := list(islice(indices, length)):
             yield chunk
 
@@ -175,14 +181,14 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
     with (
         Piles(part) as piles,
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
+        tqdm(initial=piles.done, total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
         closing(in_order(pool, work, chunks(), AHEAD * threads)) as results,
         ExitStack() as leaving,
     ):
         leaving.callback(given_up.set)  # or Ctrl-C would wait for whole chunks
-        for i, result in enumerate(chain.from_iterable(results)):
+        for i, result in enumerate(chain.from_iterable(results), start=piles.done):
             if isinstance(result, str):
-                unreadable[i] = result
+                piles.leave_out(i, result)
             else:
                 image, hashed, summed = result
                 if length == 1:  # of the first one, and of such as fill a chunk each
@@ -191,18 +197,20 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
                 if channels in (None, image.pixels.shape[0]):
                     piles.add(i, listing.names[i], image, hashed, summed)
                 else:
-                    unreadable[i] = f"it holds {describe(image)}, but channels={channels} was asked for"
+                    piles.leave_out(i, f"it holds {image.about}, but channels={channels} was asked for")
             bar.update()
+    return piles
+
+
+def _indexed(listing: Listing, piles: Piles) -> tuple[Pile | None, dict[str, Any]]:
+    """The pile that becomes a store, and what its index says."""
     pile, others = piles.most()
-    reasons = [{"name": listing.names[i], "reason": why} for i, why in sorted((unreadable | others).items())]
+    reasons = [{"name": listing.names[i], "reason": why} for i, why in sorted((piles.unreadable | others).items())]
     skipped = sorted(listing.skipped + reasons, key=lambda item: item["name"])
-    index = {"classes": listing.classes, "skipped": skipped, "unreadable": len(unreadable), "labels": []}
+    index = {"classes": listing.classes, "skipped": skipped, "unreadable": len(piles.unreadable), "labels": []}
     if pile is None:
-        return index
-    pile.file.rename(part / IMAGE_FILES[pile.dtype])
-    for other in part.glob("pile*"):
-        other.unlink()
-    return index | {
+        return None, index
+    return pile, index | {
         "dtype": pile.dtype,
         "shape": pile.shape,
         "labels": [listing.labels[i] for i in pile.places],

@@ -29,6 +29,12 @@ class Decoded(NamedTuple):
     pixels: npt.NDArray[Any]
     kind: str
 
+    @property
+    def about(self) -> str:
+        """What the file holds, in words."""
+        channels, height, width = self.pixels.shape
+        return f"{channels} channels of {self.kind}, {height}×{width} pixels"
+
 
 def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Content], Decoded | str]:
     """A function from a file to its pixels, or to the reason why there are none; it never raises, and never waits.

@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from typing_extensions import Self
+
 from ssl_pretext.data.decode import MOST_BYTES
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.scan import SUFFIXES as IMAGE_SUFFIXES
@@ -28,6 +30,17 @@ class Member(NamedTuple):
 
     name: str
     content: Content | str
+
+
+class _Header(tarfile.TarInfo):
+    """A header that must be whole: `tarfile` takes a damaged one, unless it is the first, for the end of the file."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from error
 
 
 def are_shards(data: str) -> bool:
@@ -75,7 +88,7 @@ def read_shard(shard: str) -> Iterator[Member]:
     """
     file = _asked(shard, lambda files, path: files.open(path, "rb"))
     try:
-        with file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        with file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
             for info in filter(_holds_image, archive):
                 name = f"{shard.rpartition('/')[2]}/{info.name}"
                 if info.size > MOST_BYTES:
@@ -90,7 +103,7 @@ def count_images(shard: str) -> int:
     """How many images a shard on this machine holds, by its headers; of a damaged one, up to the damage."""
     count = 0
     try:
-        with tarfile.open(shard) as archive:
+        with tarfile.open(shard, tarinfo=_Header) as archive:
             for info in archive:
                 count += _holds_image(info)
     except (tarfile.TarError, OSError, EOFError):

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data.build import AHEAD, default_cache, in_order, resize_rule
 from ssl_pretext.data.decode import Decoded, decoder
-from ssl_pretext.data.piles import describe
 from ssl_pretext.data.shards import Member, count_images, find_shards, is_remote, read_shard, size_of
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError, DataError
@@ -159,9 +158,9 @@ class ImageStream:
 
     def _decode_one(self, member: Member) -> tuple[str, Decoded | str]:
         result = member.content if isinstance(member.content, str) else self._decode(member.content)
-        if self._like is None or isinstance(result, str) or describe(result) == describe(self._like):
+        if self._like is None or isinstance(result, str) or result.about == self._like.about:
             return member.name, result
-        return member.name, f"it holds {describe(result)}, and the first image {describe(self._like)}"
+        return member.name, f"it holds {result.about}, and the first image {self._like.about}"
 
     def _counted(self, cache: Path) -> int:
         file = cache / f"shards-{hashlib.sha256(self._listed().encode()).hexdigest()[:24]}.json"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ssl_pretext.channels import Channels, as_images
+from ssl_pretext.config import check_room
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, capture, create_encoder, feature_layers, measure_encoder
 from ssl_pretext.errors import ArgumentError, UnknownNameError
@@ -222,6 +223,17 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, library_name="ssl_pretext", t
     def _filled(self, values: Tensor) -> Tensor:
         """Missing values at the centre of their band; sRGB has none."""
         return values if self.channels.space.is_color else values.nan_to_num(nan=0.0)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Writes the weights, the contract and a model card; the options are those of `PyTorchModelHubMixin`.
+
+        Raises:
+            StorageError: There is no room for them; what was there is as it was.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        check_room(folder, sum(value.nbytes for value in self.state_dict().values()))  # before the mixin removes files
+        return super().save_pretrained(folder, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_task(self, save_directory)
