@@ -120,8 +120,13 @@ def _build(
     part.mkdir(parents=True, exist_ok=True)  # `mkdtemp` would shut everybody else out, and the renamed folder too
     try:
         pile, index = _indexed(listing, _decode_all(listing, image_size, channels, part))
-        _check_share(listing, index, max_unreadable, folder)
-        assert pile is not None  # or none could be read
+        if pile is None or index["unreadable"] > max_unreadable * len(listing.paths):
+            raise _refusal(listing, index, max_unreadable, folder)
+        if (left := len(listing.paths) - len(pile.places)) > WORTH_A_WARNING * len(listing.paths):
+            shown = _shown(listing, index)
+            log.warning(
+                "%d of %d images are left out: %s; %s lists all", left, len(listing.paths), shown, folder / INDEX_FILE
+            )
         write_json(part / INDEX_FILE, sealed({"format": FORMAT, "resize": resize_rule(image_size), **index}))
         images = pile.file.rename(part / IMAGE_FILES[pile.dtype])
         for other in {*part.iterdir()} - {part / INDEX_FILE, images}:
@@ -137,23 +142,25 @@ def _build(
         raise
 
 
-def _check_share(listing: Listing, index: Mapping[str, Any], max_unreadable: float, folder: Path) -> None:
-    """Refuses a folder of which too much cannot be read, and warns of one of which much is left out."""
-    skipped, count, unreadable = index["skipped"], len(listing.paths), index["unreadable"]
+def _refusal(listing: Listing, index: Mapping[str, Any], max_unreadable: float, folder: Path) -> DataError:
+    """The error of a folder of which too much cannot be read; all reasons are written beside."""
+    count, unreadable = len(listing.paths), index["unreadable"]
+    reasons = folder.with_name(f"{folder.name}.skipped.json")
+    write_json(reasons, index["skipped"])
+    share = f", more than {max_unreadable:.0%}" if unreadable > max_unreadable * count else ""
+    error = DataError(
+        f"{unreadable} of {count} images cannot be read{share}: {_shown(listing, index)}. {reasons} lists all. Mend or "
+        "remove them."
+    )
+    error.skipped = index["skipped"]
+    return error
+
+
+def _shown(listing: Listing, index: Mapping[str, Any]) -> str:
+    """The first few images that were opened in vain, with the reasons."""
     never_opened = {item["name"] for item in listing.skipped}
-    opened = (item for item in skipped if item["name"] not in never_opened)
-    shown = "; ".join(f"{item['name']}: {item['reason']}" for item in islice(opened, 3))
-    if not index["labels"] or unreadable > max_unreadable * count:
-        reasons = folder.with_name(f"{folder.name}.skipped.json")
-        write_json(reasons, skipped)
-        share = f", more than {max_unreadable:.0%}" if unreadable > max_unreadable * count else ""
-        error = DataError(
-            f"{unreadable} of {count} images cannot be read{share}: {shown}. {reasons} lists all. Mend or remove them."
-        )
-        error.skipped = skipped
-        raise error
-    if (left := count - len(index["labels"])) > WORTH_A_WARNING * count:
-        log.warning("%d of %d images are left out: %s; %s lists all", left, count, shown, folder / INDEX_FILE)
+    opened = (item for item in index["skipped"] if item["name"] not in never_opened)
+    return "; ".join(f"{item['name']}: {item['reason']}" for item in islice(opened, 3))
 
 
 def _decode_all(listing: Listing, image_size: int | None, channels: int | None, part: Path) -> Piles:
