@@ -1,4 +1,4 @@
-"""Work whose memory or whose imports are measured, each in an interpreter of its own."""
+"""Work that is measured in an interpreter of its own: memory, imports, and what depends on the state of malloc."""
 
 import importlib
 import json
@@ -53,6 +53,17 @@ def color_loss(side: str, *, small: bool) -> dict[str, float]:
         before = _private()
         getattr(work, side)()
     return {"mib": (found["bytes"] - before) / MIB}
+
+
+def conv_probe(side: str, *, small: bool) -> dict[str, float]:
+    """Seconds of training a conv probe, after one that does not count."""
+    from benchmarks.speed.probes import ConvProbing
+
+    work = ConvProbing(small=small)
+    getattr(work, side)()
+    start = time.perf_counter()
+    getattr(work, side)()
+    return {"seconds": time.perf_counter() - start}
 
 
 def lpips(steps: int) -> dict[str, float]:
@@ -206,7 +217,8 @@ def _peak() -> Iterator[dict[str, int]]:
 
 
 WORK: dict[str, Callable[..., dict[str, float]]] = {
-    function.__name__: function for function in (importing, color_loss, lpips, pretraining, extraction, limited)
+    function.__name__: function
+    for function in (importing, color_loss, conv_probe, lpips, pretraining, extraction, limited)
 }
 
 if __name__ == "__main__":

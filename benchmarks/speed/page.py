@@ -12,10 +12,10 @@ __all__ = ["table", "write_page"]
 
 INTRODUCTION = """# Speed
 
-What people wait for, side by side with what they would pick instead: both sides in turn in one process (memory and
-imports in a new one each), after a check that the results agree. *times ours* is the ratio of the medians: 2 means that
-the other side takes twice as long, or twice the memory, below 1 that it is ahead. *goal* is what we set ourselves; one
-that is missed stays in the table."""
+What people wait for, side by side with what they would pick instead: both sides in turn in one process (memory,
+imports and the conv probe in a new one each), after a check that the results agree. *times ours* is the ratio of the
+medians: 2 means that the other side takes twice as long, or twice the memory, below 1 that it is ahead. *goal* is what
+we set ourselves; one that is missed stays in the table."""
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
