@@ -306,6 +306,16 @@ def test_paired_difference_against_scipy() -> None:
     assert (mean - half, mean + half) == pytest.approx((interval.low, interval.high))
 
 
+def test_differences_that_agree_but_for_rounding_have_no_spread() -> None:
+    mean, half = paired_difference([0.3, 0.2], [0.2, 0.1])
+    assert 0.3 - 0.2 != 0.2 - 0.1
+    assert mean == pytest.approx(0.1)
+    assert half == 0
+    assert "the same for every seed" in difference_in_words(mean, half, "pixels")
+    _, one_of_a_million = paired_difference([0.3, 0.2], [0.2, 0.1 - 1e-6])
+    assert one_of_a_million == pytest.approx(stats.t.ppf(0.975, 1) * 1e-6 / 2, rel=1e-6)
+
+
 def test_one_value_has_no_interval_and_none_no_mean() -> None:
     mean, half = mean_interval([0.5])
     assert mean == 0.5
