@@ -243,6 +243,16 @@ def test_images_are_counted_once(shards, tmp_path, monkeypatch):
     assert len(stream(shards)) == COUNT
 
 
+def test_shards_of_the_same_name_and_size_are_counted_anew(tmp_path):
+    for folder, count in (("a", 3), ("b", 4)):
+        write(tmp_path / folder / "0.tar", {f"{number}.png": encoded(photo(number)) for number in range(count)})
+    first, other = tmp_path / "a/0.tar", tmp_path / "b/0.tar"
+    assert first.stat().st_size == other.stat().st_size
+    assert [len(stream(str(shard))) for shard in (first, other)] == [3, 4]
+    first.write_bytes(other.read_bytes())
+    assert len(stream(str(first))) == 4
+
+
 @pytest.mark.parametrize("damage", ["garbage", "cut"])
 def test_a_damaged_header_is_not_taken_for_the_end(damage, tmp_path):
     shard = tmp_path / "0.tar"
