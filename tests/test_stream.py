@@ -253,6 +253,21 @@ def test_shards_of_the_same_name_and_size_are_counted_anew(tmp_path):
     assert len(stream(str(first))) == 4
 
 
+def test_images_of_other_channels_than_asked_for_are_left_out(tmp_path):
+    bands = io.BytesIO()
+    np.save(bands, np.zeros((4, 20, 20), np.uint8))
+    write(tmp_path / "0.tar", {"a.png": encoded(photo(0)), "b.npy": bands.getvalue(), "c.png": encoded(photo(2))})
+    assert stream(str(tmp_path / "0.tar")).sample().num_channels == 3
+    images = stream(str(tmp_path / "0.tar"), channels=4)
+    assert images.sample().num_channels == 4
+    assert [one["name"] for one in images.skipped] == ["0.tar/a.png", "0.tar/c.png"]
+    assert "channels=4 was asked for" in images.skipped[0]["reason"]
+    with pytest.raises(DataError, match="channels=5 was asked for"):
+        stream(str(tmp_path / "0.tar"), channels=5)
+    with pytest.raises(ArgumentError, match="channels must be positive, got 0"):
+        stream(str(tmp_path / "0.tar"), channels=0)
+
+
 @pytest.mark.parametrize("damage", ["garbage", "cut"])
 def test_a_damaged_header_is_not_taken_for_the_end(damage, tmp_path):
     shard = tmp_path / "0.tar"

@@ -63,7 +63,8 @@ class ImageStream:
         buffer: int = 1_000,
         cache: str | Path | None = None,
     ) -> None:
-        for name, number in (("image_size", image_size), ("epoch_images", epoch_images), ("buffer", buffer)):
+        positive = {"image_size": image_size, "channels": channels, "epoch_images": epoch_images, "buffer": buffer}
+        for name, number in positive.items():
             if number is not None and number < 1:
                 raise ArgumentError(f"{name} must be positive, got {number}")
         self.names = find_shards(shards)
@@ -71,7 +72,7 @@ class ImageStream:
         if epoch_images is None and (far := [shard for shard in self.names if is_remote(shard)]):
             raise ArgumentError(f"images are counted in shards on this machine; for {far[0]} give epoch_images")
         self._sizes = [size_of(shard) for shard in self.names]
-        self._decode = decoder(image_size, channels)
+        self._decode, self._channels = decoder(image_size, channels), channels
         self._skipped: dict[str, str] = {}
         self._count = epoch_images or from_first("count", lambda: self._counted(Path(cache or default_cache())))
         self._like: Decoded | None = None
@@ -158,7 +159,11 @@ class ImageStream:
 
     def _decode_one(self, member: Member) -> tuple[str, Decoded | str]:
         result = member.content if isinstance(member.content, str) else self._decode(member.content)
-        if self._like is None or isinstance(result, str) or result.about == self._like.about:
+        if isinstance(result, str):
+            return member.name, result
+        if self._channels not in (None, len(result.pixels)):
+            return member.name, f"it holds {result.about}, but channels={self._channels} was asked for"
+        if self._like is None or result.about == self._like.about:
             return member.name, result
         return member.name, f"it holds {result.about}, and the first image {self._like.about}"
 
