@@ -173,7 +173,8 @@ class ColorHistogram(Representation):
     control = True
 
     def __init__(self, bins: int = 4) -> None:
-        if whole_number("bins of ColorHistogram", bins) > MOST_BINS:
+        bins = whole_number("bins of ColorHistogram", bins)
+        if bins > MOST_BINS:
             raise ArgumentError(f"bins of ColorHistogram are at most {MOST_BINS}, got {bins}; its cube is counted")
         rgb = Channels.parse("rgb")
 
@@ -203,8 +204,7 @@ class Joined(Representation):
     def __init__(self, parts: Sequence[Representation], *, size: int | None = None, name: str | None = None) -> None:
         if not parts or not all(isinstance(part, Representation) for part in parts):
             raise ArgumentError(f"Joined takes a sequence of representations, got {parts!r}")
-        if size is not None:
-            whole_number("size of Joined", size)
+        size = None if size is None else whole_number("size of Joined", size)
         self.members, self.size = tuple(parts), size
         descriptions = [part.describe for part in parts]
         described = None if None in descriptions else {"kind": "joined", "size": size, "parts": descriptions}

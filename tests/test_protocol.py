@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -325,6 +326,21 @@ def test_unusable_options_end_in_a_clear_error(options: dict, words: str | None)
         return
     with pytest.raises(ArgumentError, match=words):
         sp.evaluate(**call)
+
+
+def test_whole_numbers_of_numpy_count_and_are_written(tmp_path) -> None:
+    number = np.int64(4)
+    representations = {
+        "histogram": sp.ColorHistogram(number),
+        "joined": sp.Joined([sp.Pixels("rgb")], size=number),
+        "network": sp.Network(nn.Conv2d(3, 2, 2), image_size=number).representation(),
+    }
+    options = {"training": ProbeTraining(batch_size=number), "per_class": number, "epochs": np.int64(1), "seeds": 1}
+    data = noise([0, 1] * 4)
+    report = sp.evaluate(representations, data, data, controls=False, cache=tmp_path / "cache", **options)
+    report.to_json(tmp_path / "report.json")
+    assert sp.ProbeReport.from_json(tmp_path / "report.json") == report
+    assert (report.card["per_class"], report.card["batch_size"]) == (4, 4)
 
 
 # Networks per seed

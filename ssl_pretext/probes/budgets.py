@@ -27,7 +27,7 @@ class LabelBudget:
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, float | int) or not 0 < self.fraction <= 1:
             raise ArgumentError(f"label_fraction lies in (0, 1], got {self.fraction!r}")
         if self.per_class is not None:
-            whole_number("per_class", self.per_class)
+            object.__setattr__(self, "per_class", whole_number("per_class", self.per_class))  # JSON-ready
             if self.fraction != 1:
                 raise ArgumentError(f"per_class takes the place of label_fraction, got both: {self}")
 

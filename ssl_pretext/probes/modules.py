@@ -86,7 +86,8 @@ class ProbeTraining(Config):
     regularizers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        whole_number("batch_size of ProbeTraining (BatchNorm needs two)", self.batch_size, least=2)
+        size = whole_number("batch_size of ProbeTraining (BatchNorm needs two)", self.batch_size, least=2)
+        object.__setattr__(self, "batch_size", size)  # JSON-ready
         rates = (self.learning_rate, self.weight_decay)
         if not all(isinstance(rate, float | int) for rate in rates) or not self.learning_rate > 0 <= self.weight_decay:
             raise ArgumentError(f"ProbeTraining takes learning_rate > 0 and weight_decay >= 0, got {rates}")

@@ -50,7 +50,7 @@ class Network:
         std: Sequence[float] | None = None,
         image_size: int | None = None,
     ) -> None:
-        self.channels, self.image_size = Channels.parse(channels), image_size
+        self.channels = Channels.parse(channels)
         count = self.channels.num_channels
         if (mean is None) != (std is None) or any(one is not None and len(one) != count for one in (mean, std)):
             raise ArgumentError(
@@ -58,8 +58,7 @@ class Network:
             )
         if std is not None and not all(value > 0 for value in std):
             raise ArgumentError(f"std must be positive, got {std}")
-        if image_size is not None:
-            whole_number("image_size of Network", image_size)
+        self.image_size = None if image_size is None else whole_number("image_size of Network", image_size)
         self.mean, self.std = mean and list(mean), std and list(std)
         self.name = encoder if isinstance(encoder, str) else None
         self.encoder = create_encoder(encoder, in_channels=count)
