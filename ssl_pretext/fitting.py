@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_pretext.config import Config
+from ssl_pretext.config import Config, whole_number
 from ssl_pretext.errors import ArgumentError
 
 __all__ = ["TF32", "FitConfig"]
@@ -53,6 +53,10 @@ class FitConfig(Config):
         for name in ("epochs", "batch_size", "learning_rate", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"FitConfig.{name} must be positive, got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ArgumentError(f"FitConfig.weight_decay must be 0 or more, got {self.weight_decay}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", -(2**63))):
+            object.__setattr__(self, name, whole_number(f"FitConfig.{name}", getattr(self, name), least=least))
         if self.device not in ("auto", "cpu", "cuda"):
             raise ArgumentError(f"FitConfig.device is 'auto', 'cpu' or 'cuda', got {self.device!r}")
 

@@ -3,6 +3,7 @@ import shutil
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -146,6 +147,12 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
 def test_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(ArgumentError, match=r"FitConfig\.epochs must be positive, got 0"):
         sp.FitConfig(out=tmp_path, epochs=0)
+    with pytest.raises(ArgumentError, match=r"FitConfig\.weight_decay must be 0 or more, got -1"):
+        sp.FitConfig(out=tmp_path, weight_decay=-1)
+    for name in ("epochs", "batch_size", "seed"):
+        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} is a whole number of at least .*, got 1\.5"):
+            sp.FitConfig(out=tmp_path, **{name: 1.5})
+        assert type(getattr(sp.FitConfig(out=tmp_path, **{name: np.int64(3)}), name)) is int  # as JSON takes it
     with pytest.raises(ArgumentError, match="is 'auto', 'cpu' or 'cuda', got 'tpu'"):
         sp.FitConfig(out=tmp_path, device="tpu")
     with pytest.raises(ArgumentError, match="without images"):
