@@ -39,6 +39,12 @@ def test_the_order_and_the_moves_depend_on_seed_and_epoch_alone(augment):
     assert same(resumed, first[1:])
 
 
+def test_large_seeds_are_seeds_too():
+    first, again, other = (torch.cat(list(BatchLoader(store(), 16, seed=seed))) for seed in (2**62, 2**62, 2**62 + 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_moves_keep_the_order_of_the_images():
     images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 16, 16)
     plain, augmented = (

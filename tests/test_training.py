@@ -126,6 +126,17 @@ def test_the_logs_of_a_run_that_is_resumed_stay(tmp_path):
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"csv", "csv-2", "csv-3", "tensorboard"}
 
 
+def test_a_run_whose_seed_is_a_date_goes_on_in_fewer_processes(tmp_path, caplog):
+    config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, seed=20301231, device="cpu", resume=True)
+    history = sp.fit(small_task(), store(), config)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["pretext"]["processes"] *= 2
+    torch.save(checkpoint, last)
+    assert sp.fit(small_task(), store(), config) == history
+    assert "1 processes go on for 2" in caplog.text
+
+
 def test_images_that_are_not_square_resume_too(tmp_path):
     images = sp.ImageStore.from_arrays(torch.rand(8, 3, 16, 12), [0] * 8)
     config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, device="cpu", resume=True)

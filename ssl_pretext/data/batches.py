@@ -91,7 +91,7 @@ class BatchLoader:
 
     def _plan(self) -> tuple[Tensor, Tensor | None]:
         """The order of this epoch, and how each image of the store is moved in it."""
-        generator = torch.Generator().manual_seed((self.seed or 0) * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(((self.seed or 0) * 1_000_003 + self.epoch) % 2**64)
         count = len(self.images)
         order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
         if not self.augment:

@@ -111,7 +111,8 @@ class Training(pl.LightningModule):
                 torch.cuda.set_rng_state(states[0]["cuda_random"], self.device)
         else:
             log.warning("%d processes go on for %d: what is drawn at random is not the same", world, len(states))
-            torch.manual_seed((self.config.seed * 1_000_003 + self.global_step) * 1_000_003 + self.global_rank)
+            mixed = (self.config.seed * 1_000_003 + self.global_step) * 1_000_003 + self.global_rank
+            torch.manual_seed(mixed % 2**64)
             states = states if self.global_rank == 0 else []
         for state in states:
             self.training_sums.take(state["sums"], state["images"])
