@@ -34,14 +34,15 @@ def run_command(program: str, work: Callable[[], None]) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding cannot say
-    screen = logging.StreamHandler(sys.stdout)
+    screen = _Screen(sys.stdout)
     screen.setFormatter(_Harmless("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[screen], force=True)
     atexit.register(gc.freeze)  # Python looks for garbage once more before it ends: seconds, with torch loaded
     try:
         with _ending_in_time(program):
             work()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # else it was closed, as for a service
+            sys.stdout.flush()
     except StorageError as error:
         return _ended(program, str(error), STOPPED)
     except PretextError as error:
@@ -89,6 +90,14 @@ def _ending_in_time(program: str) -> Iterator[None]:
         os.close(says)  # the end of what `watch` reads
         watching.join()
         os.close(heard)
+
+
+class _Screen(logging.StreamHandler):  # type: ignore[type-arg]  # which Python 3.10 does not take
+    """Lets the work go on in silence where whoever read the output has left."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
 
 
 class _Harmless(logging.Formatter):

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import signal
 import threading
 
@@ -69,3 +70,26 @@ def test_a_reader_that_left_is_no_fault(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr("sys.stdout", output)
         assert run_command("it", raising(BrokenPipeError())) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_work_goes_on_in_silence_where_the_reader_of_its_log_left(monkeypatch, capsys):
+    heard, says = os.pipe()
+    os.close(heard)
+    done = []
+
+    def work():
+        logging.getLogger("ssl_pretext").info("epoch 1")
+        done.append(1)
+
+    with os.fdopen(says, "w", closefd=False) as output:
+        monkeypatch.setattr("sys.stdout", output)
+        run_command("it", work)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), says)
+    os.close(says)
+    assert done == [1]
+    assert capsys.readouterr().err == ""
+
+
+def test_no_output_is_needed(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert run_command("it", lambda: logging.getLogger("ssl_pretext").info("epoch 1")) == 0
