@@ -17,6 +17,7 @@ from ssl_pretext.probes import (
     Backbone,
     ConvProbe,
     LabelEfficiency,
+    Network,
     Pixels,
     ProbeReport,
     ProbeTraining,
@@ -395,6 +396,18 @@ def test_all_controls_stand_beside_unless_switched_off(probe: str) -> None:
     taken = {"pixels rgb": task.representation()}
     with pytest.raises(ArgumentError, match="'pixels rgb' is what one of the controls is called"):
         evaluate(taken, store, store)
+
+
+@pytest.mark.parametrize(
+    ("channels", "source"), [("gray", "pixels gray"), ("lab:L", "pixels lab:L"), ("lab", None), ("ycbcr:YCrCb", None)]
+)
+def test_a_network_that_sees_less_than_the_image_is_compared_with_what_it_sees(
+    channels: str, source: str | None
+) -> None:
+    network = Network(nn.Conv2d(Channels.parse(channels).num_channels, 2, 2, stride=2), channels=channels)
+    given = {"network": network.representation()}
+    report = evaluate(given, data(8), data(8), probe="knn", seeds=1, controls=["source"])
+    assert report.card["against"]["network"] == ({"its source channels": source} if source else {})
 
 
 def test_controls_of_bands_are_bands() -> None:

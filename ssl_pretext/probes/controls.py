@@ -100,7 +100,8 @@ def _of(
         return found
     if "pixels" in kinds:
         found.append(("", Pixels(pixels)))
-    if "source" in kinds and len(seen) == 1 and {*seen[0].names} != {*seen[0].space.channels}:
+    # Grey is all of its space, and less than the image.
+    if "source" in kinds and len(seen) == 1 and seen[0].num_channels < seen[0].space.image_channels:
         found.append((SOURCE, Pixels(seen[0])))
     if "reduced" in kinds:
         with ExitStack() as stack:
