@@ -548,6 +548,18 @@ def test_integers_become_float32_unscaled(dtype):
         np.testing.assert_array_equal(ImageStore.from_arrays(given_images, [0, 0]).images().numpy(), images)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+def test_numbers_of_the_other_byte_order_are_the_same_numbers(dtype, tmp_path):
+    images = bands(dtype, (2, 3, 4, 5))
+    swapped = images.astype(images.dtype.newbyteorder())
+    assert swapped.dtype != images.dtype
+    np.testing.assert_array_equal(ImageStore.from_arrays(swapped, [0, 0]).images().numpy(), images)
+    for name, array in (("0.npy", images[0]), ("1.npy", swapped[1])):
+        write(tmp_path / "data" / name, array)
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(store.images().numpy(), images)
+
+
 def test_missing_values_are_kept():
     images = bands(np.float32, (2, 3, 4, 4))
     images[0, 1, 2, 3] = np.nan

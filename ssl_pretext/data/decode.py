@@ -64,6 +64,7 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
 
 def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | None:
     """What a store keeps values as: `uint8`, or `float32` of the same value; None for what it does not take."""
+    dtype = dtype.newbyteorder("=")
     if dtype == np.uint8:
         return np.uint8
     # Both integers have fewer bits than the significand of float32, so that nothing is rounded.
