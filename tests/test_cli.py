@@ -224,6 +224,15 @@ def test_probe_takes_a_test_folder(capsys):
     assert ProbeReport.from_json("on_test/knn.json").card["train"]["images"] == 18
 
 
+def test_probe_may_write_among_its_images():
+    shutil.copytree("labelled", "around")
+    asked = ["probe", "run", "--data", "around", "--out", "around/probe", "--probe", "knn", "--seeds", "1"]
+    for _ in range(2):
+        assert main(asked) == 0
+        assert sp.ImageStore.from_folder("around", image_size=16).classes == ["astronaut", "chelsea", "china"]
+        assert json.loads(Path("around/probe/skipped.json").read_text()) == []
+
+
 def test_probe_says_how_to_go_on_after_ctrl_c(capsys, monkeypatch):
     monkeypatch.setattr("ssl_pretext.cli.probe.evaluate", interrupt)
     said = refused(capsys, "probe", "run", "--data", "labelled", "--out", "stopped_probe", code=1)

@@ -303,7 +303,7 @@ def test_an_entry_that_is_not_whole_counts_as_not_there(harm: str, tmp_path: Pat
     one, calls = counted(task(), monkeypatch)
     store, kept = images(), Cache(tmp_path)
     first = features(one, store, cache=kept).clone()
-    (array,), (note,) = tmp_path.glob("*.npy"), tmp_path.glob("*.json")
+    (array,), (note,) = tmp_path.glob("*.features"), tmp_path.glob("*.json")
     if harm == "cut":
         array.write_bytes(array.read_bytes()[:-100])
     elif harm == "empty":

@@ -28,6 +28,7 @@ from ssl_pretext.representations import Backbone
 
 __all__ = ["Cache", "code_identity", "network_identity", "own_code", "traceable"]
 
+FEATURES = "features"  # NumPy's format, but no .npy: in a folder of images that would be an image
 LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "torchmetrics")  # whose code a network may consist of
 
 
@@ -45,7 +46,7 @@ class Cache:
 
     def features(self, identity: Mapping[str, Any]) -> Tensor | None:
         """The features `(N, ...)` kept under an identity, memory-mapped."""
-        entry, file = self._entry(identity), self._file(identity, "npy")
+        entry, file = self._entry(identity), self._file(identity, FEATURES)
         try:
             check_regular(file)
             return self._mapped(file) if entry and entry["result"] == hash_of_file(file) else None
@@ -54,7 +55,7 @@ class Cache:
 
     def keep_features(self, identity: Mapping[str, Any], features: Tensor) -> Tensor:
         """Keeps features, and returns them memory-mapped."""
-        path, array = self._file(identity, "npy"), np.ascontiguousarray(features.numpy())
+        path, array = self._file(identity, FEATURES), np.ascontiguousarray(features.numpy())
         with shared(self.folder), replacing(path, needed=array.nbytes) as part, part.open("wb") as file:
             # Not `np.save`, which does not say why a disk takes no more.
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
