@@ -320,6 +320,18 @@ def test_an_entry_that_is_not_whole_counts_as_not_there(harm: str, tmp_path: Pat
     assert len(calls) == 2
 
 
+def test_features_of_another_kind_of_device_are_told_apart(tmp_path: Path, monkeypatch) -> None:
+    one, calls = counted(task(), monkeypatch)
+    store, kept = images(), Cache(tmp_path)
+    features(one, store, cache=kept)
+    run = features_module._run
+    monkeypatch.setattr(features_module, "_run", lambda *given: run(*given[:3], "cpu", given[4]))  # there may be no GPU
+    features(one, store, cache=kept, device="cuda")
+    assert len(calls) == 2
+    features(one, store, cache=kept, device="cuda:0")
+    assert len(calls) == 2
+
+
 def test_networks_of_equal_weights_are_told_apart(tmp_path: Path) -> None:
     convolution, store, kept = nn.Conv2d(3, 4, 1), images(), Cache(tmp_path)
     found = [

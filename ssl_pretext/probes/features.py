@@ -59,6 +59,7 @@ def extract(
                 "images": sha256 or images.sha256,
                 "reduce": None if reduce is None else reduce.__qualname__,
                 "code": code_identity(),
+                "device": torch.device(device).type,  # a GPU convolves in TF32 unless it is told otherwise
             }
             identities = {layer: {**shared, "layer": layer} for layer in names}
             looked_up = {layer: cache.features(identity) for layer, identity in identities.items()}
