@@ -153,6 +153,9 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         sp.fit(small_task(), store(), config)
     with pytest.raises(CheckpointError, match=r"other settings \(batch_size\)"):
         sp.fit(small_task(), store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, device="cpu", resume=True))
+    other = sp.Colorization(small_task().encoder, losses={"l2": 1.0})
+    with pytest.raises(CheckpointError, match=r"other settings \(task\)"):
+        sp.fit(other, store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu", resume=True))
 
 
 def test_errors_say_what_is_wrong(tmp_path):

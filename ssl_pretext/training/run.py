@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ssl_pretext.config import read_json, storing, write_json
+from ssl_pretext.config import hash_of_json, read_json, storing, write_json
 from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.data.batches import BatchLoader
 from ssl_pretext.data.stream_batches import StreamLoader
@@ -83,7 +83,7 @@ def _fit(
     validation: ImageStore | None,
 ) -> list[dict[str, Any]]:
     _, world, local = place()
-    checkpoint = from_first("fit", lambda: _prepare(out, config, images))
+    checkpoint = from_first("fit", lambda: _prepare(out, config, images, task))
     task.image_size, task.resize = images.image_size, images.resize
     few = images.sample() if isinstance(images, ImageStream) else images
     if checkpoint is None:  # else it brings what was measured along
@@ -129,9 +129,10 @@ def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.devi
     report_health(task, images, out, device)
 
 
-def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream) -> Path | None:
+def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream, task: PretextTask) -> Path | None:
     """Checks the folder against the configuration; returns the checkpoint to go on from."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
+    identity["task"] = hash_of_json([task.name, task.options()])  # other losses may have the same weights
     written, checkpoint = out / "fit.json", out / CHECKPOINT
     if written.exists():
         if not config.resume:
