@@ -1,6 +1,8 @@
 """How to pretrain: a configuration that is there without Lightning."""
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from ssl_pretext.errors import ArgumentError
 __all__ = ["TF32", "FitConfig"]
 
 TF32 = "tf32"
+PRECISIONS = ("32-true", TF32, "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # but for one, Lightning's
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,9 @@ class FitConfig(Config):
             border; anew in each epoch.
         seed: Decides the order of the images, how they are moved, and any random corruption; the task's weights are
             the caller's.
-        precision: Lightning's, such as `"32-true"` or `"bf16-mixed"`; or `"tf32"`, which is `"32-true"` with matrix
-            products in TF32 on a GPU that has it (PyTorch computes convolutions so by itself).
+        precision: Lightning's: `"32-true"`, `"bf16-mixed"`, `"16-mixed"`, `"bf16-true"`, `"16-true"` or `"64-true"`; or
+            `"tf32"`, which is `"32-true"` with matrix products in TF32 on a GPU that has it (PyTorch computes
+            convolutions so by itself).
         compile: Compiles the task's networks for the training steps (`torch.compile`); losses and validation stay as
             they are. The first step of each batch size then takes up to minutes, and results differ by rounding; the
             weights are saved under the same names, and a run may go on with another value.
@@ -50,15 +55,16 @@ class FitConfig(Config):
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(f"FitConfig.{name} must be positive, got {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise ArgumentError(f"FitConfig.weight_decay must be 0 or more, got {self.weight_decay}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", -(2**63))):
             object.__setattr__(self, name, whole_number(f"FitConfig.{name}", getattr(self, name), least=least))
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ArgumentError(f"FitConfig.device is 'auto', 'cpu' or 'cuda', got {self.device!r}")
+        for name in ("learning_rate", "weight_decay", "checkpoint_minutes"):
+            value, needed = getattr(self, name), "0 or more" if name == "weight_decay" else "positive"
+            if not isinstance(value, Real) or not 0 <= float(value) < math.inf or (value == 0 and needed == "positive"):
+                raise ArgumentError(f"FitConfig.{name} is a number, {needed}, got {value!r}")
+            object.__setattr__(self, name, float(value))  # as JSON takes it
+        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
+            if getattr(self, name) not in known:
+                raise ArgumentError(f"FitConfig.{name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def fingerprint(self) -> dict[str, Any]:
         """The part that a resumed run must share with its checkpoint."""

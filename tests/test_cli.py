@@ -103,8 +103,8 @@ def test_pretrain_refuses_the_folder_of_another_run(capsys):
         ),
         ("--data photos --out new --encoder timm/resnet", "timm has no network named 'resnet'. Did you mean"),
         ("--data photos --out new --losses l1", "losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got 'l1'"),
-        ("--data photos --out new --epochs 0", "FitConfig.epochs must be positive, got 0"),
-        ("--data photos --out new --weight-decay -1", "FitConfig.weight_decay must be 0 or more, got -1"),
+        ("--data photos --out new --epochs 0", "FitConfig.epochs is a whole number of at least 1, got 0"),
+        ("--data photos --out new --weight-decay -1", "FitConfig.weight_decay is a number, 0 or more, got -1"),
         ("--data photos --out new --epochs few", "Error parsing --epochs: invalid literal"),
         (
             "--data photos --out new --image-sise 3",

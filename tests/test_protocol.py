@@ -86,7 +86,7 @@ def test_all_layers_come_out_of_one_pass_over_the_images() -> None:
     layers = task.representations() | {"output": task.representation()}
     task.encoder.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     sp.evaluate(layers, photos("train"), photos("test"), probe="knn", seeds=2, controls=False)
-    assert sizes == [96, 96], "the training and the test images, once for all layers"
+    assert sizes == [64, 32, 64, 32], "the training and the test images in batches, once for all layers"
 
 
 # Test images choose nothing

@@ -159,15 +159,21 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
 
 
 def test_errors_say_what_is_wrong(tmp_path):
-    with pytest.raises(ArgumentError, match=r"FitConfig\.epochs must be positive, got 0"):
+    with pytest.raises(ArgumentError, match=r"FitConfig\.epochs is a whole number of at least 1, got 0"):
         sp.FitConfig(out=tmp_path, epochs=0)
-    with pytest.raises(ArgumentError, match=r"FitConfig\.weight_decay must be 0 or more, got -1"):
+    with pytest.raises(ArgumentError, match=r"FitConfig\.weight_decay is a number, 0 or more, got -1"):
         sp.FitConfig(out=tmp_path, weight_decay=-1)
+    for name, value in (("learning_rate", 0), ("learning_rate", "1"), ("checkpoint_minutes", float("inf"))):
+        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} is a number, positive, got '?{value}"):
+            sp.FitConfig(out=tmp_path, **{name: value})
+    assert type(sp.FitConfig(out=tmp_path, learning_rate=np.float32(0.5)).learning_rate) is float
+    with pytest.raises(ArgumentError, match=r"FitConfig\.precision is one of 32-true, tf32, .*, got 'fp16'"):
+        sp.FitConfig(out=tmp_path, precision="fp16")
     for name in ("epochs", "batch_size", "seed"):
         with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} is a whole number of at least .*, got 1\.5"):
             sp.FitConfig(out=tmp_path, **{name: 1.5})
         assert type(getattr(sp.FitConfig(out=tmp_path, **{name: np.int64(3)}), name)) is int  # as JSON takes it
-    with pytest.raises(ArgumentError, match="is 'auto', 'cpu' or 'cuda', got 'tpu'"):
+    with pytest.raises(ArgumentError, match="is one of auto, cpu, cuda, got 'tpu'"):
         sp.FitConfig(out=tmp_path, device="tpu")
     with pytest.raises(ArgumentError, match="without images"):
         sp.fit(small_task(), store().subset([]), sp.FitConfig(out=tmp_path))
