@@ -7,12 +7,13 @@ A registered part is asked for by a *spec*, its name with options in brackets: `
 import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["Option", "Registry", "format_spec", "parse_spec", "split_specs"]
+__all__ = ["Option", "Registry", "format_spec", "parse_spec", "repeated", "split_specs"]
 
 T = TypeVar("T")
 Option = bool | int | float | str
@@ -115,6 +116,11 @@ def split_specs(text: str) -> list[str]:
         ['linear', 'knn[k=5,temperature=0.1]']
     """
     return [item.strip() for item in re.split(r",(?![^\[]*\])", text)]
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that are there more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def format_spec(name: str, options: dict[str, Option]) -> str:

@@ -6,7 +6,15 @@ import torch
 
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
-from ssl_pretext.losses import Loss, WeightedLosses, create_loss, list_losses, parse_losses, register_loss
+from ssl_pretext.losses import (
+    Loss,
+    WeightedLosses,
+    WeightedRegularizers,
+    create_loss,
+    list_losses,
+    parse_losses,
+    register_loss,
+)
 from ssl_pretext.losses.base import LOSSES
 from ssl_pretext.losses.weighted import as_signed_rgb
 
@@ -92,6 +100,13 @@ def test_errors_say_what_is_wrong():
     for weight in (0, -1, float("nan"), "1"):
         with pytest.raises(ArgumentError, match="must be a positive number"):
             WeightedLosses({"l1": weight}, Channels("rgb"))
+    for same in ({"l1[domain=rgb]": 1.0, "l1[ domain=rgb]": 2.0}, {"l1": 1.0, create_loss("l1"): 2.0}):
+        with pytest.raises(ArgumentError, match="two losses are called 'l1"):
+            WeightedLosses(same, Channels("rgb"))
+    with pytest.raises(ArgumentError, match="two losses are called 'Loss', of which one term would be lost"):
+        WeightedLosses({Loss(): 1.0, Loss(): 2.0}, Channels("rgb"))
+    with pytest.raises(ArgumentError, match=r"the regularizer 'l2\[on=features\]' is named twice"):
+        WeightedRegularizers({"l2[on=features]": 1.0, "l2[ on=features]": 2.0})
     with pytest.raises(ArgumentError, match="made by hand cannot be saved"):
         _ = WeightedLosses({Loss(): 1.0}, Channels("rgb")).specs
     bands = Channels(ChannelSpace.bands("losses-test", ["x", "y"]))

@@ -8,7 +8,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.registry import Registry, format_spec, parse_spec
+from ssl_pretext.registry import Registry, format_spec, parse_spec, repeated
 
 __all__ = ["Regularizer", "WeightedRegularizers", "create_regularizer", "list_regularizers", "register_regularizer"]
 
@@ -97,7 +97,7 @@ class WeightedRegularizers(nn.Module):
         regularizers: Weight of each, by spec.
 
     Raises:
-        ArgumentError: A weight is not positive.
+        ArgumentError: A weight is not positive, or two are the same.
     """
 
     def __init__(self, regularizers: Mapping[str, float]) -> None:
@@ -106,6 +106,8 @@ class WeightedRegularizers(nn.Module):
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
                 raise ArgumentError(f"the weight of regularizer {spec!r} must be a positive number, got {weight!r}")
         self.parts = nn.ModuleList(create_regularizer(spec) for spec in regularizers)
+        if twice := repeated(cast(Regularizer, part).spec for part in self.parts):
+            raise ArgumentError(f"the regularizer {twice[0]!r} is named twice; name it once")
         self.weights = [float(weight) for weight in regularizers.values()]
 
     @property

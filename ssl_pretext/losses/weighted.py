@@ -12,7 +12,7 @@ from ssl_pretext.channels import Channels, join
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses.base import LogitsLoss, Loss, create_loss
-from ssl_pretext.registry import split_specs
+from ssl_pretext.registry import repeated, split_specs
 
 __all__ = ["Losses", "WeightedLosses", "as_signed_rgb", "parse_losses"]
 
@@ -27,7 +27,8 @@ class WeightedLosses(nn.Module):
         channels: Which channels they judge.
 
     Raises:
-        ArgumentError: There is none, a weight is not positive, two want logits, or one cannot judge the channels.
+        ArgumentError: There is none, two are the same, a weight is not positive, two want logits, or one cannot judge
+            the channels.
     """
 
     def __init__(self, losses: Losses, channels: Channels) -> None:
@@ -38,6 +39,11 @@ class WeightedLosses(nn.Module):
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
                 raise ArgumentError(f"the weight of loss {loss!r} must be a positive number, got {weight!r}")
         self.parts = nn.ModuleList(create_loss(loss) for loss in losses)
+        if twice := repeated(part.label for part in self._losses):
+            raise ArgumentError(
+                f"two losses are called {twice[0]!r}, of which one term would be lost; name each once, and your own by "
+                "register_loss()"
+            )
         self.weights = [float(weight) for weight in losses.values()]
         self.channels = channels
         for part in self._losses:
