@@ -1,3 +1,4 @@
+import copy
 import urllib.error
 from pathlib import Path
 
@@ -145,12 +146,37 @@ def test_lpips_equals_torchmetrics_and_stays_out_of_the_task():
         loss(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
 
 
-def test_perceptual_is_a_distance_of_unit_features(tmp_path):
+@pytest.fixture
+def resnet10t(tmp_path):
+    """A file of weights."""
     import timm
 
     torch.manual_seed(0)
     file = tmp_path / "weights.pth"
     torch.save(timm.create_model("resnet10t").state_dict(), file)
+    return file
+
+
+@pytest.mark.parametrize("name", [pytest.param("lpips[net=squeeze]", marks=needs_squeeze), "perceptual"])
+def test_frozen_networks_keep_their_digits_in_a_cast_task_and_their_place_in_a_copy(name, resnet10t):
+    options = {"backbone": "resnet10t", "weights": str(resnet10t)} if name == "perceptual" else {}
+    loss = create_loss(name, **options)
+    x, y = 2 * torch.rand(2, 2, 3, 64, 64) - 1
+    exact = loss(x, y)
+    assert loss.bfloat16()(x, y) == exact
+    assert loss.double()(x, y) == exact
+    twin = copy.deepcopy(loss)
+    assert twin(x, y) == exact
+    assert twin.spec == loss.spec
+    resnet10t.unlink()  # what a copy needs is in memory
+    elsewhere = copy.deepcopy(loss.to("meta"))
+    assert {value.device.type for value in elsewhere._hidden[0].state_dict().values()} == {"meta"}
+
+
+def test_perceptual_is_a_distance_of_unit_features(resnet10t):
+    import timm
+
+    file = resnet10t
     loss = create_loss("perceptual", backbone="resnet10t", stages="0+2", weights=str(file))
     x, y = 2 * torch.rand(2, 3, 64, 64) - 1, 2 * torch.rand(2, 3, 64, 64) - 1
     body = timm.create_model("resnet10t", features_only=True, out_indices=[0, 2]).eval()

@@ -10,7 +10,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import Option, Registry, format_spec, parse_spec
 
-__all__ = ["LOSSES", "Domain", "LogitsLoss", "Loss", "create_loss", "list_losses", "register_loss"]
+__all__ = ["LOSSES", "Domain", "LogitsLoss", "Loss", "create_loss", "list_losses", "register_loss", "uncast"]
 
 Domain = Literal["channels", "rgb", "logits"]
 DOMAINS: tuple[Domain, ...] = ("channels", "rgb", "logits")
@@ -89,6 +89,16 @@ class LogitsLoss(Loss):
     def decode(self, logits: Tensor) -> Tensor:
         """Logits `(B, num_outputs, h, w)` to normalised channel values `(B, n, h, w)`."""
         raise NotImplementedError
+
+
+def uncast(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What `nn.Module._apply` is given, without its casts: tensors are moved, and keep their dtype and all digits."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        there = function(tensor.new_empty(0))
+        return function(tensor) if there.dtype == tensor.dtype else tensor.to(there.device)
+
+    return moved
 
 
 LOSSES: Registry[Loss] = Registry("loss")

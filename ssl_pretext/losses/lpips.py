@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ssl_pretext.errors import ArgumentError, MissingFileError
-from ssl_pretext.losses.base import Loss, register_loss
+from ssl_pretext.losses.base import Loss, register_loss, uncast
 
 __all__ = ["LPIPS", "trunks_on_disk"]
 
@@ -59,13 +59,8 @@ class LPIPS(Loss):
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A task cast to half precision keeps this distance exact.
-        self._hidden[0]._apply(function).float()
-        return cast(Self, super()._apply(function, recurse))  # type: ignore[no-untyped-call]
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "LPIPS":
-        copy = LPIPS(self.net)
-        copy.spec = self.spec
-        return copy
+        self._hidden[0]._apply(uncast(function))
+        return cast(Self, super()._apply(uncast(function), recurse))  # type: ignore[no-untyped-call]
 
 
 def trunks_on_disk() -> list[str]:

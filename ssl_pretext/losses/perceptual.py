@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
-from ssl_pretext.losses.base import Loss, register_loss
+from ssl_pretext.losses.base import Loss, register_loss, uncast
 
 __all__ = ["Perceptual"]
 
@@ -55,13 +55,8 @@ class Perceptual(Loss):
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A task cast to half precision keeps this distance exact.
-        self._hidden[0]._apply(function).float()
-        return cast(Self, super()._apply(function, recurse))  # type: ignore[no-untyped-call]
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Perceptual":
-        copy = Perceptual(*self.arguments)
-        copy.spec = self.spec
-        return copy
+        self._hidden[0]._apply(uncast(function))
+        return cast(Self, super()._apply(uncast(function), recurse))  # type: ignore[no-untyped-call]
 
 
 def _load_backbone(name: str, stages: str, weights: str) -> tuple[nn.Module, list[float], list[float]]:
