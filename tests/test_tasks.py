@@ -330,6 +330,14 @@ def test_the_critic_learns_beside_the_task_and_stays_out_of_its_optimizer(images
     assert all(map(torch.equal, after, loss.critic.parameters()))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_critic_is_taught_in_float32_whatever_the_task_is_cast_to(images, dtype):
+    task = Colorization(net(), target="lab:ab", losses={"l2": 10.0, "adversarial[width=8]": 0.1}).to(dtype)
+    before = [parameter.clone() for parameter in task.losses.parts[1].critic.parameters()]
+    task(images.to(dtype)).loss.backward()
+    assert not any(map(torch.equal, before[:-1], task.losses.parts[1].critic.parameters()))
+
+
 def test_a_critic_tells_predictions_from_truth():
     torch.manual_seed(0)
     loss = sp.create_loss("adversarial", width=8, learning_rate=1e-2)

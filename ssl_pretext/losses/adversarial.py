@@ -1,13 +1,14 @@
 """The Wasserstein GAN term that Ballester et al. 2022 compare, with gradient penalty (Gulrajani et al. 2017)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.losses.base import Loss, register_loss
+from ssl_pretext.losses.base import Loss, register_loss, uncast
 
 __all__ = ["Adversarial"]
 
@@ -56,6 +57,10 @@ class Adversarial(Loss):
                 for _ in range(self.critic_steps):
                     self._teach(fake.detach(), real.detach())
             return -cast(Tensor, self.critic(fake)).mean()
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # It is taught in float32, whatever the task is cast to.
+        return cast(Self, super()._apply(uncast(function), recurse))  # type: ignore[no-untyped-call]
 
     def training_state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict()}
