@@ -151,6 +151,14 @@ def test_every_task_trains_in_bfloat16(task):
     output.loss.backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_when_it_is_cast(task, dtype):
+    output = build(task).to(dtype)(images().to(dtype))
+    assert output.loss.isfinite()
+    output.loss.backward()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_an_untrained_twin(task):
     one = build(task, named(task))

@@ -167,7 +167,7 @@ class TokenDecoder(nn.Module):
         embedded = self.embed(tokens)
         missing = self.token.to(embedded.dtype).expand(len(tokens), places.shape[1] - tokens.shape[1], -1)
         positions = build_sincos2d_pos_embed(list(grid), self.token.shape[0], device=tokens.device)
-        all_ = _chosen(torch.cat([embedded, missing], dim=1), places) + positions
+        all_ = _chosen(torch.cat([embedded, missing], dim=1), places) + positions.to(self.token)
         return cast(Tensor, self.predict(self.blocks(all_)))
 
 
