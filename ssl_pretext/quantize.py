@@ -205,7 +205,8 @@ class Quantizer(nn.Module):
         if method == "annealed_mean":
             # The largest logit goes to 0 first, or a small temperature would divide it to infinity.
             logits = (logits - logits.detach().amax(1, keepdim=True)) / temperature
-        return torch.einsum("bqhw,qd->bdhw", logits.softmax(1), centers)
+        with torch.autocast(logits.device.type, enabled=False):  # which would round values by up to half a unit of ab
+            return torch.einsum("bqhw,qd->bdhw", logits.softmax(1), centers)
 
     def fit_prior(self, values: Tensor | ImageSource | Iterable[Any]) -> Self:
         """Measures how often each bin occurs, as the mean of the soft targets; that is how the paper smooths it.

@@ -248,6 +248,14 @@ def test_decoding_is_the_formula_of_the_paper(seed, temperature):
     assert np.allclose(quantizer.decode(logits, temperature=1e-300).numpy(), np.moveaxis(mode, -1, 1))
 
 
+def test_autocast_leaves_decoded_values_exact():
+    quantizer, logits = ColorQuantizer(), torch.randn(2, 313, 4, 4)
+    for method in ("mean", "annealed_mean", "mode"):
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = quantizer.decode(logits, method)
+        assert torch.equal(inside, quantizer.decode(logits, method))
+
+
 def test_decoding_has_gradients():
     quantizer = Quantizer.uniform((0, 0), (4, 2), bins=(3, 2), neighbors=2)
     logits = torch.randn(1, 6, 2, 2, dtype=torch.float64, requires_grad=True)
