@@ -247,7 +247,7 @@ class Quantizer(nn.Module):
         """
         if not 0 <= mix <= 1:
             raise ArgumentError(f"rebalancing takes a mix in [0, 1], got {mix}")
-        occurs = self.prior > 0
+        occurs = self.prior >= torch.finfo(self.prior.dtype).tiny  # the inverse of less is infinite
         if not occurs.any():
             raise ArgumentError("rebalancing needs a prior; call fit_prior() on the training data first")
         rarest = self.prior[occurs].amin()

@@ -312,6 +312,12 @@ def test_an_empty_bin_weighs_as_much_as_the_rarest():
     assert light.rebalancing().tolist() == pytest.approx([6 / 7, 10 / 7, 10 / 7, 10 / 7])
 
 
+def test_weights_are_finite_where_a_narrow_kernel_leaves_next_to_nothing():
+    quantizer = ColorQuantizer(sigma=1.0).fit_prior(images_and_prior()[0])
+    assert 0 < quantizer.prior[quantizer.prior > 0].min() < torch.finfo(torch.float32).tiny
+    assert quantizer.rebalancing(0.0).isfinite().all()
+
+
 def test_prior_and_bins_come_back_from_the_state_dict():
     fitted = Quantizer.fit(torch.randn(4, 2, 8, 8), bins=(6, 5)).fit_prior(torch.randn(4, 2, 8, 8))
     other = Quantizer(torch.randn(fitted.bins, 2), sigma=fitted.sigma)
