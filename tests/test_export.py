@@ -145,6 +145,19 @@ def test_bands_with_missing_values_and_two_halves_are_exported_too(tmp_path):
     assert sp.config.read_json(tmp_path / "colour" / "encoder.json")["channels"] == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", ["split_brain", "cross_channel_contrast"])
+def test_a_half_tells_what_the_whole_was_trained_on(name, tmp_path):
+    whole = sp.create_task(name, first="lab:L", second="lab:ab", encoder="autoencoder")
+    store = sp.ImageStore.from_arrays(images(), [0] * len(images()))
+    sp.fit(whole, store, sp.FitConfig(out=tmp_path / "run", epochs=1, device="cpu"))
+    for one in (whole, sp.PretextTask.from_pretrained(tmp_path / "run" / "task")):
+        sp.export_encoder(one.halves[0], tmp_path / "half")
+        contract = sp.config.read_json(tmp_path / "half" / "encoder.json")
+        assert (contract["image_size"], contract["resize"]) == (store.image_size, store.resize)
+        assert one.halves[1].pretraining == one.pretraining
+        assert one.pretraining is not None
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     trained = task()

@@ -27,6 +27,12 @@ class TwoHalves(PretextTask):
         self.halves = nn.ModuleList(halves)
         self.first, self.second = (half.channels for half in halves)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("image_size", "resize", "pretraining"):  # as `fit` and a checkpoint tell it of both
+            for half in self._halves:
+                setattr(half, name, value)
+
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]  # a view on the halves, which hold the modules
         return nn.ModuleList(half.encoder for half in self._halves)
