@@ -101,3 +101,12 @@ def test_errors_say_what_is_wrong():
         task(temperature=0)
     with pytest.raises(ArgumentError, match="dimensions of a cross-channel contrast is a whole number"):
         task(dimensions=0)
+
+
+def test_a_half_alone_has_its_control():
+    half, images = task().halves[1], torch.rand(2, 3, 16, 16)
+    first, again, other = (half.untrained(seed).eval().features(images) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    control = half.representation().untrained(1)
+    torch.testing.assert_close(control.encode(images), half.untrained(1).features(images))

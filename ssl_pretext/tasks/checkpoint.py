@@ -6,7 +6,7 @@ import inspect
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -154,18 +154,16 @@ def load_task(cls: type[T], folder: str | Path, *, revision: str | None, parts: 
 
 def fresh_weights(task: T, seed: int) -> T:
     """A task of the same architecture with weights drawn from `seed`."""
-    from ssl_pretext.tasks.base import create_task
-
     options = _without_weights(task.options())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in ("encoder", "decoder"):
             if part in options and options[part] is None:
                 options[part] = redrawn(getattr(task, part))
-        twin = create_task(task.name, **options)
+        twin = type(task)(**options)
     twin.image_size, twin.resize = task.image_size, task.resize
     device = next((parameter.device for parameter in task.parameters()), None)
-    return cast(T, twin.to(device) if device is not None else twin)
+    return twin.to(device) if device is not None else twin
 
 
 def _without_weights(options: dict[str, Any]) -> dict[str, Any]:

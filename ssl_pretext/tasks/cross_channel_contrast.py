@@ -24,9 +24,10 @@ class View(PretextTask):
 
     name = "cross_channel_contrast"
 
-    def __init__(self, encoder: str | nn.Module, channels: Channels, dimensions: int) -> None:
+    def __init__(self, encoder: str | nn.Module, channels: str | Channels, dimensions: int) -> None:
         super().__init__()
         self.set_encoder(encoder, channels)
+        self.dimensions = dimensions
         pooled = PooledHead(self.shape.channels)
         self.head = nn.Sequential(pooled, nn.Linear(pooled.width, dimensions))
 
@@ -36,6 +37,9 @@ class View(PretextTask):
 
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.head]
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"dimensions": self.dimensions}
 
 
 @register_task("cross_channel_contrast")
