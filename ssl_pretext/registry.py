@@ -8,15 +8,16 @@ import difflib
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["Option", "Registry", "format_spec", "parse_spec", "repeated", "split_specs"]
+__all__ = ["Option", "Registry", "check_kinds", "format_spec", "parse_spec", "repeated", "split_specs"]
 
 T = TypeVar("T")
 Option = bool | int | float | str
+KINDS = {bool: "true or false", int: "a whole number", float: "a number, such as 0.5"}
 
 _SPEC = re.compile(r"(?P<name>[^\[\]=,;\s]+)(?:\[(?P<options>[^\[\]]*)\])?")
 
@@ -78,6 +79,7 @@ class Registry(Generic[T]):
         factory = self.factory(name)
         if twice := sorted({*spelled} & {*options}):
             raise ArgumentError(f"{', '.join(twice)} of the {self.kind} {spec!r} is given twice, in it and beside it")
+        check_kinds(f"the {self.kind} {name!r}", factory, {**spelled, **options})
         try:
             inspect.signature(factory).bind(**spelled, **options)
         except TypeError as error:
@@ -116,6 +118,22 @@ def split_specs(text: str) -> list[str]:
         ['linear', 'knn[k=5,temperature=0.1]']
     """
     return [item.strip() for item in re.split(r",(?![^\[]*\])", text)]
+
+
+def check_kinds(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> None:
+    """Refuses text where a factory is annotated to take a number or a truth value, such as `beta=1/110`.
+
+    Raises:
+        ArgumentError: An option is of another kind; the message says which, `what` in front.
+    """
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:
+        return  # a class written in C shows no signature
+    for key, value in options.items():
+        wanted = parameters[key].annotation if key in parameters else None
+        if wanted in KINDS and (isinstance(value, str) or (wanted is int and isinstance(value, float))):
+            raise ArgumentError(f"{key} of {what} is {KINDS[wanted]}, got {value!r}")
 
 
 def repeated(names: Iterable[str]) -> list[str]:

@@ -246,6 +246,8 @@ def test_options_reach_the_library():
             create_encoder(f"{name}[wdith=2]")
         with pytest.raises(ArgumentError, match="in_channels is no option of an encoder's name"):
             create_encoder(f"{name}[in_channels=2]")
+        with pytest.raises(ArgumentError, match=f"pretrained of the encoder '{name}' is true or false, got 'no'"):
+            create_encoder(f"{name}[pretrained=no]")
     with pytest.raises(ArgumentError, match="timm/test_vit cannot be built like this"):
         create_encoder("timm/test_vit[embed_dim=63]")
 

@@ -94,6 +94,8 @@ def test_errors_say_what_is_wrong():
         create_loss("l1[beta=2]")
     with pytest.raises(ArgumentError, match="domain of a loss is one of channels, rgb, logits"):
         create_loss("l1[domain=lab]")
+    with pytest.raises(ArgumentError, match="beta of the loss 'smooth_l1' is a number, such as 0.5, got '1/110'"):
+        create_loss("smooth_l1[beta=1/110]")
     with pytest.raises(ArgumentError, match="needs beta > 0"):
         create_loss("smooth_l1[beta=0]")
     with pytest.raises(ArgumentError, match="at least one loss"):

@@ -96,6 +96,30 @@ def test_wrong_options_are_told_from_faults_inside_a_factory():
         registry.create("broken[sizes=2]")
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("share=1/4", "share of the probe 'typed' is a number, such as 0.5, got '1/4'"),
+        ("count=many", "count of the probe 'typed' is a whole number, got 'many'"),
+        ("count=2.5", "count of the probe 'typed' is a whole number, got 2.5"),
+        ("on=no", "on of the probe 'typed' is true or false, got 'no'"),
+    ],
+)
+def test_text_where_a_number_or_a_truth_value_belongs(option, said):
+    registry = Registry("probe")
+
+    @registry.register("typed")
+    def typed(share: float = 0.5, count: int = 1, on: bool = False, word: str = "a") -> tuple[object, ...]:
+        return share, count, on, word
+
+    with pytest.raises(ArgumentError, match=said):
+        registry.create(f"typed[{option}]")
+    key, _, value = option.partition("=")
+    with pytest.raises(ArgumentError, match=said):
+        registry.create("typed", **{key: 2.5 if value == "2.5" else value})
+    assert registry.create("typed[share=1;on=true;word=1/4]") == (1, 1, True, "1/4")
+
+
 def test_registries_do_not_share_names():
     first, second = Registry("loss"), Registry("loss")
     first.register("a")(dict)

@@ -16,7 +16,7 @@ from ssl_pretext.encoders.from_torchvision import torchvision_encoder, torchvisi
 from ssl_pretext.encoders.inspection import EncoderShape, capture, feature_layers, measure_encoder
 from ssl_pretext.encoders.native import Native, as_native
 from ssl_pretext.errors import ArgumentError, UnknownNameError
-from ssl_pretext.registry import Registry, format_spec, parse_spec
+from ssl_pretext.registry import Registry, check_kinds, format_spec, parse_spec
 
 __all__ = [
     "AutoencoderDecoder",
@@ -86,6 +86,7 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
         reserved: dict[str, Any] = {"in_channels": in_channels}
         if clash := options.keys() & reserved:
             raise ArgumentError(f"{', '.join(clash)} is no option of an encoder's name; it follows from the channels")
+        check_kinds(f"the encoder {name!r}", SOURCES[library].create, options)
         return SOURCES[library].create(network, **options, **reserved)
     try:
         return ENCODERS.create(encoder, in_channels=in_channels)
