@@ -105,6 +105,13 @@ def test_layers_are_in_running_order_and_can_be_captured():
 def test_errors_say_what_is_wrong():
     with pytest.raises(UnknownNameError, match="no encoder named 'autoencodr'. Did you mean 'autoencoder'"):
         create_encoder("autoencodr")
+    for width, channels in ((1.5, "48, 96, 96"), (0.3, "10, 19, 19"), (0, "0, 0, 0"), (-1, "-32, -64, -64")):
+        with pytest.raises(ArgumentError, match=f"width={width} gives the autoencoder {channels} channels"):
+            create_encoder(f"autoencoder[width={width}]")
+    with pytest.raises(ArgumentError, match="latent_channels of the autoencoder is a whole number of at least 1"):
+        create_encoder("autoencoder[latent_channels=0]")
+    for width in (0.25, 0.5, 2):
+        assert create_encoder(f"autoencoder[width={width}]")(torch.zeros(1, 1, 16, 16)).shape == (1, 4, 4, 4)
     with pytest.raises(ArgumentError, match="a name or an nn.Module instance, got int"):
         create_encoder(3)
     with pytest.raises(ArgumentError, match="does not run on images of shape"):

@@ -4,6 +4,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from ssl_pretext.config import whole_number
+from ssl_pretext.errors import ArgumentError
+
 __all__ = ["AutoencoderDecoder", "AutoencoderEncoder"]
 
 BLOCK_CHANNELS = (32, 64, 64)
@@ -21,6 +24,9 @@ class AutoencoderEncoder(nn.Module):
         in_channels: Channels of the input, `(B, in_channels, H, W)` to `(B, latent_channels, H/4, W/4)`.
         width: Factor of the channels inside; 0.5 for the halves of a split brain.
         latent_channels: Of the output; 4 in the documented one.
+
+    Raises:
+        ArgumentError: The width does not fit the groups of the norms, or the latent has no channels.
     """
 
     def __init__(self, in_channels: int = 1, width: float = 1.0, latent_channels: int = LATENT_CHANNELS) -> None:
@@ -28,13 +34,20 @@ class AutoencoderEncoder(nn.Module):
         from diffusers.models.autoencoders.vae import Encoder
 
         channels = tuple(round(width * count) for count in BLOCK_CHANNELS)
+        groups = min(NORM_GROUPS, *channels)
+        if groups < 1 or any(count % groups for count in channels):
+            raise ArgumentError(
+                f"width={width} gives the autoencoder {', '.join(map(str, channels))} channels, which its norms cannot "
+                "part into equal groups; 0.25, 0.5, 1 and 2 are widths that fit"
+            )
+        whole_number("latent_channels of the autoencoder", latent_channels)
         self.body = Encoder(
             in_channels=in_channels,
             out_channels=latent_channels,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             block_out_channels=channels,
             layers_per_block=LAYERS_PER_BLOCK,
-            norm_num_groups=min(NORM_GROUPS, *channels),
+            norm_num_groups=groups,
             act_fn="silu",
             double_z=True,
         )
