@@ -100,6 +100,11 @@ def test_errors_say_what_is_wrong():
         create_loss("smooth_l1[beta=0]")
     with pytest.raises(ArgumentError, match="at least one loss"):
         WeightedLosses({}, Channels("rgb"))
+    for wrong in ("smooth_l1", ["smooth_l1"]):
+        with pytest.raises(ArgumentError, match="losses are weights by name, such as {'smooth_l1': 1.0}, got .*smooth"):
+            WeightedLosses(wrong, Channels("rgb"))
+    with pytest.raises(ArgumentError, match="regularizers are weights by name, such as {'l2': 1e-4}, got 'l2'"):
+        WeightedRegularizers("l2")
     for weight in (0, -1, float("nan"), "1"):
         with pytest.raises(ArgumentError, match="must be a positive number"):
             WeightedLosses({"l1": weight}, Channels("rgb"))

@@ -97,11 +97,13 @@ class WeightedRegularizers(nn.Module):
         regularizers: Weight of each, by spec.
 
     Raises:
-        ArgumentError: A weight is not positive, or two are the same.
+        ArgumentError: They are no mapping, a weight is not positive, or two are the same.
     """
 
     def __init__(self, regularizers: Mapping[str, float]) -> None:
         super().__init__()
+        if not isinstance(regularizers, Mapping):
+            raise ArgumentError(f"regularizers are weights by name, such as {{'l2': 1e-4}}, got {regularizers!r}")
         for spec, weight in regularizers.items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
                 raise ArgumentError(f"the weight of regularizer {spec!r} must be a positive number, got {weight!r}")

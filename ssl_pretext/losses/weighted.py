@@ -27,12 +27,14 @@ class WeightedLosses(nn.Module):
         channels: Which channels they judge.
 
     Raises:
-        ArgumentError: There is none, two are the same, a weight is not positive, two want logits, or one cannot judge
-            the channels.
+        ArgumentError: They are no mapping or there is none, two are the same, a weight is not positive, two want
+            logits, or one cannot judge the channels.
     """
 
     def __init__(self, losses: Losses, channels: Channels) -> None:
         super().__init__()
+        if not isinstance(losses, Mapping):
+            raise ArgumentError(f"losses are weights by name, such as {{'smooth_l1': 1.0}}, got {losses!r}")
         if not losses:
             raise ArgumentError("losses must name at least one loss, for instance {'smooth_l1': 1.0}")
         for loss, weight in losses.items():
