@@ -13,6 +13,7 @@ from ssl_pretext.quantize import ColorQuantizer
 __all__ = ["auc_raw", "auc_rebalanced", "color_quality", "colorfulness"]
 
 AUC_THRESHOLDS = 151  # Zhang 2016, section 3.1: distances in ab of 0, 1, ..., 150
+SMALLEST_SIDE = 6  # that the window of SSIM, of 11 pixels, can be mirrored into
 BATCH = 256  # images that LPIPS looks at together
 
 
@@ -34,7 +35,7 @@ def color_quality(
         red, `b` from blue to yellow.
 
     Raises:
-        ArgumentError: The shapes differ or are no batches of RGB images in `[0, 1]`.
+        ArgumentError: The shapes differ or are no batches of RGB images in `[0, 1]`, or the images are too small.
         MissingFileError: The weights of the trunk are missing.
 
     Examples:
@@ -50,6 +51,11 @@ def color_quality(
     if prediction.shape != truth.shape or truth.dim() != 4:
         raise ArgumentError(
             f"color_quality takes two batches of one shape (B, 3, H, W), got {tuple(prediction.shape)} and "
+            f"{tuple(truth.shape)}"
+        )
+    if not len(truth) or min(truth.shape[-2:]) < SMALLEST_SIDE:
+        raise ArgumentError(
+            f"color_quality takes at least one image, of at least {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels, got "
             f"{tuple(truth.shape)}"
         )
     ab, ab_truth = lab_from_rgb(prediction)[:, 1:], lab_from_rgb(truth)[:, 1:]
@@ -103,10 +109,18 @@ def colorfulness(rgb: Tensor) -> float:
 
     About 0 for grey, 15 slightly, 33 moderately, 59 quite, 109 extremely colourful.
 
+    Args:
+        rgb: sRGB in `[0, 1]`, `(B, 3, H, W)`.
+
+    Raises:
+        ArgumentError: The shape, the dtype or the range is wrong.
+
     Examples:
         >>> round(colorfulness(torch.full((1, 3, 8, 8), 0.5)), 3)
         0.0
     """
+    check_three_channels("colorfulness", rgb)
+    check_unit_range("colorfulness", rgb)
     red, green, blue = (255 * rgb).flatten(-2).unbind(-2)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=-2)
     spread, mean = opponents.std(dim=-1, correction=0).norm(dim=-1), opponents.mean(dim=-1).norm(dim=-1)

@@ -38,6 +38,14 @@ def test_errors_say_what_is_wrong():
         color_quality(torch.rand(1, 3, 16, 16), torch.rand(2, 3, 16, 16))
     with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
         color_quality(torch.full((1, 3, 16, 16), 2.0), torch.rand(1, 3, 16, 16))
+    for shape in ((2, 3, 5, 16), (0, 3, 16, 16)):
+        with pytest.raises(ArgumentError, match="at least one image, of at least 6×6 pixels"):
+            color_quality(torch.rand(shape), torch.rand(shape))
+    assert color_quality(torch.rand(1, 3, 6, 6), torch.rand(1, 3, 6, 6))["ssim"] < 1
+    with pytest.raises(ArgumentError, match="colorfulness takes a floating tensor, got torch.uint8"):
+        colorfulness(torch.full((1, 3, 8, 8), 200, dtype=torch.uint8))
+    with pytest.raises(ArgumentError, match=r"colorfulness takes RGB in \[0, 1\]"):
+        colorfulness(torch.full((1, 3, 8, 8), 200.0))
 
 
 def test_rebalanced_auc_weighs_every_occurring_bin_alike():
