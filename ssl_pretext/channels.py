@@ -18,6 +18,15 @@ __all__ = ["ChannelSpace", "Channels", "as_images", "join"]
 _SPACES: dict[str, "ChannelSpace"] = {}
 
 
+# Functions with names, since spaces are sent to other processes, which a lambda cannot be.
+def _unchanged(images: Tensor) -> Tensor:
+    return images
+
+
+def _rgb_from_gray(gray: Tensor) -> Tensor:
+    return gray.expand(-1, 3, -1, -1)
+
+
 @dataclass(frozen=True)
 class ChannelSpace:
     """Names the channels of a space and says how to get there from the image and back.
@@ -38,8 +47,8 @@ class ChannelSpace:
     center: tuple[float, ...]
     scale: tuple[float, ...]
     is_color: bool = False
-    _from_image: Callable[[Tensor], Tensor] = field(default=lambda images: images, repr=False, compare=False)
-    _to_image: Callable[[Tensor], Tensor] = field(default=lambda values: values, repr=False, compare=False)
+    _from_image: Callable[[Tensor], Tensor] = field(default=_unchanged, repr=False, compare=False)
+    _to_image: Callable[[Tensor], Tensor] = field(default=_unchanged, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) != len(self.channels):
@@ -325,6 +334,6 @@ for _space in (
     ChannelSpace("rgb", ("R", "G", "B"), (0.5,) * 3, (0.5,) * 3, True),
     ChannelSpace("lab", ("L", "a", "b"), (50.0, 0.0, 0.0), (50.0, 110.0, 110.0), True, lab_from_rgb, rgb_from_lab),
     ChannelSpace("ycbcr", _YCBCR, (0.5, 0.0, 0.0), (0.5,) * 3, True, ycbcr_from_rgb, rgb_from_ycbcr),
-    ChannelSpace("gray", ("Y",), (0.5,), (0.5,), True, luma, lambda gray: gray.expand(-1, 3, -1, -1)),
+    ChannelSpace("gray", ("Y",), (0.5,), (0.5,), True, luma, _rgb_from_gray),
 ):
     _space._remember()

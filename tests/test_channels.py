@@ -1,4 +1,5 @@
 import hashlib
+import pickle
 
 import numpy as np
 import pytest
@@ -14,6 +15,16 @@ from ssl_pretext.errors import ArgumentError, UnknownNameError
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("space", ["rgb", "lab", "ycbcr", "gray", "pickle-test"])
+def test_channels_are_sent_to_other_processes(space):
+    ChannelSpace.bands("pickle-test", ["x", "y", "z"], scale=2.0)
+    channels, images = Channels(space), torch.rand(1, 3, 2, 2)
+    again = pickle.loads(pickle.dumps(channels))
+    assert again == channels
+    assert torch.equal(again.extract(images), channels.extract(images))
+    assert torch.equal(join({again: again.extract(images)}), join({channels: channels.extract(images)}))
 
 
 @st.composite
