@@ -39,6 +39,14 @@ def test_colorization_is_cross_channel_prediction(target, images):
     assert colored.max() <= 1 + 1e-6
 
 
+def test_colorizing_leaves_every_part_in_its_mode(images):
+    task = Colorization(net(), target="rgb").train()
+    task.encoder.eval()  # as one that is frozen
+    before = {name: part.training for name, part in task.named_modules()}
+    task.colorize(images)
+    assert {name: part.training for name, part in task.named_modules()} == before
+
+
 def test_uint8_and_float_agree(images):
     task = Colorization("autoencoder", target="rgb").eval()
     levels = (images * 255).round().to(torch.uint8)

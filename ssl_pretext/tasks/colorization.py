@@ -74,12 +74,13 @@ class Colorization(CrossChannelPrediction):
             sRGB in `[0, 1]`, of the same shape.
         """
         images = self._checked(images)
-        modes = self.training
+        modes = {part: part.training for part in self.modules()}  # parts may differ, as frozen ones do
         self.eval()
         try:
             prediction = self.predict(self._pick(self.source, images))
         finally:
-            self.train(modes)
+            for part, training in modes.items():
+                part.training = training
         return (as_signed_rgb(prediction, self.target, images) + 1) / 2
 
     @staticmethod
