@@ -243,6 +243,14 @@ def test_an_encoder_can_end_at_an_earlier_layer():
         capture(whole, images, ["layer1", "layer9"])
 
 
+def test_images_of_another_dtype_or_device_are_not_said_to_be_of_another_size():
+    encoder = create_encoder("timm/resnet10t").bfloat16()
+    with pytest.raises(ArgumentError, match="weights of torch.bfloat16 on cpu and got images of torch.float32 on cpu"):
+        encoder(torch.zeros(1, 1, 64, 64))
+    with pytest.raises(ArgumentError, match=r"got images of torch.bfloat16 on meta; bring them together with .to\(\)"):
+        encoder(torch.zeros(1, 1, 64, 64, device="meta", dtype=torch.bfloat16))
+
+
 def test_options_reach_the_library():
     narrow = create_encoder("timm/resnet10t[channels=16x32x64x128]")
     assert measure_encoder(narrow, 1).channels == 128

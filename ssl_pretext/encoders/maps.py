@@ -61,6 +61,12 @@ class MapEncoder(nn.Module):
         # Only the plain kinds come from shapes that do not fit; the subclasses are things like lack of memory.
         if type(error) not in (AssertionError, RuntimeError):
             return error
+        weights = next(self.parameters(), images)
+        if (weights.dtype, weights.device) != (images.dtype, images.device):
+            return ArgumentError(
+                f"{self.name} has weights of {weights.dtype} on {weights.device} and got images of {images.dtype} on "
+                f"{images.device}; bring them together with .to()"
+            )
         size, reason = self.image_size, str(error) or type(error).__name__
         return ArgumentError(
             f"{self.name} does not run on images of shape {tuple(images.shape)}: {reason}. It was made for {size}×"
