@@ -200,6 +200,9 @@ def test_perceptual_is_a_distance_of_unit_features(resnet10t):
     x.requires_grad_()
     loss(x, y).backward()
     assert x.grad.abs().sum() > 0
+    loss._hidden = (torch.nn.MaxPool2d(32),)  # as the five poolings of the VGG networks, which are large
+    with pytest.raises(ArgumentError, match=r"needs larger images than \(16, 16\): .*too small; choose a larger image"):
+        loss(x[..., :16, :16], y[..., :16, :16])
     with pytest.raises(MissingFileError, match="there is no file nowhere.pth"):
         create_loss("perceptual", backbone="resnet10t", weights="nowhere.pth")
     with pytest.raises(UnknownNameError, match="timm has no model 'resnet1'"):

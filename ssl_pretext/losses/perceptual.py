@@ -28,7 +28,7 @@ class Perceptual(Loss):
 
     Raises:
         UnknownNameError: timm has no such model.
-        ArgumentError: It gives no feature maps, or has no such stages.
+        ArgumentError: It gives no feature maps, or has no such stages; or images are too small for them.
         MissingFileError: Its weights are neither on disk nor to be downloaded; random ones are never used.
     """
 
@@ -50,7 +50,15 @@ class Perceptual(Loss):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         mean, std = cast(Tensor, self.mean).float(), cast(Tensor, self.std).float()
-        maps = self._hidden[0](((images.float() + 1) / 2 - mean) / std)
+        try:
+            maps = self._hidden[0](((images.float() + 1) / 2 - mean) / std)
+        except RuntimeError as error:
+            if "too small" not in str(error):
+                raise
+            raise ArgumentError(
+                f"{self.label} needs larger images than {tuple(images.shape[-2:])}: {error}; choose a larger image "
+                "size, or fewer stages"
+            ) from error
         return [F.normalize(features, dim=1) for features in maps]
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
