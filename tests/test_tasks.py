@@ -278,6 +278,9 @@ def test_split_brain_round_trip_and_twin(tmp_path, images):
         SplitBrain("lab:La", "lab:ab", "autoencoder")
     with pytest.raises(ArgumentError, match="two encoders that share nothing"):
         SplitBrain("lab:L", "rgb", net(1))
+    for task in (SplitBrain, sp.CrossChannelContrast):
+        with pytest.raises(ArgumentError, match="reduce images alike, since their features are joined; got 4 and 32"):
+            task("lab:L", "lab:ab", ["autoencoder", "timm/resnet10t"])
     shared = net(1)
     with pytest.raises(ArgumentError, match="one for both halves or a pair of two"):
         SplitBrain("rgb:R", "rgb:G", [shared, shared])

@@ -20,12 +20,21 @@ class TwoHalves(PretextTask):
 
     Args:
         halves: A task with an encoder each.
+
+    Raises:
+        ArgumentError: Their maps are of different sizes.
     """
 
     def __init__(self, halves: Sequence[PretextTask]) -> None:
         super().__init__()
         self.halves = nn.ModuleList(halves)
         self.first, self.second = (half.channels for half in halves)
+        one, other = (half.shape.reduction for half in halves)
+        if round(one) != round(other):
+            raise ArgumentError(
+                f"the encoders of both halves reduce images alike, since their features are joined; got {one:g} and "
+                f"{other:g}. Choose another pair, or end one earlier with 'timm/<name>[layer=...]'"
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
