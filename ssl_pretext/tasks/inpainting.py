@@ -31,7 +31,7 @@ class Inpainting(CrossChannelPrediction):
         channels: What is seen and filled in, such as `"rgb"`, or bands of any number.
         mask: `"blocks"`: blocks of a quarter of each side at random places, which may overlap; `"center"`: one
             rectangle in the middle.
-        share: Of the image that is hidden; with blocks, at most.
+        share: Of the image that is hidden; with blocks, at most, to the nearest whole block but no less than one.
         decoder: As for `CrossChannelPrediction`.
         losses: Weight of each loss, by spec or by `Loss` instance; `l2` if left out.
         regularizers: As for `CrossChannelPrediction`.

@@ -38,8 +38,8 @@ def central_mask(images: Tensor, share: float) -> Tensor:
 def random_blocks(images: Tensor, share: float) -> Tensor:
     """Blocks of a quarter of each side at random places, which may overlap, other ones for each image.
 
-    So many blocks are drawn that together they cover `share` of the image if none overlap: that is the most they
-    hide, as in the paper.
+    So many blocks, at least one, are drawn that together they cover about `share` of the image if none overlap: that
+    is the most they hide, as in the paper.
 
     Args:
         images: `(B, C, H, W)`.
