@@ -45,6 +45,16 @@ def test_large_seeds_are_seeds_too():
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(33, 16, [16, 17]), (34, 16, [16, 16, 2]), (32, 16, [16, 16]), (1, 16, [1]), (2, 1, [1, 1])],
+)
+def test_a_single_image_that_is_left_joins_the_last_batch(count, size, sizes):
+    loader = BatchLoader(store(count), size, seed=0)
+    assert [len(batch) for batch in loader] == sizes
+    assert len(loader) == len(sizes)
+
+
 def test_moves_keep_the_order_of_the_images():
     images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 16, 16)
     plain, augmented = (
@@ -67,15 +77,15 @@ def test_processes_share_each_batch_and_see_what_one_would(augment, monkeypatch)
 
 
 def test_a_process_for_which_no_image_is_left_gets_one_that_counts_nothing(monkeypatch):
-    whole = list(BatchLoader(store(41), 8, seed=1))
+    whole = list(BatchLoader(store(42), 8, seed=1))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
-    loader = BatchLoader(store(41), 8, seed=1)
+    loader = BatchLoader(store(42), 8, seed=1)
     shares = []
     for batch, of_all in zip(loader, whole, strict=True):
         shares.append(loader.share)
-        assert torch.equal(batch, of_all[2::3] if len(of_all) > 2 else of_all)
+        assert torch.equal(batch, of_all[2::3] if len(of_all) > 2 else of_all[:1])
     assert shares == [2 * 3 / 8] * 5 + [0]
 
 

@@ -76,10 +76,10 @@ def loader(images: sp.ImageStream, **options: object) -> StreamLoader:
 
 def test_an_epoch_is_each_image_once_in_an_order_of_seed_and_epoch(shards):
     images = stream(shards)
-    assert (len(images), images.image_size, len(loader(images))) == (COUNT, 16, 6)
+    assert (len(images), images.image_size, len(loader(images))) == (COUNT, 16, 5)
     batches = loader(images)
     first = list(batches)
-    assert [len(batch) for batch in first] == [8, 8, 8, 8, 8, 1]
+    assert [len(batch) for batch in first] == [8, 8, 8, 8, 9]
     assert first[0].dtype == torch.uint8
     assert sorted(levels(first)) == list(range(COUNT))
     torch.manual_seed(7)  # no one else's
@@ -145,7 +145,12 @@ def test_processes_read_different_shards(shards, monkeypatch):
         seen.append({level // 8 if level < 9 else (level - 1) // 8 for level in levels(mine)})
     assert not seen[0] & seen[1]
     assert seen[0] | seen[1] == set(range(5))
-    assert shares == [*[(4, 1.0)] * 5, (1, 2.0), *[(4, 1.0)] * 5, (1, 0.0)]
+    assert shares == [*[(4, 1.0)] * 4, (5, 10 / 9), *[(4, 1.0)] * 4, (4, 8 / 9)]
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
+    batches = loader(stream(shards, epoch_images=COUNT + 1))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 2, 1]
+    assert batches.share == 0, "for this process there is no image in a last batch of two"
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 6)
     with pytest.raises(ArgumentError, match="6 processes share 5 shards; write the images into more of them"):
         next(iter(loader(stream(shards))))

@@ -158,6 +158,11 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         sp.fit(other, store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu", resume=True))
 
 
+def test_batchnorm_finds_a_variance_in_the_last_batch(tmp_path):
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 16), nn.BatchNorm2d(4), nn.ReLU())  # maps of one pixel
+    sp.fit(sp.Colorization(encoder), store(17), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu"))
+
+
 def test_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(ArgumentError, match=r"FitConfig\.epochs is a whole number of at least 1, got 0"):
         sp.FitConfig(out=tmp_path, epochs=0)

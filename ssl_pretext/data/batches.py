@@ -27,7 +27,7 @@ class BatchLoader:
 
     Args:
         images: The store.
-        batch_size: Images per batch, over all processes.
+        batch_size: Images per batch, over all processes; the last one has what is left.
         seed: Shuffles; None keeps the order of the store.
         augment: Flips and shifts each image at random, anew in each epoch.
         device: Where the batches are wanted.
@@ -61,14 +61,25 @@ class BatchLoader:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return len(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        """Images of each batch. A single one that is left joins the last: where maps are one pixel, it has no variance
+        for BatchNorm."""
+        full, left = divmod(len(self.images), self.batch_size)
+        sizes = [self.batch_size] * full
+        if left == 1 and full:
+            sizes[-1] += 1
+        elif left:
+            sizes.append(left)
+        return sizes
 
     def __iter__(self) -> Iterator[Tensor]:
         rank, world = rank_and_world()
         self._place()
         order, moves = self._plan()
         start, self.start = self.start, 0
-        for number, batch in enumerate(order.split(self.batch_size)[start:], start=start + 1):
+        for number, batch in enumerate(order.split(self._sizes())[start:], start=start + 1):
             self.given = number
             self._mine = mine = batch[rank::world]
             self.share = len(mine) * world / len(batch)

@@ -56,8 +56,7 @@ class StreamLoader(BatchLoader):
     def _batches(self, start: int) -> Iterator[Batch]:
         rank, world = rank_and_world()
         read = self.images.read(seed=self.seed, epoch=self.epoch, rank=rank, world=world)
-        for number in range(len(self)):
-            of_all = min(self.batch_size, len(self.images) - number * self.batch_size)
+        for number, of_all in enumerate(self._sizes()):
             mine = len(range(rank, of_all, world))
             named = [next(read) for _ in range(max(1, mine))]
             if number >= start:
