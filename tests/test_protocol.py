@@ -175,6 +175,15 @@ def test_unseen_classes_need_a_flag_and_count_as_misses(probe: str) -> None:
     assert all(math.isfinite(row["test_accuracy"]) for run in report.runs for row in run["history"])
 
 
+def test_test_labels_as_numbers_may_lack_the_last_classes() -> None:
+    pixels = {"pixels": sp.Pixels("rgb")}
+    train, images = noise([0, 1, 2] * 4), noise([0, 1, 1]).images()
+    report = sp.evaluate(pixels, (train.images(), train.labels), (images, [0, 1, 1]), probe="knn", seeds=1)
+    assert report.card["classes"] == 3
+    with pytest.raises(ArgumentError, match="other classes"):
+        sp.evaluate(pixels, train, (images, [0, 1, 1]), probe="knn", seeds=1)
+
+
 @pytest.mark.parametrize("probe", PROBES)
 def test_a_class_of_one_image_and_a_class_of_none(probe: str) -> None:
     report = sp.evaluate(
@@ -307,8 +316,9 @@ def test_seeds_that_agree_to_the_image_show_nothing() -> None:
         ({"device": "gpu"}, "device is 'auto', 'cpu' or 'cuda'"),
         ({"training": {}}, "training is a ProbeTraining"),
         ({"probe": 5}, "a probe is a name of"),
-        ({"probe": "knn[k=2.5]"}, "k of the knn probe is a whole number"),
-        ({"probe": "knn[temperature=cold]"}, "temperature above 0"),
+        ({"probe": "knn[k=2.5]"}, "k of the probe 'knn' is a whole number, got 2.5"),
+        ({"probe": "knn[temperature=cold]"}, "temperature of the probe 'knn' is a number"),
+        ({"probe": "knn[temperature=0]"}, "temperature above 0"),
         ({"probe": "knn[n=3]"}, "does not take these options"),
         ({"representations": [sp.Pixels("rgb")]}, "representations by name"),
         ({"representations": {"its source channels": sp.Pixels("rgb")}}, "what a table calls a control"),

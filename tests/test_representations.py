@@ -113,11 +113,14 @@ def test_unusable_arguments_are_named(make, words: str) -> None:
 # Networks from elsewhere
 
 
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
 def test_a_timm_network_is_what_timm_makes_of_its_own_transform() -> None:
     store = images(size=32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = sp.Network("timm/resnet10t", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], image_size=64)
+        network = sp.Network("timm/resnet10t", mean=MEAN, std=torch.tensor(STD), image_size=64)
         torch.manual_seed(0)
         other = timm.create_model("resnet10t").eval()
     found = features(network.representation(), store)

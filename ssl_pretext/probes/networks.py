@@ -59,7 +59,8 @@ class Network:
         if std is not None and not all(value > 0 for value in std):
             raise ArgumentError(f"std must be positive, got {std}")
         self.image_size = None if image_size is None else whole_number("image_size of Network", image_size)
-        self.mean, self.std = mean and list(mean), std and list(std)
+        self.mean = None if mean is None else [float(value) for value in mean]
+        self.std = None if std is None else [float(value) for value in std]
         self.name = encoder if isinstance(encoder, str) else None
         self.encoder = create_encoder(encoder, in_channels=count)
 
