@@ -93,6 +93,12 @@ def test_pretrain_refuses_the_folder_of_another_run(capsys):
     assert "other settings: encoder autoencoder, batch_size 8. Resume it with them, by --config run/" in said
 
 
+def test_pretrain_may_be_asked_again_where_it_failed_before_its_first_checkpoint(capsys):
+    again = ["pretrain", "--data", "photos", "--out", "mistaken", *SMALL]
+    assert "choose a larger image size" in refused(capsys, *again, "--image-size", "2")
+    assert main([*again, "--resume"]) == 0, "nor is it held to the settings of the mistake"
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -163,6 +163,18 @@ def test_batchnorm_finds_a_variance_in_the_last_batch(tmp_path):
     sp.fit(sp.Colorization(encoder), store(17), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu"))
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_hold_its_folder(tmp_path):
+    tiny = sp.ImageStore.from_arrays(torch.zeros(4, 3, 1, 1, dtype=torch.uint8), [0] * 4)
+    first = sp.FitConfig(out=tmp_path, epochs=1, batch_size=4, device="cpu")
+    with pytest.raises(ArgumentError, match="choose a larger image size"):
+        sp.fit(small_task(), tiny, first)
+    second = sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu")
+    assert len(sp.fit(small_task(), store(), second)) == 1
+    assert len(json.loads((tmp_path / "images.json").read_text())) == 40, "the images are those of the second"
+    with pytest.raises(CheckpointError, match="holds another pretraining run"):
+        sp.fit(small_task(), store(), second)
+
+
 def test_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(ArgumentError, match=r"FitConfig\.epochs is a whole number of at least 1, got 0"):
         sp.FitConfig(out=tmp_path, epochs=0)

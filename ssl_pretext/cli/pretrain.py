@@ -15,6 +15,7 @@ from ssl_pretext.losses import parse_losses
 from ssl_pretext.processes import from_first, place
 from ssl_pretext.tasks import PretextTask, create_task
 from ssl_pretext.training import fit
+from ssl_pretext.training.run import holds_run
 
 __all__ = ["run"]
 
@@ -66,7 +67,7 @@ def _task(options: Pretrain) -> PretextTask:
 
 def _check_folder(out: Path, options: Pretrain) -> None:
     """Refuses the folder of another run."""
-    if not (out / "fit.json").exists():
+    if not holds_run(out):
         return
     if not options.fit.resume:
         raise CheckpointError(

@@ -30,7 +30,9 @@ from ssl_pretext.training.images import changes, note_images
 from ssl_pretext.training.module import CHECKPOINT, Training
 from ssl_pretext.training.whole import check_whole
 
-__all__ = ["fit"]
+__all__ = ["fit", "holds_run"]
+
+FIT_FILE = "fit.json"
 
 
 def fit(
@@ -129,12 +131,17 @@ def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.devi
     report_health(task, images, out, device)
 
 
+def holds_run(out: Path) -> bool:
+    """Whether a run in this folder got as far as a checkpoint: one that failed before has nothing to lose."""
+    return (out / FIT_FILE).exists() and ((out / CHECKPOINT).exists() or (out / "task").exists())
+
+
 def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream, task: PretextTask) -> Path | None:
     """Checks the folder against the configuration; returns the checkpoint to go on from."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
     identity["task"] = hash_of_json([task.name, task.options()])  # other losses may have the same weights
-    written, checkpoint = out / "fit.json", out / CHECKPOINT
-    if written.exists():
+    written, checkpoint = out / FIT_FILE, out / CHECKPOINT
+    if holds_run(out):
         if not config.resume:
             raise CheckpointError(f"{out} holds another pretraining run; pass resume=True or choose another folder")
         before = read_json(written)
