@@ -105,6 +105,9 @@ def test_errors_say_what_is_wrong():
             WeightedLosses(wrong, Channels("rgb"))
     with pytest.raises(ArgumentError, match="regularizers are weights by name, such as {'l2': 1e-4}, got 'l2'"):
         WeightedRegularizers("l2")
+    for loss in (torch.nn.L1Loss(), Loss, lambda prediction, target: 0.0):
+        with pytest.raises(ArgumentError, match="a name of list_losses.. or an instance of a subclass of Loss, got"):
+            WeightedLosses({loss: 1.0}, Channels("rgb"))
     for weight in (0, -1, float("nan"), "1"):
         with pytest.raises(ArgumentError, match="must be a positive number"):
             WeightedLosses({"l1": weight}, Channels("rgb"))

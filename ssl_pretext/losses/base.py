@@ -113,7 +113,7 @@ def create_loss(loss: str | Loss, **options: Option) -> Loss:
 
     Raises:
         UnknownNameError: There is no such loss.
-        ArgumentError: It does not take these options.
+        ArgumentError: It does not take these options, or is neither a name nor a `Loss`.
 
     Examples:
         >>> create_loss("smooth_l1", beta=0.5).spec
@@ -121,6 +121,11 @@ def create_loss(loss: str | Loss, **options: Option) -> Loss:
     """
     if isinstance(loss, Loss):
         return loss
+    if not isinstance(loss, str):
+        raise ArgumentError(
+            f"a loss is a name of list_losses() or an instance of a subclass of Loss, got {loss!r}; one of your own "
+            "inherits from ssl_pretext.Loss"
+        )
     name, spelled = parse_spec(loss)
     built = LOSSES.create(name, **spelled, **options)
     built.spec = format_spec(name, {**spelled, **options})
