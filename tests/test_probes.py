@@ -118,6 +118,12 @@ def test_conv_probe_in_training_equals_the_plain_order_of_layers() -> None:
     torch.testing.assert_close(probe(features), probe.classify(hidden.mean((2, 3))), atol=1e-5, rtol=1e-5)
 
 
+def test_a_report_is_printed_as_its_table() -> None:
+    found = evaluate(PIXELS, data(20), data(10), epochs=1, seeds=2)
+    assert str(found) == found.table()
+    assert repr(found) == f"<ProbeReport: conv probe of {', '.join(found.names)}>"
+
+
 def test_registry_of_probes() -> None:
     assert list_probes() == ["conv", "knn", "linear", "resnet"]
     for name in list_probes():

@@ -21,7 +21,7 @@ __all__ = ["ProbeReport", "difference_plot", "difference_row", "percent"]
 _OWN = ("controls", "against", "health", "representations", "code")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbeReport:
     """What `evaluate` found.
 
@@ -33,6 +33,13 @@ class ProbeReport:
 
     runs: list[dict[str, Any]]
     card: dict[str, Any]
+
+    def __repr__(self) -> str:
+        # Not all runs and the card, which are pages long: a notebook shows this.
+        return f"<ProbeReport: {self.card.get('probe')} probe of {', '.join(self.names)}>"
+
+    def __str__(self) -> str:
+        return self.table()
 
     @property
     def names(self) -> list[str]:
