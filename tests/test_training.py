@@ -192,5 +192,20 @@ def test_errors_say_what_is_wrong(tmp_path):
         assert type(getattr(sp.FitConfig(out=tmp_path, **{name: np.int64(3)}), name)) is int  # as JSON takes it
     with pytest.raises(ArgumentError, match="is one of auto, cpu, cuda, got 'tpu'"):
         sp.FitConfig(out=tmp_path, device="tpu")
+    config = sp.FitConfig(out=tmp_path)
     with pytest.raises(ArgumentError, match="without images"):
-        sp.fit(small_task(), store().subset([]), sp.FitConfig(out=tmp_path))
+        sp.fit(small_task(), store().subset([]), config)
+    with pytest.raises(ArgumentError, match=r"trains a task, such as create_task\(\) makes, got str"):
+        sp.fit("colorization", store(), config)
+    with pytest.raises(ArgumentError, match=r"on an ImageStore or an ImageStream, got Tensor; .*from_arrays\(\) takes"):
+        sp.fit(small_task(), store().images(), config)
+    with pytest.raises(ArgumentError, match=r"takes a FitConfig, such as FitConfig\(out='runs/first'\), got dict"):
+        sp.fit(small_task(), store(), {"out": tmp_path})
+    assert not list(tmp_path.iterdir()), "refused before anything is written"
+
+
+def test_a_device_that_is_not_there_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ArgumentError, match="'cuda', and PyTorch sees no CUDA device here; 'auto' takes"):
+        sp.fit(small_task(), store(), sp.FitConfig(out=tmp_path, device="cuda"))
+    assert not list(tmp_path.iterdir())

@@ -57,8 +57,8 @@ def fit(
         A row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
 
     Raises:
-        ArgumentError: There are no images, or fewer in a batch than processes; or the task's class could not load what
-            would be saved.
+        ArgumentError: An argument is of another type; there are no images, no such device, or fewer images in a batch
+            than processes; or the task's class could not load what would be saved.
         CheckpointError: `out` holds a run and `resume` is off, the run in it was another one, or of other images (the
             message says what changed), or its checkpoint is damaged.
         FolderInUseError: Another process trains in `out`.
@@ -66,8 +66,7 @@ def fit(
         NotFiniteError: A loss, or a weight, is NaN or infinite; no checkpoint holds it.
         KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
     """
-    if len(images) == 0:
-        raise ArgumentError("fit() got an image store without images")
+    _check_arguments(task, images, config)
     check_contract(task)
     out = Path(config.out)
     world = place().world
@@ -75,6 +74,25 @@ def fit(
         raise ArgumentError(f"batch_size counts the images of all processes; {world} of them need at least {world}")
     with claimed(out, "checkpoints", "task"):
         return _fit(task, images, config, out, validation)
+
+
+def _check_arguments(task: object, images: object, config: object) -> None:
+    """Refuses what is easily handed over instead, such as a folder's name or a tensor."""
+    if not isinstance(task, PretextTask):
+        raise ArgumentError(f"fit() trains a task, such as create_task() makes, got {type(task).__name__}")
+    if not isinstance(images, ImageStore | ImageStream):
+        raise ArgumentError(
+            f"fit() trains on an ImageStore or an ImageStream, got {type(images).__name__}; ImageStore.from_folder() "
+            "reads a folder, ImageStore.from_arrays() takes a tensor or an array"
+        )
+    if not isinstance(config, FitConfig):
+        raise ArgumentError(
+            f"fit() takes a FitConfig, such as FitConfig(out='runs/first'), got {type(config).__name__}"
+        )
+    if len(images) == 0:
+        raise ArgumentError("fit() got an image store without images")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("FitConfig.device is 'cuda', and PyTorch sees no CUDA device here; 'auto' takes any")
 
 
 def _fit(
