@@ -264,6 +264,14 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
     return space.to_image(values[:, order])
 
 
+def _remedy(images: object, channels: int) -> str:
+    if isinstance(images, Tensor) and images.dim() == 4 and images.shape[-1] == channels:
+        return "; channels come before height and width: images.permute(0, 3, 1, 2)"
+    if isinstance(images, Tensor) and images.dim() == 3 and images.shape[0] == channels:
+        return "; one image is a batch of one: image[None]"
+    return ""
+
+
 def as_images(images: Tensor, space: ChannelSpace) -> Tensor:
     """Checks a batch once, at the public boundary, and scales `uint8` to floats in `[0, 1]`.
 
@@ -275,6 +283,7 @@ def as_images(images: Tensor, space: ChannelSpace) -> Tensor:
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ArgumentError(
             f"space {space.name!r} reads image tensors of shape (B, {space.image_channels}, H, W), got {what}"
+            f"{_remedy(images, space.image_channels)}"
         )
     if images.dtype == torch.uint8:
         return images.to(torch.get_default_dtype()) / 255

@@ -190,8 +190,14 @@ def test_errors_say_what_is_wrong():
         Channels.parse("lab:")
     with pytest.raises(ArgumentError, match="may be named once"):
         Channels("lab", "aa")
-    with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got \(2, 1, 4, 4\)"):
+    with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got \(2, 1, 4, 4\)$"):
         light.extract(torch.rand(2, 1, 4, 4))
+    with pytest.raises(
+        ArgumentError, match=r"got \(2, 4, 4, 3\); channels come before .*images\.permute\(0, 3, 1, 2\)"
+    ):
+        light.extract(torch.rand(2, 4, 4, 3))
+    with pytest.raises(ArgumentError, match=r"got \(3, 4, 4\); one image is a batch of one: image\[None\]"):
+        light.extract(torch.rand(3, 4, 4))
     with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
         light.extract(torch.full((1, 3, 4, 4), 255.0))
     with pytest.raises(ArgumentError, match=r"uint8 or floating, got torch\.int64"):
