@@ -115,6 +115,9 @@ def test_loading_is_strict(tmp_path):
     task.save_pretrained(tmp_path)
     with pytest.raises(MissingFileError, match="no folder .* with a saved task"):
         PretextTask.from_pretrained(tmp_path / "nowhere")
+    task.save_pretrained(tmp_path / "run/task")
+    with pytest.raises(MissingFileError, match=r"run holds a run, and its task is \S+run/task$"):
+        PretextTask.from_pretrained(tmp_path / "run")
     contract = json.loads((tmp_path / "config.json").read_text())
 
     def write(**changes):

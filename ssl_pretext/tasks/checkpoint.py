@@ -194,6 +194,8 @@ def redrawn(module: nn.Module) -> nn.Module:
 
 def _local_folder(folder: str | Path, revision: str | None) -> Path:
     if os.path.isdir(folder):
+        if not (path := Path(folder) / CONTRACT_FILE).exists() and (run := Path(folder) / "task").is_dir():
+            raise MissingFileError(f"{path} does not exist; {folder} holds a run, and its task is {run}")
         return Path(folder)
     if isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
         raise MissingFileError(f"there is no folder {folder} with a saved task")
