@@ -81,12 +81,24 @@ class Registry(Generic[T]):
             raise ArgumentError(f"{', '.join(twice)} of the {self.kind} {spec!r} is given twice, in it and beside it")
         check_kinds(f"the {self.kind} {name!r}", factory, {**spelled, **options})
         try:
-            inspect.signature(factory).bind(**spelled, **options)
+            signature = inspect.signature(factory)
+            signature.bind(**spelled, **options)
         except TypeError as error:
-            raise ArgumentError(f"the {self.kind} {name!r} does not take these options: {error}") from error
+            raise ArgumentError(
+                f"the {self.kind} {name!r} does not take these options: {error}. It takes {_described(signature)}"
+            ) from error
         except ValueError:
             pass  # a class written in C shows no signature
         return factory(**spelled, **options)
+
+
+def _described(signature: inspect.Signature) -> str:
+    """The names of the options, with the defaults of those that may be left out."""
+    options = [
+        option.name if option.default is option.empty else f"{option.name}={option.default!r}"
+        for option in signature.parameters.values()
+    ]
+    return ", ".join(options) or "none"
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
@@ -103,7 +115,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
     for pair in filter(None, re.split("[;,]", match["options"] or "")):
         key, equals, value = pair.partition("=")
         if not equals or not key.strip() or not value.strip():
-            raise ArgumentError(f"options are written name=value and parted by ';', got {pair!r} in {spec!r}")
+            raise ArgumentError(
+                f"options are written name=value and parted by ';' or ',', which no value holds, got {pair!r} "
+                f"in {spec!r}"
+            )
         if key.strip() in options:
             raise ArgumentError(f"the option {key.strip()} is given twice in {spec!r}")
         options[key.strip()] = _parse_option(value.strip())

@@ -27,8 +27,11 @@ def test_names_are_taken_once_and_unknown_ones_get_help():
         UnknownNameError, match=r"no loss named 'smoth'. Did you mean 'smooth'\? Known: smooth.*register_loss"
     ):
         registry.create("smoth")
-    with pytest.raises(ArgumentError, match="does not take these options"):
+    with pytest.raises(ArgumentError, match="does not take these options: .*'beta'. It takes none$"):
         registry.create("smooth[beta=1]")
+    registry.register("sharp")(lambda width, beta=0.5: 1)
+    with pytest.raises(ArgumentError, match=r"missing a required argument: 'width'\. It takes width, beta=0\.5$"):
+        registry.create("sharp")
     with pytest.raises(ArgumentError, match="free of spaces"):
         registry.register("two words")
     for spec in ("a[b", "[b=1]", ""):
@@ -143,5 +146,5 @@ def test_options_that_a_spec_would_change_are_refused():
 
 @pytest.mark.parametrize("pair", ["b", "b=", "=1", " = ", "a=1;b"])
 def test_bad_options_are_shown(pair):
-    with pytest.raises(ArgumentError, match="written name=value and parted by ';', got"):
+    with pytest.raises(ArgumentError, match="written name=value and parted by ';' or ',', which no value holds, got"):
         parse_spec(f"name[{pair}]")
