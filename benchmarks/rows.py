@@ -269,7 +269,6 @@ def command_line(
     out = options.out or Path(f"runs/{name}-{options.preset}")
 
     def work() -> None:
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
         data = open_data(options.data, preset, seed=0)
         log.info("data: %s; %s", data.name, data.counts())

@@ -96,6 +96,9 @@ class Representation:
         self.name, self.layer = name, layer
         self.backbone = source if isinstance(source, Backbone) else _one_map(source)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
     def encode(self, images: Tensor) -> Tensor:
         """Features `(B, c, h, w)` of a batch."""
         return self.backbone.maps(images, [self.layer])[self.layer]

@@ -49,6 +49,16 @@ def test_losses_as_text():
         parse_losses("l1=1,l1=2")
 
 
+def test_a_loss_of_ones_own_gives_one_number():
+    class Unaveraged(Loss):
+        def forward(self, prediction, target):
+            return (prediction - target).abs()
+
+    values = torch.zeros(2, 3, 4, 4)
+    with pytest.raises(ArgumentError, match=r"loss 'Unaveraged' gave a tensor \(2, 3, 4, 4\), not one number; average"):
+        WeightedLosses({Unaveraged(): 1.0}, Channels("rgb"))(values, values, values, values)
+
+
 def test_rgb_losses_get_signed_rgb_whatever_the_target(monkeypatch):
     seen = {}
 

@@ -118,10 +118,25 @@ def test_conv_probe_in_training_equals_the_plain_order_of_layers() -> None:
     torch.testing.assert_close(probe(features), probe.classify(hidden.mean((2, 3))), atol=1e-5, rtol=1e-5)
 
 
-def test_a_report_is_printed_as_its_table() -> None:
+def test_a_report_is_printed_as_its_table_and_what_follows() -> None:
     found = evaluate(PIXELS, data(20), data(10), epochs=1, seeds=2)
-    assert str(found) == found.table()
+    assert str(found) == "\n".join([found.table(), "", *found.sentences()])
+    assert found.sentences()[-2:] == [
+        "Guessing one of 2 classes gets 50.0%.",
+        "Be wary: 20 labels make too few steps (1) to train the conv probe. The linear one and kNN make more of few "
+        "labels; more epochs make more steps.",
+    ]
     assert repr(found) == f"<ProbeReport: conv probe of {', '.join(found.names)}>"
+
+
+def test_the_most_frequent_class_stands_beside_chance() -> None:
+    train, test = (tuple(part[rows] for part in data(20)) for rows in ([0, 1, 2, 4], [0, 2, 4, 6, 1]))
+    found = evaluate(PIXELS, train, test, probe="knn", seeds=1, controls=False)
+    assert found.card["guessed"] == pytest.approx(0.8)
+    assert found.sentences() == ["Guessing one of 2 classes gets 50.0%; naming the most frequent class, 80.0%."]
+    older = ProbeReport(found.runs, {key: value for key, value in found.card.items() if key != "guessed"})
+    assert older.sentences() == ["Guessing one of 2 classes gets 50.0%."]
+    assert "cards agree" in found.compare(older)
 
 
 def test_registry_of_probes() -> None:

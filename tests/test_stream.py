@@ -269,7 +269,7 @@ def test_images_of_other_channels_than_asked_for_are_left_out(tmp_path):
     assert "channels=4 was asked for" in images.skipped[0]["reason"]
     with pytest.raises(DataError, match="channels=5 was asked for"):
         stream(str(tmp_path / "0.tar"), channels=5)
-    with pytest.raises(ArgumentError, match="channels must be positive, got 0"):
+    with pytest.raises(ArgumentError, match="channels is a whole number of at least 1, got 0"):
         stream(str(tmp_path / "0.tar"), channels=0)
 
 
@@ -293,7 +293,7 @@ def test_errors_say_what_is_wrong(shards, tmp_path):
         stream(shards.replace("4}", "5}"))
     with pytest.raises(DataError, match="there are no shards"):
         stream([])
-    with pytest.raises(ArgumentError, match="buffer must be positive, got 0"):
+    with pytest.raises(ArgumentError, match="buffer is a whole number of at least 1, got 0"):
         stream(shards, buffer=0)
     write(tmp_path / "none.tar", {"a.png": b"no photo"})
     with pytest.raises(DataError, match=r"no image in .*none.tar .*can be read. none.tar/a.png: Unidentified"):

@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 import signal
 import threading
@@ -156,6 +157,15 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
     other = sp.Colorization(small_task().encoder, losses={"l2": 1.0})
     with pytest.raises(CheckpointError, match=r"other settings \(task\)"):
         sp.fit(other, store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu", resume=True))
+
+
+def test_lightning_is_silent_while_it_trains_and_as_before_afterwards(tmp_path, caplog):
+    talker = logging.getLogger("lightning.pytorch")
+    talker.setLevel(logging.INFO)
+    with caplog.at_level(logging.INFO):
+        sp.fit(small_task(), store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu"))
+    assert not [record for record in caplog.records if record.name.startswith("lightning")]
+    assert talker.level == logging.INFO
 
 
 def test_batchnorm_finds_a_variance_in_the_last_batch(tmp_path):

@@ -66,8 +66,7 @@ def measure(options: argparse.Namespace) -> None:
     chosen = options.parts or [*PARTS, SCALING]
     if unknown := [name for name in chosen if name not in PARTS and name != SCALING]:
         raise UnknownNameError(f"there is no part {unknown[0]!r}; known: {', '.join([*PARTS, SCALING])}")
-    for talkative in ("ssl_pretext", "lightning.pytorch"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("ssl_pretext").setLevel(logging.WARNING)
     torch.manual_seed(0)
     data_folders = {64: options.data, 128: options.data_128}
     size = Size(

@@ -60,7 +60,7 @@ def _probe(task: PretextTask, probes: Sequence[str], options: Probe, out: Path) 
             cache=out / "cache",
             device=options.device,
         )
-        log.info("\n%s probe\n\n%s\n\n%s", probe, report.table(), "\n".join(_verdicts(report)))
+        log.info("\n%s probe\n\n%s", probe, report)
     for sentence in collapse_in_words(report.card["health"]):  # the features are those of every probe
         log.warning("\n%s", sentence)
     _write(out, options, about, reports)
@@ -93,11 +93,6 @@ def _labelled(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageSt
     return train, test, about
 
 
-def _verdicts(report: ProbeReport) -> list[str]:
-    """What follows, a sentence for each control."""
-    return [f"{row['representation']}: {row['words']}." for row in report.against_controls()]
-
-
 def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:
     cards = {probe: report.card for probe, report in reports.items()}
     for probe, report in reports.items():
@@ -107,7 +102,7 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
     for probe, report in reports.items():
         picture = difference_plot(report.against_controls(), title=f"{probe} probe")
         figure = Figure(picture, f"{probe} probe: differences from each control in points, with 95% intervals")
-        sections.append(Section(f"{probe} probe", _verdicts(report), report.rows(), [figure]))
+        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
     health = next(iter(reports.values())).card["health"]
     sections.append(Section("Health of the features", collapse_in_words(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)

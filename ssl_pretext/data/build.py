@@ -18,7 +18,16 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.config import check_regular, check_room, read_json, seal_holds, sealed, storing, write_json
+from ssl_pretext.config import (
+    check_regular,
+    check_room,
+    read_json,
+    seal_holds,
+    sealed,
+    storing,
+    whole_number,
+    write_json,
+)
 from ssl_pretext.data.checksums import Checksums, checksum, damaged
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.piles import Pile, Piles
@@ -67,8 +76,8 @@ def open_or_build(
         StorageError: There is no room for them, or the folder cannot be written to.
     """
     for name, number in (("image_size", image_size), ("channels", channels)):
-        if number is not None and number < 1:
-            raise ArgumentError(f"{name} must be positive, got {number}")
+        if number is not None:
+            whole_number(name, number)
     if not 0 <= max_unreadable <= 1:
         raise ArgumentError(f"max_unreadable is a share between 0 and 1, got {max_unreadable}")
     rule = resize_rule(image_size)

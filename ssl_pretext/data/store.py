@@ -95,7 +95,8 @@ class ImageStore:
         if not len(pixels) == len(chosen) == len(names):
             raise ArgumentError(f"from_arrays got {len(pixels)} images, {len(chosen)} labels and {len(names)} names")
         if highest >= len(classes) or min(chosen, default=0) < 0:
-            raise ArgumentError(f"labels must lie in 0..{len(classes) - 1}, got {min(chosen)}..{highest}")
+            known = f"below the {len(classes)} classes and not negative" if classes else "counted from 0"
+            raise ArgumentError(f"labels must be {known}, got {min(chosen)} to {highest}")
         return cls(pixels, chosen, classes, names)
 
     @classmethod
@@ -161,6 +162,10 @@ class ImageStore:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self._pixels.shape[1:]))
+        return f"<ImageStore: {len(self):,} images {shape} {self._pixels.dtype.name}, {len(self.classes)} classes>"
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images([index])[0], int(self.labels[index])

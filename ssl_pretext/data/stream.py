@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.config import hash_of_json, read_json, write_json
+from ssl_pretext.config import hash_of_json, read_json, whole_number, write_json
 from ssl_pretext.data.build import AHEAD, default_cache, in_order, resize_rule
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.shards import Member, count_images, find_shards, is_remote, read_shard, size_of
@@ -63,10 +63,10 @@ class ImageStream:
         buffer: int = 1_000,
         cache: str | Path | None = None,
     ) -> None:
-        positive = {"image_size": image_size, "channels": channels, "epoch_images": epoch_images, "buffer": buffer}
-        for name, number in positive.items():
-            if number is not None and number < 1:
-                raise ArgumentError(f"{name} must be positive, got {number}")
+        counts = {"image_size": image_size, "channels": channels, "epoch_images": epoch_images, "buffer": buffer}
+        for name, number in counts.items():
+            if number is not None:
+                whole_number(name, number)
         self.names = find_shards(shards)
         self.image_size, self.buffer, self.resize = image_size, buffer, resize_rule(image_size)
         if epoch_images is None and (far := [shard for shard in self.names if is_remote(shard)]):

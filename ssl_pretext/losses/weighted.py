@@ -101,6 +101,10 @@ class WeightedLosses(nn.Module):
                 value = part(*rgb)
             else:
                 value = part(judged.prediction, judged.target) * judged.factor
+            if value.dim():
+                raise ArgumentError(
+                    f"loss {part.label!r} gave a tensor {tuple(value.shape)}, not one number; average it"
+                )
             terms[part.label] = weight * value
         return terms
 

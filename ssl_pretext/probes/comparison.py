@@ -189,6 +189,7 @@ class Comparison:
             **{side: {"images": len(store), "sha256": self.hashes[side]} for side, store in sides.items()},
             "classes": len(self.train.labels.unique()),
             "classes_without_training_images": self.unseen,
+            "guessed": (self.test.labels == self.train.labels.mode().values).double().mean().item(),
             "image_size": self.train.image_size,
             "resize": self.train.resize,
             "device": self.device,

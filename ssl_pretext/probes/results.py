@@ -18,7 +18,8 @@ from ssl_pretext.report import markdown_table
 __all__ = ["ProbeReport", "difference_plot", "difference_row", "percent"]
 
 # What may differ between two reports that are still about the same question.
-_OWN = ("controls", "against", "health", "representations", "code")
+_OWN = ("controls", "against", "health", "representations", "code", "guessed")
+FEW_STEPS = 100  # after which a network that began at random is hardly trained
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +40,7 @@ class ProbeReport:
         return f"<ProbeReport: {self.card.get('probe')} probe of {', '.join(self.names)}>"
 
     def __str__(self) -> str:
-        return self.table()
+        return "\n".join([self.table(), "", *self.sentences()])
 
     @property
     def names(self) -> list[str]:
@@ -80,6 +81,22 @@ class ProbeReport:
         """`difference` of each representation and each of its controls."""
         pairs = [(name, control) for name, controls in self.card["against"].items() for control in controls.values()]
         return [self.difference(name, control) for name, control in pairs]
+
+    def sentences(self) -> list[str]:
+        """What follows from each comparison with a control, what guessing gets, and what to be wary of."""
+        found = [f"{row['representation']}: {row['words']}." for row in self.against_controls()]
+        chance, guessed = 1 / self.card["classes"], self.card.get("guessed")  # which older reports do not hold
+        frequent = "" if guessed is None or guessed <= chance else f"; naming the most frequent class, {guessed:.1%}"
+        found.append(f"Guessing one of {self.card['classes']} classes gets {chance:.1%}{frequent}.")
+        images = self.runs[0].get("labels", self.card["train"]["images"])
+        if self.card.get("optimizer") == "AdamW":
+            steps = self.card["epochs"] * max(1, images // self.card["batch_size"])
+            if steps < FEW_STEPS:
+                found.append(
+                    f"Be wary: {images} labels make too few steps ({steps}) to train the {self.card['probe']} probe. "
+                    "The linear one and kNN make more of few labels; more epochs make more steps."
+                )
+        return found
 
     def best(self, names: Sequence[str] | None = None) -> str:
         """The representation with the best accuracy on held-out *training* images, averaged over the seeds.

@@ -53,7 +53,7 @@ class Scores(Protocol):
 
     def summary(self) -> list[dict[str, Any]]: ...
 
-    def against_controls(self) -> list[dict[str, Any]]: ...
+    def sentences(self) -> list[str]: ...
 
 
 def model_card(
@@ -104,7 +104,7 @@ def _trained(task: PretextTask, datasets: Sequence[str]) -> str:
 
 
 def _scores(report: Scores) -> str:
-    card, words = report.card, [f"- {row['representation']}: {row['words']}." for row in report.against_controls()]
+    card, words = report.card, [f"- {sentence}" for sentence in report.sentences()]
     about = (
         f"A {card['probe']} probe on frozen features, trained on {card['train']['images']:,} labelled images of "
         f"{card['classes']} classes and tested on {card['test']['images']:,}; seeds: {len(card['seeds'])}. Beside it "

@@ -72,7 +72,7 @@ class CrossChannelPrediction(PretextTask):
         self.input_noise, self.input_drop, self.output_stride = input_noise, input_drop, output_stride
         self._decoder_name = decoder if isinstance(decoder, str) else None
         self._own_decoder = isinstance(decoder, nn.Module)
-        self.losses = WeightedLosses(losses or {"smooth_l1": 1.0}, self.target)
+        self.losses = WeightedLosses({"smooth_l1": 1.0} if losses is None else losses, self.target)
         self.regularizers = WeightedRegularizers(regularizers or {})
         self.set_encoder(encoder, source)
         if not 1 <= output_stride <= max(1, round(self.shape.reduction)):

@@ -55,7 +55,12 @@ class Denoising(CrossChannelPrediction):
     ) -> None:
         noisy(torch.empty(0), noise, amount)  # complains of what it does not know
         super().__init__(
-            channels, channels, encoder, decoder=decoder, losses=losses or {"l2": 1.0}, regularizers=regularizers
+            channels,
+            channels,
+            encoder,
+            decoder=decoder,
+            losses={"l2": 1.0} if losses is None else losses,
+            regularizers=regularizers,
         )
         self.noise, self.amount = noise, amount
 

@@ -61,7 +61,12 @@ class Inpainting(CrossChannelPrediction):
         if not 0 < share < 1:
             raise ArgumentError(f"the share that inpainting hides lies between 0 and 1, got {share}")
         super().__init__(
-            channels, channels, encoder, decoder=decoder, losses=losses or {"l2": 1.0}, regularizers=regularizers
+            channels,
+            channels,
+            encoder,
+            decoder=decoder,
+            losses={"l2": 1.0} if losses is None else losses,
+            regularizers=regularizers,
         )
         self.mask, self.share = mask, share
 

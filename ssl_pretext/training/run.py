@@ -1,5 +1,6 @@
 """`fit`: the run, its folder and what it may go on from."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def fit(
     world = place().world
     if config.batch_size < world:
         raise ArgumentError(f"batch_size counts the images of all processes; {world} of them need at least {world}")
-    with claimed(out, "checkpoints", "task"):
+    with claimed(out, "checkpoints", "task"), _lightning_silent():
         return _fit(task, images, config, out, validation)
 
 
@@ -190,6 +191,18 @@ def _part(logs: Path) -> str:
     """A folder for the CSV file of each time that a run is started or resumed; Lightning removes one that is there."""
     before = len(list(logs.glob("csv*")))
     return f"csv-{before + 1}" if before else "csv"
+
+
+@contextmanager
+def _lightning_silent() -> Iterator[None]:
+    """Without what it says of each trainer: devices that are there or not, and products of its makers."""
+    talker = logging.getLogger("lightning.pytorch")
+    level = talker.level
+    talker.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        talker.setLevel(level)
 
 
 @contextmanager
