@@ -119,7 +119,7 @@ def test_conv_probe_in_training_equals_the_plain_order_of_layers() -> None:
 
 
 def test_a_report_is_printed_as_its_table_and_what_follows() -> None:
-    found = evaluate(PIXELS, data(20), data(10), epochs=1, seeds=2)
+    found = evaluate(PIXELS, data(20), data(10, seed=1), epochs=1, seeds=2)
     assert str(found) == "\n".join([found.table(), "", *found.sentences()])
     assert found.sentences()[-2:] == [
         "Guessing one of 2 classes gets 50.0%.",
@@ -130,13 +130,21 @@ def test_a_report_is_printed_as_its_table_and_what_follows() -> None:
 
 
 def test_the_most_frequent_class_stands_beside_chance() -> None:
-    train, test = (tuple(part[rows] for part in data(20)) for rows in ([0, 1, 2, 4], [0, 2, 4, 6, 1]))
+    train, test = (tuple(part[[0, 2, 4, 6, 1]] for part in data(20, seed=seed)) for seed in (0, 1))
     found = evaluate(PIXELS, train, test, probe="knn", seeds=1, controls=False)
     assert found.card["guessed"] == pytest.approx(0.8)
     assert found.sentences() == ["Guessing one of 2 classes gets 50.0%; naming the most frequent class, 80.0%."]
     older = ProbeReport(found.runs, {key: value for key, value in found.card.items() if key != "guessed"})
     assert older.sentences() == ["Guessing one of 2 classes gets 50.0%."]
     assert "cards agree" in found.compare(older)
+
+
+def test_test_images_that_are_training_images_are_counted() -> None:
+    (images, labels), (others, _) = data(20), data(20, seed=1)
+    test = (torch.cat([images[:3], others[3:10]]), labels[:10])
+    found = evaluate(PIXELS, (images, labels), test, probe="knn", seeds=1, controls=False)
+    assert found.sentences()[-1] == "Be wary: 3 of 10 test images are training images, pixel by pixel."
+    assert evaluate(PIXELS, (images, labels), (others, labels), probe="knn", seeds=1, controls=False).card["seen"] == 0
 
 
 def test_registry_of_probes() -> None:

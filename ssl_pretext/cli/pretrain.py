@@ -28,7 +28,6 @@ FREE = ("data", "out", "cache", "device", "compile", "checkpoint_minutes")
 
 def run(options: Pretrain) -> None:
     """Pretrains, going on where an earlier run in the same folder stopped if `resume` says so."""
-    # After the import, which sets its own level: what Lightning says of devices and products is nothing to act on.
     out = Path(options.fit.out)
     # Everything that can be wrong with the request comes before the first file is written.
     task = _task(options)

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 ABOUT = (
     "Each row is one frozen representation of the same images. On each the same small classifier was trained, once per "
     "seed. The controls are the same network untrained, the pixels, the channels that the network sees, pixels at the "
-    "size of its maps, and a histogram of colours. Differences are taken seed by seed; ± is half a 95% interval."
+    "size of its maps, and of photographs a histogram of colours. Differences are taken seed by seed; ± is half a 95% "
+    "interval."
 )
 
 
@@ -68,7 +69,7 @@ def _probe(task: PretextTask, probes: Sequence[str], options: Probe, out: Path) 
 
 
 def _image_size(task: PretextTask, options: Probe) -> int:
-    size = options.image_size or task.image_size
+    size = task.image_size if options.image_size is None else options.image_size
     if not isinstance(size, int):
         raise ArgumentError(f"{options.run} was pretrained on images of size {size}; give one by --image-size")
     return size

@@ -181,6 +181,7 @@ class Comparison:
     def _card(self) -> dict[str, Any]:
         """What decides the figures of all representations."""
         sides = {"train": self.train, "test": self.test}
+        known = {*self.train.digests()}
         return {
             "probe": self.method.name,
             **self.method.card,
@@ -189,6 +190,7 @@ class Comparison:
             **{side: {"images": len(store), "sha256": self.hashes[side]} for side, store in sides.items()},
             "classes": len(self.train.labels.unique()),
             "classes_without_training_images": self.unseen,
+            "seen": sum(digest in known for digest in self.test.digests()),
             "guessed": (self.test.labels == self.train.labels.mode().values).double().mean().item(),
             "image_size": self.train.image_size,
             "resize": self.train.resize,

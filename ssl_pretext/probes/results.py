@@ -18,7 +18,7 @@ from ssl_pretext.report import markdown_table
 __all__ = ["ProbeReport", "difference_plot", "difference_row", "percent"]
 
 # What may differ between two reports that are still about the same question.
-_OWN = ("controls", "against", "health", "representations", "code", "guessed")
+_OWN = ("controls", "against", "health", "representations", "code", "guessed", "seen")
 FEW_STEPS = 100  # after which a network that began at random is hardly trained
 
 
@@ -88,6 +88,10 @@ class ProbeReport:
         chance, guessed = 1 / self.card["classes"], self.card.get("guessed")  # which older reports do not hold
         frequent = "" if guessed is None or guessed <= chance else f"; naming the most frequent class, {guessed:.1%}"
         found.append(f"Guessing one of {self.card['classes']} classes gets {chance:.1%}{frequent}.")
+        if seen := self.card.get("seen"):
+            found.append(
+                f"Be wary: {seen:,} of {self.card['test']['images']:,} test images are training images, pixel by pixel."
+            )
         images = self.runs[0].get("labels", self.card["train"]["images"])
         if self.card.get("optimizer") == "AdamW":
             steps = self.card["epochs"] * max(1, images // self.card["batch_size"])
