@@ -11,7 +11,7 @@ from benchmarks.speed.race import OURS, Finding, Size, race
 
 __all__ = ["settings"]
 
-IMAGE_SIZE, BATCH_SIZE, FEATURE_BATCH = 32, 64, 256
+IMAGE_SIZE, BATCH_SIZE, FEATURE_BATCH = 32, 64, 64
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -31,8 +31,8 @@ def settings(size: Size) -> list[Finding]:
     features = {
         OURS: _features(pixels),
         "one thread": _one_thread(_features(pixels)),
-        "batches of 64": _features(pixels, batch_size=64),
-        "batches of 512": _features(pixels, batch_size=512),
+        "batches of 16": _features(pixels, batch_size=16),
+        "batches of 256": _features(pixels, batch_size=256),
         "channels_last": _features(pixels, layout="channels_last"),
         "inference_mode": _features(pixels, mode=torch.inference_mode),
     }
