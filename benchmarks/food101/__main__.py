@@ -52,7 +52,6 @@ def run(options: argparse.Namespace) -> None:
     from benchmarks.food101.experiment import Run
     from benchmarks.food101.protocol import open_data
 
-    # After the import, which sets its own level: what Lightning says of devices and products is nothing to act on.
     if options.preset not in PRESETS:
         raise UnknownNameError(f"there is no preset {options.preset!r}; known: {', '.join(PRESETS)}")
     preset = PRESETS[options.preset]
