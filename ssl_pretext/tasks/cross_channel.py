@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,8 @@ class CrossChannelPrediction(PretextTask):
         torch.Size([2, 4, 8, 8])
     """
 
+    default_losses: ClassVar[Losses] = {"smooth_l1": 1.0}
+
     def __init__(
         self,
         source: str | Channels,
@@ -72,7 +74,7 @@ class CrossChannelPrediction(PretextTask):
         self.input_noise, self.input_drop, self.output_stride = input_noise, input_drop, output_stride
         self._decoder_name = decoder if isinstance(decoder, str) else None
         self._own_decoder = isinstance(decoder, nn.Module)
-        self.losses = WeightedLosses({"smooth_l1": 1.0} if losses is None else losses, self.target)
+        self.losses = WeightedLosses(self.default_losses if losses is None else losses, self.target)
         self.regularizers = WeightedRegularizers(regularizers or {})
         self.set_encoder(encoder, source)
         if not 1 <= output_stride <= max(1, round(self.shape.reduction)):

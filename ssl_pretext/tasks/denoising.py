@@ -1,7 +1,7 @@
 """Denoising (Vincent et al. 2010): the image without the noise."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class Denoising(CrossChannelPrediction):
         torch.Size([2, 3, 32, 32])
     """
 
+    default_losses: ClassVar[Losses] = {"l2": 1.0}
+
     def __init__(
         self,
         encoder: str | nn.Module,
@@ -54,14 +56,7 @@ class Denoising(CrossChannelPrediction):
         regularizers: Mapping[str, float] | None = None,
     ) -> None:
         noisy(torch.empty(0), noise, amount)  # complains of what it does not know
-        super().__init__(
-            channels,
-            channels,
-            encoder,
-            decoder=decoder,
-            losses={"l2": 1.0} if losses is None else losses,
-            regularizers=regularizers,
-        )
+        super().__init__(channels, channels, encoder, decoder=decoder, losses=losses, regularizers=regularizers)
         self.noise, self.amount = noise, amount
 
     def options(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Inpainting (Pathak et al. 2016, context encoders): what is behind the mask?"""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class Inpainting(CrossChannelPrediction):
         torch.Size([2, 3, 32, 32])
     """
 
+    default_losses: ClassVar[Losses] = {"l2": 1.0}
+
     def __init__(
         self,
         encoder: str | nn.Module,
@@ -60,14 +62,7 @@ class Inpainting(CrossChannelPrediction):
             raise ArgumentError(f"the mask of inpainting is one of {', '.join(MASKS)}, got {mask!r}")
         if not 0 < share < 1:
             raise ArgumentError(f"the share that inpainting hides lies between 0 and 1, got {share}")
-        super().__init__(
-            channels,
-            channels,
-            encoder,
-            decoder=decoder,
-            losses={"l2": 1.0} if losses is None else losses,
-            regularizers=regularizers,
-        )
+        super().__init__(channels, channels, encoder, decoder=decoder, losses=losses, regularizers=regularizers)
         self.mask, self.share = mask, share
 
     def options(self) -> dict[str, Any]:
