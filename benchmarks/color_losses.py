@@ -1,4 +1,4 @@
-"""What each loss makes of colorization: `python -m benchmarks.color_losses`; colours, and what the encoder learned."""
+"""What each loss makes of colorization: `python -m benchmarks.color_losses`; colors, and what the encoder learned."""
 
 import sys
 from pathlib import Path
@@ -10,13 +10,13 @@ from torch import Tensor
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
+from benchmarks.harness import Comparison, Row, colorized, command_line, linear_probes, pixel_rows, slug
 from benchmarks.networks import SMALL_CNN
-from benchmarks.rows import Comparison, Row, colorized, command_line, linear_probes, pixel_rows, slug
-from ssl_pretext.config import write_bytes
+from ssl_pretext.color_metrics import color_quality
 from ssl_pretext.losses.lpips import trunks_on_disk
-from ssl_pretext.quality import color_quality
 from ssl_pretext.quantize import ColorQuantizer
-from ssl_pretext.report import image_grid
+from ssl_pretext.reporting.page import image_grid
+from ssl_pretext.system.files import write_bytes
 
 LOSSES = {
     "l2": {"l2": 1.0},
@@ -36,7 +36,7 @@ def options(losses: dict[str, float]) -> dict[str, Any]:
 
 
 def quality(task: sp.PretextTask, data: Experiment) -> dict[str, Any]:
-    """Colour quality on held-out images of the classes learned from; the prior is that of the training images.
+    """Color quality on held-out images of the classes learned from; the prior is that of the training images.
 
     LPIPS is measured where squeeze's weights are at hand; the row that trains on it has learned to please it.
     """
@@ -69,10 +69,10 @@ def photos() -> Tensor:
 
 
 def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
-    """All rows, raw pixels, and a grid of free photos in the colours of each loss."""
+    """All rows, raw pixels, and a grid of free photos in the colors of each loss."""
     rows = COMPARISON.run(data, preset, out=out, device=device)
     truth = photos()
-    columns = {"grey": sp.Colorization.lightness(truth)}
+    columns = {"gray": sp.Colorization.lightness(truth)}
     for name in LOSSES:
         task = sp.Colorization.from_pretrained(out / f"{slug(name)}-0" / "pretraining" / "task")
         columns[name] = colorized(task, truth)

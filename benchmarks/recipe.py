@@ -1,7 +1,7 @@
 """The best encoder for little: chosen on validation images, judged on test images: `python -m benchmarks.recipe`.
 
-Every candidate is pretrained on the same unlabelled images and read out in several ways. Which candidate and which
-readout is best is decided by linear probes on labelled images that are neither trained on nor test images. The chosen
+Every candidate is pretrained on the same unlabeled images and read out in several ways. Which candidate and which
+readout is best is decided by linear probes on labeled images that are neither trained on nor test images. The chosen
 one is then pretrained from several seeds and compared on the test images with its controls.
 """
 
@@ -15,19 +15,20 @@ from typing import Any
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
+from benchmarks.harness import PRESETS as ROWS
+from benchmarks.harness import Row, claim, command_line, pretrained, slug
 from benchmarks.networks import STRIDED_CNN as CNN
 from benchmarks.networks import STRIDED_LAYERS as LAYERS
-from benchmarks.rows import PRESETS as ROWS
-from benchmarks.rows import Row, claim, command_line, pretrained, slug
 from benchmarks.split_brain import COLORS, EVERYTHING, LIGHTNESS, REGRESSION, directed, split
-from ssl_pretext.config import read_json, write_json
-from ssl_pretext.probes import Backbone, imagenet_reference
+from ssl_pretext.representations.base import Backbone
+from ssl_pretext.representations.network import imagenet_reference
+from ssl_pretext.system.files import read_json, write_json
 
 __all__ = ["CANDIDATES", "READOUTS", "Readout", "choose", "judge"]
 
 log = logging.getLogger("benchmarks.recipe")
 
-HELD_OUT = 0.2  # of the labelled images, on which candidates and readouts are compared
+HELD_OUT = 0.2  # of the labeled images, on which candidates and readouts are compared
 TITLE = "A recipe for little"
 RECIPE = "recipe"
 ONE_WAY: dict[str, Any] = {"encoder": CNN, "output_stride": 8}
@@ -44,7 +45,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Readout:
-    """Which layers are joined, to how many pixels a side their maps are averaged, and whether colours are counted."""
+    """Which layers are joined, to how many pixels a side their maps are averaged, and whether colors are counted."""
 
     layers: Sequence[str]
     size: int
@@ -54,12 +55,14 @@ class Readout:
     def name(self) -> str:
         """What tables call it."""
         layers = "all layers" if len(self.layers) == len(LAYERS) else " ".join(self.layers)
-        return f"{layers} at {self.size}×{self.size}" + (" and a colour histogram" if self.histogram else "")
+        return f"{layers} at {self.size}×{self.size}" + (" and a color histogram" if self.histogram else "")
 
     def of(self, backbone: Backbone) -> sp.Representation:
         """The representation that it makes of a network."""
-        parts = [backbone.layer(layer) for layer in self.layers]
-        return sp.Joined([*parts, *([sp.ColorHistogram()] if self.histogram else [])], size=self.size, name=self.name)
+        parts = [backbone.representation(layer) for layer in self.layers]
+        return sp.representations.Concatenated(
+            [*parts, *([sp.representations.ColorHistogram()] if self.histogram else [])], size=self.size, name=self.name
+        )
 
 
 READOUTS = {
@@ -104,9 +107,9 @@ def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, A
 
 def choose(data: Experiment, preset: Preset, out: Path, device: str) -> list[dict[str, Any]]:
     """Validation accuracy of every candidate and readout, trained and not; test images are not opened."""
-    labelled = data.probe_train["in"]
-    kept, held_out = sp.holdout_split(labelled.names, labelled.labels, fraction=HELD_OUT)
-    train, validation = labelled.subset(kept), labelled.subset(held_out)
+    labeled = data.probe_train["in"]
+    kept, held_out = sp.holdout_split(labeled.names, labeled.labels, fraction=HELD_OUT)
+    train, validation = labeled.subset(kept), labeled.subset(held_out)
     rows = []
     for candidate in CANDIDATES:
         file = out / slug(candidate.name) / "validation.json"

@@ -21,9 +21,9 @@ from PIL import Image
 
 import ssl_pretext as sp
 from benchmarks.food101.experiment import environment
-from ssl_pretext.config import read_json, write_json, write_text
 from ssl_pretext.data.samples import load_photo
-from ssl_pretext.report import markdown_table
+from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.system.files import read_json, write_json, write_text
 
 __all__ = ["Figures", "page", "plan"]
 
@@ -194,7 +194,7 @@ def measure(folder: Path) -> dict[str, Any]:
         pass
     streamed = (time.process_time() - began) / (2 * COUNT)
     began = time.process_time()
-    sp.ImageStore.from_folder(folder / "photos", image_size=SIZE, labelled=False, cache=folder / "stores")
+    sp.ImageStore.from_folder(folder / "photos", image_size=SIZE, labeled=False, cache=folder / "stores")
     built = (time.process_time() - began) / COUNT
     (store,) = (folder / "stores").iterdir()
     return {

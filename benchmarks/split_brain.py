@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
+from benchmarks.harness import Comparison, Row, command_line, linear_probes, pixel_rows
 from benchmarks.networks import SMALL_CNN as CNN
 from benchmarks.networks import SMALL_LAYERS as LAYERS
-from benchmarks.rows import Comparison, Row, command_line, linear_probes, pixel_rows
 
 REGRESSION = {"l2": 1.0}
 COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}  # one-hot and not rebalanced, as in section 4.1

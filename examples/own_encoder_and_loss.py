@@ -20,7 +20,7 @@ def my_net(in_channels: int, width: int = 32) -> nn.Module:
 
 @sp.register_loss("gradient_l1")
 class GradientL1(sp.Loss):
-    """The difference of neighbouring pixels should be that of the truth: `|∇x - ∇y|`."""
+    """The difference of neighboring pixels should be that of the truth: `|∇x - ∇y|`."""
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         difference = prediction - target

@@ -1,4 +1,4 @@
-"""A split-brain autoencoder on photos: lightness and colour, each from the other, as classes (Zhang et al. 2017)."""
+"""A split-brain autoencoder on photos: lightness and color, each from the other, as classes (Zhang et al. 2017)."""
 
 import sys
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from ssl_pretext.color import check_unit_range, lab_from_rgb, luma, rgb_from_lab, rgb_from_ycbcr, ycbcr_from_rgb
+from ssl_pretext.color import _lab_to_rgb, _rgb_to_lab, check_unit_range, luma, rgb_to_ycbcr, ycbcr_to_rgb
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
 __all__ = ["ChannelSpace", "Channels", "as_images", "join"]
@@ -31,14 +31,14 @@ def _rgb_from_gray(gray: Tensor) -> Tensor:
 class ChannelSpace:
     """Names the channels of a space and says how to get there from the image and back.
 
-    A channel's normalised value is `(value - center) / scale`, about `[-1, 1]`. Built in are `rgb`, `lab`,
+    A channel's normalized value is `(value - center) / scale`, about `[-1, 1]`. Built in are `rgb`, `lab`,
     `ycbcr` and `gray`; `ChannelSpace.bands` makes one for any other multi-channel images.
 
     Attributes:
         name: What `Channels.parse("name:...")` finds the space by.
         channels: Names of the channels, in order.
-        center: Value that is normalised to 0, per channel.
-        scale: Distance from `center` that is normalised to 1, per channel.
+        center: Value that is normalized to 0, per channel.
+        scale: Distance from `center` that is normalized to 1, per channel.
         is_color: Whether its images are sRGB in `[0, 1]`; else they are the channels themselves.
     """
 
@@ -82,8 +82,8 @@ class ChannelSpace:
         Args:
             name: The name of the space, free of `:` and `,`.
             channels: Names of the bands, in the order in which images hold them.
-            center: Value normalised to 0, per band or for all.
-            scale: Distance from the center normalised to 1, per band or for all.
+            center: Value normalized to 0, per band or for all.
+            scale: Distance from the center normalized to 1, per band or for all.
 
         Raises:
             ArgumentError: Names repeat, the counts differ, or the name is taken by another space.
@@ -112,11 +112,15 @@ class ChannelSpace:
         return 3 if self.is_color else len(self.channels)
 
     def extract(self, images: Tensor) -> Tensor:
-        """All channels of checked float `images`, normalised: `(B, C, H, W)` to `(B, len(channels), H, W)`."""
+        """All channels of checked float `images`, normalized: `(B, C, H, W)` to `(B, len(channels), H, W)`."""
         return (self._from_image(images) - _column(self.center, images)) / _column(self.scale, images)
 
+    def fill_missing(self, values: Tensor) -> Tensor:
+        """Puts missing values, NaN, at the center of their band, which is normalized to 0; sRGB has none."""
+        return values if self.is_color else values.nan_to_num(nan=0.0)
+
     def to_image(self, values: Tensor) -> Tensor:
-        """The inverse of `extract`; sRGB is not clamped, so colours out of gamut leave `[0, 1]`."""
+        """The inverse of `extract`; sRGB is not clamped, so colors out of gamut leave `[0, 1]`."""
         return self._to_image(values * _column(self.scale, values) + _column(self.center, values))
 
 
@@ -183,10 +187,10 @@ class Channels:
         return len(self.names)
 
     def extract(self, images: Tensor) -> Tensor:
-        """Selects and normalises the channels.
+        """Selects and normalizes the channels.
 
         Args:
-            images: `(B, C, H, W)`: sRGB in `[0, 1]` or `uint8` for a colour space, else the bands.
+            images: `(B, C, H, W)`: sRGB in `[0, 1]` or `uint8` for a color space, else the bands.
 
         Returns:
             About `[-1, 1]`, `(B, num_channels, H, W)`.
@@ -196,12 +200,16 @@ class Channels:
         """
         return self.select(self.space.extract(as_images(images, self.space)))
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """What an encoder is shown of images: `extract`, with missing values at the center of their band."""
+        return self.space.fill_missing(self.extract(images))
+
     def select(self, values: Tensor) -> Tensor:
         """These channels of all of the space: `(B, len(space.channels), H, W)` to `(B, num_channels, H, W)`."""
         return values[:, _constant(self._indices, values.device, torch.int64)]
 
     def denormalize(self, values: Tensor) -> Tensor:
-        """Normalised values `(..., num_channels, H, W)` in the units of the space, such as `L` in `[0, 100]`."""
+        """Normalized values `(..., num_channels, H, W)` in the units of the space, such as `L` in `[0, 100]`."""
         center, scale = self._range(values)
         return values * scale + center
 
@@ -228,10 +236,10 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
     """Puts disjoint channel groups of one space together to an image, differentiably.
 
     Args:
-        groups: Normalised values `(B, n, H, W)` for `Channels` that together are a whole space.
+        groups: Normalized values `(B, n, H, W)` for `Channels` that together are a whole space.
 
     Returns:
-        Images `(B, C, H, W)`; sRGB for a colour space, not clamped, so that colours outside the gamut keep
+        Images `(B, C, H, W)`; sRGB for a color space, not clamped, so that colors outside the gamut keep
         their gradients.
 
     Raises:
@@ -341,8 +349,8 @@ def _has_single_letters(space: ChannelSpace) -> bool:
 _YCBCR = ("Y", "Cb", "Cr")
 for _space in (
     ChannelSpace("rgb", ("R", "G", "B"), (0.5,) * 3, (0.5,) * 3, True),
-    ChannelSpace("lab", ("L", "a", "b"), (50.0, 0.0, 0.0), (50.0, 110.0, 110.0), True, lab_from_rgb, rgb_from_lab),
-    ChannelSpace("ycbcr", _YCBCR, (0.5, 0.0, 0.0), (0.5,) * 3, True, ycbcr_from_rgb, rgb_from_ycbcr),
+    ChannelSpace("lab", ("L", "a", "b"), (50.0, 0.0, 0.0), (50.0, 110.0, 110.0), True, _rgb_to_lab, _lab_to_rgb),
+    ChannelSpace("ycbcr", _YCBCR, (0.5, 0.0, 0.0), (0.5,) * 3, True, rgb_to_ycbcr, ycbcr_to_rgb),
     ChannelSpace("gray", ("Y",), (0.5,), (0.5,), True, luma, _rgb_from_gray),
 ):
     _space._remember()

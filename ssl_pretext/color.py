@@ -46,7 +46,7 @@ YCBCR_FROM_RGB = torch.stack(
 RGB_FROM_YCBCR = torch.linalg.inv(YCBCR_FROM_RGB)
 
 PIECE = 3 << 16  # values that are converted at a time on a CPU: those between fit into its cache
-RANGE_TOLERANCE = 1e-4  # rounding of a colour conversion, far below one level of 8 bits
+RANGE_TOLERANCE = 1e-4  # rounding of a color conversion, far below one level of 8 bits
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
     Raises:
         ArgumentError: The shape or dtype is wrong, or (checked on the CPU only, where it costs no
-            synchronisation) a value lies outside `[0, 1]`.
+            synchronization) a value lies outside `[0, 1]`.
 
     Examples:
         >>> white = torch.ones(1, 3, 1, 1)
@@ -69,13 +69,13 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     """
     check_three_channels("rgb_to_lab", rgb)
     check_unit_range("rgb_to_lab", rgb)
-    return lab_from_rgb(rgb)
+    return _rgb_to_lab(rgb)
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
     """Converts CIE L*a*b* (D65) to sRGB, without clipping.
 
-    Colours outside the sRGB gamut come out below 0 or above 1, with live gradients: clipping here would stop
+    Colors outside the sRGB gamut come out below 0 or above 1, with live gradients: clipping here would stop
     a loss from pulling a prediction back. Clamp the result before showing it.
 
     Args:
@@ -92,7 +92,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
         [1.0, 0.0, 0.0]
     """
     check_three_channels("lab_to_rgb", lab)
-    return rgb_from_lab(lab)
+    return _lab_to_rgb(lab)
 
 
 def luma(rgb: Tensor) -> Tensor:
@@ -106,24 +106,24 @@ def luma(rgb: Tensor) -> Tensor:
     return _mix(LUMA_WEIGHTS, rgb)
 
 
-def ycbcr_from_rgb(rgb: Tensor) -> Tensor:
+def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     """sRGB in `[0, 1]` to luma `Y` in `[0, 1]` and the differences `Cb`, `Cr` in `[-0.5, 0.5]`."""
     return _mix(YCBCR_FROM_RGB, rgb)
 
 
-def rgb_from_ycbcr(ycbcr: Tensor) -> Tensor:
-    """The inverse of `ycbcr_from_rgb`."""
+def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
+    """The inverse of `rgb_to_ycbcr`."""
     return _mix(RGB_FROM_YCBCR, ycbcr)
 
 
-def lab_from_rgb(rgb: Tensor) -> Tensor:
+def _rgb_to_lab(rgb: Tensor) -> Tensor:
     """`rgb_to_lab` for callers that have checked their input already."""
-    return _in_pieces(_lab_from_rgb, rgb)
+    return _in_pieces(_piece_to_lab, rgb)
 
 
-def rgb_from_lab(lab: Tensor) -> Tensor:
+def _lab_to_rgb(lab: Tensor) -> Tensor:
     """`lab_to_rgb` for callers that have checked their input already."""
-    return _in_pieces(_rgb_from_lab, lab)
+    return _in_pieces(_piece_to_rgb, lab)
 
 
 class _Curve:
@@ -152,13 +152,13 @@ _CUBE_ROOT = _Curve(KNEE, lambda x: _power(x, 1 / 3), SLOPE, OFFSET)
 _CUBE = _Curve(F_KNEE, lambda x: x.pow_(3), 1 / SLOPE, -OFFSET / SLOPE)
 
 
-def _lab_from_rgb(rgb: Tensor) -> Tensor:
+def _piece_to_lab(rgb: Tensor) -> Tensor:
     x, y, z = _CUBE_ROOT(_mix(RELATIVE_XYZ_FROM_RGB, _LINEAR(rgb))).unbind(-3)
     # Differences before factors: 500 x - 500 y would round each product, ten times the error of 500 (x - y).
     return torch.stack([(116 * y).sub_(16), (x - y).mul_(500), (y - z).mul_(200)], dim=-3)
 
 
-def _rgb_from_lab(lab: Tensor) -> Tensor:
+def _piece_to_rgb(lab: Tensor) -> Tensor:
     lightness, a, b = lab.unbind(-3)
     y = (lightness + 16).div_(116)
     f = torch.stack([y + a / 500, y, y - b / 200], dim=-3)

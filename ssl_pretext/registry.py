@@ -13,7 +13,17 @@ from typing import Generic, TypeVar
 
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["Option", "Registry", "check_kinds", "format_spec", "parse_spec", "repeated", "split_specs"]
+__all__ = [
+    "Option",
+    "Registry",
+    "check_option_types",
+    "check_weights",
+    "did_you_mean",
+    "duplicates",
+    "format_spec",
+    "parse_spec",
+    "split_specs",
+]
 
 T = TypeVar("T")
 Option = bool | int | float | str
@@ -65,11 +75,9 @@ class Registry(Generic[T]):
             UnknownNameError: Nothing is registered under it; the message shows the nearest and all names.
         """
         if name not in self._factories:
-            near = difflib.get_close_matches(name, self._factories, n=3)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise UnknownNameError(
-                f"there is no {self.kind} named {name!r}.{hint} Known: {', '.join(self.names())}. "
-                f"Your own can be added with register_{self.kind}()."
+                f"there is no {self.kind} named {name!r}.{did_you_mean(name, self._factories)} Known: "
+                f"{', '.join(self.names())}. Your own can be added with register_{self.kind}()."
             )
         return self._factories[name]
 
@@ -79,9 +87,9 @@ class Registry(Generic[T]):
         factory = self.factory(name)
         if twice := sorted({*spelled} & {*options}):
             raise ArgumentError(f"{', '.join(twice)} of the {self.kind} {spec!r} is given twice, in it and beside it")
-        check_kinds(f"the {self.kind} {name!r}", factory, {**spelled, **options})
+        check_option_types(f"the {self.kind} {name!r}", factory, {**spelled, **options})
         try:
-            signature = inspect.signature(factory)
+            signature = _signature(factory)
             signature.bind(**spelled, **options)
         except TypeError as error:
             raise ArgumentError(
@@ -90,6 +98,14 @@ class Registry(Generic[T]):
         except ValueError:
             pass  # a class written in C shows no signature
         return factory(**spelled, **options)
+
+
+def _signature(factory: Callable[..., object]) -> inspect.Signature:
+    """The signature of a function, or of a class's constructor without `self`, even if a mixin has a `__new__`."""
+    if not inspect.isclass(factory):
+        return inspect.signature(factory)
+    signature = inspect.signature(factory.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def _described(signature: inspect.Signature) -> str:
@@ -135,14 +151,14 @@ def split_specs(text: str) -> list[str]:
     return [item.strip() for item in re.split(r",(?![^\[]*\])", text)]
 
 
-def check_kinds(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> None:
+def check_option_types(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> None:
     """Refuses text where a factory is annotated to take a number or a truth value, such as `beta=1/110`.
 
     Raises:
         ArgumentError: An option is of another kind; the message says which, `what` in front.
     """
     try:
-        parameters = inspect.signature(factory).parameters
+        parameters = _signature(factory).parameters
     except ValueError:
         return  # a class written in C shows no signature
     for key, value in options.items():
@@ -151,7 +167,7 @@ def check_kinds(what: str, factory: Callable[..., object], options: Mapping[str,
             raise ArgumentError(f"{key} of {what} is {KINDS[wanted]}, got {value!r}")
 
 
-def repeated(names: Iterable[str]) -> list[str]:
+def duplicates(names: Iterable[str]) -> list[str]:
     """Those that are there more than once."""
     return [name for name, count in Counter(names).items() if count > 1]
 
@@ -183,3 +199,32 @@ def _parse_option(text: str) -> Option:
         except ValueError:
             continue
     return text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The sentence of an error message that names what may have been meant.
+
+    Examples:
+        >>> did_you_mean("resnet8", ["resnet18", "vgg11"])
+        " Did you mean 'resnet18'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def check_weights(kind: str, example: str, weights: object) -> None:
+    """Refuses anything but a mapping from parts to positive finite numbers.
+
+    Args:
+        kind: What the parts are, such as `"loss"`.
+        example: A mapping to show in the message, such as `"{'smooth_l1': 1.0}"`.
+        weights: The weight of each part.
+
+    Raises:
+        ArgumentError: It is no mapping, or a weight is not a positive number.
+    """
+    if not isinstance(weights, Mapping):
+        raise ArgumentError(f"a {kind} is given by name with its weight, such as {example}, got {weights!r}")
+    for part, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise ArgumentError(f"the weight of {kind} {part!r} must be a positive number, got {weight!r}")

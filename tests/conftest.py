@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from ssl_pretext import channels
-from ssl_pretext.encoders import ENCODERS
+from ssl_pretext.encoders.registry import ENCODERS
 from ssl_pretext.losses import LOSSES
+from ssl_pretext.probes.registry import PROBES
+from ssl_pretext.regularizers import REGULARIZERS
 from ssl_pretext.tasks.base import TASKS
+
+REGISTRIES = (ENCODERS, LOSSES, PROBES, REGULARIZERS, TASKS)  # all there are: test_structure.py looks
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, two threads on each core would wait for one another
     torch.set_num_threads(1)
@@ -23,7 +27,7 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(autouse=True)
 def own_names(monkeypatch):
-    """What a test registers is gone after it."""
-    for registry in (ENCODERS, LOSSES, TASKS):
+    """Removes after each test what it has registered."""
+    for registry in REGISTRIES:
         monkeypatch.setattr(registry, "_factories", dict(registry._factories))
     monkeypatch.setattr(channels, "_SPACES", dict(channels._SPACES))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ssl_pretext.config import hash_of_file, hash_of_json
 from ssl_pretext.errors import PretextError
+from ssl_pretext.system.files import file_sha256, json_sha256
 
 ROOM = 2**31 + 2**30  # bytes that reading a hostile file may take beyond what is used already
 PATIENCE = 60  # seconds of processor time that it may take; the same by the clock could be the machine's fault
@@ -120,6 +120,6 @@ def forge(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     contract = {**json.loads(file.read_text()), **changes}
     if "weights_sha256" not in changes:
-        contract["weights_sha256"] = hash_of_file(folder / "model.safetensors")
+        contract["weights_sha256"] = file_sha256(folder / "model.safetensors")
     contract.pop("contract_sha256", None)
-    file.write_text(json.dumps({**contract, "contract_sha256": hash_of_json(contract)}))
+    file.write_text(json.dumps({**contract, "contract_sha256": json_sha256(contract)}))

@@ -34,8 +34,8 @@ import ssl_pretext.cli.parsing
 import ssl_pretext.cli.pretrain
 import ssl_pretext.cli.probe
 from ssl_pretext.cli import main
-from ssl_pretext.config import read_json
-from ssl_pretext.folders import LOCK_FILE
+from ssl_pretext.system.files import read_json
+from ssl_pretext.system.locks import LOCK_FILE
 
 PATIENCE = 300.0  # seconds after which work is taken to hang
 

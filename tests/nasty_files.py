@@ -19,7 +19,7 @@ SIDE = 8
 # Smooth, so that JPEG changes it little, and unlike any of its turns.
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
 RGB = np.stack([40 + 20 * ROWS, 60 + 15 * COLUMNS, 90 + 5 * ROWS + 8 * COLUMNS], -1).astype(np.uint8)
-GREY = RGB[..., 0]
+GRAY = RGB[..., 0]
 BANDS = np.linspace(-1, 1, 3 * SIDE * SIDE, dtype=np.float32).reshape(3, SIDE, SIDE)
 ORIENTATION, JPEG_LOSS = 0x0112, 10
 GOOD_PHOTOS, GOOD_ARRAYS = [f"good{i}.png" for i in range(3)], [f"good{i}.npy" for i in range(3)]
@@ -100,17 +100,17 @@ def turned(orientation: int) -> Any:
 def palette(transparent: bool) -> Any:
     image = Image.new("P", (SIDE, SIDE))
     image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    image.putdata((GREY // 2).flatten().tolist())
+    image.putdata((GRAY // 2).flatten().tolist())
     if transparent:
         image.info["transparency"] = bytes(range(256))
     return image
 
 
-PALETTE = np.stack([GREY // 2, 255 - GREY // 2, GREY // 4], -1)
+PALETTE = np.stack([GRAY // 2, 255 - GRAY // 2, GRAY // 4], -1)
 
 
 def with_alpha() -> Any:
-    return Image.fromarray(np.concatenate([RGB, 255 - GREY[..., None]], -1))
+    return Image.fromarray(np.concatenate([RGB, 255 - GRAY[..., None]], -1))
 
 
 def frames(**options: Any) -> Callable[[Path], Any]:
@@ -194,23 +194,23 @@ def chw(pixels: Any) -> Any:
     return np.moveaxis(pixels, -1, 0)
 
 
-GREY_RGB = np.stack([GREY] * 3)
+GRAY_RGB = np.stack([GRAY] * 3)
 JPEG = encoded(rgb(), "JPEG", quality=100, subsampling=0)
 PNG = encoded(rgb(), "PNG")
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-DEEP = (GREY.astype(np.uint16) << 8) + 200
+DEEP = (GRAY.astype(np.uint16) << 8) + 200
 DEEP_RGB = (RGB.astype(np.uint16) << 8) + 200
 MOSTLY = np.where(np.arange(3)[:, None, None] == 1, np.nan, BANDS)
 ARRAYS = r"arrays are \(C, H, W\)"
 
 PHOTOS = [
-    Kind("grey.png", saved(lambda: Image.fromarray(GREY)), GREY_RGB),
-    Kind("grey_alpha.png", saved(lambda: Image.fromarray(np.stack([GREY, 255 - GREY], -1))), GREY_RGB),
-    Kind("one_bit.png", saved(lambda: Image.fromarray(GREY > 100)), np.where(GREY_RGB > 100, 255, 0)),
+    Kind("gray.png", saved(lambda: Image.fromarray(GRAY)), GRAY_RGB),
+    Kind("gray_alpha.png", saved(lambda: Image.fromarray(np.stack([GRAY, 255 - GRAY], -1))), GRAY_RGB),
+    Kind("one_bit.png", saved(lambda: Image.fromarray(GRAY > 100)), np.where(GRAY_RGB > 100, 255, 0)),
     Kind("palette.png", saved(lambda: palette(False)), chw(PALETTE)),
     Kind("transparent_palette.png", saved(lambda: palette(True)), chw(PALETTE)),
     Kind("alpha.png", saved(with_alpha), chw(RGB)),
-    Kind("deep_grey.png", saved(lambda: Image.fromarray(DEEP)), np.stack([np.rint(DEEP / 257)] * 3)),
+    Kind("deep_gray.png", saved(lambda: Image.fromarray(DEEP)), np.stack([np.rint(DEEP / 257)] * 3)),
     Kind(
         "deep_rgb.png",
         written(png(SIDE, SIDE, 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP_RGB))),
@@ -218,14 +218,14 @@ PHOTOS = [
         1,
     ),
     Kind(
-        "two_bit_grey.png",
+        "two_bit_gray.png",
         written(png(SIDE, SIDE, 2, 0, b"\0\x1b\x1b" * SIDE)),
         np.full((3, SIDE, SIDE), [0, 85, 170, 255] * 2),
     ),
     Kind("cmyk.jpg", saved(lambda: rgb().convert("CMYK"), quality=100), chw(RGB), JPEG_LOSS),
     Kind("progressive.jpg", saved(rgb, quality=100, subsampling=0, progressive=True), chw(RGB), JPEG_LOSS),
     Kind("subsampled.jpg", saved(rgb, quality=100, subsampling=2), chw(RGB), 1.5 * JPEG_LOSS),
-    Kind("grey.jpg", saved(lambda: Image.fromarray(GREY), quality=100), GREY_RGB, JPEG_LOSS),
+    Kind("gray.jpg", saved(lambda: Image.fromarray(GRAY), quality=100), GRAY_RGB, JPEG_LOSS),
     *(
         Kind(f"exif{n}.jpg", saved(rgb, quality=100, subsampling=0, exif=exif(n)), chw(turned(n)), JPEG_LOSS)
         for n in range(1, 9)

@@ -12,7 +12,7 @@ from ssl_pretext.cli import main
 from ssl_pretext.data import build
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.probes.comparison import Comparison
-from ssl_pretext.processes import from_first, place
+from ssl_pretext.system.processes import on_rank_zero, rank_info
 
 
 def store(count: int) -> sp.ImageStore:
@@ -61,8 +61,8 @@ def stop_and_go_on(out: Path, checkpoint_minutes: float) -> None:
 
 
 def in_two_processes(folder: Path) -> None:
-    rank = place().rank
-    assert place() == (rank, 2, 2)
+    rank = rank_info().rank
+    assert rank_info() == (rank, 2, 2)
     found: dict[str, object] = {"plain": pretrain_plainly(folder / "plain")}
 
     shards = sp.ImageStream(str(folder / "shards/*.tar"), image_size=16, cache=folder / "cache")
@@ -78,7 +78,7 @@ def in_two_processes(folder: Path) -> None:
         raise ArgumentError(f"said by {rank}")
 
     try:
-        from_first("refusal", refuse)
+        on_rank_zero("refusal", refuse)
     except ArgumentError as error:
         found["refused"] = str(error)
     try:
@@ -123,7 +123,7 @@ def every_task(folder: Path) -> None:
     # As large as they are by default, where PyTorch lays out gradients in another way.
     images = sp.ImageStore.from_arrays(torch.rand(64, 3, 32, 32), [0] * 64)
     sp.fit(sp.Colorization("autoencoder"), images, sp.FitConfig(out=folder / "large", epochs=1, device="cpu"))
-    (folder / f"found-{place().rank}.json").write_text("{}")
+    (folder / f"found-{rank_info().rank}.json").write_text("{}")
 
 
 if __name__ == "__main__":

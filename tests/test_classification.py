@@ -77,7 +77,7 @@ def test_the_gradient_is_the_papers_weighted_one():
         assert slope.item() == pytest.approx(expected[place].item(), abs=1e-7)
 
 
-def test_grey_images_and_missing_pixels_do_not_count():
+def test_gray_images_and_missing_pixels_do_not_count():
     loss = bound("color_classification[rebalance=1]")
     logits, target = torch.randn(2, 313, 4, 4), AB.extract(colors(2, 4))
     target[1] = 4.9 / 110
@@ -156,10 +156,10 @@ def test_adaptive_bins_hold_equal_shares():
     images = colors(8, 16) ** 2
     loss = bound("channel_classification[bins=10;adaptive=true]", Channels("rgb", "R"), images)
     values = Channels("rgb", "R").extract(images)
-    shares = torch.bincount(loss.quantizer.hard(values).flatten(), minlength=10) / values.numel()
+    shares = torch.bincount(loss.quantizer.nearest_bin(values).flatten(), minlength=10) / values.numel()
     assert 0.06 < shares.min() <= shares.max() < 0.14
     uniform = bound("channel_classification[bins=10]", Channels("rgb", "R"))
-    assert (torch.bincount(uniform.quantizer.hard(values).flatten(), minlength=10) / values.numel()).max() > 0.25
+    assert (torch.bincount(uniform.quantizer.nearest_bin(values).flatten(), minlength=10) / values.numel()).max() > 0.25
     same = bound("channel_classification[bins=10;adaptive=true]", Channels("rgb", "R"), torch.zeros(2, 3, 4, 4))
     assert (same.quantizer.centers.diff(dim=0) > 0).all()
 

@@ -21,8 +21,9 @@ import ssl_pretext as sp
 from ssl_pretext.cli import main
 from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.cli.parsing import parse
-from ssl_pretext.folders import claimed
 from ssl_pretext.probes import ProbeReport
+from ssl_pretext.saving.contract import TrainedOn
+from ssl_pretext.system.locks import exclusive_lock
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -32,17 +33,17 @@ SMALL = ["--image-size", "16", "--epochs", "1", "--batch-size", "8", "--device",
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with `photos`, `labelled`, `labelled_test`, `photo.jpg` and a trained `run`, in which the tests run."""
+    """A folder with `photos`, `labeled`, `labeled_test`, `photo.jpg` and a trained `run`, in which the tests run."""
     folder = tmp_path_factory.mktemp("cli")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("SSL_PRETEXT_CACHE", str(folder / "cache"))
         patch.setattr("ssl_pretext.data.samples.MOST", {"train": 6, "test": 2})
-        for split, name in (("train", "labelled"), ("test", "labelled_test")):
+        for split, name in (("train", "labeled"), ("test", "labeled_test")):
             store = sp.sample_photos(split, image_size=32)
             for i in (store.labels < 3).nonzero().flatten().tolist():
                 save(store.images([i])[0], Path(name, store.classes[store.labels[i]], f"{i}.png"))
-        shutil.copytree("labelled", "photos")
+        shutil.copytree("labeled", "photos")
         Path("photos/broken.jpg").write_text("no photo")
         save(sp.sample_photos("test", image_size=64).images([5])[0], Path("photo.jpg"))
         assert main(["pretrain", "--data", "photos", "--out", "run", *SMALL]) == 0
@@ -64,7 +65,7 @@ def refused(capsys, *arguments, code=2):
 
 
 def test_pretrain_leaves_the_task_its_options_and_what_was_skipped():
-    assert sp.PretextTask.from_pretrained("run/task").image_size == 16
+    assert sp.PretextTask.from_pretrained("run/task").trained_on.image_size == 16
     (skipped,) = json.loads(Path("run/skipped.json").read_text())
     assert skipped["name"] == "broken.jpg"
     assert "cannot identify image file" in skipped["reason"]
@@ -104,8 +105,8 @@ def test_pretrain_may_be_asked_again_where_it_failed_before_its_first_checkpoint
     [
         ("--data nowhere --out new", "there is no data folder nowhere"),
         (
-            "--data photos --out new --task colours",
-            "there is no task named 'colours'. Known: colorization",
+            "--data photos --out new --task colors",
+            "there is no task named 'colors'. Known: colorization",
         ),
         ("--data photos --out new --encoder timm/resnet", "timm has no network named 'resnet'. Did you mean"),
         ("--data photos --out new --losses l1", "losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got 'l1'"),
@@ -148,7 +149,7 @@ def test_the_command_line_has_the_last_word_over_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("epoch: 3\ncolour: 1", "run.yaml has colour, epoch, which pretrain has not; known: augment, batch_size"),
+        ("epoch: 3\ncolor: 1", "run.yaml has color, epoch, which pretrain has not; known: augment, batch_size"),
         ("16", "holds no options; write one a line, such as 'epochs: 16'"),
         ("a: [", "is not valid YAML"),
         ("\x00", "is not valid YAML"),
@@ -160,10 +161,10 @@ def test_files_that_hold_no_options(content, said, tmp_path, capsys):
 
 
 def test_probe_prints_a_table_and_writes_page_figures_and_card(capsys):
-    asked = ["probe", "run", "--data", "labelled", "--probe", "knn[k=3],linear", "--per-class", "2", "--seeds", "2"]
+    asked = ["probe", "run", "--data", "labeled", "--probe", "knn[k=3],linear", "--per-class", "2", "--seeds", "2"]
     assert main([*asked, "--holdout", "0.5"]) == 0
     said = capsys.readouterr().out
-    assert "18 images of 3 classes in labelled, 9 held out of them for testing (share 0.5, seed 0); 2 labels" in said
+    assert "18 images of 3 classes in labeled, 9 held out of them for testing (share 0.5, seed 0); 2 labels" in said
     assert said.count("| colorization (untrained) |") == 2
     page = Path("run/probe/report.html").read_text()
     assert all(text in page for text in ("knn[k=3] probe", "linear probe", "data:image/png", "minus untrained"))
@@ -181,7 +182,7 @@ def busy(folder):
     begun, done = threading.Event(), threading.Event()
 
     def work():
-        with claimed(Path(folder)):
+        with exclusive_lock(Path(folder)):
             begun.set()
             done.wait()
 
@@ -199,7 +200,7 @@ def test_two_commands_in_one_folder_are_kept_apart(capsys):
         said = refused(capsys, "pretrain", "--config", "run/pretrain.yaml", "--resume", "--compile")
     assert "run is in use by process" in said
     assert Path("run/pretrain.yaml").read_text() == options
-    asked = ["probe", "run", "--data", "labelled", "--probe", "knn", "--seeds", "1", "--out", "busy"]
+    asked = ["probe", "run", "--data", "labeled", "--probe", "knn", "--seeds", "1", "--out", "busy"]
     with busy("busy"):
         assert "busy is in use by process" in refused(capsys, *asked)
     left = Path("busy/knn.json.123.part")
@@ -209,7 +210,7 @@ def test_two_commands_in_one_folder_are_kept_apart(capsys):
 
 
 def test_probe_reports_collapsed_features(capsys, monkeypatch):
-    asked = ["probe", "run", "--data", "labelled", "--probe", "knn", "--seeds", "1", "--holdout", "0.5"]
+    asked = ["probe", "run", "--data", "labeled", "--probe", "knn", "--seeds", "1", "--holdout", "0.5"]
     assert main([*asked, "--out", "lively"]) == 0
     assert "collapsed:" not in capsys.readouterr().out + Path("lively/report.html").read_text()
     features = sp.Colorization.feature_maps
@@ -224,14 +225,14 @@ def test_probe_reports_collapsed_features(capsys, monkeypatch):
 
 
 def test_probe_takes_a_test_folder(capsys):
-    asked = ["probe", "run/task", "--data", "labelled", "--test", "labelled_test", "--probe", "knn", "--seeds", "1"]
+    asked = ["probe", "run/task", "--data", "labeled", "--test", "labeled_test", "--probe", "knn", "--seeds", "1"]
     assert main([*asked, "--out", "on_test"]) == 0
-    assert "6 in labelled_test for testing; all labels of a class" in capsys.readouterr().out
+    assert "6 in labeled_test for testing; all labels of a class" in capsys.readouterr().out
     assert ProbeReport.from_json("on_test/knn.json").card["train"]["images"] == 18
 
 
 def test_probe_may_write_among_its_images():
-    shutil.copytree("labelled", "around")
+    shutil.copytree("labeled", "around")
     asked = ["probe", "run", "--data", "around", "--out", "around/probe", "--probe", "knn", "--seeds", "1"]
     for _ in range(2):
         assert main(asked) == 0
@@ -241,22 +242,22 @@ def test_probe_may_write_among_its_images():
 
 def test_probe_says_how_to_go_on_after_ctrl_c(capsys, monkeypatch):
     monkeypatch.setattr("ssl_pretext.cli.probe.evaluate", interrupt)
-    said = refused(capsys, "probe", "run", "--data", "labelled", "--out", "stopped_probe", code=1)
+    said = refused(capsys, "probe", "run", "--data", "labeled", "--out", "stopped_probe", code=1)
     assert "The same command goes on; probes that were finished are kept." in said
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("nowhere --data labelled", "there is no folder nowhere with a saved task"),
-        ("photos --data labelled", "photos/config.json does not exist"),
-        ("unfinished --data labelled", "has not ended; let it: ssl-pretext pretrain --config unfinished/pretrain"),
+        ("nowhere --data labeled", "there is no folder nowhere with a saved task"),
+        ("photos --data labeled", "photos/config.json does not exist"),
+        ("unfinished --data labeled", "has not ended; let it: ssl-pretext pretrain --config unfinished/pretrain"),
         ("run --data photos", "1 of its 19 images outside class folders, such as broken.jpg"),
-        ("run --data labelled --probe linaer", "no probe named 'linaer'. Did you mean 'linear'"),
-        ("run --data labelled --probe knn,knn", "--probe names one twice: knn,knn"),
-        ("run --data labelled --holdout 2", "takes a fraction between 0 and 1, got 2.0"),
-        ("run --data labelled --probe knn --per-class 9", "labelled images, fewer than per_class=9"),
-        ("wide --data labelled", "pretrained on images of size (16, 24); give one by --image-size"),
+        ("run --data labeled --probe linaer", "no probe named 'linaer'. Did you mean 'linear'"),
+        ("run --data labeled --probe knn,knn", "--probe names one twice: knn,knn"),
+        ("run --data labeled --holdout 2", "takes a fraction between 0 and 1, got 2.0"),
+        ("run --data labeled --probe knn --per-class 9", "labeled images, fewer than per_class=9"),
+        ("wide --data labeled", "pretrained on images of size (16, 24); give one by --image-size"),
     ],
 )
 def test_probe_bad_requests(given, said, capsys):
@@ -264,7 +265,7 @@ def test_probe_bad_requests(given, said, capsys):
     Path("unfinished/fit.json").write_text("{}")
     if given.startswith("wide"):
         task = sp.PretextTask.from_pretrained("run/task")
-        task.image_size = (16, 24)
+        task.trained_on = TrainedOn(image_size=(16, 24))
         task.save_pretrained("wide")
     assert said in refused(capsys, "probe", *given.split())
 
@@ -272,14 +273,14 @@ def test_probe_bad_requests(given, said, capsys):
 @pytest.mark.parametrize("size", [(63, 201), (1, 1), (400, 7)])
 def test_colorize_keeps_size_and_lightness(size, tmp_path, capsys):
     gradient = np.linspace(60, 190, size[0] * size[1]).reshape(*size, 1).repeat(3, 2).astype(np.uint8)
-    Image.fromarray(gradient).save(tmp_path / "grey.png")
-    assert main(["colorize", "run", str(tmp_path / "grey.png"), "-o", str(tmp_path / "out.png")]) == 0
-    assert "coloured: " in capsys.readouterr().out
+    Image.fromarray(gradient).save(tmp_path / "gray.png")
+    assert main(["colorize", "run", str(tmp_path / "gray.png"), "-o", str(tmp_path / "out.png")]) == 0
+    assert "colored: " in capsys.readouterr().out
     colored = np.asarray(Image.open(tmp_path / "out.png"))
     assert colored.shape == gradient.shape
     inside = ((colored > 0) & (colored < 255)).all(-1)
     assert inside.mean() > 0.5
-    assert np.ptp(colored, axis=-1).max() > 0, "no colour"
+    assert np.ptp(colored, axis=-1).max() > 0, "no color"
     assert np.abs(rgb2lab(colored) - rgb2lab(gradient))[inside, 0].max() < 0.4  # rounding moves L by 0.2 or so
 
 
@@ -339,7 +340,7 @@ def test_colorize_says_what_remains_after_ctrl_c(capsys, monkeypatch):
         ("run photos -o photo.jpg", "-o photo.jpg is a file; for a folder of photos it is a folder"),
         ("run photos/broken.jpg -o out.png", "no photo could be read; photos/broken.jpg: UnidentifiedImageError"),
         ("run bands.npy -o out.png", "no photo could be read; bands.npy: it holds 5 channels of float"),
-        ("split photo.jpg -o out.png", "holds the task 'split_brain', which is no Colorization"),
+        ("split photo.jpg -o out.png", "holds the task 'split_brain', which is not a Colorization"),
         ("sizeless photo.jpg -o out.png", "the task does not say at which image size it was trained"),
     ],
 )
@@ -372,7 +373,7 @@ def test_list(given, names, capsys):
 
 def test_what_cannot_be_listed(capsys):
     assert "none of the losses has 'l7' in its name" in refused(capsys, "list", "losses", "--search", "l7")
-    assert "invalid choice 'colours'" in refused(capsys, "list", "colours")
+    assert "invalid choice 'colors'" in refused(capsys, "list", "colors")
     assert "Expected one of {pretrain, probe, colorize, list}" in refused(capsys)
 
 
@@ -405,7 +406,7 @@ def test_without_the_library_of_the_command_line(capsys, monkeypatch):
 def test_commands_of_the_docs_run(page, folder, tmp_path, monkeypatch):
     """As written, at toy size, and without the loss that needs weights."""
     text = (ROOT / page).read_text()
-    for name in ("photos", "labelled", "labelled_test", "photo.jpg"):
+    for name in ("photos", "labeled", "labeled_test", "photo.jpg"):
         (tmp_path / name).symlink_to(folder / name)
     monkeypatch.chdir(tmp_path)
     for file in re.findall(r"```yaml\n(.*?)```", text, re.S):

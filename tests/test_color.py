@@ -17,7 +17,7 @@ def seed():
 
 @pytest.fixture(scope="module")
 def grid():
-    """All colours of a 64³ grid as one image, `(3, 64, 4096)` in float64."""
+    """All colors of a 64³ grid as one image, `(3, 64, 4096)` in float64."""
     steps = torch.linspace(0, 1, 64, dtype=torch.float64)
     return torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(3, 64, -1)
 
@@ -46,7 +46,7 @@ def test_round_trip(grid):
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
-def test_any_colour_comes_back(color):
+def test_any_color_comes_back(color):
     rgb = torch.tensor(color, dtype=torch.float64).view(3, 1, 1)
     assert torch.allclose(lab_to_rgb(rgb_to_lab(rgb)), rgb, atol=1e-6)
 
@@ -188,7 +188,7 @@ def test_half_precision_is_rounded_once(dtype):
     assert torch.equal(rgb_to_lab(rgb), rgb_to_lab(rgb.float()).to(dtype))
 
 
-def test_autocast_leaves_colours_exact():
+def test_autocast_leaves_colors_exact():
     rgb = torch.rand(2, 3, 16, 16)
     exact, gray = rgb_to_lab(rgb), luma(rgb)
     with torch.autocast("cpu", torch.bfloat16):

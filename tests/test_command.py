@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ssl_pretext.command import run_command
+from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import MissingFileError, StorageError
 
 

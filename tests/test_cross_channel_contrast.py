@@ -16,7 +16,7 @@ def net(channels: int) -> nn.Module:
 def task(first: str = "rgb:R", second: str = "rgb:GB", **options: object) -> sp.PretextTask:
     torch.manual_seed(0)
     nets = [net(sp.Channels.parse(group).num_channels) for group in (first, second)]
-    return sp.CrossChannelContrast(first, second, nets, **options)
+    return sp.tasks.CrossChannelContrast(first, second, nets, **options)
 
 
 def learned(one: sp.PretextTask, batches, *, steps: int) -> float:
@@ -34,7 +34,7 @@ def learned(one: sp.PretextTask, batches, *, steps: int) -> float:
 def test_the_loss_is_info_nce_in_both_directions():
     one, images = task(temperature=0.2), torch.rand(6, 3, 16, 16)
     output = one(images)
-    vectors = [half.head(half.encoder(half.inputs(images))).detach().double().numpy() for half in one.halves]
+    vectors = [half.head(half.encoder(half.inputs(images))).detach().double().numpy() for half in one.branches]
     first, second = (value / np.linalg.norm(value, axis=1, keepdims=True) for value in vectors)
     alike = np.exp(first @ second.T / 0.2)
     forth, back = (-np.log(np.diag(alike) / alike.sum(axis=axis)).mean() for axis in (1, 0))
@@ -51,7 +51,7 @@ def test_the_halves_share_nothing_and_see_their_own_channels():
     seen, changed = one.features(images), one.features(other)
     assert torch.equal(seen[:, :16], changed[:, :16])
     assert not torch.allclose(seen[:, 16:], changed[:, 16:], atol=1e-3)
-    red, rest = one.halves
+    red, rest = one.branches
     assert torch.equal(seen, torch.cat([red.features(images), rest.features(images)], dim=1))
     assert not {id(p) for p in red.parameters()} & {id(p) for p in rest.parameters()}
 
@@ -82,7 +82,7 @@ def test_pairs_are_found_on_photos():
 
 def test_a_pair_of_names_is_saved(tmp_path):
     names = ["autoencoder[width=0.5]", "timm/resnet10t[layer=layer1]"]
-    one = sp.CrossChannelContrast("lab:L", "lab:ab", names, temperature=0.1, dimensions=32)
+    one = sp.tasks.CrossChannelContrast("lab:L", "lab:ab", names, temperature=0.1, embed_dim=32)
     one.save_pretrained(tmp_path)
     again = sp.PretextTask.from_pretrained(tmp_path)
     assert again.options() == one.options()
@@ -91,22 +91,22 @@ def test_a_pair_of_names_is_saved(tmp_path):
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ArgumentError, match="halves of a cross-channel contrast see different channels"):
-        sp.CrossChannelContrast("gray", "gray", "autoencoder")
+    with pytest.raises(ArgumentError, match="encoders of a cross-channel contrast see different channels"):
+        sp.tasks.CrossChannelContrast("gray", "gray", "autoencoder")
     with pytest.raises(ArgumentError, match="read from different images"):
-        sp.CrossChannelContrast("gray", sp.Channels(sp.ChannelSpace.bands("contrast", ["x"])), "autoencoder")
+        sp.tasks.CrossChannelContrast("gray", sp.Channels(sp.ChannelSpace.bands("contrast", ["x"])), "autoencoder")
     with pytest.raises(ArgumentError, match="two encoders that share nothing; give a name or a pair, got one"):
-        sp.CrossChannelContrast("rgb:R", "rgb:G", net(1))
+        sp.tasks.CrossChannelContrast("rgb:R", "rgb:G", net(1))
     with pytest.raises(ArgumentError, match="temperature of a cross-channel contrast is positive, got 0"):
         task(temperature=0)
-    with pytest.raises(ArgumentError, match="dimensions of a cross-channel contrast is a whole number"):
-        task(dimensions=0)
+    with pytest.raises(ArgumentError, match="embed_dim of a cross-channel contrast is a whole number"):
+        task(embed_dim=0)
 
 
 def test_a_half_alone_has_its_control():
-    half, images = task().halves[1], torch.rand(2, 3, 16, 16)
+    half, images = task().branches[1], torch.rand(2, 3, 16, 16)
     first, again, other = (half.untrained(seed).eval().features(images) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     control = half.representation().untrained(1)
-    torch.testing.assert_close(control.encode(images), half.untrained(1).features(images))
+    torch.testing.assert_close(control.features(images), half.untrained(1).features(images))

@@ -30,7 +30,7 @@ def folder(tmp_path):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-        Image.fromarray(pixels if i else pixels[..., 0]).save(path)  # the first one is grey
+        Image.fromarray(pixels if i else pixels[..., 0]).save(path)  # the first one is gray
     return tmp_path / "photos"
 
 
@@ -188,7 +188,7 @@ def test_threads_hand_over_as_many_images_as_there_is_room_for(tmp_path, monkeyp
     monkeypatch.setattr("ssl_pretext.data.build.SMALL_FILE", 0)
     monkeypatch.setattr("ssl_pretext.data.build.CHUNK_BYTES", room)
     monkeypatch.setattr("ssl_pretext.data.build.in_order", watched)
-    store = ImageStore.from_folder(tmp_path / "data", image_size=4, labelled=False, cache=tmp_path / "cache")
+    store = ImageStore.from_folder(tmp_path / "data", image_size=4, labeled=False, cache=tmp_path / "cache")
     assert store.images()[:, 0, 0, 0].tolist() == list(range(40))
     assert handed[:9] == [1] * 9  # before the first is decoded, nobody knows how large images are
     assert max(handed) == most
@@ -206,7 +206,7 @@ def test_small_files_are_decoded_in_one_thread(tmp_path, monkeypatch, side, thre
 
     monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 3)
     monkeypatch.setattr("ssl_pretext.data.build.ThreadPoolExecutor", pool)
-    ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
     assert asked == [threads]
 
 
@@ -293,7 +293,8 @@ def bands(dtype, shape=(5, 20, 14), seed=0):
     if np.issubdtype(dtype, np.floating):
         return generator.normal(1000, 300, shape).astype(dtype)
     limits = np.iinfo(dtype)
-    return generator.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    native = np.dtype(dtype).newbyteorder("=")  # of which numpy draws
+    return generator.integers(limits.min, limits.max, shape, dtype=native, endpoint=True).astype(dtype)
 
 
 def write(path, array, **options):
@@ -313,7 +314,7 @@ def triangle(length, new):
 
 
 def resized(image, size):
-    """Shortest side to `size`, centre crop; the sums over what is valid, and the weights of what is valid."""
+    """Shortest side to `size`, center crop; the sums over what is valid, and the weights of what is valid."""
     height, width = image.shape[1:]
     new = [int(size * side / min(height, width)) for side in (height, width)]
     rows, columns = triangle(height, new[0]), triangle(width, new[1])
@@ -369,7 +370,7 @@ def test_without_a_size_values_stay_as_they_are(tmp_path_factory, dtype, channel
     array = bands(np.dtype(dtype), (3, channels, height, width))
     for i in range(3):
         write(root / "data" / f"{i}.npy", array[i] if i < 2 or channels > 1 else array[i, 0])  # (H, W) is (1, H, W)
-    options = {"image_size": None, "labelled": False, "cache": root / "cache"}
+    options = {"image_size": None, "labeled": False, "cache": root / "cache"}
     store = ImageStore.from_folder(root / "data", **options)
     assert torch.equal(store.images(), torch.from_numpy(array.astype(store.images().numpy().dtype)))
     assert store.image_size == (height if height == width else (height, width))
@@ -390,7 +391,7 @@ def test_without_a_size_values_stay_as_they_are(tmp_path_factory, dtype, channel
 def test_tiff_bands_come_first_however_they_are_written(tmp_path, moved, options):
     array = bands(np.uint16, (7, 19, 23))
     write(tmp_path / "data" / "a.tiff", np.moveaxis(array, 0, -1) if moved else array, **options)
-    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
     np.testing.assert_array_equal(store[0][0].numpy(), array)
     assert store.images().dtype == torch.float32
 
@@ -401,7 +402,7 @@ def test_what_a_tiff_declares_missing_is_nan(tmp_path, dtype, missing):
     array[1, 2:4] = missing
     tag = (42113, "s", 0, repr(float(missing)), True)  # GDAL_NODATA
     write(tmp_path / "data" / "a.tif", array, extratags=[tag])
-    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
     expected = np.where(array == missing, np.nan, array)
     np.testing.assert_array_equal(store[0][0].numpy(), expected)
     assert np.isnan(expected).sum() == 18
@@ -410,7 +411,7 @@ def test_what_a_tiff_declares_missing_is_nan(tmp_path, dtype, missing):
 def test_what_is_not_finite_in_float32_is_missing(tmp_path):
     array = np.array([[1.0, np.inf, -np.inf], [np.nan, -1.7e308, 2.0]])
     write(tmp_path / "data" / "a.npy", array)
-    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
     np.testing.assert_array_equal(store[0][0].numpy(), [[[1, np.nan, np.nan], [np.nan, np.nan, 2]]])
 
 
@@ -419,7 +420,7 @@ def test_a_tiff_photo_is_a_photo_unless_channels_are_stated(tmp_path):
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels[..., :3]).save(tmp_path / "a" / "1.tif")
     Image.fromarray(pixels, mode="RGBA").save(tmp_path / "a" / "2.tif")
-    options = {"labelled": False, "cache": tmp_path / "cache"}
+    options = {"labeled": False, "cache": tmp_path / "cache"}
     photos = ImageStore.from_folder(tmp_path / "a", image_size=12, **options)
     for i in range(2):
         with Image.open(tmp_path / "a" / f"{i + 1}.tif") as opened:
@@ -436,10 +437,10 @@ def test_a_tiff_photo_is_a_photo_unless_channels_are_stated(tmp_path):
     np.testing.assert_array_equal(store[0][0].numpy(), deep.transpose(2, 0, 1))
 
 
-def test_a_deep_grey_png_is_scaled_and_not_clipped(tmp_path):
+def test_a_deep_gray_png_is_scaled_and_not_clipped(tmp_path):
     deep = bands(np.uint16, (8, 8))
     Image.fromarray(deep).save(tmp_path / "a.png")
-    store = ImageStore.from_folder(tmp_path, image_size=8, labelled=False, cache=tmp_path / "cache")
+    store = ImageStore.from_folder(tmp_path, image_size=8, labeled=False, cache=tmp_path / "cache")
     np.testing.assert_array_equal(store[0][0].numpy(), np.stack([np.rint(deep / 257)] * 3))
 
 
@@ -451,7 +452,7 @@ def test_images_of_one_store_agree(tmp_path):
             write(tmp_path / "data" / f"{i}.npy", array)
         with pytest.raises(DataError) as caught:
             ImageStore.from_folder(
-                tmp_path / "data", **{"image_size": 8, "labelled": False, "cache": tmp_path / "cache"} | options
+                tmp_path / "data", **{"image_size": 8, "labeled": False, "cache": tmp_path / "cache"} | options
             )
         assert not [made for made in (tmp_path / "cache").iterdir() if made.is_dir()]
         return str(caught.value)
@@ -466,7 +467,7 @@ def test_images_of_one_store_agree(tmp_path):
     assert "0.npy holds 4 channels of uint16, 8×8 pixels, and 1.png 3 channels of uint8" in message(base)
     for options in ({"image_size": 0}, {"channels": 0}):
         with pytest.raises(ArgumentError, match="is a whole number of at least 1, got 0"):
-            ImageStore.from_folder(tmp_path / "data", **{"image_size": 8, "labelled": False} | options)
+            ImageStore.from_folder(tmp_path / "data", **{"image_size": 8, "labeled": False} | options)
 
 
 def test_headers_of_arrays_are_parsed_one_at_a_time(tmp_path, monkeypatch):
@@ -483,7 +484,7 @@ def test_headers_of_arrays_are_parsed_one_at_a_time(tmp_path, monkeypatch):
         return original(*arguments, **options)
 
     monkeypatch.setattr(np.lib.format, "read_array", watched)
-    ImageStore.from_folder(tmp_path / "data", image_size=8, labelled=False, cache=tmp_path / "cache")
+    ImageStore.from_folder(tmp_path / "data", image_size=8, labeled=False, cache=tmp_path / "cache")
     assert len(most) == 16
     assert max(most) == 1
 
@@ -494,7 +495,7 @@ def test_unreadable_arrays_are_listed(tmp_path):
         write(folder / f"{i:03d}.npy", np.full((2, 4, 4), i, np.float32))
     (folder / "x.npy").write_bytes((folder / "000.npy").read_bytes()[:-9])
     (folder / "y.tif").write_bytes(b"II*\0no picture")
-    options = {"image_size": 4, "labelled": False, "cache": tmp_path / "cache", "max_unreadable": 0.01}
+    options = {"image_size": 4, "labeled": False, "cache": tmp_path / "cache", "max_unreadable": 0.01}
     store = ImageStore.from_folder(folder, **options)
     assert (len(store), [item["name"] for item in store.skipped]) == (198, ["x.npy", "y.tif"])
     assert store.images()[:, 1, 3, 3].tolist() == list(range(198))
@@ -520,7 +521,7 @@ def test_arrays_name_the_package_they_lack(tmp_path, monkeypatch):
     deep = Image.fromarray(bands(np.uint16, (8, 8)))
     (tmp_path / "data").mkdir()
     deep.save(tmp_path / "data" / "a.tif", compression="tiff_lzw")
-    options = {"image_size": 4, "labelled": False, "cache": tmp_path / "cache"}
+    options = {"image_size": 4, "labeled": False, "cache": tmp_path / "cache"}
     if importlib.util.find_spec("imagecodecs") is None:
         with pytest.raises(DataError, match="is compressed .*: pip install imagecodecs"):
             ImageStore.from_folder(tmp_path / "data", **options)
@@ -557,7 +558,7 @@ def test_numbers_of_the_other_byte_order_are_the_same_numbers(dtype, tmp_path):
     np.testing.assert_array_equal(ImageStore.from_arrays(swapped, [0, 0]).images().numpy(), images)
     for name, array in (("0.npy", images[0]), ("1.npy", swapped[1])):
         write(tmp_path / "data" / name, array)
-    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labelled=False, cache=tmp_path / "cache")
+    store = ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
     np.testing.assert_array_equal(store.images().numpy(), images)
 
 
@@ -614,31 +615,31 @@ def test_stores_of_photos_are_plain_bytes_with_the_usual_permissions(folder, tmp
     assert (made / "images.u8").read_bytes() == store.images().numpy().tobytes()
     index = json.loads((made / "index.json").read_text())
     assert (index["names"], index["resize"]) == (store.names, store.resize)
-    assert store.resize == "shortest side to 24 px (bilinear, antialiased), centre crop"
+    assert store.resize == "shortest side to 24 px (bilinear, antialiased), center crop"
 
 
 def test_images_without_classes(folder, tmp_path):
     options = {"image_size": 24, "cache": tmp_path / "cache"}
-    labelled = ImageStore.from_folder(folder, **options)
-    store = ImageStore.from_folder(folder, labelled=False, **options)
-    assert (store.names, store.classes, store.labels.tolist()) == (labelled.names, ["unlabelled"], [0, 0, 0])
-    assert torch.equal(store.images(), labelled.images())
+    labeled = ImageStore.from_folder(folder, **options)
+    store = ImageStore.from_folder(folder, labeled=False, **options)
+    assert (store.names, store.classes, store.labels.tolist()) == (labeled.names, ["unlabeled"], [0, 0, 0])
+    assert torch.equal(store.images(), labeled.images())
     # A single class has the same labels, and still its own name.
     assert ImageStore.from_folder(folder / "..", **options).classes == ["photos"]
-    assert ImageStore.from_folder(folder / "..", labelled=False, **options).classes == ["unlabelled"]
+    assert ImageStore.from_folder(folder / "..", labeled=False, **options).classes == ["unlabeled"]
     deep = folder / "b" / "c" / "d" / "5.PNG"
     deep.parent.mkdir(parents=True)
     for path in (deep, folder / "0.png"):
         path.write_bytes((folder / "b" / "3.png").read_bytes())
     names = ["0.png", "a/1.png", "a/2.jpg", "b/3.png", "b/c/d/5.PNG"]
-    assert ImageStore.from_folder(folder, labelled=False, **options).names == names
-    with pytest.raises(DataError, match=r"holds 1 of its 5 images outside class folders, such as 0\.png; .*labelled=F"):
+    assert ImageStore.from_folder(folder, labeled=False, **options).names == names
+    with pytest.raises(DataError, match=r"holds 1 of its 5 images outside class folders, such as 0\.png; .*labeled=F"):
         ImageStore.from_folder(folder, **options)
     with pytest.raises(DataError, match=r"holds 1 of its 1 images outside class folders"):
         list_folder(deep.parent)
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"none holds no images; expected .*none/NAME\.jpg"):
-        list_folder(tmp_path / "none", labelled=False)
+        list_folder(tmp_path / "none", labeled=False)
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
@@ -685,7 +686,7 @@ def test_real_satellite_bands(tmp_path):
     for i, date in enumerate(dates):
         write(tmp_path / "data" / f"{i}.tif", np.moveaxis(date, 0, -1), planarconfig="contig")
         write(tmp_path / "arrays" / f"{i}.npy", date)
-    options = {"labelled": False, "channels": 13, "cache": tmp_path / "cache"}
+    options = {"labeled": False, "channels": 13, "cache": tmp_path / "cache"}
     whole = ImageStore.from_folder(tmp_path / "data", image_size=None, **options)
     assert torch.equal(whole.images(), store.images())
     small = ImageStore.from_folder(tmp_path / "arrays", image_size=32, **options)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_structure import LAYERS, PACKAGE, ROOT
 
-from benchmarks.picture import draw
+from benchmarks.tutorial_pictures import draw
 from ssl_pretext.cli import main
 from ssl_pretext.cli.parsing import parse
 
@@ -77,8 +77,8 @@ def test_commands_are_understood(page, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "wrong",
     [
-        "ssl-pretext pretrain --data photos --out runs/first --colour",
-        "python -m benchmarks.food101 --colour",
+        "ssl-pretext pretrain --data photos --out runs/first --color",
+        "python -m benchmarks.food101 --color",
         "python -m benchmarks.food101 --device=abacus",
         "python -m benchmarks.no_such",
         "sudo pip install it",
@@ -165,7 +165,7 @@ def test_the_tutorial_as_written(tmp_path):
     done = subprocess.run(
         ["bash", "-e"], input=shell, cwd=tmp_path, env=env, text=True, capture_output=True, check=True
     )
-    for control in ("pixels rgb", "colour histogram"):
+    for control in ("pixels rgb", "color histogram"):
         assert re.search(rf"^split_brain: [\d.]+ points above {control}", done.stdout, re.M), done.stdout
 
 

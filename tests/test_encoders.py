@@ -12,15 +12,18 @@ from ssl_pretext.encoders import (
     AutoencoderEncoder,
     EncoderShape,
     UpsamplingDecoder,
-    capture,
     create_decoder,
     create_encoder,
+    decoder_for,
     feature_layers,
     list_encoders,
     measure_encoder,
     without_weights,
 )
 from ssl_pretext.encoders.from_torchvision import PatchTransformer, TorchvisionEncoder
+from ssl_pretext.encoders.inspection import (
+    feature_maps,
+)
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.tasks import CrossChannelPrediction
 
@@ -60,7 +63,7 @@ def test_the_documented_autoencoder_has_the_published_parameters():
     assert parameters(AutoencoderDecoder()) == 754_051
     shape = measure_encoder(create_encoder("autoencoder"), 1)
     assert (shape.channels, shape.reduction) == (4, 4)
-    assert parameters(encoder, create_decoder(encoder, shape, 3)) == 1_287_631
+    assert parameters(encoder, create_decoder(decoder_for(encoder), shape, 3)) == 1_287_631
 
 
 @pytest.mark.parametrize("size", [32, 48])
@@ -76,7 +79,7 @@ def test_a_module_passes_through_and_gets_a_decoder_back_to_its_input():
     assert create_encoder(net) is net
     shape = measure_encoder(net, 3)
     assert (shape.channels, shape.reduction) == (16, 4)
-    assert create_decoder(net, shape, 2)(net(torch.zeros(1, 3, 32, 32))).shape == (1, 2, 32, 32)
+    assert create_decoder(decoder_for(net), shape, 2)(net(torch.zeros(1, 3, 32, 32))).shape == (1, 2, 32, 32)
 
 
 def test_measuring_leaves_no_trace():
@@ -96,8 +99,8 @@ def test_layers_are_in_running_order_and_can_be_captured():
     assert layers.index("body.conv_in") < layers.index("body.down_blocks.0") < layers.index("body.mid_block")
     assert layers.index("body.mid_block") < layers.index("to_latent")
     images = torch.rand(2, 1, 32, 32)
-    assert torch.equal(capture(encoder, images, ["to_latent"])["to_latent"], encoder(images))
-    maps = capture(encoder, images, layers[::-1])
+    assert torch.equal(feature_maps(encoder, images, ["to_latent"])["to_latent"], encoder(images))
+    maps = feature_maps(encoder, images, layers[::-1])
     assert list(maps) == layers[::-1]
     assert {(features.dim(), len(features)) for features in maps.values()} == {(4, 2)}
 
@@ -119,24 +122,24 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match=r"returned \(1, 4096\)"):
         measure_encoder(nn.Flatten(), 1)
     with pytest.raises(UnknownNameError, match="no layer 'nope'"):
-        capture(AutoencoderEncoder(), torch.zeros(1, 1, 32, 32), ["nope"])
+        feature_maps(AutoencoderEncoder(), torch.zeros(1, 1, 32, 32), ["nope"])
     with pytest.raises(ArgumentError, match="gives no feature map"):
-        capture(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 8, 8))), torch.zeros(1, 1, 8, 8), ["0"])
+        feature_maps(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 8, 8))), torch.zeros(1, 1, 8, 8), ["0"])
 
 
 def test_decoders_by_name_reach_the_input_from_any_reduction():
     for reduction in (1, 2, 4, 14, 21.3, 32):
         shape = EncoderShape(1, 24, reduction)
         for kind, decoder in (("upsampling", UpsamplingDecoder), ("autoencoder", AutoencoderDecoder)):
-            built = create_decoder(nn.Identity(), shape, 2, kind)
+            built = create_decoder(kind, shape, 2)
             assert isinstance(built, decoder)
             assert reduction <= built(torch.zeros(2, 24, 1, 1)).shape[-1] < 2 * reduction
     head = nn.Conv2d(24, 2, 1)
-    assert create_decoder(nn.Identity(), shape, 2, head) is head
+    assert create_decoder(head, shape, 2) is head
     with pytest.raises(UnknownNameError, match="no decoder named 'unet'; known: autoencoder, upsampling"):
-        create_decoder(nn.Identity(), shape, 2, "unet")
+        create_decoder("unet", shape, 2)
     with pytest.raises(ArgumentError, match="a decoder is a name or an nn.Module instance, got int"):
-        create_decoder(nn.Identity(), shape, 2, 3)
+        create_decoder(3, shape, 2)
 
 
 def test_an_encoder_too_deep_for_the_small_dry_run_is_measured_at_a_larger_one():
@@ -151,7 +154,7 @@ def check_contract(encoder: nn.Module, channels: int, size: int) -> None:
     images = torch.rand(2, channels, size, size)
     layers = feature_layers(encoder, channels)[::-1]
     with torch.no_grad():
-        output, maps = encoder.eval()(images), capture(encoder, images, layers)
+        output, maps = encoder.eval()(images), feature_maps(encoder, images, layers)
     assert list(maps) == layers
     assert len(set(layers)) >= 3
     for features in (output, *maps.values()):
@@ -236,11 +239,11 @@ def test_an_encoder_can_end_at_an_earlier_layer():
     assert parameters(part) < parameters(whole)
     part.body.load_state_dict(whole.body.state_dict(), strict=False)
     images = torch.rand(2, 1, 64, 64)
-    assert torch.equal(part.eval()(images), capture(whole.eval(), images, ["layer3"])["layer3"])
+    assert torch.equal(part.eval()(images), feature_maps(whole.eval(), images, ["layer3"])["layer3"])
     with pytest.raises(UnknownNameError, match=r"has no layer 'layer9'; its layers: act1, layer1"):
         create_encoder("timm/test_resnet[layer=layer9]")
     with pytest.raises(UnknownNameError, match=r"timm/test_resnet has no layer 'layer9'; its layers: act1"):
-        capture(whole, images, ["layer1", "layer9"])
+        feature_maps(whole, images, ["layer1", "layer9"])
 
 
 def test_images_of_another_dtype_or_device_are_not_said_to_be_of_another_size():

@@ -10,10 +10,11 @@ from PIL import Image
 
 import ssl_pretext as sp
 from ssl_pretext.cli import main
-from ssl_pretext.command import run_command
+from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import DataError
-from ssl_pretext.plots import curves, forest, lines
-from ssl_pretext.report import Figure, Section, html_page, markdown_table
+from ssl_pretext.reporting.page import Figure, Section, html_page, markdown_table
+from ssl_pretext.reporting.plots import curves, forest, lines
+from ssl_pretext.saving.contract import TrainedOn
 
 NASTY = [
     "<script>alert(1)<\\script>",
@@ -134,8 +135,8 @@ def test_a_report_of_nasty_classes_and_files(tmp_path, monkeypatch):
             path = data / name / f"{i}{NASTY[i]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path, "PNG")
-    task = sp.Rotation("autoencoder[width=0.125]", channels="lab:L")
-    task.image_size = 16
+    task = sp.tasks.Rotation("autoencoder[width=0.125]", channels="lab:L")
+    task.trained_on = TrainedOn(image_size=16)
     run = tmp_path / "'\"><script>alert(1)"
     task.save_pretrained(run)
     (data / NASTY[0] / f"{NASTY[1]}.jpg").write_text("no photo")

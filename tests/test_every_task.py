@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
+from ssl_pretext.saving.contract import TrainedOn
 
 BANDS = sp.ChannelSpace.bands("every13", [f"b{i}" for i in range(13)], center=0.5, scale=0.5)
 CHANNELS = {1: "gray", 3: "rgb", 13: "every13"}
@@ -99,7 +100,7 @@ def test_every_task_takes_any_number_of_channels(task, channels, tmp_path):
     one = build(task, named(task) if task in TRANSFORMERS_ONLY else None, channels)
     batch = images(channels)
     check_output(one(batch))
-    assert one.sees.num_channels == channels
+    assert one.encoder_channels.num_channels == channels
     assert one.untrained(1).eval().features(batch).shape == one.eval().features(batch).shape
     if channels == 13:
         batch[:, :4, :9] = math.nan  # missing values are neither seen nor learned
@@ -110,7 +111,7 @@ def test_every_task_takes_any_number_of_channels(task, channels, tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_is_saved_whole(task, tmp_path):
     one = build(task, named(task), channels=13)
-    one.image_size, one.resize = 32, "centre crop"
+    one.trained_on = TrainedOn(image_size=32, resize="center crop")
     one.save_pretrained(tmp_path / "named")
     again = sp.PretextTask.from_pretrained(tmp_path / "named")
     assert type(again) is type(one)
@@ -136,8 +137,8 @@ def test_every_task_gives_its_layers_to_probes(task):
     json.dumps(one.representation().describe)
     last = one.layers()[-1]
     with torch.no_grad():
-        assert torch.equal(one.eval().representation(last).encode(batch), one.features(batch, last))
-        assert torch.equal(one.representation().encode(batch), one.features(batch))
+        assert torch.equal(one.eval().representation(last).features(batch), one.features(batch, last))
+        assert torch.equal(one.representation().features(batch), one.features(batch))
     with pytest.raises(UnknownNameError, match=f"{task} has no layer 'nowhere'; its layers: "):
         one.representation("nowhere")
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
+from ssl_pretext.system.files import read_json
 
 SMALL_VIT = "timm/vit_tiny_patch16_224[depth=2;embed_dim=48;img_size=32;patch_size=8]"
 
@@ -133,16 +134,16 @@ def test_bands_with_missing_values_and_two_halves_are_exported_too(tmp_path):
     values[:, :, :9] = torch.nan
     exported = sp.export_encoder(bands, tmp_path)
     assert torch.equal(exported(values), bands.features(values))
-    contract = sp.config.read_json(tmp_path / "encoder.json")
+    contract = read_json(tmp_path / "encoder.json")
     assert (contract["channels"], contract["center"], contract["scale"]) == (["C", "A"], [3, 1], [2, 2])
     halves = sp.SplitBrain("lab:L", "lab:ab", "autoencoder").eval()
     assert torch.equal(sp.export_encoder(halves)(images()), halves.features(images()))
     with pytest.raises(
-        ArgumentError, match=r"split_brain has two encoders.*export_encoder\(task.halves\[0\], folder\)"
+        ArgumentError, match=r"split_brain has two encoders.*export_encoder\(task.branches\[0\], folder\)"
     ):
         sp.export_encoder(halves, tmp_path)
-    sp.export_encoder(halves.halves[1], tmp_path / "colour")
-    assert sp.config.read_json(tmp_path / "colour" / "encoder.json")["channels"] == ["a", "b"]
+    sp.export_encoder(halves.branches[1], tmp_path / "color")
+    assert read_json(tmp_path / "color" / "encoder.json")["channels"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["split_brain", "cross_channel_contrast"])
@@ -151,11 +152,11 @@ def test_a_half_tells_what_the_whole_was_trained_on(name, tmp_path):
     store = sp.ImageStore.from_arrays(images(), [0] * len(images()))
     sp.fit(whole, store, sp.FitConfig(out=tmp_path / "run", epochs=1, device="cpu"))
     for one in (whole, sp.PretextTask.from_pretrained(tmp_path / "run" / "task")):
-        sp.export_encoder(one.halves[0], tmp_path / "half")
-        contract = sp.config.read_json(tmp_path / "half" / "encoder.json")
+        sp.export_encoder(one.branches[0], tmp_path / "half")
+        contract = read_json(tmp_path / "half" / "encoder.json")
         assert (contract["image_size"], contract["resize"]) == (store.image_size, store.resize)
-        assert one.halves[1].pretraining == one.pretraining
-        assert one.pretraining is not None
+        assert one.branches[1].trained_on == one.trained_on
+        assert one.trained_on.settings is not None
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +172,8 @@ def test_a_card_says_what_it_is_what_it_saw_and_how_it_did_beside_the_controls(t
     sp.fit(trained, store, sp.FitConfig(out=tmp_path / "run", epochs=1, batch_size=4, device="cpu"))
     parts = {"encoder": nn.Conv2d(1, 4, 3, stride=2, padding=1)}
     again = sp.PretextTask.from_pretrained(tmp_path / "run" / "task", parts=parts)
-    assert again.pretraining == trained.pretraining
-    assert (again.pretraining["images"], again.pretraining["sha256"]) == (8, store.sha256)
+    assert again.trained_on == trained.trained_on
+    assert (again.trained_on.settings["images"], again.trained_on.settings["sha256"]) == (8, store.sha256)
     kwargs = {"license": "apache-2.0", "datasets": ["me/photos"], "report": report}
     again.save_pretrained(tmp_path / "shared", model_card_kwargs=kwargs)
     card = ModelCard.load(tmp_path / "shared" / "README.md")
@@ -198,7 +199,9 @@ def test_a_card_without_figures_says_so(tmp_path):
     assert "Not measured yet" in card.text
     assert "`fit` did not train it" in card.text
     assert "not stated by whoever saved it" in card.text
-    halves = sp.CrossChannelContrast("lab:L", "rgb:G", [nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(1, 4, 2, stride=2)])
+    halves = sp.tasks.CrossChannelContrast(
+        "lab:L", "rgb:G", [nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(1, 4, 2, stride=2)]
+    )
     assert "(B, 3, H, W), sRGB in [0, 1]" in str(halves.generate_model_card())
 
 
@@ -225,15 +228,15 @@ def test_pushed_to_the_hub_and_back(tmp_path, monkeypatch, report):
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     trained = task()
-    card = {"license": "mit", "report": report, "place": "me/colours"}
-    assert trained.push_to_hub("me/colours", private=True, model_card_kwargs=card) == "me/colours@1"
+    card = {"license": "mit", "report": report, "place": "me/colors"}
+    assert trained.push_to_hub("me/colors", private=True, model_card_kwargs=card) == "me/colors@1"
     assert made == [True]
-    assert {path.name for path in (hub / "me/colours").iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    assert 'from_pretrained("me/colours")' in (hub / "me/colours/README.md").read_text()
-    again = sp.PretextTask.from_pretrained("me/colours")
+    assert {path.name for path in (hub / "me/colors").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert 'from_pretrained("me/colors")' in (hub / "me/colors/README.md").read_text()
+    again = sp.PretextTask.from_pretrained("me/colors")
     assert torch.equal(again.features(images()), trained.features(images()))
     with pytest.raises(MissingFileError, match="neither a folder nor a repository"):
         sp.PretextTask.from_pretrained("me/none")
-    (hub / "me/colours/config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="no contract"):
-        sp.PretextTask.from_pretrained("me/colours")
+    (hub / "me/colors/config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="is not the contract of a task"):
+        sp.PretextTask.from_pretrained("me/colors")

@@ -73,7 +73,7 @@ def test_smoke_runs_twice_to_the_same_results(tmp_path, capsys):
     assert [answer["question"] for answer in one["answers"]][3] == "Do other layers than the latent represent more?"
     names = {row["representation"] for row in one["summary"] if row["study"] == "conv"}
     assert {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"} < names
-    assert {"pixels rgb 8×8", "colour histogram"} < names
+    assert {"pixels rgb 8×8", "color histogram"} < names
     assert {run["study"] for run in one["probes"]} == {"conv", "linear"}
     assert {row["per_class"] for row in one["label_efficiency"]} == {1, 2}
     assert one["chosen_layer"] in LAYERS

@@ -78,7 +78,7 @@ def test_figures_of_training_leave_each_image_out(monkeypatch):
     ((row,), chosen) = train_knn((maps, labels), blobs(9, classes=4, seed=1), classes=4, epochs=1, seed=0)
     assert row["train_accuracy"] == chosen["validation_accuracy"] == hits / 40 < 1
     assert row["train_loss"] == pytest.approx(sum(losses) / 40, rel=1e-4)
-    # Negative control: an image that may vote for itself is always right with one neighbour.
+    # Negative control: an image that may vote for itself is always right with one neighbor.
     assert (KNNProbe(6, 4, k=1).remember(maps, labels).votes(maps).argmax(1) == labels).all()
 
 

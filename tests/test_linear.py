@@ -31,7 +31,7 @@ def photos(count):
 
 
 def minimum(train, test, decay):
-    """Test accuracy at the minimum of the penalised loss."""
+    """Test accuracy at the minimum of the penalized loss."""
     parts = Standardized.of(pool(train[0]).double(), pool(test[0]).double())
     regression = LogisticRegression(C=1 / (len(train[1]) * decay), max_iter=2000, tol=1e-5)
     return regression.fit(parts.train, train[1]).score(parts.test, test[1])

@@ -7,17 +7,10 @@ import torch
 
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
-from ssl_pretext.losses import (
-    Loss,
-    WeightedLosses,
-    WeightedRegularizers,
-    create_loss,
-    list_losses,
-    parse_losses,
-    register_loss,
-)
+from ssl_pretext.losses import Loss, WeightedLosses, create_loss, list_losses, parse_losses, register_loss
 from ssl_pretext.losses.base import LOSSES
 from ssl_pretext.losses.weighted import as_signed_rgb
+from ssl_pretext.regularizers import WeightedRegularizers
 
 SQUEEZE = Path(torch.hub.get_dir()) / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
 needs_squeeze = pytest.mark.skipif(not SQUEEZE.exists(), reason=f"{SQUEEZE.name} is not in TORCH_HOME")
@@ -111,9 +104,13 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match="at least one loss"):
         WeightedLosses({}, Channels("rgb"))
     for wrong in ("smooth_l1", ["smooth_l1"]):
-        with pytest.raises(ArgumentError, match="losses are weights by name, such as {'smooth_l1': 1.0}, got .*smooth"):
+        with pytest.raises(
+            ArgumentError, match="a loss is given by name with its weight, such as {'smooth_l1': 1.0}, got .*smooth"
+        ):
             WeightedLosses(wrong, Channels("rgb"))
-    with pytest.raises(ArgumentError, match="regularizers are weights by name, such as {'l2': 1e-4}, got 'l2'"):
+    with pytest.raises(
+        ArgumentError, match="a regularizer is given by name with its weight, such as {'l2': 1e-4}, got 'l2'"
+    ):
         WeightedRegularizers("l2")
     for loss in (torch.nn.L1Loss(), Loss, lambda prediction, target: 0.0):
         with pytest.raises(ArgumentError, match="a name of list_losses.. or an instance of a subclass of Loss, got"):
@@ -131,7 +128,7 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match="made by hand cannot be saved"):
         _ = WeightedLosses({Loss(): 1.0}, Channels("rgb")).specs
     bands = Channels(ChannelSpace.bands("losses-test", ["x", "y"]))
-    with pytest.raises(ArgumentError, match="no colour space"):
+    with pytest.raises(ArgumentError, match="no color space"):
         WeightedLosses({"l1[domain=rgb]": 1.0}, bands)
 
 

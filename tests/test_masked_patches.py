@@ -13,7 +13,7 @@ VIT = "timm/vit_tiny_patch16_224[img_size=16;patch_size=4;embed_dim=48;depth=2]"
 
 def task(encoder: str = VIT, **options: object) -> sp.PretextTask:
     torch.manual_seed(0)
-    return sp.MaskedPatches(encoder, **{"width": 64, "depth": 1, **options})
+    return sp.tasks.MaskedPatches(encoder, **{"width": 64, "depth": 1, **options})
 
 
 def watched(one: sp.PretextTask, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, sp.TaskOutput]:
@@ -84,7 +84,7 @@ def test_images_of_other_sizes_and_missing_values():
 
 @pytest.mark.parametrize(("share", "shown"), [(0.01, 15), (0.99, 1)])
 def test_some_patches_are_shown_and_some_hidden_whatever_the_share(share, shown):
-    tokens, _, _, output = watched(task(share=share), torch.rand(2, 3, 16, 16))
+    tokens, _, _, output = watched(task(mask_ratio=share), torch.rand(2, 3, 16, 16))
     assert tokens.shape[1] == shown
     assert output.loss > 0
 
@@ -109,11 +109,11 @@ def test_it_learns_to_restore():
 def test_errors_say_what_is_wrong():
     for encoder, name in (("autoencoder", "AutoencoderEncoder"), ("timm/resnet10t", "timm/resnet10t")):
         with pytest.raises(ArgumentError, match=f"leaves tokens out.* and {name} cannot; inpainting"):
-            sp.MaskedPatches(encoder)
+            sp.tasks.MaskedPatches(encoder)
     with pytest.raises(ArgumentError, match="cannot; inpainting"):
         task(VIT.replace("]", ";patch_drop_rate=0.5]"))
     with pytest.raises(ArgumentError, match="share that masked_patches hides lies between 0 and 1, got 1.5"):
-        task(share=1.5)
+        task(mask_ratio=1.5)
     with pytest.raises(ArgumentError, match="width of masked_patches is a multiple of 32, got 48"):
         task(width=48)
     with pytest.raises(ArgumentError, match="several patches of 4×4 pixels, got 4×4; choose larger images"):

@@ -65,7 +65,7 @@ def test_noises_are_those_of_the_paper(noise):
 def test_what_is_hidden_never_reaches_the_encoder_and_alone_is_judged(mask):
     batch = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    task = sp.Inpainting(net(), mask=mask).eval()
+    task = sp.tasks.Inpainting(net(), mask=mask).eval()
     torch.manual_seed(1)
     seen, output = shown(task, batch)
     hidden = (seen == 0).all(dim=1, keepdim=True)
@@ -87,7 +87,7 @@ def test_what_is_hidden_never_reaches_the_encoder_and_alone_is_judged(mask):
 
 def test_denoising_judges_the_whole_clean_image():
     batch = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    task = sp.Denoising(net(), noise="gaussian", amount=0.3).eval()
+    task = sp.tasks.Denoising(net(), noise="gaussian", amount=0.3).eval()
     seen, output = shown(task, batch)
     assert (seen - (2 * batch - 1)).std().item() == pytest.approx(0.3, rel=0.1)
     assert torch.allclose(output.target, 2 * batch - 1)
@@ -122,7 +122,7 @@ def stripes(draw: torch.Generator) -> Tensor:
 
 @pytest.mark.parametrize(
     ("task", "options", "share"),
-    [("inpainting", {"mask": "blocks"}, 0.6), ("inpainting", {"mask": "center", "share": 0.06}, 0.6)]
+    [("inpainting", {"mask": "blocks"}, 0.6), ("inpainting", {"mask": "center", "mask_ratio": 0.06}, 0.6)]
     + [("denoising", {"noise": noise, "amount": 0.25}, 0.5) for noise in ("gaussian", "masking", "salt_and_pepper")],
 )
 def test_they_learn_to_fill_in(task, options, share):
@@ -137,13 +137,13 @@ def test_they_learn_to_fill_in(task, options, share):
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
-    mean_colour = 4 / 12  # the variance of what is uniform in [-1, 1]
-    assert np.mean(losses[-10:]) < share * mean_colour
+    mean_color = 4 / 12  # the variance of what is uniform in [-1, 1]
+    assert np.mean(losses[-10:]) < share * mean_color
 
 
 def test_missing_values_count_neither_hidden_nor_open():
     sp.ChannelSpace.bands("masks-test", ["x", "y"])
-    task = sp.Inpainting(net(2), channels="masks-test", mask="center").eval()
+    task = sp.tasks.Inpainting(net(2), channels="masks-test", mask="center").eval()
     images = torch.rand(2, 2, 16, 16)
     images[:, 0, :9] = float("nan")
     seen, output = shown(task, images)
@@ -157,12 +157,12 @@ def test_missing_values_count_neither_hidden_nor_open():
 
 def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match="mask of inpainting is one of blocks, center, got 'round'"):
-        sp.Inpainting(net(), mask="round")
+        sp.tasks.Inpainting(net(), mask="round")
     with pytest.raises(ArgumentError, match="lies between 0 and 1, got 1"):
-        sp.Inpainting(net(), share=1)
+        sp.tasks.Inpainting(net(), mask_ratio=1)
     with pytest.raises(ArgumentError, match="noise is one of gaussian, masking, salt_and_pepper, got 'pink'"):
-        sp.Denoising(net(), noise="pink")
+        sp.tasks.Denoising(net(), noise="pink")
     with pytest.raises(ArgumentError, match="amount of masking noise is between 0 and 1, got 1.5"):
-        sp.Denoising(net(), noise="masking", amount=1.5)
+        sp.tasks.Denoising(net(), noise="masking", amount=1.5)
     with pytest.raises(ArgumentError, match="amount of gaussian noise is positive, got -1"):
-        sp.Denoising(net(), amount=-1)
+        sp.tasks.Denoising(net(), amount=-1)

@@ -11,7 +11,7 @@ from torch import nn
 import ssl_pretext as sp
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import PretextError
-from ssl_pretext.losses.regularizers import list_regularizers
+from ssl_pretext.regularizers import list_regularizers
 
 SPACES = {
     "rgb": ("rgb:R", "rgb:GB"),

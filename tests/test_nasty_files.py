@@ -37,7 +37,7 @@ def bounded():
 
 def opened(root, **options):
     return ImageStore.from_folder(
-        root / "data", **{"image_size": 8, "labelled": False, "cache": root / "cache"} | options
+        root / "data", **{"image_size": 8, "labeled": False, "cache": root / "cache"} | options
     )
 
 
@@ -83,7 +83,7 @@ def arrays_among_photos(known):
 
 def test_all_kinds_in_one_folder(all_kinds, tmp_path, caplog):
     folder, known = all_kinds
-    store = ImageStore.from_folder(folder, image_size=8, labelled=False, cache=tmp_path / "cache")
+    store = ImageStore.from_folder(folder, image_size=8, labeled=False, cache=tmp_path / "cache")
     reasons = {item["name"]: item["reason"] for item in store.skipped}
     assert len(known) > 120
     assert len(store.names) == len({*store.names})
@@ -98,7 +98,7 @@ def test_all_kinds_in_one_folder(all_kinds, tmp_path, caplog):
             pixels = store[store.names.index(name)][0].numpy()
             np.testing.assert_allclose(pixels, kind.becomes, rtol=0, atol=kind.tolerance)
     assert [record.levelname for record in caplog.records if "images are left out: " in record.message] == ["WARNING"]
-    again = ImageStore.from_folder(folder, image_size=8, labelled=False, cache=tmp_path / "cache")
+    again = ImageStore.from_folder(folder, image_size=8, labeled=False, cache=tmp_path / "cache")
     assert (again.names, again.skipped, again.sha256) == (store.names, store.skipped, store.sha256)
     kept, held_out = holdout_split(store.names, store.labels)
     assert len(kept) + len(held_out) == len(store)
@@ -111,7 +111,7 @@ def test_pretraining_goes_on_over_all_kinds(all_kinds, tmp_path, monkeypatch, ca
     assert main(["pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), *small]) == 0
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text(encoding="utf-8"))
     assert all(item["reason"] for item in skipped)
-    store = ImageStore.from_folder(folder, image_size=16, labelled=False)
+    store = ImageStore.from_folder(folder, image_size=16, labeled=False)
     assert {item["name"] for item in skipped} == {*known} - {*store.names}
     assert f"unreadable and skipped: {len(skipped)}, see" in capsys.readouterr().out
     assert (tmp_path / "run" / "task" / "model.safetensors").exists()
@@ -129,7 +129,7 @@ def test_a_folder_of_which_too_much_is_unreadable_says_where_the_reasons_stand(t
     assert json.loads(reasons.read_text()) == list(caught.value.skipped)
     assert [item["name"] for item in caught.value.skipped] == ["x.png"]
     assert [item["name"] for item in opened(tmp_path, max_unreadable=0.25).skipped] == ["x.png"]
-    with pytest.raises(ArgumentError, match="max_unreadable is a share between 0 and 1, got 2"):
+    with pytest.raises(ArgumentError, match="max_unreadable is a fraction between 0 and 1, got 2"):
         opened(tmp_path, max_unreadable=2)
     for name in ("good0.png", "good1.png", "good2.png"):
         (tmp_path / "data" / name).write_bytes(b"")
@@ -155,7 +155,9 @@ def test_most_images_decide_what_a_store_holds(tmp_path):
     assert five.skipped[0]["reason"] == "it holds 3 channels of uint8, 8×8 pixels, but channels=5 was asked for"
     for i in range(70):
         np.save(tmp_path / "data" / f"{i}.npy", np.zeros((1, 1 + i, 8), np.uint8))
-    with pytest.raises(DataError, match="1 channels of uint8, 1×8 pixels, and 1.npy .* here no kind is that of most"):
+    with pytest.raises(
+        DataError, match="1 channels of uint8, 1×8 pixels, and 1.npy .* here no format is that of more than half"
+    ):
         opened(tmp_path, image_size=None)
     assert not list((tmp_path / "cache").glob("*.part*"))
 
@@ -180,13 +182,13 @@ def test_links_to_folders_are_followed_once(tmp_path):
 def test_a_folder_of_hidden_images_says_so(tmp_path):
     rgb().save(tmp_path / ".1.png")
     with pytest.raises(DataError, match=r"holds no images; .*; left out: \.1\.png: it is hidden"):
-        list_folder(tmp_path, labelled=False)
+        list_folder(tmp_path, labeled=False)
 
 
 def test_photos_of_16_bits_in_memory_are_scaled_too():
     deep = Image.fromarray(np.array([[0, 256, 65535]], np.uint16))
     assert as_store([(deep, 0)]).images()[0, 0].tolist() == [[0, 1, 255]]
-    with pytest.raises(ArgumentError, match="grey of a range that nothing states .*mode F"):
+    with pytest.raises(ArgumentError, match="gray of a range that nothing states .*mode F"):
         as_store([(Image.new("F", (2, 2)), 0)])
 
 

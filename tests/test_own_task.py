@@ -41,9 +41,9 @@ def test_the_page_s_task_counts_colors_that_it_does_not_see(palette):
     red = torch.zeros(1, 3, 16, 16)
     red[:, 0] = 1
     assert task(red).target.argmax(dim=1).item() == 0b100  # the bright half of R, the dark ones of G and B
-    light, dim = (sp.join({sp.Channels("lab", "L"): torch.zeros(1, 1, 16, 16), sp.Channels("lab", "ab"): ab})
+    light, dim = (sp.channels.join({sp.Channels("lab", "L"): torch.zeros(1, 1, 16, 16), sp.Channels("lab", "ab"): ab})
                   for ab in (torch.zeros(1, 2, 16, 16), torch.full((1, 2, 16, 16), 0.1)))  # fmt: skip
-    assert torch.allclose(task.inputs(light), task.inputs(dim), atol=1e-5), "colours are not to be seen"
+    assert torch.allclose(task.inputs(light), task.inputs(dim), atol=1e-5), "colors are not to be seen"
 
 
 def test_the_page_s_task_learns(palette):
@@ -77,20 +77,31 @@ def test_options_that_make_no_such_task_are_refused_before_it_is_trained(palette
     @sp.register_task("forgetful")
     class Forgetful(palette):
         def options(self):
-            return sp.PretextTask.options(self)
+            return super().options() | {"channels": "lab:L"}
 
     assert refusals(Forgetful(net()), tmp_path) == (
-        "options() of Forgetful returns encoder, channels, which Forgetful() does not take: got an unexpected keyword "
-        "argument 'channels'. It must return the arguments that make a task like this one"
+        "options() of Forgetful returns encoder, bins, channels, which Forgetful() does not take: got an unexpected "
+        "keyword argument 'channels'. It must return the arguments that make the same task"
+    )
+
+
+def test_an_argument_that_no_attribute_keeps_is_refused_before_it_is_trained(palette, tmp_path):
+    @sp.register_task("careless")
+    class Careless(palette):
+        def __init__(self, encoder, *, hue=0.5):
+            super().__init__(encoder)
+
+    assert "Careless() takes hue, and its instances have no attribute of that name" in refusals(
+        Careless(net()), tmp_path
     )
 
 
 @pytest.mark.parametrize("base", ["PretextTask", "Rotation"])
 def test_a_class_without_a_name_of_its_own_is_refused_before_it_is_trained(base, tmp_path):
-    class Nameless(getattr(sp, base)):
+    class Nameless(getattr(sp if base == "PretextTask" else sp.tasks, base)):
         def __init__(self):
             super().__init__(**({"encoder": nn.Conv2d(3, 4, 1)} if base == "Rotation" else {}))
 
-    assert "the task class Nameless is not registered, so that no checkpoint of it could be loaded; put " in refusals(
+    assert "the task class Nameless is not registered, so a checkpoint of it could not be loaded; put " in refusals(
         Nameless(), tmp_path
     )

@@ -123,7 +123,7 @@ def test_orders_of_nine_tiles_are_farther_apart_than_drawn_ones():
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (40, 64)])
 def test_pairs_lie_as_their_class_says_with_a_gap(height, width):
     torch.manual_seed(0)
-    task = sp.RelativePatch(net(2), channels="patches-place", drop_channels=False)
+    task = sp.tasks.RelativePatch(net(2), channels="patches-place", drop_channels=False)
     patches, output = shown(task, places(400, height, width))
     side = round(0.2 * min(height, width))
     gap, jitter = round(0.5 * side), round(7 / 96 * side)
@@ -144,16 +144,16 @@ def test_pairs_lie_as_their_class_says_with_a_gap(height, width):
 
 
 def test_relative_places_are_learned():
-    """From a ramp that is steeper downwards; for its own sake without the gap's and the channels' difficulty."""
+    """From a ramp that is steeper downward; for its own sake without the gap's and the channels' difficulty."""
     ramp = torch.linspace(0, 0.25, 32)
     image = (ramp + 3 * ramp[:, None]).expand(64, 3, 32, 32)
     torch.manual_seed(0)
-    task = sp.RelativePatch(net(1), channels="gray", patch=0.25)
+    task = sp.tasks.RelativePatch(net(1), channels="gray", patch=0.25)
     assert learned(task, lambda: image, steps=80, rate=1e-2) > 0.4
 
 
-def bent_colours(draw: torch.Generator) -> Tensor:
-    """Noise whose only trace of its place lies between channels, as the colours that a lens bends apart.
+def bent_colors(draw: torch.Generator) -> Tensor:
+    """Noise whose only trace of its place lies between channels, as the colors that a lens bends apart.
 
     Green follows red on the left and opposes it on the right; blue does so above and below.
     """
@@ -162,13 +162,13 @@ def bent_colours(draw: torch.Generator) -> Tensor:
     return 0.5 + torch.cat([red, red * sign, red * sign[:, None]], dim=1)
 
 
-def test_colours_bent_apart_do_not_solve_it():
+def test_colors_bent_apart_do_not_solve_it():
     draw, found = torch.Generator().manual_seed(0), {}
     for drop in (False, True):
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU())
-        task = sp.RelativePatch(encoder, patch=0.25, drop_channels=drop)
-        found[drop] = learned(task, lambda: bent_colours(draw), steps=100, rate=1e-2)
+        task = sp.tasks.RelativePatch(encoder, patch=0.25, drop_channels=drop)
+        found[drop] = learned(task, lambda: bent_colors(draw), steps=100, rate=1e-2)
     assert found[False] > 0.4  # the shortcut is there
     assert found[True] < 0.2  # and closed: chance is 1/8
 
@@ -186,7 +186,7 @@ def deeper() -> nn.Module:
 def test_relative_places_are_learned_on_photos():
     torch.manual_seed(0)
     batch = photos(24)
-    assert learned(sp.RelativePatch(deeper(), patch=0.25), lambda: batch, steps=150) > 0.3
+    assert learned(sp.tasks.RelativePatch(deeper(), patch=0.25), lambda: batch, steps=150) > 0.3
 
 
 # Jigsaws
@@ -196,7 +196,7 @@ def test_relative_places_are_learned_on_photos():
 def test_tiles_lie_in_their_order(grid, height, width, monkeypatch):
     monkeypatch.setattr("ssl_pretext.tasks.jigsaw.standardized", lambda tiles: tiles)
     torch.manual_seed(0)
-    task = sp.Jigsaw(net(2), channels="patches-place", grid=grid, orders=10)
+    task = sp.tasks.Jigsaw(net(2), channels="patches-place", grid=grid, num_permutations=10)
     tiles, output = shown(task, places(300, height, width))
     cell = min(height, width) // grid
     tile = round(cell * 64 / 75)
@@ -217,7 +217,7 @@ def test_tiles_lie_in_their_order(grid, height, width, monkeypatch):
 def test_tiles_do_not_show_their_tone(monkeypatch):
     """Any light over the image, the same within a tile, leaves what the encoder sees."""
     torch.manual_seed(0)
-    task, batch = sp.Jigsaw(net(), orders=8).eval(), 0.25 + 0.5 * torch.rand(2, 3, 30, 30)
+    task, batch = sp.tasks.Jigsaw(net(), num_permutations=8).eval(), 0.25 + 0.5 * torch.rand(2, 3, 30, 30)
     light = torch.rand(2, 3, 3, 3).repeat_interleave(10, 2).repeat_interleave(10, 3)
 
     def seen() -> list[Tensor]:
@@ -241,22 +241,25 @@ def test_orders_are_learned():
     stripes = torch.rand(4, 3, 1, 16).expand(-1, -1, 16, -1)
     top, bottom = torch.cat([kinds[0], kinds[1]], dim=3), torch.cat([coarse, stripes], dim=3)
     batch = torch.cat([top, bottom], dim=2).repeat(4, 1, 1, 1)
-    task = sp.Jigsaw(net(), grid=2, orders=24)
+    task = sp.tasks.Jigsaw(net(), grid=2, num_permutations=24)
     assert learned(task, lambda: batch, steps=60) > 0.3
 
 
 def test_orders_are_learned_on_photos():
     torch.manual_seed(0)
     batch = photos(8)
-    assert learned(sp.Jigsaw(deeper(), grid=2, orders=4), lambda: batch, steps=80) > 0.5
+    assert learned(sp.tasks.Jigsaw(deeper(), grid=2, num_permutations=4), lambda: batch, steps=80) > 0.5
 
 
 def test_the_orders_are_saved_and_stay(tmp_path):
-    task = sp.Jigsaw("autoencoder", orders=12)
+    task = sp.tasks.Jigsaw("autoencoder", num_permutations=12)
     task.permutations.copy_(torch.stack([torch.randperm(9) for _ in range(12)]))  # as of a library with other ones
     task.save_pretrained(tmp_path)
-    assert torch.equal(sp.Jigsaw.from_pretrained(tmp_path).permutations, task.permutations)
-    assert torch.equal(sp.Jigsaw(net(), orders=12).permutations, sp.Jigsaw(net(), orders=30).permutations[:12])
+    assert torch.equal(sp.tasks.Jigsaw.from_pretrained(tmp_path).permutations, task.permutations)
+    assert torch.equal(
+        sp.tasks.Jigsaw(net(), num_permutations=12).permutations,
+        sp.tasks.Jigsaw(net(), num_permutations=30).permutations[:12],
+    )
 
 
 @pytest.mark.parametrize("task", ["relative_patch", "jigsaw"])
@@ -269,18 +272,18 @@ def test_patches_are_enlarged_for_an_encoder_that_needs_it(task):
 
 def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match="needs 0 < patch < 0.5 .* got 0.7, 0.5"):
-        sp.RelativePatch(net(), patch=0.7)
+        sp.tasks.RelativePatch(net(), patch=0.7)
     with pytest.raises(ArgumentError, match="two patches of 13 pixels, 6 apart and shifted by up to 1, do not fit"):
-        sp.RelativePatch(net(), patch=0.4)(torch.rand(2, 3, 32, 32))
+        sp.tasks.RelativePatch(net(), patch=0.4)(torch.rand(2, 3, 32, 32))
     with pytest.raises(ArgumentError, match="size of relative_patch is a whole number"):
-        sp.RelativePatch(net(), size=0)
+        sp.tasks.RelativePatch(net(), size=0)
     with pytest.raises(ArgumentError, match="grid of jigsaw is 2 or 3 cells a side, got 4"):
-        sp.Jigsaw(net(), grid=4)
-    with pytest.raises(ArgumentError, match="4 tiles have 24 orders, got orders=25"):
-        sp.Jigsaw(net(), grid=2, orders=25)
-    with pytest.raises(ArgumentError, match="orders of jigsaw are at most 2000, got 2001"):
-        sp.Jigsaw(net(), orders=2001)
-    with pytest.raises(ArgumentError, match="orders of jigsaw is a whole number of at least 2, got 1"):
-        sp.Jigsaw(net(), orders=1)
+        sp.tasks.Jigsaw(net(), grid=4)
+    with pytest.raises(ArgumentError, match="4 tiles have 24 orders, got num_permutations=25"):
+        sp.tasks.Jigsaw(net(), grid=2, num_permutations=25)
+    with pytest.raises(ArgumentError, match="num_permutations of jigsaw is at most 2000, got 2001"):
+        sp.tasks.Jigsaw(net(), num_permutations=2001)
+    with pytest.raises(ArgumentError, match="num_permutations of jigsaw is a whole number of at least 2, got 1"):
+        sp.tasks.Jigsaw(net(), num_permutations=1)
     with pytest.raises(ArgumentError, match="needs images of at least 6 pixels a side, got 5×9"):
-        sp.Jigsaw(net())(torch.rand(2, 3, 5, 9))
+        sp.tasks.Jigsaw(net())(torch.rand(2, 3, 5, 9))

@@ -6,9 +6,20 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ssl_pretext import plots
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
-from ssl_pretext.plots import arranged, blank, curves, dodged, draw_levels, forest, lines, look, value_text, verdict_of
+from ssl_pretext.reporting import plots
+from ssl_pretext.reporting.plots import (
+    arranged,
+    blank,
+    curves,
+    dodged,
+    draw_levels,
+    forest,
+    lines,
+    look,
+    value_text,
+    verdict_of,
+)
 
 LONG = "split-brain, both halves − pixels rgb 8×8 (xy)"
 WORDS = {"title": "A title", "x_label": "across", "y_label": "up"}
@@ -235,10 +246,10 @@ def test_series_stand_apart_near_their_place(count, log):
     assert dodged(3, 0, 1, [3], log) == 3
 
 
-def test_looks_differ_for_far_more_series_than_colours():
+def test_looks_differ_for_far_more_series_than_colors():
     looks = [tuple(look(i).values()) for i in range(40)]
     assert len(set(looks)) == 40
-    # Told apart in grey print too: among the first nine no two share dash and marker.
+    # Told apart in gray print too: among the first nine no two share dash and marker.
     assert len({(style[1], style[2], style[4] == "white") for style in looks[:9]}) == 9
 
 

@@ -8,10 +8,10 @@ import torch
 
 import ssl_pretext as sp
 from benchmarks.food101.protocol import open_data
+from benchmarks.harness import step_seconds
 from benchmarks.pretext import __main__ as pretext
 from benchmarks.pretext.page import answer, gains
-from benchmarks.rows import step_seconds
-from benchmarks.tables import publish
+from benchmarks.result_page import publish
 
 COLUMNS = ["linear, output", "linear, all layers", "conv, output"]
 
@@ -23,7 +23,10 @@ def test_every_task_has_a_row_and_a_control():
     for row in trained:
         task, control = (sp.create_task(one.task, **one.options) for one in (row, rows[row.control]))
         assert str(task.encoder) == str(control.encoder), "the control is the same network"
-        assert (task.sees, task.options()["encoder"]) == (control.sees, control.options()["encoder"])
+        assert (task.encoder_channels, task.options()["encoder"]) == (
+            control.encoder_channels,
+            control.options()["encoder"],
+        )
         assert rows[row.control].control is None
         size = (64, 8, 8) if task.name == "masked_patches" else (128, 4, 4)
         assert task.eval().features(torch.zeros(1, 3, 32, 32)).shape[1:] == size, "as many features, halves together"

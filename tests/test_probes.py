@@ -14,22 +14,26 @@ from torch.nn import functional as F
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
 from ssl_pretext.probes import (
-    Backbone,
     ConvProbe,
     LabelEfficiency,
-    Network,
-    Pixels,
+    ProbeConfig,
     ProbeReport,
-    ProbeTraining,
-    Representation,
     create_probe,
-    difference_in_words,
+    describe_difference,
     evaluate,
     label_efficiency,
     list_probes,
     mean_interval,
     paired_difference,
     register_probe,
+)
+from ssl_pretext.representations.base import (
+    Backbone,
+    Pixels,
+    Representation,
+)
+from ssl_pretext.representations.network import (
+    FrozenNetwork,
 )
 from ssl_pretext.tasks import Colorization, CrossChannelPrediction
 
@@ -61,7 +65,7 @@ def projected(seed: int = 7) -> Representation:
         torch.manual_seed(100 + again)
         return framed(nn.Conv2d(3, 4, 2, stride=2))
 
-    return framed(network, twin).layer(name="net")
+    return framed(network, twin).representation(name="net")
 
 
 def framed(network: nn.Module, untrained: Callable[[int], Backbone] | None = None) -> Backbone:
@@ -280,7 +284,7 @@ def test_a_module_is_frozen_for_its_features_and_left_as_it_was() -> None:
     network.train()
     network[1].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    evaluate({"net": framed(network).layer()}, data(8), data(8), probe=linear, epochs=1, seeds=1)
+    evaluate({"net": framed(network).representation()}, data(8), data(8), probe=linear, epochs=1, seeds=1)
     assert [part.training for part in network.modules()] == [True, True, False, True]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -341,7 +345,7 @@ def test_differences_that_agree_but_for_rounding_have_no_spread() -> None:
     assert 0.3 - 0.2 != 0.2 - 0.1
     assert mean == pytest.approx(0.1)
     assert half == 0
-    assert "the same for every seed" in difference_in_words(mean, half, "pixels")
+    assert "the same for every seed" in describe_difference(mean, half, "pixels")
     _, one_of_a_million = paired_difference([0.3, 0.2], [0.2, 0.1 - 1e-6])
     assert one_of_a_million == pytest.approx(stats.t.ppf(0.975, 1) * 1e-6 / 2, rel=1e-6)
 
@@ -409,13 +413,13 @@ def test_all_controls_stand_beside_unless_switched_off(probe: str) -> None:
     task = Colorization(nn.Conv2d(1, 4, 2, stride=2), losses={"l1": 1.0})
     store = data(20, size=8)
     report = evaluate({"net": task.representation()}, store, store, probe=probe, epochs=1, seeds=2)
-    added = ["pixels rgb", "pixels lab:L", "pixels rgb 4×4", "colour histogram"]
+    added = ["pixels rgb", "pixels lab:L", "pixels rgb 4×4", "color histogram"]
     assert report.names == ["net", "net (untrained)", *added]
     assert list(report.card["against"]["net"].values()) == ["net (untrained)", *added]
     headings = [cell.strip() for cell in report.table().splitlines()[0].split("|")][3:-1]
     assert headings == [
         "minus untrained", "minus pixels rgb", "minus its source channels", "minus pixels of its size",
-        "minus colour histogram",
+        "minus color histogram",
     ]  # fmt: skip
     own = evaluate({"mine": Pixels("rgb"), "net": task.representation()}, store, store, probe=probe, epochs=1, seeds=1)
     assert own.card["against"]["net"]["mine"] == "mine", "what is there already is not added again"
@@ -433,7 +437,7 @@ def test_all_controls_stand_beside_unless_switched_off(probe: str) -> None:
 def test_a_network_that_sees_less_than_the_image_is_compared_with_what_it_sees(
     channels: str, source: str | None
 ) -> None:
-    network = Network(nn.Conv2d(Channels.parse(channels).num_channels, 2, 2, stride=2), channels=channels)
+    network = FrozenNetwork(nn.Conv2d(Channels.parse(channels).num_channels, 2, 2, stride=2), channels=channels)
     given = {"network": network.representation()}
     report = evaluate(given, data(8), data(8), probe="knn", seeds=1, controls=["source"])
     assert report.card["against"]["network"] == ({"its source channels": source} if source else {})
@@ -515,10 +519,10 @@ def test_the_best_is_chosen_by_images_that_are_not_test_images() -> None:
 
 
 def test_words_follow_from_the_interval() -> None:
-    assert "3.1 points above x (95% interval +2.0 to +4.2)" in difference_in_words(0.031, 0.011, "x")
-    assert "3.1 points below x" in difference_in_words(-0.031, 0.011, "x")
-    assert difference_in_words(0.031, 0.032, "x").startswith("no difference from x that these seeds could show")
-    assert "with one seed, so without an interval" in difference_in_words(0.031, None, "x")
+    assert "3.1 points above x (95% interval +2.0 to +4.2)" in describe_difference(0.031, 0.011, "x")
+    assert "3.1 points below x" in describe_difference(-0.031, 0.011, "x")
+    assert describe_difference(0.031, 0.032, "x").startswith("no difference from x that these seeds could show")
+    assert "with one seed, so without an interval" in describe_difference(0.031, None, "x")
 
 
 def test_label_efficiency_comes_back_from_json_and_draws(tmp_path: Path) -> None:
@@ -536,18 +540,18 @@ def test_label_efficiency_comes_back_from_json_and_draws(tmp_path: Path) -> None
 def test_regularizers_hold_the_weights_of_a_probe_down() -> None:
     options = {"epochs": 3, "seeds": 1, "controls": False}
     plain = evaluate(PIXELS, data(40), data(20), **options)
-    held = evaluate(PIXELS, data(40), data(20), training=ProbeTraining(regularizers={"nuclear_norm": 1.0}), **options)
+    held = evaluate(PIXELS, data(40), data(20), training=ProbeConfig(regularizers={"nuclear_norm": 1.0}), **options)
     assert held.runs[0]["history"] != plain.runs[0]["history"]
     assert held.card["regularizers"] == {"nuclear_norm": 1.0}
     assert "regularizers" in plain.card_differences(held)
     with pytest.raises(ArgumentError, match="trained by AdamW"):
-        evaluate(PIXELS, data(8), data(8), probe="linear", training=ProbeTraining())
-    with pytest.raises(ArgumentError, match="batch_size of ProbeTraining .* at least 2, got 1"):
-        ProbeTraining(batch_size=1)
+        evaluate(PIXELS, data(8), data(8), probe="linear", training=ProbeConfig())
+    with pytest.raises(ArgumentError, match="batch_size of ProbeConfig .* at least 2, got 1"):
+        ProbeConfig(batch_size=1)
     with pytest.raises(ArgumentError, match="learning_rate > 0"):
-        ProbeTraining(learning_rate="a")
+        ProbeConfig(learning_rate="a")
     with pytest.raises(UnknownNameError, match="no regularizer named 'rank'"):
-        ProbeTraining(regularizers={"rank": 1.0})
+        ProbeConfig(regularizers={"rank": 1.0})
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ssl_pretext as sp
-from ssl_pretext.processes import Place, from_first, place
+from ssl_pretext.system.processes import RankInfo, on_rank_zero, rank_info
 
 ROOT = Path(sp.__file__).parents[1]
 
@@ -109,7 +109,7 @@ def test_probes_are_counted_once(found):
 def test_the_command_line_under_torchrun(found, folder):
     assert found[0]["codes"] == found[1]["codes"] == [0, 0]
     assert (found[0]["asked"] + found[1]["asked"]).count("_build") == 2  # pretrain's store and probe's, each once
-    assert sp.PretextTask.from_pretrained(folder / "cli/task").pretraining["images"] == 8
+    assert sp.PretextTask.from_pretrained(folder / "cli/task").trained_on.settings["images"] == 8
     assert sp.ProbeReport.from_json(folder / "cli/probe/knn.json").names[0] == "colorization"
     assert not list((folder / "cache").glob("*.lock"))
 
@@ -123,8 +123,8 @@ def test_what_the_first_refuses_all_refuse(found):
 
 def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # as other launchers set it
-    assert place() == Place(0, 1, 1)
-    assert from_first("anything", lambda: 7) == 7
+    assert rank_info() == RankInfo(0, 1, 1)
+    assert on_rank_zero("anything", lambda: 7) == 7
 
 
 @pytest.mark.slow

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes import Backbone, mean_interval, paired_difference
-from ssl_pretext.probes.modules import ConvProbe, ProbeTraining, train_module
+from ssl_pretext.probes import mean_interval, paired_difference
+from ssl_pretext.probes.conv import ConvProbe
+from ssl_pretext.probes.training import ProbeConfig, train_network
+from ssl_pretext.representations.base import Backbone
 
 PROBES = ("conv", "linear", "knn")
 Data = tuple[Tensor, Tensor]
@@ -67,14 +69,14 @@ def test_cached_features_give_the_conv_probe_the_same_bits_as_a_prefix_run_in_ev
             return self.probe(features)
 
     for run in report.runs:
-        history, _ = train_module(
+        history, _ = train_network(
             lambda _channels, classes: Prefixed(6, classes),
             (train.images(), train.labels),
             (test.images(), test.labels),
             classes=4,
             epochs=3,
             seed=run["seed"],
-            training=ProbeTraining(),
+            training=ProbeConfig(),
         )
         assert run["history"] == history
     other = sp.evaluate({"latent": tiny_task(1).representation()}, train, test, epochs=3, seeds=2, controls=False)
@@ -211,7 +213,9 @@ def test_constant_features_are_at_chance_and_reported(probe: str) -> None:
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_features_that_are_not_finite_are_named(probe: str) -> None:
-    broken = Backbone(lambda images, layers: {layer: images.float() / 0 for layer in layers}).layer(name="broken")
+    broken = Backbone(lambda images, layers: {layer: images.float() / 0 for layer in layers}).representation(
+        name="broken"
+    )
     with pytest.raises(ArgumentError, match="'broken' gave features that are not finite"):
         sp.evaluate({"broken": broken}, noise([0, 1] * 4), noise([0, 1]), probe=probe, seeds=1, unseen_classes=True)
 
@@ -248,11 +252,11 @@ def test_a_budget_is_part_of_a_larger_one_and_the_same_for_all_representations()
 
 def test_budgets_that_cannot_be_met_are_refused() -> None:
     pixels, data = {"pixels": sp.Pixels("rgb")}, noise([0, 1, 2] * 4)
-    with pytest.raises(ArgumentError, match=r"'a' has 4 labelled images, fewer than per_class=5"):
+    with pytest.raises(ArgumentError, match=r"'a' has 4 labeled images, fewer than per_class=5"):
         sp.evaluate(pixels, data, data, per_class=5)
     with pytest.raises(ArgumentError, match="per_class takes the place of label_fraction"):
         sp.evaluate(pixels, data, data, per_class=2, label_fraction=0.5)
-    with pytest.raises(ArgumentError, match="at least one budget, each once"):
+    with pytest.raises(ArgumentError, match="at least one budget, and each once"):
         sp.label_efficiency(pixels, data, data, per_class=[2, 2])
 
 
@@ -313,8 +317,8 @@ def test_seeds_that_agree_to_the_image_show_nothing() -> None:
         ({"label_fraction": "1"}, "label_fraction lies in"),
         ({"controls": "untrained"}, "controls is True, False or some of"),
         ({"controls": 1}, "controls is True, False or some of"),
-        ({"device": "gpu"}, "device is 'auto', 'cpu' or 'cuda'"),
-        ({"training": {}}, "training is a ProbeTraining"),
+        ({"device": "gpu"}, "device is one of auto, cpu, cuda, got"),
+        ({"training": {}}, "training is a ProbeConfig"),
         ({"probe": 5}, "a probe is a name of"),
         ({"probe": "knn[k=2.5]"}, "k of the probe 'knn' is a whole number, got 2.5"),
         ({"probe": "knn[temperature=cold]"}, "temperature of the probe 'knn' is a number"),
@@ -341,11 +345,11 @@ def test_unusable_options_end_in_a_clear_error(options: dict, words: str | None)
 def test_whole_numbers_of_numpy_count_and_are_written(tmp_path) -> None:
     number = np.int64(4)
     representations = {
-        "histogram": sp.ColorHistogram(number),
-        "joined": sp.Joined([sp.Pixels("rgb")], size=number),
-        "network": sp.Network(nn.Conv2d(3, 2, 2), image_size=number).representation(),
+        "histogram": sp.representations.ColorHistogram(number),
+        "joined": sp.representations.Concatenated([sp.Pixels("rgb")], size=number),
+        "network": sp.FrozenNetwork(nn.Conv2d(3, 2, 2), image_size=number).representation(),
     }
-    options = {"training": ProbeTraining(batch_size=number), "per_class": number, "epochs": np.int64(1), "seeds": 1}
+    options = {"training": ProbeConfig(batch_size=number), "per_class": number, "epochs": np.int64(1), "seeds": 1}
     data = noise([0, 1] * 4)
     report = sp.evaluate(representations, data, data, controls=False, cache=tmp_path / "cache", **options)
     report.to_json(tmp_path / "report.json")
@@ -377,7 +381,7 @@ def test_a_twin_is_drawn_once_for_all_layers_of_a_network() -> None:
     draw = backbone.untrained
     assert draw is not None
     backbone.untrained = lambda seed: drawn.append(seed) or draw(seed)
-    layers = {"first": backbone.layer("0"), "last": backbone.layer()}
+    layers = {"first": backbone.representation("0"), "last": backbone.representation()}
     report = sp.evaluate(layers, photos("train"), photos("test"), probe="knn", seeds=[3, 5], controls=["untrained"])
     assert drawn == [3, 5]
     twin = task.untrained(5).representation("0")

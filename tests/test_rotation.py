@@ -36,21 +36,21 @@ def train(task: sp.PretextTask, batches, *, steps: int, rate: float = 3e-3) -> N
         optimizer.step()
 
 
-@pytest.mark.parametrize("every", [True, False])
-def test_copies_are_numpys_turns(every):
+@pytest.mark.parametrize("all_rotations", [True, False])
+def test_copies_are_numpys_turns(all_rotations):
     torch.manual_seed(0)
     batch = torch.rand(12, 3, 8, 8)
-    seen, turns = shown(sp.Rotation(net(), every=every), batch)
-    normalised = (2 * batch - 1).repeat(4, 1, 1, 1).numpy()
-    expected = [np.rot90(image, turn, (1, 2)) for turn, image in zip(turns, normalised, strict=False)]
+    seen, turns = shown(sp.tasks.Rotation(net(), all_rotations=all_rotations), batch)
+    normalized = (2 * batch - 1).repeat(4, 1, 1, 1).numpy()
+    expected = [np.rot90(image, turn, (1, 2)) for turn, image in zip(turns, normalized, strict=False)]
     np.testing.assert_allclose(seen, np.stack(expected), atol=1e-6)
-    assert len(turns) == (48 if every else 12)
+    assert len(turns) == (48 if all_rotations else 12)
     assert set(turns.tolist()) == {0, 1, 2, 3}
 
 
 def test_the_loss_is_the_papers():
     torch.manual_seed(0)
-    output = sp.Rotation(net())(torch.rand(5, 3, 8, 8))
+    output = sp.tasks.Rotation(net())(torch.rand(5, 3, 8, 8))
     scores = output.prediction.detach().double().numpy().reshape(4, 5, 4)
     log = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     assert output.loss.item() == pytest.approx(-np.mean([log[turn, :, turn].mean() for turn in range(4)]), rel=1e-5)
@@ -65,7 +65,7 @@ def test_it_learns_which_way_is_up():
         return (light + 0.1 * torch.randn(8, 3, 16, 16, generator=draw)).clamp(0, 1)
 
     torch.manual_seed(0)
-    task = sp.Rotation(net())
+    task = sp.tasks.Rotation(net())
     train(task, sky, steps=40)
     assert accuracy(task, sky()) > 0.9
     assert accuracy(task, torch.rand(64, 3, 16, 16, generator=draw)) < 0.4
@@ -75,7 +75,7 @@ def test_it_learns_on_photos():
     photos = sp.sample_photos("train", image_size=32)
     batch = photos.images(range(0, len(photos), 150))
     torch.manual_seed(0)
-    task = sp.Rotation(net())
+    task = sp.tasks.Rotation(net())
     before = accuracy(task, batch)
     train(task, lambda: batch, steps=60)
     assert before < 0.4
@@ -84,6 +84,6 @@ def test_it_learns_on_photos():
 
 def test_a_turn_must_keep_the_shape():
     with pytest.raises(ArgumentError, match="are square; got 16×12"):
-        sp.Rotation(net())(torch.rand(2, 3, 16, 12))
-    with pytest.raises(ArgumentError, match="every of rotation is True or False, got 4"):
-        sp.Rotation(net(), every=4)
+        sp.tasks.Rotation(net())(torch.rand(2, 3, 16, 12))
+    with pytest.raises(ArgumentError, match="all_rotations of rotation is True or False, got 4"):
+        sp.tasks.Rotation(net(), all_rotations=4)

@@ -16,7 +16,7 @@ from torch import nn
 import ssl_pretext as sp
 from ssl_pretext.cli import main
 from ssl_pretext.data.shards import count_images, find_shards, read_shard
-from ssl_pretext.data.stream_batches import StreamLoader
+from ssl_pretext.data.stream_loader import StreamLoader
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -29,7 +29,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def photo(number: int, size: "tuple[int, int]" = (20, 20)) -> Image.Image:
-    """Grey of a level that tells which one it is, with one corner white."""
+    """Gray of a level that tells which one it is, with one corner white."""
     image = Image.new("RGB", size, (5 * number,) * 3)
     image.paste((255, 255, 255), (0, 0, size[0] // 2, size[1] // 2))
     return image
@@ -110,7 +110,7 @@ def test_pixels_are_those_of_a_folder(shards, tmp_path):
         folder.mkdir()
         (folder / name).write_bytes(content)
         write(tmp_path / f"{name}.tar", {name: content})
-        store = sp.ImageStore.from_folder(folder, image_size=16, labelled=False)
+        store = sp.ImageStore.from_folder(folder, image_size=16, labeled=False)
         (batch,) = loader(stream(str(tmp_path / f"{name}.tar")))
         assert torch.equal(batch, store.images())
     array = sp.ImageStream(str(tmp_path / "c.tif.tar"), image_size=16, channels=3)
@@ -194,20 +194,20 @@ def test_fit_on_a_stream_resumes_to_the_same_weights(shards, tmp_path, monkeypat
         return made.state_dict()
 
     whole = run("whole")
-    seen, steps = StreamLoader.names_given, iter([*range(9)])  # until the second of three epochs
+    seen, steps = StreamLoader.last_names, iter([*range(9)])  # until the second of three epochs
 
-    def names_given(self):
+    def last_names(self):
         if next(steps, None) is None:
             raise InterruptedError
         return seen(self)
 
-    monkeypatch.setattr(StreamLoader, "names_given", names_given)
+    monkeypatch.setattr(StreamLoader, "last_names", last_names)
     with pytest.raises(InterruptedError):
         run("stopped")
-    monkeypatch.setattr(StreamLoader, "names_given", seen)
+    monkeypatch.setattr(StreamLoader, "last_names", seen)
     for name, value in run("stopped").items():
         assert torch.equal(value, whole[name])
-    saved = json.loads((tmp_path / "whole/task/config.json").read_text())["pretraining"]
+    saved = json.loads((tmp_path / "whole/task/config.json").read_text())["trained_on"]["settings"]
     assert (saved["images"], saved["sha256"]) == (COUNT, stream(shards).sha256)
     write(tmp_path / "shards/train-0.tar", {"0.png": encoded(photo(0))})
     with pytest.raises(CheckpointError, match="images"):
@@ -310,7 +310,7 @@ def test_the_command_line_takes_shards(shards, tmp_path, capsys):
     assert main(["pretrain", "--data", shards, "--out", str(out), *small]) == 0
     assert [one["name"] for one in json.loads((out / "skipped.json").read_text())] == ["train-4.tar/broken.png"]
     assert main(["pretrain", "--config", str(out / "pretrain.yaml"), "--resume"]) == 0
-    assert sp.PretextTask.from_pretrained(out / "task").pretraining["images"] == 35
+    assert sp.PretextTask.from_pretrained(out / "task").trained_on.settings["images"] == 35
     folder = ["pretrain", "--data", str(tmp_path), "--out", str(tmp_path / "new"), "--epoch-images", "5", *small]
     assert main(folder) == 2
     assert "--epoch-images is about shards" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Imports point down, the package loads nothing heavy, and its names are a deliberate list."""
+"""Imports point down, nothing imports in a circle, the wings stay apart, and public names are a deliberate list."""
 
 import ast
 import re
@@ -7,30 +7,36 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import REGISTRIES
+from structure import cycles, graph_of, imported, reachable, read_sources
 
 import ssl_pretext
 
 PACKAGE = Path(ssl_pretext.__file__).parent
 ROOT = PACKAGE.parent
-# From the top down; a module may import those below it, and its own package.
+MAP = ROOT / "docs/contributing/map.md"
+# From the top down; a part may import those below it, and itself.
 LAYERS = (
     ["cli"],
-    ["training"],
-    ["probes"],
-    ["tasks"],
-    ["representations", "quality", "plots", "report"],
-    ["losses", "encoders"],
+    ["export"],
+    ["training", "probes"],
+    ["tasks", "color_metrics"],
+    ["losses"],
+    ["representations"],
+    ["encoders", "quantize"],
+    ["regularizers", "saving", "reporting"],
     ["data"],
-    ["quantize"],
     ["channels"],
-    ["color", "bins", "nearest"],
-    ["fitting", "command", "folders"],
-    ["registry", "config", "processes"],
-    ["memory"],
-    ["errors"],
+    ["color"],
+    ["system"],
+    ["registry", "config", "arguments"],
+    ["errors", "version"],
 )
 HEIGHT = {name: len(LAYERS) - level for level, names in enumerate(LAYERS) for name in names}
+PRETRAINING = ("training", "tasks", "losses")
+JUDGING = ("probes", "representations")
 HEAVY = [
+    "torch",
     "lightning",
     "diffusers",
     "timm",
@@ -41,58 +47,211 @@ HEAVY = [
     "scipy",
     "tyro",
 ]
-NAMES = (
-    "ChannelSpace Channels ColorHistogram Colorization CrossChannelContrast CrossChannelPrediction Denoising "
-    "FitConfig ImageStore ImageStream Inpainting Jigsaw Joined LabelEfficiency Loss MaskedPatches Network Pixels "
-    "PretextError PretextTask ProbeReport ProbeTraining RelativePatch Representation Rotation SplitBrain TaskOutput "
-    "create_encoder create_loss create_probe create_task evaluate export_encoder fit holdout_split join "
-    "label_efficiency list_encoders list_losses list_probes list_tasks load_representation register_encoder "
-    "register_loss register_probe register_task sample_photos save_representation"
-).split()
+MOST_NAMES = 40
+# The test of a module that has no test file of its stem.
+TESTED_BY = {}
+SOURCES = read_sources(PACKAGE)
+GRAPH = graph_of(SOURCES)
 
 
-def imported(source: str) -> set[str]:
-    modules = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ssl_pretext."):
-            modules.add(node.module.split(".")[1])
-        if isinstance(node, ast.Import):
-            modules |= {a.name.split(".")[1] for a in node.names if a.name.startswith("ssl_pretext.")}
-    return modules
+def part_of(module):
+    """The part of the package that a module belongs to: `tasks` for `ssl_pretext.tasks.jigsaw`, the root for itself."""
+    return [*module.split("."), ""][1]
 
 
-def upward(part: str, source: str) -> set[str]:
-    return {other for other in imported(source) if other != part and HEIGHT[other] >= HEIGHT[part]}
+def upward(graph):
+    """Imports that do not point down, as pairs of modules; the root may import anything, and nothing imports it."""
+    return [
+        (module, other)
+        for module, others in graph.items()
+        for other in others
+        if part_of(module)
+        and part_of(module) != part_of(other)
+        and (not part_of(other) or HEIGHT[part_of(other)] >= HEIGHT[part_of(module)])
+    ]
+
+
+def of_parts(graph, parts):
+    return {module for module in graph if part_of(module) in parts}
+
+
+def across(graph):
+    """What one wing imports of the other, directly or by way of other modules."""
+    pretraining, judging = of_parts(graph, PRETRAINING), of_parts(graph, JUDGING)
+    kept_from_pretraining = of_parts(graph, ["probes"]) | {"ssl_pretext.representations.cache"}
+    return reachable(graph, judging) & pretraining | reachable(graph, pretraining) & kept_from_pretraining
+
+
+def changed(module, line):
+    """The graph of the package with one more line in a module."""
+    assert module in SOURCES
+    return graph_of({**SOURCES, module: f"{SOURCES[module]}\n{line}\n"})
+
+
+def test_every_part_has_its_layer():
+    assert {part_of(module) for module in SOURCES} - {""} == set(HEIGHT)
 
 
 def test_imports_point_down():
-    for path in PACKAGE.rglob("*.py"):
-        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if part != "__init__":
-            assert not upward(part, path.read_text()), f"{path} imports upwards"
+    assert not upward(GRAPH)
 
 
-def test_an_upward_import_would_be_seen():
-    assert upward("color", "from ssl_pretext.tasks import Colorization") == {"tasks"}
-    assert upward("losses", "def f():\n    import ssl_pretext.encoders.decoders") == {"encoders"}
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("ssl_pretext.color", "from ssl_pretext.tasks import Colorization"),
+        ("ssl_pretext.color", "from ssl_pretext import tasks"),
+        ("ssl_pretext.color", "import ssl_pretext.tasks.jigsaw as jigsaw"),
+        ("ssl_pretext.color", "from .tasks import Colorization"),
+        ("ssl_pretext.color", "import ssl_pretext as sp"),
+        ("ssl_pretext.losses.pixel", "def f():\n    from ssl_pretext.tasks.heads import PooledHead"),
+        (
+            "ssl_pretext.data.store",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ssl_pretext import fit",
+        ),
+    ],
+)
+def test_an_upward_import_is_seen(module, line):
+    assert module in {importer for importer, _ in upward(changed(module, line))}
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    assert not cycles(GRAPH)
+    assert not cycles(graph_of(read_sources(ROOT / "benchmarks")))
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("ssl_pretext.tasks.heads", "from ssl_pretext.tasks.jigsaw import Jigsaw"),
+        ("ssl_pretext.tasks.heads", "from ssl_pretext.tasks import jigsaw"),
+        ("ssl_pretext.tasks.heads", "from ssl_pretext.tasks import Jigsaw"),
+        ("ssl_pretext.tasks.heads", "from . import Jigsaw"),
+        ("ssl_pretext.tasks.heads", "def late():\n    from .jigsaw import Jigsaw"),
+        ("ssl_pretext.color", "from ssl_pretext.channels import Channels"),
+    ],
+)
+def test_a_circle_is_seen(module, line):
+    assert any(module in group for group in cycles(changed(module, line)))
+
+
+def test_the_wings_are_apart():
+    assert not across(GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("ssl_pretext.probes.linear", "from ssl_pretext.tasks import PretextTask"),
+        ("ssl_pretext.representations.base", "from ssl_pretext.losses import Loss"),
+        ("ssl_pretext.training.fit", "from ssl_pretext.probes import evaluate"),
+        ("ssl_pretext.tasks.base", "from ssl_pretext.representations.cache import Cache"),
+        ("ssl_pretext.representations.extraction", "from ssl_pretext.representations.cache import Cache"),
+    ],
+)
+def test_a_way_from_wing_to_wing_is_seen(module, line):
+    assert across(changed(module, line))
+
+
+def test_names_of_a_package_are_followed_to_their_file():
+    found = imported("x", {**SOURCES, "x": "from ssl_pretext.probes import evaluate\nfrom ssl_pretext import fit"})
+    assert {"ssl_pretext.probes.evaluation", "ssl_pretext.training.fit"} <= found
+
+
+def loaded_after(code):
+    command = [sys.executable, "-W", "error", "-c", f"import sys; {code}; print(*sys.modules)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
 
 
 def test_importing_loads_nothing_heavy():
-    code = "import sys, ssl_pretext; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout.split()
-    assert "torch" in loaded
-    assert not {name for name in loaded if name.split(".")[0] in HEAVY}
+    loaded = {name.split(".")[0] for name in loaded_after("import ssl_pretext")}
+    assert "ssl_pretext" in loaded
+    assert not loaded & {*HEAVY}
+    used = {name.split(".")[0] for name in loaded_after("import ssl_pretext; ssl_pretext.ChannelSpace")}
+    assert "torch" in used
+    assert not used & {*HEAVY} - {"torch"}
 
 
-def test_public_names_are_the_list_and_all_there():
-    assert ssl_pretext.__all__ == NAMES == sorted(NAMES)
-    assert dir(ssl_pretext) == NAMES
-    for name in NAMES:
+def test_the_configuration_of_training_needs_no_lightning():
+    assert "lightning" not in loaded_after("from ssl_pretext import FitConfig")
+
+
+def test_public_names_are_few_and_all_there():
+    names = ssl_pretext.__all__
+    assert names == sorted(set(names))
+    assert len(names) <= MOST_NAMES
+    assert dir(ssl_pretext) == names
+    for name in names:
         assert getattr(ssl_pretext, name).__doc__
-    with pytest.raises(AttributeError, match="no attribute 'colorize'"):
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ssl_pretext.__version__)
+    with pytest.raises(AttributeError, match="colorize"):
         _ = ssl_pretext.colorize
+
+
+def registries_of(source):
+    """Names of the module-level registries that a module makes."""
+    found = []
+    for node in ast.parse(source).body:
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        if isinstance(value, ast.Call) and ast.unparse(value.func) == "Registry":
+            found.append(ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target))
+    return found
+
+
+def test_every_registry_is_given_back_after_a_test():
+    made = [name for source in SOURCES.values() for name in registries_of(source)]
+    assert len(made) == len(set(made)) == len(REGISTRIES)
+    assert registries_of('KINDS: Registry[int] = Registry("kind")\nMORE = Registry("more")') == ["KINDS", "MORE"]
+
+
+def untested(modules, tested_by):
+    """Modules that have neither a test file of their stem nor one that is named for them, or a name too many."""
+    stems = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    found = []
+    for module in modules:
+        stem = module.rpartition(".")[2]
+        if f"test_{stem}" in stems and module not in tested_by:
+            continue
+        if not any((ROOT / "tests" / file).is_file() for file in [tested_by.get(module, "-")]):
+            found.append(module)
+    return found + sorted(tested_by.keys() - set(modules))
+
+
+def test_every_module_has_its_test():
+    modules = [module for module in SOURCES if not (PACKAGE.parent / module.replace(".", "/")).is_dir()]
+    assert not untested(modules, TESTED_BY)
+    assert untested(["ssl_pretext.new"], {}) == ["ssl_pretext.new"]
+    assert untested([], {"ssl_pretext.gone": "test_color.py"}) == ["ssl_pretext.gone"]
+
+
+def documented():
+    """The modules that the API pages document."""
+    pages = (page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    return {module for page in pages for module in re.findall(r"^::: (ssl_pretext[\w.]*)", page, re.M)}
+
+
+def excepted():
+    """Other modules that the benchmarks may import, as the map of the code names them with a reason."""
+    section = MAP.read_text().partition("## What the benchmarks import")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `(ssl_pretext[\w.]*)` \| .{20,} \|$", section, re.M))
+
+
+def hidden(source, known):
+    """Modules of the package that a source imports and that are not known."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssl_pretext"):
+            found.add(node.module)
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("ssl_pretext")}
+    return found - known
+
+
+def test_benchmarks_import_public_modules():
+    known = documented() | excepted() | {"ssl_pretext"}
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        assert not hidden(path.read_text(), known), path
+    assert hidden("from ssl_pretext.data.staging import Staging", known) == {"ssl_pretext.data.staging"}
 
 
 def test_the_readme_pretrains_and_probes_in_at_most_ten_lines():

@@ -11,7 +11,7 @@ from torch import nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, CheckpointError
-from ssl_pretext.training.checkpoints import WholeCheckpoints
+from ssl_pretext.training.checkpoints import AtomicCheckpointIO
 
 
 def store(count: int = 40) -> sp.ImageStore:
@@ -40,7 +40,7 @@ def test_fit_trains_logs_and_saves(tmp_path):
         tmp_path / "task",
         parts={"encoder": nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())},
     )
-    assert again.image_size == 16
+    assert again.trained_on.image_size == 16
     for key, value in task.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
 
@@ -60,7 +60,7 @@ def same(one, other):
 
 
 def test_a_run_goes_on_from_every_checkpoint_as_if_it_had_not_stopped(tmp_path, monkeypatch):
-    save, last = WholeCheckpoints.save_checkpoint, tmp_path / "whole" / "checkpoints" / "last.ckpt"
+    save, last = AtomicCheckpointIO.save_checkpoint, tmp_path / "whole" / "checkpoints" / "last.ckpt"
     stops = []
 
     def keep(self, checkpoint, path, storage_options=None):
@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_every_checkpoint_as_if_it_had_not_stopped(tmp_path, 
         stops.append(shutil.copytree(tmp_path / "whole", tmp_path / str(len(stops))))
 
     with monkeypatch.context() as patch:
-        patch.setattr(WholeCheckpoints, "save_checkpoint", keep)
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", keep)
         whole = fitted(tmp_path / "whole")
     # Each step has one, and each epoch.
     assert [
@@ -109,7 +109,7 @@ def test_what_losses_need_of_the_images_is_measured_before_the_first_step(tmp_pa
 
 def test_the_same_is_hidden_of_the_validation_images_in_every_epoch(tmp_path):
     torch.manual_seed(0)
-    task = sp.Denoising(nn.Conv2d(3, 4, 2, stride=2), noise="masking")
+    task = sp.tasks.Denoising(nn.Conv2d(3, 4, 2, stride=2), noise="masking")
     config = sp.FitConfig(out=tmp_path, epochs=3, batch_size=16, learning_rate=1e-30, weight_decay=0.0, device="cpu")
     history = sp.fit(task, store(), config, validation=store(20))
     assert len({row["val_loss"] for row in history}) == 1
@@ -144,7 +144,7 @@ def test_images_that_are_not_square_resume_too(tmp_path):
     for _ in range(2):
         sp.fit(small_task(), images, config)
     again = sp.PretextTask.from_pretrained(tmp_path / "task", parts={"encoder": small_task().encoder})
-    assert again.image_size == (16, 12)
+    assert again.trained_on.image_size == (16, 12)
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path):
@@ -159,7 +159,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         sp.fit(other, store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu", resume=True))
 
 
-def test_lightning_is_silent_while_it_trains_and_as_before_afterwards(tmp_path, caplog):
+def test_lightning_is_silent_while_it_trains_and_as_before_afterward(tmp_path, caplog):
     talker = logging.getLogger("lightning.pytorch")
     talker.setLevel(logging.INFO)
     with caplog.at_level(logging.INFO):
@@ -216,6 +216,6 @@ def test_errors_say_what_is_wrong(tmp_path):
 
 def test_a_device_that_is_not_there_is_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ArgumentError, match="'cuda', and PyTorch sees no CUDA device here; 'auto' takes"):
+    with pytest.raises(ArgumentError, match="'cuda', and PyTorch finds no CUDA device on this machine; 'auto' takes"):
         sp.fit(small_task(), store(), sp.FitConfig(out=tmp_path, device="cuda"))
     assert not list(tmp_path.iterdir())

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from benchmarks.food101.presets import PRESETS, STUDIES, Preset
-from ssl_pretext.command import run_command
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
-from ssl_pretext.folders import LOCK_FILE, claimed
 from ssl_pretext.losses import parse_losses
-from ssl_pretext.processes import place
+from ssl_pretext.system.files import read_json, write_json
+from ssl_pretext.system.locks import LOCK_FILE, exclusive_lock
+from ssl_pretext.system.processes import rank_info
 
 log = logging.getLogger("benchmarks.food101")
 
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     }
     # Everything that can be wrong with the request comes before the first file is written.
     experiment_run = Run(experiment, config, out=_out(options), device=device)
-    with claimed(experiment_run.out):
+    with exclusive_lock(experiment_run.out):
         _execute(experiment_run, options, preset, embedded=embedded, started=started)
 
 
@@ -118,7 +118,7 @@ def _device(options: argparse.Namespace) -> str:
 
 def _prepare(experiment_run: Any, options: argparse.Namespace) -> None:
     """Claims the output folder, or refuses it."""
-    if place().rank != 0:
+    if rank_info().rank != 0:
         return  # under torchrun the first process has the say
     out, config = experiment_run.out, experiment_run.identity()
     written = out / "config.json"

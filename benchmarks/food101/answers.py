@@ -5,11 +5,11 @@ from typing import Any
 
 from benchmarks.food101.studies import DOMAINS, LATENT, Findings
 from ssl_pretext.probes import ProbeReport
-from ssl_pretext.probes.results import difference_row
+from ssl_pretext.probes.report import difference_row
 
 __all__ = ["answer_questions"]
 
-NOTICEABLE = 1.0  # a shift of the mean colour below one Lab unit is hardly to be seen
+NOTICEABLE = 1.0  # a shift of the mean color below one Lab unit is hardly to be seen
 
 
 def answer_questions(findings: Findings, quality: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def answer_questions(findings: Findings, quality: Sequence[Mapping[str, Any]]) -
         asked = [(study, findings.reports[study][domain]) for study in ("conv", "linear") if study in findings.reports]
         if asked:
             answers.append(_answer(question, [_helps(study, report, LATENT) for study, report in asked]))
-    answers.append(_skew("Do the colours skew, and where to?", quality))
+    answers.append(_skew("Do the colors skew, and where to?", quality))
     if best := findings.layer():
         parts = [_layers(domain, report, best) for domain, report in findings.reports["linear"].items()]
         answers.append(_answer("Do other layers than the latent represent more?", parts))
@@ -83,17 +83,17 @@ def _skew(question: str, quality: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     row = next(row for row in quality if row["images"] == "validation")
     a, b = row["mean_a"] - row["mean_a_truth"], row["mean_b"] - row["mean_b_truth"]
     leanings = [
-        f"towards {positive if shift > 0 else negative} by {abs(shift):.1f} units of Lab {axis}"
+        f"toward {positive if shift > 0 else negative} by {abs(shift):.1f} units of Lab {axis}"
         for axis, shift, negative, positive in (("a", a, "green", "red"), ("b", b, "blue", "yellow"))
         if abs(shift) >= NOTICEABLE
     ]
     lean = (
-        "On validation images the mean colour leans " + " and ".join(leanings)
+        "On validation images the mean color leans " + " and ".join(leanings)
         if leanings
-        else "On validation images the mean colour stays within one Lab unit of the truth"
+        else "On validation images the mean color stays within one Lab unit of the truth"
     )
     share = row["colorfulness"] / max(row["colorfulness_truth"], 1e-6)
-    faded = f"the predictions have {share:.0%} of the true colourfulness"
+    faded = f"the predictions have {share:.0%} of the true colorfulness"
     yellow = "the predicted mean itself is yellow" if row["mean_b"] > NOTICEABLE else "the predicted mean is not yellow"
     hue = f"{yellow} (b = {row['mean_b']:.1f}, in truth {row['mean_b_truth']:.1f})"
     return {"question": question, "answer": f"{lean}; {faded}; {hue}.", "evidence": dict(row)}

@@ -1,4 +1,4 @@
-"""The run itself: pretraining, probes, colour quality, results."""
+"""The run itself: pretraining, probes, color quality, results."""
 
 import hashlib
 import logging
@@ -18,15 +18,15 @@ from benchmarks.food101.answers import answer_questions
 from benchmarks.food101.protocol import Experiment
 from benchmarks.food101.report import write_report
 from benchmarks.food101.studies import Findings, study
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.color_metrics import color_quality
 from ssl_pretext.data import ImageStore
-from ssl_pretext.fitting import FitConfig
 from ssl_pretext.losses.lpips import trunks_on_disk
-from ssl_pretext.quality import color_quality
 from ssl_pretext.registry import parse_spec
-from ssl_pretext.report import image_grid
+from ssl_pretext.reporting.page import image_grid
+from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.tasks import Colorization
-from ssl_pretext.training import fit
+from ssl_pretext.training.config import FitConfig
+from ssl_pretext.training.fit import fit
 
 __all__ = ["Run", "environment"]
 
@@ -80,7 +80,7 @@ class Run:
         if int(os.environ.get("RANK", "0")) != 0:
             return None
         findings = _timed(times, "probes", self.probe)
-        quality, grids = _timed(times, "colour quality", self.color)
+        quality, grids = _timed(times, "color quality", self.color)
         results = {
             "command": command,
             "config": self.config,
@@ -123,7 +123,7 @@ class Run:
         return study(self.task, self.data, self.config, cache=self.out / "probes", device=self.device, say=log.info)
 
     def color(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-        """Colour quality and grids of training, validation and excluded images."""
+        """Color quality and grids of training, validation and excluded images."""
         self.task.to(self.device)
         quality, grids = [], {}
         # A trunk that is no loss here; which ones are at hand is the machine's business.
@@ -140,7 +140,7 @@ class Run:
             rows = torch.linspace(0, len(store) - 1, min(GRID_ROWS, len(store))).long()
             truth, colored = self._colorized(store, rows)
             gray = Colorization.lightness(truth)
-            titles = ("grey", "ours", "truth")
+            titles = ("gray", "ours", "truth")
             grids[name] = image_grid(list(zip(gray, colored, truth, strict=True)), titles)
         self.task.to("cpu")
         return quality, grids

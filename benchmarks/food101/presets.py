@@ -26,15 +26,15 @@ class Preset(Config):
         batch_size: Of pretraining. Unknown in the source.
         epochs: Of pretraining; 16 in the source.
         pretrain_per_class: Pretraining images per in-domain class.
-        validation_per_class: Held-out images per class for `val_loss`, colour quality and grids.
+        validation_per_class: Held-out images per class for `val_loss`, color quality and grids.
         probe_classes: Classes per domain that the probes tell apart.
-        labels_per_class: Labelled images per class that a probe is trained on.
+        labels_per_class: Labeled images per class that a probe is trained on.
         test_per_class: Test images per class.
         probe_epochs: Of the probes that are networks; 10 in the source.
         linear_epochs: Of the linear probes; their own number by default.
         seeds: How many times each probe is trained.
         conv_images: The conv probe, which costs the most, is trained on at most this many images per domain.
-        label_counts: Labelled images per class of the curves of label efficiency; those that there are.
+        label_counts: Labeled images per class of the curves of label efficiency; those that there are.
         studies: Which of `STUDIES` are done.
     """
 

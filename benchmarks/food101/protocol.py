@@ -48,12 +48,12 @@ class Experiment:
     Attributes:
         name: Of the data set, as it may be quoted.
         note: What a reader must know of it.
-        pretrain: In-domain images that the task learns from, unlabelled.
+        pretrain: In-domain images that the task learns from, unlabeled.
         validation: In-domain images held out from it.
         excluded: Images of the classes that it never sees.
-        probe_train: Labelled images by domain, `"in"` and `"out"`.
+        probe_train: Labeled images by domain, `"in"` and `"out"`.
         probe_test: Test images by domain.
-        spare: Labelled training images by domain that nothing else uses: for whoever must choose or find out why.
+        spare: Labeled training images by domain that nothing else uses: for whoever must choose or find out why.
         skipped: Files that could not be read, with the reason.
     """
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.food101.report import markdown_summary
-from ssl_pretext.config import read_json, write_text
+from ssl_pretext.system.files import read_json, write_text
 
 __all__ = ["publish"]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
-from ssl_pretext.config import write_bytes, write_text
-from ssl_pretext.plots import curves
-from ssl_pretext.probes.health import Health, collapse_in_words, health_rows
-from ssl_pretext.probes.networks import IMAGENET_LABELS
-from ssl_pretext.probes.results import percent
-from ssl_pretext.report import Figure, Section, html_page, markdown_table
+from ssl_pretext.probes.report import percent
+from ssl_pretext.reporting.page import Figure, Section, html_page, markdown_table
+from ssl_pretext.reporting.plots import curves
+from ssl_pretext.representations.collapse import Health, collapse_warnings, health_rows
+from ssl_pretext.representations.network import IMAGENET_LABELS
+from ssl_pretext.system.files import write_bytes, write_text
 
 __all__ = ["UNKNOWN", "markdown_summary", "side_by_side", "write_report"]
 
@@ -31,10 +31,10 @@ CAPTIONS = {
     "conv_differences": "Conv probe, colorization encoder minus each control, 95% intervals",
     "linear_differences": "Linear probe, colorization encoder minus each control, 95% intervals",
     "layers": "Linear probe by layer, trained and untrained",
-    "labels": "Linear probe by the number of labelled images",
-    "grid_train": "Training images: grey as the network sees it, ours, truth",
-    "grid_validation": "Validation images, of the same classes but never trained on: grey, ours, truth",
-    "grid_excluded": "Excluded classes, never seen in pretraining: grey, ours, truth",
+    "labels": "Linear probe by the number of labeled images",
+    "grid_train": "Training images: gray as the network sees it, ours, truth",
+    "grid_validation": "Validation images, of the same classes but never trained on: gray, ours, truth",
+    "grid_excluded": "Excluded classes, never seen in pretraining: gray, ours, truth",
 }
 
 
@@ -106,7 +106,7 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
             [
                 Section(
                     f"Test accuracy, %: {STUDIES['labels']}",
-                    [f"Labelled images per class; means over {config['seeds']} seeds with 95% intervals."],
+                    [f"Labeled images per class; means over {config['seeds']} seeds with 95% intervals."],
                     figures=shown(*(f"labels_{domain}" for domain in DOMAINS)),
                 )
             ]
@@ -118,17 +118,17 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
             [
                 "Standard deviation over images and positions, effective rank (RankMe) of the averages over positions, "
                 "and how much the features at one place differ between images, as a share of their size.",
-                *collapse_in_words(_health(results)),
+                *collapse_warnings(_health(results)),
             ],
             health_rows(_health(results)),
         ),
         Section("Colorized images", figures=shown("grid_train", "grid_validation", "grid_excluded")),
         Section(
-            "Colour quality",
+            "Color quality",
             [
-                "PSNR in dB; AuC is the share of pixels within 0..150 of the true ab (grey alone gives about 0.9), "
-                "rebalanced with rare colours counting as much as common ones; LPIPS, where shown, of another network "
-                "than the loss's; colourfulness after Hasler & Süsstrunk; a runs from green to red, b from blue "
+                "PSNR in dB; AuC is the share of pixels within 0..150 of the true ab (gray alone gives about 0.9), "
+                "rebalanced with rare colors counting as much as common ones; LPIPS, where shown, of another network "
+                "than the loss's; colorfulness after Hasler & Süsstrunk; a runs from green to red, b from blue "
                 "to yellow."
             ],
             quality_rows(results),
@@ -197,7 +197,7 @@ def _health(results: Mapping[str, Any]) -> dict[str, Health]:
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Colour quality, with as many digits as mean something."""
+    """Color quality, with as many digits as mean something."""
     return [
         {
             "images": row["images"],
@@ -242,9 +242,9 @@ def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) ->
             parts += [f"## Test accuracy, %: {STUDIES['labels']}, {heading}", _table(rows), *shown(f"labels_{domain}")]
     parts += [
         "## Health of the features",
-        "\n\n".join(collapse_in_words(_health(results))),
+        "\n\n".join(collapse_warnings(_health(results))),
         _table(health_rows(_health(results))),
-        "## Colour quality",
+        "## Color quality",
         _table(quality_rows(results)),
         "## Images used",
         _table([{"role": role, "images": f"{count:,}"} for role, count in data["counts"].items()]),

@@ -8,16 +8,9 @@ from typing import Any
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.protocol import Experiment
 from ssl_pretext.data import ImageStore
-from ssl_pretext.probes import (
-    LabelEfficiency,
-    Pixels,
-    ProbeReport,
-    ProbeTraining,
-    Representation,
-    evaluate,
-    imagenet_reference,
-    label_efficiency,
-)
+from ssl_pretext.probes import LabelEfficiency, ProbeConfig, ProbeReport, evaluate, label_efficiency
+from ssl_pretext.representations.base import Pixels, Representation
+from ssl_pretext.representations.network import imagenet_reference
 from ssl_pretext.tasks import Colorization
 
 __all__ = ["DOMAINS", "LATENT", "LAYERS", "LIGHTNESS", "MIDDLE", "PIXELS", "Findings", "study"]
@@ -48,7 +41,7 @@ class Findings:
     def layer(self) -> str | None:
         """The layer that linear probes do best on, by held-out training images of the in-domain classes.
 
-        None without linear probes, or with one labelled image per class, which leaves none to hold out.
+        None without linear probes, or with one labeled image per class, which leaves none to hold out.
         """
         report = self.reports["linear"]["in"] if "linear" in self.reports else None
         if report is None or not any("validation_accuracy" in run for run in report.runs):
@@ -109,14 +102,14 @@ def study(
     findings = Findings()
     backbone = task.backbone()
     pixels: dict[str, Representation] = {PIXELS: Pixels("rgb"), LIGHTNESS: Pixels("lab:L")}
-    maps = {LATENT: backbone.layer(name=LATENT), MIDDLE: backbone.layer(MIDDLE_LAYER, MIDDLE)}
-    layers = {LATENT: maps[LATENT]} | {name: backbone.layer(name) for name in LAYERS}
+    maps = {LATENT: backbone.representation(name=LATENT), MIDDLE: backbone.representation(MIDDLE_LAYER, MIDDLE)}
+    layers = {LATENT: maps[LATENT]} | {name: backbone.representation(name) for name in LAYERS}
     reference = [imagenet_reference()] if config["supervised"] else []
     supervised = {one.name: one for one in reference}
     shared = {"seeds": config["seeds"], "cache": cache, "device": device}
     by_steps, linear = (shared | {"epochs": config[name]} for name in ("probe_epochs", "linear_epochs"))
     reduced = ("untrained", "reduced")
-    regularized = ProbeTraining(regularizers={"nuclear_norm": NUCLEAR_NORM})
+    regularized = ProbeConfig(regularizers={"nuclear_norm": NUCLEAR_NORM})
     networks: dict[str, Callable[[ImageStore, ImageStore], ProbeReport]] = {
         "conv": lambda train, test: evaluate(pixels | maps, train, test, probe="conv", **by_steps),
         "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **linear),

@@ -14,13 +14,13 @@ from torch import nn
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import Experiment
+from benchmarks.harness import PRESETS as ROWS
+from benchmarks.harness import Comparison, Judge, Row, accuracies, command_line
 from benchmarks.networks import STRIDED_CNN as CNN
 from benchmarks.networks import STRIDED_LAYERS as LAYERS
 from benchmarks.pretext.page import answer
-from benchmarks.rows import PRESETS as ROWS
-from benchmarks.rows import Comparison, Judge, Row, accuracies, command_line
 from benchmarks.split_brain import REGRESSION, directed, split
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.system.files import read_json, write_json
 
 __all__ = ["COMPARISON", "PRESETS"]
 
@@ -65,7 +65,7 @@ def standardized_conv(in_channels: int, num_classes: int) -> nn.Module:
     it fits the training images: every pretraining would have seemed to help.
     """
     norm = nn.BatchNorm2d(in_channels, affine=False, momentum=None)  # the mean over all batches, without a beginning
-    return nn.Sequential(norm, sp.create_probe("conv", in_channels, num_classes))
+    return nn.Sequential(norm, sp.probes.create_probe("conv", in_channels, num_classes))
 
 
 def layers(task: sp.PretextTask) -> tuple[str, ...]:
@@ -77,9 +77,9 @@ def describe(task: sp.PretextTask, _data: Experiment) -> dict[str, Any]:
     """What a table says of a task beside its figures."""
     encoder = sum(parameter.numel() for parameter in task.encoder.parameters())
     network = "ViT" if task.name == "masked_patches" else "CNN"
-    halves = isinstance(task, sp.SplitBrain | sp.CrossChannelContrast)
+    halves = isinstance(task, sp.SplitBrain | sp.tasks.CrossChannelContrast)
     return {
-        "sees": f"{task.first} and {task.second}" if halves else str(task.sees),
+        "sees": f"{task.first} and {task.second}" if halves else str(task.encoder_channels),
         "network": f"two half-width {network}s" if halves else network,
         "encoder_parameters": encoder,
     }
@@ -114,8 +114,8 @@ COMPARISON = Comparison(
     judges=[
         Judge(
             {
-                "linear, output": lambda task: sp.Joined([task.representation()], size=SIDE),
-                "linear, all layers": lambda task: sp.Joined(
+                "linear, output": lambda task: sp.representations.Concatenated([task.representation()], size=SIDE),
+                "linear, all layers": lambda task: sp.representations.Concatenated(
                     list(task.representations(layers(task)).values()), size=SIDE
                 ),
             }

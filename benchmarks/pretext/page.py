@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ssl_pretext.config import write_bytes
-from ssl_pretext.plots import forest
-from ssl_pretext.probes.results import difference_row, percent
+from ssl_pretext.probes.report import difference_row, percent
 from ssl_pretext.probes.statistics import mean_interval
-from ssl_pretext.report import markdown_table
+from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.reporting.plots import forest
+from ssl_pretext.system.files import write_bytes
 
 __all__ = ["answer", "gains", "sections"]
 

@@ -16,9 +16,9 @@ from benchmarks.speed.page import table, write_page
 from benchmarks.speed.race import Finding, Size
 from benchmarks.speed.scaling import scaling
 from benchmarks.speed.settings import settings
-from ssl_pretext.command import run_command
-from ssl_pretext.config import read_json, write_json
+from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import UnknownNameError
+from ssl_pretext.system.files import read_json, write_json
 
 log = logging.getLogger("benchmarks.speed")
 

@@ -1,9 +1,8 @@
-"""Work that is measured in an interpreter of its own: memory, imports, and what depends on the state of malloc."""
+"""The work that `measure` runs in an interpreter of its own: `python -m benchmarks.speed.child WORK OPTIONS`."""
 
 import importlib
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import threading
@@ -15,26 +14,11 @@ from typing import Any
 
 # Nothing of ours or of torch's here: how long their imports take is measured.
 
-__all__ = ["measure"]
-
 MIB = 2**20
 SAMPLED_EVERY = 0.002  # seconds
 IMAGE_SIZE = 32
 BATCH_SIZE = 64
 LARGER = 4  # times the memory that is allowed: a store that is to be worked on all the same
-
-
-def measure(work: str, **options: Any) -> dict[str, float]:
-    """Runs a function of this module in a fresh interpreter and returns what it measured.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    command = [sys.executable, "-m", "benchmarks.speed.child", work, json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    if done.returncode:
-        raise RuntimeError(f"benchmarks.speed.child {work} failed:\n{done.stderr[-2_000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def importing(module: str) -> dict[str, float]:
@@ -45,7 +29,7 @@ def importing(module: str) -> dict[str, float]:
 
 
 def color_loss(side: str, *, small: bool) -> dict[str, float]:
-    """MiB that a step of the colour loss takes beyond its inputs."""
+    """MiB that a step of the color loss takes beyond its inputs."""
     from benchmarks.speed.color import ColorLoss
 
     work = ColorLoss(small=small)
@@ -98,14 +82,14 @@ def pretraining(images: int) -> dict[str, float]:
 def extraction(images: int) -> dict[str, float]:
     """Peak MiB of the features of as many images, as the linear probe takes them."""
     import ssl_pretext as sp
-    from ssl_pretext.probes.features import extract
     from ssl_pretext.probes.linear import pool
+    from ssl_pretext.representations.extraction import extract_features
 
     with tempfile.TemporaryDirectory() as folder:
         store = _store(Path(folder) / "images.u8", images)
         task = sp.create_task("colorization", encoder=_network(), losses={"smooth_l1": 1.0})
         with _peak() as found:
-            extract([task.representation()], store, reduce=pool)
+            extract_features([task.representation()], store, reduce=pool)
     return {"mib": found["bytes"] / MIB}
 
 
@@ -128,13 +112,13 @@ def limited(spare: int, side: int, whole: bool) -> dict[str, float]:
     from torch import nn
 
     import ssl_pretext as sp
-    from ssl_pretext.probes.features import extract
     from ssl_pretext.probes.linear import pool
+    from ssl_pretext.representations.extraction import extract_features
 
     def work(store: sp.ImageStore, out: Path) -> None:
         some = store.subset(torch.linspace(0, len(store) - 1, steps=32).long())
         sp.fit(task, some, sp.FitConfig(out=out, epochs=1, batch_size=8, device="cpu"))
-        extract([task.representation()], store, reduce=pool)
+        extract_features([task.representation()], store, reduce=pool)
 
     # Its features take a third of the bytes of the images: more, too, than is allowed.
     encoder = nn.Conv2d(1, 16, kernel_size=8, stride=8)

@@ -1,4 +1,4 @@
-"""Colour conversions, soft encoding and the colour loss."""
+"""Color conversions, soft encoding and the color loss."""
 
 from collections.abc import Callable
 from typing import cast
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import ssl_pretext as sp
-from benchmarks.speed.child import measure
+from benchmarks.speed.measure import measure
 from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
 from ssl_pretext.color import lab_to_rgb as to_rgb
 from ssl_pretext.color import rgb_to_lab as to_lab
@@ -109,7 +109,7 @@ def lab_gradients(size: Size) -> list[Finding]:
 
 
 def soft_encoding(size: Size) -> list[Finding]:
-    """Ab colours as weights of their nearest bins."""
+    """Ab colors as weights of their nearest bins."""
     from sklearn.neighbors import NearestNeighbors
 
     ab, quantizer = _colors(2 if size.small else 16, 56), ColorQuantizer()
@@ -146,7 +146,7 @@ def soft_encoding(size: Size) -> list[Finding]:
 
 
 class ColorLoss:
-    """The colour loss on one batch, forward and backward, in our way and with a dense target."""
+    """The color loss on one batch, forward and backward, in our way and with a dense target."""
 
     def __init__(self, *, small: bool) -> None:
         channels = sp.Channels.parse("lab:ab")
@@ -172,10 +172,10 @@ class ColorLoss:
 
 
 def color_loss(size: Size) -> list[Finding]:
-    """Classification of colours, forward and backward."""
+    """Classification of colors, forward and backward."""
     work = ColorLoss(small=size.small)
     error = check_equal("a dense target", work.ours(), work.dense(), within=1e-6)
-    name = f"colour classification, {_sizes(work.logits)}, forward and backward"
+    name = f"color classification, {_sizes(work.logits)}, forward and backward"
     sides = {OURS: work.ours, "dense soft target": work.dense}
     return [
         Finding(

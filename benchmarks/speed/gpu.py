@@ -21,11 +21,11 @@ import ssl_pretext as sp
 from benchmarks.food101.experiment import environment
 from benchmarks.speed.peaks import SOURCE, peak
 from benchmarks.speed.race import check_equal, race
-from ssl_pretext.command import run_command
-from ssl_pretext.config import write_json
+from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import parse_losses
-from ssl_pretext.report import markdown_table
+from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.system.files import write_json
 
 __all__ = ["Mode", "Step"]
 
@@ -113,7 +113,7 @@ class Step:
         return int(counter.get_total_flops())
 
     def mebibytes(self) -> float | None:
-        """What one step takes of a GPU's memory beside weights and optimiser."""
+        """What one step takes of a GPU's memory beside weights and optimizer."""
         if self.device != "cuda":
             return None
         torch.cuda.synchronize()

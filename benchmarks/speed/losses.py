@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import ssl_pretext as sp
-from benchmarks.speed.child import measure
+from benchmarks.speed.measure import measure
 from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
 from ssl_pretext.losses import create_loss
 

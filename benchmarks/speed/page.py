@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_pretext.config import write_bytes, write_text
-from ssl_pretext.plots import lines
-from ssl_pretext.report import markdown_table
+from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.reporting.plots import lines
+from ssl_pretext.system.files import write_bytes, write_text
 
 __all__ = ["table", "write_page"]
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ssl_pretext as sp
-from benchmarks.speed.child import measure
+from benchmarks.speed.measure import measure
 from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
+from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.linear import BATCH_SIZE, DECAYS, MIN_STEPS, MOMENTUM, RATES, VALIDATION, LinearProbe
-from ssl_pretext.probes.modules import ConvProbe
 
 __all__ = ["ConvProbing", "conv_probe", "linear_probes"]
 

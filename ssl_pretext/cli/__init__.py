@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ssl_pretext.command import run_command
+from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import MissingDependencyError
-from ssl_pretext.processes import place
+from ssl_pretext.system.processes import rank_info
 
 __all__ = ["main"]
 
@@ -34,7 +34,7 @@ def _run(arguments: Sequence[str]) -> None:
             f"the command line needs {error.name}, which is not installed: pip install 'ssl-pretext[cli]'"
         ) from error
     options = parse(arguments)
-    if (rank := place().rank) and options.module != "pretrain":
+    if (rank := rank_info().rank) and options.module != "pretrain":
         return  # under torchrun the first process does what is to be done once
     if rank:
         logging.getLogger().setLevel(logging.WARNING)  # and speaks for all

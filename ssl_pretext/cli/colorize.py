@@ -1,4 +1,4 @@
-"""`ssl-pretext colorize`: photos of any size, coloured from their lightness."""
+"""`ssl-pretext colorize`: photos of any size, colored from their lightness."""
 
 import logging
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from ssl_pretext.cli.files import write_skipped
 from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Colorize
 from ssl_pretext.color import lab_to_rgb, rgb_to_lab
-from ssl_pretext.config import replacing
 from ssl_pretext.data.decode import decoder
-from ssl_pretext.data.scan import list_folder
+from ssl_pretext.data.listing import list_folder
 from ssl_pretext.errors import ArgumentError, DataError, MissingFileError
+from ssl_pretext.system.files import atomic_write
 from ssl_pretext.tasks import Colorization
 
 __all__ = ["colorize_photo", "run"]
@@ -30,11 +30,11 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".tif": {"format": "TIFF"},
     ".tiff": {"format": "TIFF"},
 }
-PIXELS_AT_ONCE = 2**22  # of a large photo, so that the memory for its colours in float32 stays small
+PIXELS_AT_ONCE = 2**22  # of a large photo, so that the memory for its colors in float32 stays small
 
 
 def run(options: Colorize) -> None:
-    """Colours a photo, or every photo of a folder."""
+    """Colors a photo, or every photo of a folder."""
     if not options.photos.exists():
         raise MissingFileError(f"there is no photo and no folder {options.photos}")
     folder = options.photos.is_dir()
@@ -46,14 +46,14 @@ def run(options: Colorize) -> None:
     if len(skipped) == len(jobs):
         raise DataError(f"no photo could be read; {skipped[0]['name']}: {skipped[0]['reason']}")
     note = write_skipped(options.out, [*left_out, *skipped]) if folder else ""
-    log.info("coloured: %s%s", options.out, note)
+    log.info("colored: %s%s", options.out, note)
 
 
 def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
-    """A photo with its own lightness and predicted colours.
+    """A photo with its own lightness and predicted colors.
 
     The photo is squeezed to the size that the task was trained at, as in Zhang et al. 2016's demonstration, and what
-    is predicted there is stretched back: colours may be coarse where lightness is sharp. Colours that sRGB does not
+    is predicted there is stretched back: colors may be coarse where lightness is sharp. Colors that sRGB does not
     have at a pixel's lightness are brought into its gamut, which changes the lightness too.
 
     Args:
@@ -66,9 +66,9 @@ def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
     Raises:
         ArgumentError: The task does not know the size that it was trained at.
     """
-    if task.image_size is None:
+    size = task.trained_on.image_size
+    if size is None:
         raise ArgumentError("the task does not say at which image size it was trained; pretrain it by fit()")
-    size = (task.image_size, task.image_size) if isinstance(task.image_size, int) else task.image_size
     small = F.interpolate(photo[None].float() / 255, size, mode="bilinear", antialias=True).clamp(0, 1)
     ab = F.interpolate(rgb_to_lab(task.colorize(small))[:, 1:], photo.shape[-2:], mode="bilinear")[0]
     colored = torch.empty_like(photo)
@@ -80,12 +80,12 @@ def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
 
 
 def _colorize_all(task: Colorization, jobs: Sequence[tuple[Path, Path]]) -> list[dict[str, str]]:
-    """Colours photo after photo; returns those that cannot be read, with the reason."""
+    """Colors photo after photo; returns those that cannot be read, with the reason."""
     from tqdm import tqdm
 
     skipped = []
     decode = decoder(None, None)
-    for photo, target in tqdm(jobs, desc="colouring", unit="photo", disable=True if len(jobs) == 1 else None):
+    for photo, target in tqdm(jobs, desc="coloring", unit="photo", disable=True if len(jobs) == 1 else None):
         decoded = decode(photo)
         if not isinstance(decoded, str) and (decoded.kind, len(decoded.pixels)) != ("uint8", 3):
             decoded = f"it holds {len(decoded.pixels)} channels of {decoded.kind}, and is no photo"
@@ -100,7 +100,7 @@ def _write(pixels: Tensor, target: Path) -> None:
     from PIL import Image
 
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    with replacing(target) as part:
+    with atomic_write(target) as part:
         picture.save(part, **FORMATS[target.suffix.lower()])
 
 
@@ -111,7 +111,7 @@ def _folder_jobs(folder: Path, out: Path) -> tuple[list[tuple[Path, Path]], list
         raise ArgumentError(f"-o {out} and {folder} lie one in the other; choose a folder apart from the photos")
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"-o {out} is a file; for a folder of photos it is a folder")
-    listing = list_folder(folder, labelled=False)
+    listing = list_folder(folder, labeled=False)
     targets = [Path(name).with_suffix(".png") for name in listing.names]
     if len(set(targets)) < len(targets):  # a.jpg beside a.webp
         targets = [Path(f"{name}.png") for name in listing.names]

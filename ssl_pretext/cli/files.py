@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ssl_pretext.config import write_json, write_text
 from ssl_pretext.errors import ArgumentError, DataError, MissingFileError
+from ssl_pretext.system.files import write_json, write_text
 
 __all__ = ["noting_skipped", "read_options", "write_options", "write_skipped"]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ssl_pretext.config import Config
-from ssl_pretext.fitting import FitConfig
+from ssl_pretext.training.config import FitConfig
 
 __all__ = ["Colorize", "Command", "List", "Pretrain", "Probe"]
 
@@ -33,7 +33,7 @@ class Pretrain(Config):
             "split_brain[first=lab:L;second=lab:ab]"; see "ssl-pretext list tasks".
         encoder: The network to pretrain; see "ssl-pretext list encoders".
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's own if left out.
-        image_size: The shortest side is resized to it, and the centre cut out.
+        image_size: The shortest side is resized to it, and the center cut out.
         epoch_images: Images of shards that make an epoch; all of them, counted once, if left out.
         cache: Folder of decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
         config: YAML file of options, such as the pretrain.yaml of another run; the command line has the last word.
@@ -68,7 +68,7 @@ class Probe(Config):
     figures) and skipped.json.
 
     examples:
-      ssl-pretext probe runs/first --data labelled --per-class 10
+      ssl-pretext probe runs/first --data labeled --per-class 10
       ssl-pretext probe runs/first --data train --test test --probe "knn[k=5]"
 
     Attributes:
@@ -78,7 +78,7 @@ class Probe(Config):
         holdout: Share of each class that is held out for testing where there is no --test.
         holdout_seed: Decides which images that are.
         probe: What is trained on the frozen features, options in brackets; see "ssl-pretext list probes".
-        per_class: Labelled images of each class to train on; all of them if left out.
+        per_class: Labeled images of each class to train on; all of them if left out.
         seeds: Repetitions, from which the intervals come.
         image_size: Side of the images; that of pretraining if left out.
         out: Output folder; RUN/probe if left out.
@@ -105,7 +105,7 @@ class Probe(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Colorize(Config):
-    """Colour photos of any size from their lightness, which stays as it is at full resolution.
+    """Color photos of any size from their lightness, which stays as it is at full resolution.
 
     examples:
       ssl-pretext colorize runs/first photo.jpg -o colored.png

@@ -16,7 +16,7 @@ import tyro
 from ssl_pretext.cli.files import read_options
 from ssl_pretext.cli.options import Colorize, Command, List, Pretrain, Probe
 from ssl_pretext.errors import ArgumentError, PretextError
-from ssl_pretext.fitting import FitConfig
+from ssl_pretext.training.config import FitConfig
 
 __all__ = ["parse"]
 

@@ -10,12 +10,11 @@ from ssl_pretext.cli.files import noting_skipped, read_options, write_options, w
 from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError
-from ssl_pretext.folders import claimed
 from ssl_pretext.losses import parse_losses
-from ssl_pretext.processes import from_first, place
+from ssl_pretext.system.locks import exclusive_lock
+from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask, create_task
-from ssl_pretext.training import fit
-from ssl_pretext.training.run import holds_run
+from ssl_pretext.training.fit import fit, holds_run
 
 __all__ = ["run"]
 
@@ -31,12 +30,12 @@ def run(options: Pretrain) -> None:
     out = Path(options.fit.out)
     # Everything that can be wrong with the request comes before the first file is written.
     task = _task(options)
-    from_first("folder", lambda: _check_folder(out, options))
+    on_rank_zero("folder", lambda: _check_folder(out, options))
     with noting_skipped(out):
         images = _images(options)
     unread = ""
-    with claimed(out, "checkpoints", "task"):
-        if place().rank == 0:
+    with exclusive_lock(out, "checkpoints", "task"):
+        if rank_info().rank == 0:
             _check_folder(out, options)  # again: another run may have begun while the images were decoded
             write_options(out / OPTIONS_FILE, options.settings())
             if isinstance(images, ImageStore):  # what cannot be read of a stream is found while it is trained on
@@ -44,7 +43,7 @@ def run(options: Pretrain) -> None:
         log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, unread)
         fit(task, images, options.fit)
     folder = shlex.quote(str(out))
-    log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELLED_FOLDER", out / "task", folder)
+    log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELED_FOLDER", out / "task", folder)
 
 
 def _images(options: Pretrain) -> ImageStore | ImageStream:
@@ -53,7 +52,7 @@ def _images(options: Pretrain) -> ImageStore | ImageStream:
         return ImageStream(options.data, image_size=size, epoch_images=options.epoch_images, cache=cache)
     if options.epoch_images is not None:
         raise ArgumentError(f"--epoch-images is about shards, and {options.data} is a folder; leave it out")
-    return ImageStore.from_folder(options.data, image_size=size, labelled=False, cache=cache)
+    return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache)
 
 
 def _task(options: Pretrain) -> PretextTask:

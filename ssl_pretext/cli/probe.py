@@ -8,16 +8,16 @@ from pathlib import Path
 from ssl_pretext.cli.files import noting_skipped, write_skipped
 from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Probe
-from ssl_pretext.config import write_json, write_text
 from ssl_pretext.data import ImageStore, holdout_split
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.folders import claimed
-from ssl_pretext.probes import ProbeReport, collapse_in_words, evaluate
-from ssl_pretext.probes.health import health_rows
-from ssl_pretext.probes.methods import find_method
-from ssl_pretext.probes.results import difference_plot
+from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes.registry import find_method
+from ssl_pretext.probes.report import difference_plot
 from ssl_pretext.registry import split_specs
-from ssl_pretext.report import Figure, Section, html_page
+from ssl_pretext.reporting.page import Figure, Section, html_page
+from ssl_pretext.representations.collapse import collapse_warnings, health_rows
+from ssl_pretext.system.files import write_json, write_text
+from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.tasks import PretextTask
 
 __all__ = ["run"]
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 ABOUT = (
     "Each row is one frozen representation of the same images. On each the same small classifier was trained, once per "
     "seed. The controls are the same network untrained, the pixels, the channels that the network sees, pixels at the "
-    "size of its maps, and of photographs a histogram of colours. Differences are taken seed by seed; ± is half a 95% "
+    "size of its maps, and of photographs a histogram of colors. Differences are taken seed by seed; ± is half a 95% "
     "interval."
 )
 
@@ -41,13 +41,13 @@ def run(options: Probe) -> None:
         raise ArgumentError(f"--probe names one twice: {options.probe}")
     task = load_run(options.run, PretextTask)
     out = options.out or options.run / "probe"
-    with claimed(out):
+    with exclusive_lock(out):
         _probe(task, probes, options, out)
 
 
 def _probe(task: PretextTask, probes: Sequence[str], options: Probe, out: Path) -> None:
     with noting_skipped(out):
-        train, test, about = _labelled(options, _image_size(task, options), out)
+        train, test, about = _labeled(options, _image_size(task, options), out)
     log.info("%s", about)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
@@ -62,20 +62,20 @@ def _probe(task: PretextTask, probes: Sequence[str], options: Probe, out: Path) 
             device=options.device,
         )
         log.info("\n%s probe\n\n%s", probe, report)
-    for sentence in collapse_in_words(report.card["health"]):  # the features are those of every probe
+    for sentence in collapse_warnings(report.card["health"]):  # the features are those of every probe
         log.warning("\n%s", sentence)
     _write(out, options, about, reports)
     log.info("\nreport: %s", out / "report.html")
 
 
 def _image_size(task: PretextTask, options: Probe) -> int:
-    size = task.image_size if options.image_size is None else options.image_size
+    size = task.trained_on.image_size if options.image_size is None else options.image_size
     if not isinstance(size, int):
         raise ArgumentError(f"{options.run} was pretrained on images of size {size}; give one by --image-size")
     return size
 
 
-def _labelled(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
+def _labeled(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
     """Training and test images, and a sentence about them."""
     data = ImageStore.from_folder(options.data, image_size=size, cache=options.cache)
     skipped = data.skipped
@@ -105,7 +105,7 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
         figure = Figure(picture, f"{probe} probe: differences from each control in points, with 95% intervals")
         sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
     health = next(iter(reports.values())).card["health"]
-    sections.append(Section("Health of the features", collapse_in_words(health), health_rows(health)))
+    sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)
     sections.append(Section("Probe cards", ["Everything that decided the figures."], code=cards_as_text))
     title = f"Does pretraining help? {options.run} on {options.data}"

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,24 +19,26 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.config import (
-    check_regular,
-    check_room,
-    read_json,
-    seal_holds,
-    sealed,
-    storing,
+from ssl_pretext.arguments import (
     whole_number,
-    write_json,
 )
 from ssl_pretext.data.checksums import Checksums, checksum, damaged
 from ssl_pretext.data.decode import Decoded, decoder
-from ssl_pretext.data.piles import Pile, Piles
-from ssl_pretext.data.scan import Listing
+from ssl_pretext.data.listing import Listing
+from ssl_pretext.data.staging import StagedGroup, Staging
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
-from ssl_pretext.folders import in_turn, shared
+from ssl_pretext.system.files import (
+    check_free_space,
+    check_regular_file,
+    checksum_matches,
+    read_json,
+    storage_errors,
+    with_checksum,
+    write_json,
+)
+from ssl_pretext.system.locks import shared_lock, waiting_lock
 
-__all__ = ["AHEAD", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
+__all__ = ["AHEAD", "StoreSpec", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
 FORMAT = 3
 INDEX_FILE = "index.json"
@@ -63,39 +66,67 @@ def digest(pixels: npt.NDArray[Any]) -> str:
     return hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest()
 
 
-def open_or_build(
-    listing: Listing, image_size: int | None, channels: int | None, cache: str | Path | None, max_unreadable: float
-) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
-    """The memory-mapped pixels of listed files, `(N, C, H, W)`, the index beside them, and the checksums of all images.
+@dataclass(frozen=True, kw_only=True)
+class StoreSpec:
+    """Which image store is wanted.
 
-    They are decoded on the first call.
+    Attributes:
+        listing: The image files.
+        image_size: The side that images are resized and cropped to, or None to keep their size.
+        channels: The number of channels that images must have, or None to take that of most images.
+        cache: The folder of stores; None for `default_cache()`.
+        max_unreadable: The fraction of unreadable images above which the folder is refused.
 
     Raises:
-        ArgumentError: The size or the number of channels is not positive, or `max_unreadable` is no share.
-        DataError: Most images agree in nothing, too many cannot be read, or what was built before is damaged.
-        StorageError: There is no room for them, or the folder cannot be written to.
+        ArgumentError: The size or the number of channels is not positive, or the fraction is not between 0 and 1.
     """
-    for name, number in (("image_size", image_size), ("channels", channels)):
-        if number is not None:
-            whole_number(name, number)
-    if not 0 <= max_unreadable <= 1:
-        raise ArgumentError(f"max_unreadable is a share between 0 and 1, got {max_unreadable}")
-    rule = resize_rule(image_size)
-    key = hashlib.sha256(f"{FORMAT} {rule} {channels} {max_unreadable} {listing.fingerprint()}".encode())
-    folder = Path(cache or default_cache()) / key.hexdigest()[:24]
-    if not folder.exists():  # it appears whole, by renaming
-        # In turn, since the processes of `torchrun` all want the same store at once.
-        with shared(folder.parent), storing(folder), in_turn(folder.with_name(f"{folder.name}.lock")) as alone:
+
+    listing: Listing
+    image_size: int | None = None
+    channels: int | None = None
+    cache: str | Path | None = None
+    max_unreadable: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, number in (("image_size", self.image_size), ("channels", self.channels)):
+            if number is not None:
+                whole_number(name, number)
+        if not 0 <= self.max_unreadable <= 1:
+            raise ArgumentError(f"max_unreadable is a fraction between 0 and 1, got {self.max_unreadable}")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the store, which is named after everything that determines its content."""
+        wanted = f"{resize_rule(self.image_size)} {self.channels} {self.max_unreadable} {self.listing.fingerprint()}"
+        key = hashlib.sha256(f"{FORMAT} {wanted}".encode()).hexdigest()
+        return Path(self.cache or default_cache()) / key[:24]
+
+
+def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
+    """Opens a store, whose images are decoded on the first call.
+
+    Returns:
+        The memory-mapped pixels `(N, C, H, W)`, the index beside them, and the checksums of the images.
+
+    Raises:
+        DataError: No format is that of most images, too many images are unreadable, or the store is damaged.
+        StorageError: The disk has no room for the store, or its folder is not writable.
+    """
+    folder = spec.folder
+    if not folder.exists():  # it appears when it is complete, by renaming
+        # One process at a time, since all processes of `torchrun` want the same store at once.
+        lock = folder.with_name(f"{folder.name}.lock")
+        with shared_lock(folder.parent), storage_errors(folder), waiting_lock(lock) as locked:
             if not folder.exists():  # else it was built while this process waited
-                # One that several processes may be at, where there are no locks, is not gone on with.
-                part = folder.with_name(f"{folder.name}.part" + ("" if alone else f"-{secrets.token_hex(4)}"))
-                _build(listing, image_size, channels, folder, part, max_unreadable)
+                # Without file locks a partial build is discarded, because another process may still be writing to it.
+                part = folder.with_name(f"{folder.name}.part" + ("" if locked else f"-{secrets.token_hex(4)}"))
+                _build(spec, folder, part)
     return _open(folder)
 
 
 def resize_rule(image_size: int | None) -> str:
     """How images are brought to a size, in words that are kept with them."""
-    return "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), centre crop"
+    return "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), center crop"
 
 
 def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
@@ -104,7 +135,7 @@ def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
         _check_index(index)
         shape, dtype = (len(index["labels"]), *index["shape"]), np.dtype(index["dtype"])
         file = folder / IMAGE_FILES[dtype.name]
-        check_regular(file)
+        check_regular_file(file)
         if file.stat().st_size != dtype.itemsize * math.prod(shape):
             raise ValueError(f"{file.name} is not of the size that images {shape} have")
         return np.memmap(file, dtype, "r", shape=shape), index, Checksums(index["checksums"], folder)
@@ -114,7 +145,7 @@ def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
 
 def _check_index(index: dict[str, Any]) -> None:
     """Raises one of several builtin errors, unless an index holds what `_build` wrote."""
-    if index["format"] != FORMAT or not seal_holds(index):
+    if index["format"] != FORMAT or not checksum_matches(index):
         raise ValueError(f"{INDEX_FILE} is not as it was written")
     labels, classes, shape = index["labels"], index["classes"], index["shape"]
     alike = all(len(index[key]) == len(labels) for key in ("names", "digests", "checksums"))
@@ -122,22 +153,22 @@ def _check_index(index: dict[str, Any]) -> None:
         raise ValueError(f"{INDEX_FILE} contradicts itself")
 
 
-def _build(
-    listing: Listing, image_size: int | None, channels: int | None, folder: Path, part: Path, max_unreadable: float
-) -> None:
-    """Decodes every image into a folder beside, or the rest of them, and renames it when it is whole."""
-    part.mkdir(parents=True, exist_ok=True)  # `mkdtemp` would shut everybody else out, and the renamed folder too
+def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
+    """Decodes all images, or those that a killed build has left, into a folder that is renamed when it is complete."""
+    listing = spec.listing
+    part.mkdir(parents=True, exist_ok=True)  # `mkdtemp` would deny access to other users, also to the renamed folder
     try:
-        pile, index = _indexed(listing, _decode_all(listing, image_size, channels, part))
-        if pile is None or index["unreadable"] > max_unreadable * len(listing.paths):
-            raise _refusal(listing, index, max_unreadable, folder)
-        if (left := len(listing.paths) - len(pile.places)) > WORTH_A_WARNING * len(listing.paths):
+        group, index = _indexed(listing, _decode_all(spec, part))
+        if group is None or index["unreadable"] > spec.max_unreadable * len(listing.paths):
+            raise _refusal(spec, index, folder)
+        if (left := len(listing.paths) - len(group.positions)) > WORTH_A_WARNING * len(listing.paths):
             shown = _shown(listing, index)
             log.warning(
                 "%d of %d images are left out: %s; %s lists all", left, len(listing.paths), shown, folder / INDEX_FILE
             )
-        write_json(part / INDEX_FILE, sealed({"format": FORMAT, "resize": resize_rule(image_size), **index}))
-        images = pile.file.rename(part / IMAGE_FILES[pile.dtype])
+        content = {"format": FORMAT, "resize": resize_rule(spec.image_size), **index}
+        write_json(part / INDEX_FILE, with_checksum(content))
+        images = group.file.rename(part / IMAGE_FILES[group.dtype])
         for other in {*part.iterdir()} - {part / INDEX_FILE, images}:
             other.unlink()
         try:
@@ -146,20 +177,20 @@ def _build(
             if not (folder / INDEX_FILE).exists():  # else another process was faster, with the same result
                 raise
             shutil.rmtree(part)
-    except Exception:  # after a kill or Ctrl-C it is gone on with
+    except Exception:  # not after a kill or Ctrl-C, from which the build is resumed
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
-def _refusal(listing: Listing, index: Mapping[str, Any], max_unreadable: float, folder: Path) -> DataError:
-    """The error of a folder of which too much cannot be read; all reasons are written beside."""
-    count, unreadable = len(listing.paths), index["unreadable"]
+def _refusal(spec: StoreSpec, index: Mapping[str, Any], folder: Path) -> DataError:
+    """The error of a folder of which too much is unreadable; all reasons are written to a file."""
+    count, unreadable = len(spec.listing.paths), index["unreadable"]
     reasons = folder.with_name(f"{folder.name}.skipped.json")
     write_json(reasons, index["skipped"])
-    share = f", more than {max_unreadable:.0%}" if unreadable > max_unreadable * count else ""
+    limit = f", more than {spec.max_unreadable:.0%}" if unreadable > spec.max_unreadable * count else ""
     error = DataError(
-        f"{unreadable} of {count} images cannot be read{share}: {_shown(listing, index)}. {reasons} lists all. Mend or "
-        "remove them."
+        f"{unreadable} of {count} images cannot be read{limit}: {_shown(spec.listing, index)}. {reasons} lists all. "
+        "Repair or remove them."
     )
     error.skipped = index["skipped"]
     return error
@@ -172,16 +203,17 @@ def _shown(listing: Listing, index: Mapping[str, Any]) -> str:
     return "; ".join(f"{item['name']}: {item['reason']}" for item in islice(opened, 3))
 
 
-def _decode_all(listing: Listing, image_size: int | None, channels: int | None, part: Path) -> Piles:
-    """Writes the pixels one after another, from where a killed process got to."""
+def _decode_all(spec: StoreSpec, part: Path) -> Staging:
+    """Writes the pixels one after another, continuing where a killed process stopped."""
     from tqdm import tqdm
 
-    decode = decoder(image_size, channels)
+    listing, channels = spec.listing, spec.channels
+    decode = decoder(spec.image_size, channels)
     given_up = threading.Event()
     length = 1  # of a chunk, until it is known how large an image is
 
     def chunks() -> Iterator[list[int]]:
-        indices = iter(range(piles.done, len(listing.paths)))
+        indices = iter(range(staging.done, len(listing.paths)))
         while chunk := list(islice(indices, length)):
             yield chunk
 
@@ -193,46 +225,46 @@ def _decode_all(listing: Listing, image_size: int | None, channels: int | None, 
         ]
 
     threads = 1 if _are_small(listing.paths) else os.cpu_count() or 1
-    # Threads: Pillow, torch and tifffile work without Python's lock.
+    # Threads, not processes: Pillow, torch and tifffile work without Python's lock.
     with (
-        Piles(part) as piles,
+        Staging(part) as staging,
         ThreadPoolExecutor(threads) as pool,
-        tqdm(initial=piles.done, total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
+        tqdm(initial=staging.done, total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
         closing(in_order(pool, work, chunks(), AHEAD * threads)) as results,
         ExitStack() as leaving,
     ):
         leaving.callback(given_up.set)  # or Ctrl-C would wait for whole chunks
-        for i, result in enumerate(chain.from_iterable(results), start=piles.done):
+        for i, result in enumerate(chain.from_iterable(results), start=staging.done):
             if isinstance(result, str):
-                piles.leave_out(i, result)
+                staging.skip(i, result)
             else:
                 image, hashed, summed = result
-                if length == 1:  # of the first one, and of such as fill a chunk each
-                    check_room(part, (len(listing.paths) - i) * image.pixels.nbytes)
+                if length == 1:  # for the first image, and for images that fill a chunk each
+                    check_free_space(part, (len(listing.paths) - i) * image.pixels.nbytes)
                 length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
                 if channels in (None, image.pixels.shape[0]):
-                    piles.add(i, listing.names[i], image, hashed, summed)
+                    staging.add(i, listing.names[i], image, hashed, summed)
                 else:
-                    piles.leave_out(i, f"it holds {image.about}, but channels={channels} was asked for")
+                    staging.skip(i, f"it holds {image.about}, but channels={channels} was asked for")
             bar.update()
-    return piles
+    return staging
 
 
-def _indexed(listing: Listing, piles: Piles) -> tuple[Pile | None, dict[str, Any]]:
-    """The pile that becomes a store, and what its index says."""
-    pile, others = piles.most()
-    reasons = [{"name": listing.names[i], "reason": why} for i, why in sorted((piles.unreadable | others).items())]
+def _indexed(listing: Listing, staging: Staging) -> tuple[StagedGroup | None, dict[str, Any]]:
+    """The group of images that becomes a store, and the index of the store."""
+    group, others = staging.majority()
+    reasons = [{"name": listing.names[i], "reason": why} for i, why in sorted((staging.unreadable | others).items())]
     skipped = sorted(listing.skipped + reasons, key=lambda item: item["name"])
-    index = {"classes": listing.classes, "skipped": skipped, "unreadable": len(piles.unreadable), "labels": []}
-    if pile is None:
+    index = {"classes": listing.classes, "skipped": skipped, "unreadable": len(staging.unreadable), "labels": []}
+    if group is None:
         return None, index
-    return pile, index | {
-        "dtype": pile.dtype,
-        "shape": pile.shape,
-        "labels": [listing.labels[i] for i in pile.places],
-        "names": [listing.names[i] for i in pile.places],
-        "digests": pile.hashes,
-        "checksums": pile.checksums,
+    return group, index | {
+        "dtype": group.dtype,
+        "shape": group.shape,
+        "labels": [listing.labels[i] for i in group.positions],
+        "names": [listing.names[i] for i in group.positions],
+        "digests": group.hashes,
+        "checksums": group.checksums,
     }
 
 

@@ -40,7 +40,7 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
     """A function from a file to its pixels, or to the reason why there are none; it never raises, and never waits.
 
     Args:
-        image_size: The shortest side is resized to it, and the centre cut out; None keeps the size.
+        image_size: The shortest side is resized to it, and the center cut out; None keeps the size.
         channels: If stated, 8-bit TIFF files are arrays too, and no photographs.
     """
 
@@ -85,7 +85,7 @@ def _read_photo(path: Path | Content, image_size: int | None) -> npt.NDArray[np.
 
 
 def _is_photo(path: Path | Content) -> bool:
-    """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow knows: grey, RGB, CMYK, a palette."""
+    """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow knows: gray, RGB, CMYK, a palette."""
     from PIL import TiffImagePlugin, UnidentifiedImageError
 
     try:

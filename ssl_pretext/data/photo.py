@@ -51,7 +51,7 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
     with (path if isinstance(path, Content) else Path(path)).open("rb") as file:
         image = Image.open(file, formats=FORMATS)
         if image.format == "PNG":
-            image.verify()  # all checksums, of which decoding looks at some only; afterwards it has to be opened anew
+            image.verify()  # all checksums, of which decoding looks at some only; afterward it has to be opened anew
             file.seek(0)
             image = Image.open(file, formats=("PNG",))
         with image:
@@ -70,7 +70,7 @@ def as_rgb(image: Any) -> Any:
         return _scaled(image).convert("RGB")
     if image.mode.startswith(("I", "F")):
         raise ArgumentError(
-            f"it is grey of a range that nothing states (Pillow's mode {image.mode}); save it as .npy or .tif, which "
+            f"it is gray of a range that nothing states (Pillow's mode {image.mode}); save it as .npy or .tif, which "
             "are read as arrays"
         )
     if "transparency" in image.info:  # of a palette, where Pillow warns of a direct conversion
@@ -104,7 +104,7 @@ def turned(image: Any, orientation: int) -> Any:
 
 
 def _scaled(image: Any) -> Any:
-    """16-bit grey as 8-bit grey, 65535 as 255."""
+    """16-bit gray as 8-bit gray, 65535 as 255."""
     from PIL import Image
 
     deep = np.asarray(image).astype(np.uint32)

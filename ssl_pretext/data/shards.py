@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from typing_extensions import Self
 
 from ssl_pretext.data.decode import MOST_BYTES
+from ssl_pretext.data.listing import SUFFIXES as IMAGE_SUFFIXES
 from ssl_pretext.data.photo import Content
-from ssl_pretext.data.scan import SUFFIXES as IMAGE_SUFFIXES
 from ssl_pretext.errors import DataError
 
 __all__ = ["Member", "are_shards", "count_images", "find_shards", "is_remote", "read_shard", "size_of"]

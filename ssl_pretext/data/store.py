@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.build import digest, open_or_build
+from ssl_pretext.data.build import StoreSpec, digest, open_or_build
 from ssl_pretext.data.checksums import Checksums
 from ssl_pretext.data.decode import stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
-from ssl_pretext.data.scan import Listing, list_folder, list_food101
+from ssl_pretext.data.listing import list_folder, list_food101
 from ssl_pretext.errors import ArgumentError
 
 __all__ = ["ImageStore"]
@@ -106,11 +106,11 @@ class ImageStore:
         *,
         image_size: int | None,
         channels: int | None = None,
-        labelled: bool = True,
+        labeled: bool = True,
         cache: str | Path | None = None,
         max_unreadable: float = 0.9,
     ) -> "ImageStore":
-        """A store of a folder of image files; decoded on the first call, reopened afterwards.
+        """A store of a folder of image files; decoded on the first call, reopened afterward.
 
         Photographs become RGB in `uint8`. `.npy` files and TIFF files with more than 8 bits per sample, or more bands
         than a photograph has, are arrays: `(C, H, W)`, or `(H, W)` for one channel; the bands or pages of a TIFF file
@@ -120,11 +120,11 @@ class ImageStore:
 
         Args:
             folder: Holds `CLASS/NAME.jpg` and the like.
-            image_size: The shortest side is resized to it, and the centre cut out. None keeps the size, which must
+            image_size: The shortest side is resized to it, and the center cut out. None keeps the size, which must
                 then be the same for all.
             channels: How many the images have; 8-bit TIFF files are then arrays too. If left out, most images
                 decide, and 8-bit TIFF files that Pillow can read are photographs.
-            labelled: False takes all images at any depth, as one class.
+            labeled: False takes all images at any depth, as one class.
             cache: Where stores are kept; `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext` if left out.
             max_unreadable: Share of the images above which a folder is refused. Up to it, those that cannot be read
                 are left out, and `skipped` says why.
@@ -133,7 +133,12 @@ class ImageStore:
             DataError: There are no images or no classes, too many cannot be read, or no more than half of them agree
                 in channels and kind of number. The few others among many are left out too.
         """
-        return cls._of_files(list_folder(folder, labelled=labelled), image_size, channels, cache, max_unreadable)
+        listing = list_folder(folder, labeled=labeled)
+        return cls._open(
+            StoreSpec(
+                listing=listing, image_size=image_size, channels=channels, cache=cache, max_unreadable=max_unreadable
+            )
+        )
 
     @classmethod
     def from_food101(
@@ -145,18 +150,12 @@ class ImageStore:
             DataError: The folder is laid out otherwise, or more than 1% of the images cannot be read.
         """
         # Few, since figures of another set of images are not to be compared.
-        return cls._of_files(list_food101(root, split, download=download), image_size, None, cache, 0.01)
+        listing = list_food101(root, split, download=download)
+        return cls._open(StoreSpec(listing=listing, image_size=image_size, cache=cache, max_unreadable=0.01))
 
     @classmethod
-    def _of_files(
-        cls,
-        listing: Listing,
-        image_size: int | None,
-        channels: int | None,
-        cache: str | Path | None,
-        max_unreadable: float,
-    ) -> "ImageStore":
-        pixels, index, checksums = open_or_build(listing, image_size, channels, cache, max_unreadable)
+    def _open(cls, spec: StoreSpec) -> "ImageStore":
+        pixels, index, checksums = open_or_build(spec)
         kept = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
         return cls(pixels, **kept, checksums=checksums)
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.config import hash_of_json, read_json, whole_number, write_json
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.build import AHEAD, default_cache, in_order, resize_rule
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.shards import Member, count_images, find_shards, is_remote, read_shard, size_of
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError, DataError
-from ssl_pretext.processes import from_first, place
+from ssl_pretext.system.files import json_sha256, read_json, write_json
+from ssl_pretext.system.processes import on_rank_zero, rank_info
 
 __all__ = ["ImageStream"]
 
@@ -35,7 +36,7 @@ class ImageStream:
     Args:
         shards: Tar files: a path or URL with braces, such as `"train-{0000..0009}.tar"`, or on this machine `*`; or
             several.
-        image_size: The shortest side is resized to it, and the centre cut out.
+        image_size: The shortest side is resized to it, and the center cut out.
         channels: As for `ImageStore.from_folder`; the first image that can be read decides if it is left out, and
             others than it are left out.
         epoch_images: How many images make an epoch, of those that the shards hold; all if left out, which are counted
@@ -74,7 +75,7 @@ class ImageStream:
         self._sizes = [size_of(shard) for shard in self.names]
         self._decode, self._channels = decoder(image_size, channels), channels
         self._skipped: dict[str, str] = {}
-        self._count = epoch_images or from_first("count", lambda: self._counted(Path(cache or default_cache())))
+        self._count = epoch_images or on_rank_zero("count", lambda: self._counted(Path(cache or default_cache())))
         self._like: Decoded | None = None
         _, self._like = next(self._read(seed=None, epoch=0, rank=0, world=1))
 
@@ -146,7 +147,7 @@ class ImageStream:
         yield from held
 
     def _decoded(self, members: Iterator[Member]) -> Iterator[tuple[str, Decoded]]:
-        threads = max(1, (os.cpu_count() or 1) // place().local)
+        threads = max(1, (os.cpu_count() or 1) // rank_info().local)
         with (
             ThreadPoolExecutor(threads) as pool,
             closing(in_order(pool, self._decode_one, members, AHEAD * threads)) as results,
@@ -170,7 +171,7 @@ class ImageStream:
     def _counted(self, cache: Path) -> int:
         # Sizes come in steps of 10 KiB: with the name alone they would take another shard for one that was counted.
         counted = [(os.path.abspath(name), os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in self.names]
-        file = cache / f"shards-{hash_of_json(counted)[:24]}.json"
+        file = cache / f"shards-{json_sha256(counted)[:24]}.json"
         if not file.exists():
             with ThreadPoolExecutor() as pool:
                 write_json(file, {"images": sum(pool.map(count_images, self.names))})

@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ssl_pretext.config import whole_number
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 
 __all__ = ["AutoencoderDecoder", "AutoencoderEncoder"]

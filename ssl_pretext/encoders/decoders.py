@@ -10,7 +10,7 @@ from ssl_pretext.encoders.autoencoder import AutoencoderDecoder, AutoencoderEnco
 from ssl_pretext.encoders.inspection import EncoderShape
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["DECODERS", "UpsamplingDecoder", "create_decoder"]
+__all__ = ["DECODERS", "UpsamplingDecoder", "create_decoder", "decoder_for"]
 
 
 class UpsamplingDecoder(nn.Module):
@@ -43,38 +43,38 @@ class UpsamplingDecoder(nn.Module):
 DECODERS: dict[str, Callable[..., nn.Module]] = {"autoencoder": AutoencoderDecoder, "upsampling": UpsamplingDecoder}
 
 
-def create_decoder(
-    encoder: nn.Module, shape: EncoderShape, out_channels: int, kind: str | nn.Module | None = None
-) -> nn.Module:
-    """The decoder that fits an encoder: its mirror for the documented autoencoder, else `UpsamplingDecoder`.
+def decoder_for(encoder: nn.Module) -> str:
+    """The name of the decoder that fits an encoder: its mirror for the documented autoencoder, else `"upsampling"`."""
+    return "autoencoder" if isinstance(encoder, AutoencoderEncoder) else "upsampling"
 
-    Both double the size as often as it takes to reach the encoder's input; a reduction that is no power of two ends
-    above it, and the task resizes.
+
+def create_decoder(decoder: str | nn.Module, shape: EncoderShape, out_channels: int) -> nn.Module:
+    """Builds the decoder that a name stands for; a module passes through.
+
+    A decoder doubles the size as often as it takes to reach the encoder's input. For a reduction that is not a power of
+    two its output is larger than the input, and the task resizes it.
 
     Args:
-        encoder: The encoder.
-        shape: Its shape, from `measure_encoder`.
+        decoder: `"autoencoder"`, `"upsampling"`, or a module `(B, C, h, w)` to `(B, out_channels, H, W)`.
+        shape: The shape of the encoder, from `measure_encoder`.
         out_channels: Channels to predict.
-        kind: `"autoencoder"` or `"upsampling"` to choose one; a module passes through.
 
     Raises:
-        UnknownNameError: There is no such kind.
-        ArgumentError: `kind` is neither a name nor a module.
+        UnknownNameError: There is no decoder of that name.
+        ArgumentError: `decoder` is neither a name nor a module.
 
     Examples:
         >>> import torch
         >>> shape = EncoderShape(in_channels=3, channels=192, reduction=14)
-        >>> create_decoder(nn.Identity(), shape, 2, "autoencoder")(torch.zeros(1, 192, 2, 2)).shape
+        >>> create_decoder("autoencoder", shape, 2)(torch.zeros(1, 192, 2, 2)).shape
         torch.Size([1, 2, 32, 32])
     """
-    if isinstance(kind, nn.Module):
-        return kind
-    if kind is None:
-        kind = "autoencoder" if isinstance(encoder, AutoencoderEncoder) else "upsampling"
-    if not isinstance(kind, str):
-        raise ArgumentError(f"a decoder is a name or an nn.Module instance, got {type(kind).__name__}")
-    if kind not in DECODERS:
-        raise UnknownNameError(f"there is no decoder named {kind!r}; known: {', '.join(sorted(DECODERS))}")
+    if isinstance(decoder, nn.Module):
+        return decoder
+    if not isinstance(decoder, str):
+        raise ArgumentError(f"a decoder is a name or an nn.Module instance, got {type(decoder).__name__}")
+    if decoder not in DECODERS:
+        raise UnknownNameError(f"there is no decoder named {decoder!r}; known: {', '.join(sorted(DECODERS))}")
     # Rounding keeps 2.0000001 doublings, the logarithm of a reduction measured on odd sizes, from becoming three.
     doublings = math.ceil(round(math.log2(max(1.0, shape.reduction)), 6))
-    return DECODERS[kind](shape.channels, out_channels, doublings=doublings)
+    return DECODERS[decoder](shape.channels, out_channels, doublings=doublings)

@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ssl_pretext.encoders.inspection import dry_run, recorded
-from ssl_pretext.encoders.maps import MapEncoder, as_numbers, nearest
+from ssl_pretext.encoders.inspection import dry_run, record_outputs
+from ssl_pretext.encoders.map_encoder import MapEncoder, as_numbers
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
-from ssl_pretext.registry import Option
+from ssl_pretext.registry import Option, did_you_mean
 
 __all__ = ["TimmEncoder", "build", "timm_encoder", "timm_names"]
 
@@ -147,7 +147,7 @@ def _check_name(name: str) -> None:
     known = timm_names()
     architecture, _, tag = name.partition(".")
     if architecture not in known:
-        near = nearest(architecture, known)
+        near = did_you_mean(architecture, known)
         raise UnknownNameError(f"timm has no network named {architecture!r}.{near} list_encoders('timm/*') names all")
     if tag and name not in (tags := timm.list_models(f"{architecture}.*", include_tags=True)):
         raise UnknownNameError(f"timm has no weights {tag!r} for {architecture!r}; it has: {', '.join(tags)}")
@@ -202,7 +202,7 @@ def _traced(encoder: TimmEncoder, in_channels: int) -> tuple[Tensor, set[str]]:
     """The output for a blank image, with its graph, and the names of the parts of the body that ran."""
     with torch.enable_grad():
         try:
-            with recorded(encoder.body, [name for name, _ in encoder.body.named_modules() if name]) as outputs:
+            with record_outputs(encoder.body, [name for name, _ in encoder.body.named_modules() if name]) as outputs:
                 _, output = dry_run(encoder, in_channels)
         except ArgumentError:
             if not encoder.last_norm:

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ssl_pretext.encoders.inspection import dry_run, map_layers, recorded
-from ssl_pretext.encoders.maps import MapEncoder, as_numbers, nearest
+from ssl_pretext.encoders.inspection import dry_run, layers_with_maps, record_outputs
+from ssl_pretext.encoders.map_encoder import MapEncoder, as_numbers
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
-from ssl_pretext.registry import Option
+from ssl_pretext.registry import Option, did_you_mean
 
 __all__ = ["TorchvisionEncoder", "constructor_options", "torchvision_encoder", "torchvision_names"]
 
@@ -39,7 +39,7 @@ class TorchvisionEncoder(MapEncoder):
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         # A hook sees the features also where what follows them is written into the network's forward.
-        with recorded(self.body, layers) as outputs:
+        with record_outputs(self.body, layers) as outputs:
             self.body(images)
         return {layer: self._as_map(cast(Tensor, outputs[layer]), layer, images) for layer in layers}
 
@@ -95,7 +95,8 @@ def torchvision_encoder(
     known = torchvision_names()
     if name not in known:
         raise UnknownNameError(
-            f"torchvision has no network named {name!r}.{nearest(name, known)} list_encoders('torchvision/*') names all"
+            f"torchvision has no network named {name!r}.{did_you_mean(name, known)} list_encoders('torchvision/*') "
+            "lists all"
         )
     body = _build(name, pretrained, {key: as_numbers(value) for key, value in options.items()})
     _set_in_channels(body, in_channels, pretrained=pretrained)
@@ -110,7 +111,7 @@ def torchvision_encoder(
         return TorchvisionEncoder(full_name, body, [*stages, trunk], channels_last=stages)
     encoder = TorchvisionEncoder(full_name, body, [trunk])
     with torch.no_grad():
-        layers = map_layers(body, lambda: dry_run(encoder, in_channels))
+        layers = layers_with_maps(body, lambda: dry_run(encoder, in_channels))
     return TorchvisionEncoder(full_name, body, layers[: layers.index(trunk) + 1])
 
 

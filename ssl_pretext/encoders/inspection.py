@@ -7,10 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssl_pretext.encoders.maps import MapEncoder
+from ssl_pretext.encoders.map_encoder import MapEncoder
+from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
-__all__ = ["EncoderShape", "capture", "dry_run", "feature_layers", "map_layers", "measure_encoder", "recorded"]
+__all__ = [
+    "EncoderShape",
+    "dry_run",
+    "feature_layers",
+    "feature_maps",
+    "layers_with_maps",
+    "measure_encoder",
+    "record_outputs",
+]
 
 PROBE_SIZES = (64, 224)  # sides of the image of the dry run; the second where the first is too small
 
@@ -71,18 +80,18 @@ def feature_layers(encoder: nn.Module, in_channels: int, *, image_size: int | No
     """
     if isinstance(encoder, MapEncoder):
         return encoder.layers()
-    return map_layers(encoder, lambda: measure_encoder(encoder, in_channels, image_size=image_size))
+    return layers_with_maps(encoder, lambda: measure_encoder(encoder, in_channels, image_size=image_size))
 
 
-def map_layers(module: nn.Module, run: Callable[[], object]) -> list[str]:
+def layers_with_maps(module: nn.Module, run: Callable[[], object]) -> list[str]:
     """Names of the submodules, at most two levels deep, that give maps `(B, C, h, w)` while `run` runs the module."""
     shallow = [name for name, _ in module.named_modules() if name and _depth(module, name) <= 2]
-    with recorded(module, shallow) as outputs:
+    with record_outputs(module, shallow) as outputs:
         run()
     return [name for name, output in outputs.items() if isinstance(output, Tensor) and output.dim() == 4]
 
 
-def capture(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def feature_maps(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """The feature maps `(B, C, h, w)` of several layers, out of one pass of the encoder.
 
     Args:
@@ -99,19 +108,19 @@ def capture(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[s
 
     Examples:
         >>> encoder = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 2, stride=2))
-        >>> {name: tuple(map.shape) for name, map in capture(encoder, torch.zeros(2, 1, 8, 8), ["1", "0"]).items()}
+        >>> {name: tuple(map.shape) for name, map in feature_maps(encoder, torch.zeros(2, 1, 8, 8), ["1", "0"]).items()}
         {'1': (2, 8, 4, 4), '0': (2, 4, 8, 8)}
     """
     if isinstance(encoder, MapEncoder):
         # Its output is no layer of it: what a network does last, such as a norm, comes after them.
         inner = [layer for layer in layers if layer]
-        maps = encoder.maps(inputs, inner) if inner else {}
+        maps = encoder.feature_maps(inputs, inner) if inner else {}
         return maps if len(inner) == len(layers) else maps | {"": encoder(inputs)}
     modules = dict(encoder.named_modules())
     for layer in layers:
         if layer not in modules:
             raise UnknownNameError(f"the encoder has no layer {layer!r}; layers() lists those that give feature maps")
-    with recorded(encoder, layers) as outputs:
+    with record_outputs(encoder, layers) as outputs:
         encoder(inputs)
     maps = {}
     for layer in layers:
@@ -123,7 +132,7 @@ def capture(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[s
 
 
 @contextmanager
-def recorded(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, object]]:
+def record_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, object]]:
     """A dict that fills with the outputs of the named submodules, the last one of each, in the order they finish."""
     outputs: dict[str, object] = {}
     hooks = [
@@ -156,12 +165,6 @@ def _blank(encoder: nn.Module, in_channels: int, size: int) -> Tensor:
 
 @contextmanager
 def _undisturbed(module: nn.Module) -> Iterator[None]:
-    # In eval mode BatchNorm keeps its statistics; the modes are restored one by one, as parts may differ.
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
+    """In eval mode, in which BatchNorm keeps its statistics, and without a change of the random state."""
+    with eval_mode(module), torch.random.fork_rng(devices=[]):
+        yield

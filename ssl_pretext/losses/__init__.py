@@ -1,19 +1,12 @@
-"""Losses by name, each with the domain it is computed in, their weighted sum, and regularizers beside them."""
+"""Losses by name, each with the domain it is computed in, and their weighted sum."""
 
 from ssl_pretext.losses.adversarial import Adversarial
 from ssl_pretext.losses.base import LOSSES, Domain, LogitsLoss, Loss, create_loss, list_losses, register_loss
 from ssl_pretext.losses.classification import ChannelClassification, ColorClassification
-from ssl_pretext.losses.joint import LabClassification
+from ssl_pretext.losses.lab_classification import LabClassification
 from ssl_pretext.losses.lpips import LPIPS
 from ssl_pretext.losses.perceptual import Perceptual
 from ssl_pretext.losses.pixel import PixelLoss
-from ssl_pretext.losses.regularizers import (
-    Regularizer,
-    WeightedRegularizers,
-    create_regularizer,
-    list_regularizers,
-    register_regularizer,
-)
 from ssl_pretext.losses.weighted import Losses, WeightedLosses, as_signed_rgb, parse_losses
 
 __all__ = [
@@ -29,15 +22,10 @@ __all__ = [
     "Losses",
     "Perceptual",
     "PixelLoss",
-    "Regularizer",
     "WeightedLosses",
-    "WeightedRegularizers",
     "as_signed_rgb",
     "create_loss",
-    "create_regularizer",
     "list_losses",
-    "list_regularizers",
     "parse_losses",
     "register_loss",
-    "register_regularizer",
 ]

@@ -17,9 +17,9 @@ __all__ = ["Adversarial"]
 class Adversarial(Loss):
     """Minus a critic's mean score of the predicted images; needs a pixel loss beside it to stay with the target.
 
-    The critic is convolutional, without normalisation, and scores patches. It learns inside `forward` while training,
+    The critic is convolutional, without normalization, and scores patches. It learns inside `forward` while training,
     by Adam on `score(prediction) - score(target) + penalty (‖∇ score‖ - 1)²`, so any training loop works unchanged. Its
-    weights require no gradient outside of that step: they are saved with the task, but no other optimiser touches
+    weights require no gradient outside of that step: they are saved with the task, but no other optimizer touches
     them.
 
     Args:

@@ -20,7 +20,7 @@ class Loss(nn.Module):
     """A loss between a prediction and its target.
 
     Args:
-        domain: `"channels"`: called with the normalised target channels, about `[-1, 1]`, `(B, n, H, W)`; a mean
+        domain: `"channels"`: called with the normalized target channels, about `[-1, 1]`, `(B, n, H, W)`; a mean
             over them that is zero where both agree. `"rgb"`: called with the joined images in `[-1, 1]`,
             `(B, 3, H, W)`. `"logits"`: a `LogitsLoss`. The task converts.
     """
@@ -45,7 +45,7 @@ class Loss(nn.Module):
         """
         if self.domain == "rgb" and not channels.space.is_color:
             raise ArgumentError(
-                f"the loss {self.label} compares RGB images and cannot judge {channels}, which is no colour "
+                f"the loss {self.label} compares RGB images and cannot judge {channels}, which is no color "
                 "space; choose a loss of the domain 'channels', such as smooth_l1"
             )
 
@@ -53,7 +53,7 @@ class Loss(nn.Module):
         """Measures what the loss needs of the training images, such as a prior; `fit` calls it before it starts."""
 
     def training_state(self) -> dict[str, Any]:
-        """What a resumed run needs besides the weights, such as an optimiser's state."""
+        """What a resumed run needs besides the weights, such as an optimizer's state."""
         return {}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
@@ -82,12 +82,12 @@ class LogitsLoss(Loss):
 
         Args:
             prediction: Logits `(B, num_outputs, h, w)`.
-            target: Normalised channel values `(B, n, h, w)`; NaN where they are missing.
+            target: Normalized channel values `(B, n, h, w)`; NaN where they are missing.
         """
         raise NotImplementedError
 
     def decode(self, logits: Tensor) -> Tensor:
-        """Logits `(B, num_outputs, h, w)` to normalised channel values `(B, n, h, w)`."""
+        """Logits `(B, num_outputs, h, w)` to normalized channel values `(B, n, h, w)`."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Colour and other channels as classes: cross-entropy against softly encoded bins (Zhang et al. 2016, 2017)."""
+"""Color and other channels as classes: cross-entropy against softly encoded bins (Zhang et al. 2016, 2017)."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -132,11 +132,11 @@ def _pieces(batch: Tensor) -> tuple[Tensor, ...]:
 
 @register_loss("color_classification")
 class ColorClassification(SoftCrossEntropy):
-    """Zhang 2016: the published 313 bins of ab, softly encoded, rare colours rebalanced; images in grey do not count.
+    """Zhang 2016: the published 313 bins of ab, softly encoded, rare colors rebalanced; images in gray do not count.
 
     Args:
         rebalance: See `SoftCrossEntropy`; 0.5 in the paper.
-        neighbors: Bins that a colour is spread over; 1 is the one-hot target of Zhang et al. 2017.
+        neighbors: Bins that a color is spread over; 1 is the one-hot target of Zhang et al. 2017.
         sigma: Width of the Gaussian that spreads it, in Lab units.
         decode: `"annealed_mean"`, `"mean"` or `"mode"`.
         temperature: Of the annealed mean.
@@ -161,7 +161,7 @@ class ColorClassification(SoftCrossEntropy):
         self.channels = channels
 
     def _measure_prior(self, images: ImageStore) -> None:
-        self.quantizer.fit_prior(_batches(images))
+        cast(ColorQuantizer, self.quantizer).fit_prior_to_images(_batches(images))
 
     def _counted(self, values: Tensor) -> Tensor:
         return cast(Tensor, rearrange(is_colorful(values), "b -> b 1 1"))
@@ -175,7 +175,7 @@ class ColorClassification(SoftCrossEntropy):
 
 @register_loss("channel_classification")
 class ChannelClassification(SoftCrossEntropy):
-    """One or two channels of any space as classes: a bin per equal part of the normalised range `[-1, 1]`.
+    """One or two channels of any space as classes: a bin per equal part of the normalized range `[-1, 1]`.
 
     With 50 bins `lab:L` gets bins of width 2, as in Zhang et al. 2017, section 4.1; two channels get a grid.
 

@@ -17,7 +17,7 @@ __all__ = ["Perceptual"]
 
 @register_loss("perceptual")
 class Perceptual(Loss):
-    """The mean squared distance of a backbone's unit-normalised features, averaged over its stages.
+    """The mean squared distance of a backbone's unit-normalized features, averaged over its stages.
 
     The backbone is frozen, computed in float32, and neither in `parameters()` nor in the state dict.
 

@@ -12,7 +12,7 @@ from ssl_pretext.channels import Channels, join
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses.base import LogitsLoss, Loss, create_loss
-from ssl_pretext.registry import repeated, split_specs
+from ssl_pretext.registry import check_weights, duplicates, split_specs
 
 __all__ = ["Losses", "WeightedLosses", "as_signed_rgb", "parse_losses"]
 
@@ -33,15 +33,11 @@ class WeightedLosses(nn.Module):
 
     def __init__(self, losses: Losses, channels: Channels) -> None:
         super().__init__()
-        if not isinstance(losses, Mapping):
-            raise ArgumentError(f"losses are weights by name, such as {{'smooth_l1': 1.0}}, got {losses!r}")
+        check_weights("loss", "{'smooth_l1': 1.0}", losses)
         if not losses:
             raise ArgumentError("losses must name at least one loss, for instance {'smooth_l1': 1.0}")
-        for loss, weight in losses.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-                raise ArgumentError(f"the weight of loss {loss!r} must be a positive number, got {weight!r}")
         self.parts = nn.ModuleList(create_loss(loss) for loss in losses)
-        if twice := repeated(part.label for part in self._losses):
+        if twice := duplicates(part.label for part in self._losses):
             raise ArgumentError(
                 f"two losses are called {twice[0]!r}, of which one term would be lost; name each once, and your own by "
                 "register_loss()"
@@ -76,8 +72,8 @@ class WeightedLosses(nn.Module):
         """The weighted terms by name; their sum is the loss.
 
         Args:
-            prediction: Normalised predicted channels, `(B, n, H, W)`.
-            target: Normalised true ones, of the same shape; NaN where they are missing, which no loss counts.
+            prediction: Normalized predicted channels, `(B, n, H, W)`.
+            target: Normalized true ones, of the same shape; NaN where they are missing, which no loss counts.
             images: The whole images `(B, C, H, W)`, from which an RGB loss takes the channels not predicted.
             output: What the network gave: the logits if one of the losses wants them.
             where: Pixels that are judged, true in `(B, 1, H, W)`; all of them if left out. An RGB loss sees the true
@@ -130,7 +126,7 @@ def _without_missing(prediction: Tensor, target: Tensor) -> _Judged:
 def as_signed_rgb(prediction: Tensor, channels: Channels, images: Tensor) -> Tensor:
     """Predicted channels and the true rest as RGB images in `[-1, 1]`, `(B, 3, H, W)`.
 
-    Colours outside the gamut are brought into the range, but their gradients pass as if they had not been:
+    Colors outside the gamut are brought into the range, but their gradients pass as if they had not been:
     clamping alone would give exactly zero there and leave a wild prediction where it is.
     """
     others = channels.complement()

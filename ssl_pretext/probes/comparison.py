@@ -1,37 +1,67 @@
 """What is compared, on what, by which probe: the work behind `evaluate`."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from ssl_pretext.config import whole_number
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.memory import freed_memory_kept
-from ssl_pretext.probes.budgets import LabelBudget
-from ssl_pretext.probes.cache import Cache, code_identity, network_identity, traceable
 from ssl_pretext.probes.controls import UNTRAINED, Controls, find_controls, untrained_name
-from ssl_pretext.probes.features import extract
-from ssl_pretext.probes.health import Health, feature_health
+from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.linear import shrink
-from ssl_pretext.probes.methods import find_method
-from ssl_pretext.probes.modules import ProbeFactory, ProbeTraining
-from ssl_pretext.probes.results import ProbeReport
-from ssl_pretext.representations import Backbone, Representation
-from ssl_pretext.tasks.checkpoint import library_version
+from ssl_pretext.probes.registry import find_method
+from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
+from ssl_pretext.representations.base import Backbone, Representation
+from ssl_pretext.representations.cache import Cache, cached_features, code_identity, is_cacheable, network_identity
+from ssl_pretext.representations.collapse import Health, feature_health
+from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.system.devices import resolve_device
+from ssl_pretext.system.malloc import keep_freed_memory
+from ssl_pretext.version import __version__
 
-__all__ = ["Comparison", "Given"]
+__all__ = ["Comparison", "EvaluateOptions", "Given"]
 
 Given = Representation | Sequence[Representation]
 
 
+class EvaluateOptions(TypedDict, total=False):
+    """The options that `evaluate` and `label_efficiency` share; all may be left out.
+
+    Attributes:
+        probe: A name of `list_probes()`, with options in brackets, or a function `(in_channels, num_classes)` to a
+            module.
+        epochs: Passes over the labeled images; the probe's own number by default (conv: 10, linear: 100).
+        seeds: The number of seeds, or the seeds themselves; 5 by default.
+        controls: The controls to measure beside the representations: some of `"untrained"` (the same network with
+            fresh weights), `"pixels"`, `"source"` (the channels that the network sees), `"reduced"` (pixels averaged to
+            the size of its maps) and `"histogram"` (of colors). True, the default, stands for all of them.
+        unseen_classes: Whether test images may be of classes that have no training image. No probe can name these, so
+            they count as misses.
+        training: How a probe that is a network is trained.
+        cache: A folder where features and finished probes are kept, so that a call that was stopped can continue. An
+            entry is used only for the same weights, images, settings and code.
+        device: `"auto"` (the default), `"cpu"` or `"cuda"`.
+    """
+
+    probe: str | ProbeFactory
+    epochs: int | None
+    seeds: int | Sequence[int]
+    controls: bool | Collection[str]
+    unseen_classes: bool
+    training: ProbeConfig | None
+    cache: str | Path | None
+    device: str
+
+
 class Comparison:
-    """One call: what is compared, on what, by which probe."""
+    """One call of `evaluate`: what is compared, on which images, by which probe; see there for the arguments."""
 
     def __init__(
         self,
@@ -39,14 +69,14 @@ class Comparison:
         train: Any,
         test: Any,
         *,
-        probe: str | ProbeFactory,
-        epochs: int | None,
-        seeds: int | Sequence[int],
-        controls: bool | Collection[str],
-        unseen_classes: bool,
-        training: ProbeTraining | None,
-        cache: str | Path | None,
-        device: str,
+        probe: str | ProbeFactory = "conv",
+        epochs: int | None = None,
+        seeds: int | Sequence[int] = 5,
+        controls: bool | Collection[str] = True,
+        unseen_classes: bool = False,
+        training: ProbeConfig | None = None,
+        cache: str | Path | None = None,
+        device: str = "auto",
     ) -> None:
         self.train, self.test = as_store(train), as_store(test)
         self.seeds = _seeds(seeds)
@@ -58,7 +88,7 @@ class Comparison:
         self.given = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
         self.unseen = _check_images(self.train, self.test, unseen_classes)
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
-        self.device = _device(device)
+        self.device = resolve_device(device)
         if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
             raise ArgumentError(f"cache is a folder, and {cache} is a file")
         self.cache = None if cache is None else Cache(cache)
@@ -72,7 +102,7 @@ class Comparison:
         self.all_of = self.given | {name: [one] * len(self.seeds) for name, one in self.beside.added.items()}
         self.names = list(_ordered(self.all_of, self.beside))
 
-    @freed_memory_kept()
+    @keep_freed_memory()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
         """A report per budget, out of the same features."""
         from tqdm import tqdm
@@ -114,10 +144,7 @@ class Comparison:
         reduce = shrink if self.method.pooled else None
 
         def of(ones: Collection[Representation]) -> list[dict[tuple[Backbone, str], Tensor]]:
-            return [
-                extract(ones, images, device=self.device, cache=self.cache, sha256=self.hashes[side], reduce=reduce)
-                for side, images in (("train", self.train), ("test", self.test))
-            ]
+            return [self._side(ones, side, reduce) for side in ("train", "test")]
 
         fixed = {name: ones[0] for name, ones in self.all_of.items() if all(one is ones[0] for one in ones)}
         steady = of(fixed.values())
@@ -132,6 +159,14 @@ class Comparison:
                 train, test = (one.combine([side[part.backbone, part.layer] for part in one.parts]) for side in sides)
                 yield seed, name, one, (train, test)
 
+    def _side(
+        self, ones: Collection[Representation], side: str, reduce: Callable[[Tensor], Tensor] | None
+    ) -> dict[tuple[Backbone, str], Tensor]:
+        images, sha256 = {"train": self.train, "test": self.test}[side], self.hashes[side]
+        if self.cache is None:
+            return extract_features(ones, images, device=self.device, reduce=reduce)
+        return cached_features(ones, images, self.cache, device=self.device, sha256=sha256, reduce=reduce)
+
     def _kept_or_trained(
         self,
         one: Representation,
@@ -141,7 +176,11 @@ class Comparison:
         seed: int,
     ) -> dict[str, Any]:
         """What the probe does with one representation, seed and budget; looked up where it was done before."""
-        if self.cache is None or not self.method.own_code or not all(traceable(part.backbone) for part in one.parts):
+        if (
+            self.cache is None
+            or not self.method.cacheable
+            or not all(is_cacheable(part.backbone) for part in one.parts)
+        ):
             return self._trained(features, budget, seed)
         identity = {
             "representation": described,
@@ -156,7 +195,7 @@ class Comparison:
         run: dict[str, Any] | None = self.cache.result(identity)
         if run is None:
             run = self._trained(features, budget, seed)
-            self.cache.keep_result(identity, run)
+            self.cache.store_result(identity, run)
         return run
 
     def _trained(self, features: tuple[Tensor, Tensor], budget: LabelBudget, seed: int) -> dict[str, Any]:
@@ -195,7 +234,7 @@ class Comparison:
             "image_size": self.train.image_size,
             "resize": self.train.resize,
             "device": self.device,
-            "library": library_version(),
+            "library": __version__,
             "torch": version("torch"),
             "code": code_identity()["ssl_pretext"],
             "controls": self.beside.names,
@@ -210,14 +249,6 @@ def _seeds(seeds: object) -> list[int]:
     if not chosen or len(set(chosen)) != len(chosen):
         raise ArgumentError(f"evaluate() needs at least one seed, each once; got {chosen}")
     return chosen
-
-
-def _device(device: str) -> str:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ArgumentError(f"device is 'auto', 'cpu' or 'cuda', got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("device='cuda', and PyTorch sees no CUDA device here")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representation]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.features import check_maps
-from ssl_pretext.representations import ColorHistogram, Pixels, Representation, frozen
+from ssl_pretext.representations.base import ColorHistogram, Pixels, Representation, frozen
+from ssl_pretext.representations.extraction import check_maps
 
 __all__ = ["CONTROLS", "UNTRAINED", "Controls", "find_controls", "untrained_name"]
 
@@ -100,14 +100,14 @@ def _of(
         return found
     if "pixels" in kinds:
         found.append(("", Pixels(pixels)))
-    # Grey is all of its space, and less than the image.
+    # Gray is all of its space, and less than the image.
     if "source" in kinds and len(seen) == 1 and seen[0].num_channels < seen[0].space.image_channels:
         found.append((SOURCE, Pixels(seen[0])))
     if "reduced" in kinds:
         with ExitStack() as stack:
             for part in one.parts:
                 stack.enter_context(frozen(part.backbone.module, device))
-            maps = check_maps(one.name, one.encode(images.images([0]).to(device)), 1)
+            maps = check_maps(one.name, one.features(images.images([0]).to(device)), 1)
         height, width = reduce(maps).shape[-2:]
         full_height, full_width = images.images([0]).shape[-2:]
         if max(height, width) > 1 and (height < full_height or width < full_width):

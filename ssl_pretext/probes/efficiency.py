@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_pretext.config import read_json, write_bytes, write_json
 from ssl_pretext.errors import CheckpointError
-from ssl_pretext.plots import lines
-from ssl_pretext.probes.results import ProbeReport, percent
+from ssl_pretext.probes.report import ProbeReport, percent
 from ssl_pretext.probes.statistics import mean_interval
-from ssl_pretext.report import markdown_table
+from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.reporting.plots import lines
+from ssl_pretext.system.files import read_json, write_bytes, write_json
 
 __all__ = ["LabelEfficiency"]
 
@@ -19,7 +19,7 @@ class LabelEfficiency:
     """What `label_efficiency` found.
 
     Attributes:
-        reports: By the number of labelled images per class.
+        reports: By the number of labeled images per class.
     """
 
     reports: dict[int, ProbeReport]
@@ -63,7 +63,7 @@ class LabelEfficiency:
         picture = lines(
             series,
             title=title or f"{first.card['probe']} probe",
-            x_label="labelled images per class",
+            x_label="labeled images per class",
             y_label="test accuracy, %",
             log=True,
         )

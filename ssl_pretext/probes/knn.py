@@ -1,4 +1,4 @@
-"""The nearest neighbours as a probe: nothing is trained, so nothing hangs on rates, decays or epochs."""
+"""The nearest neighbors as a probe: nothing is trained, so nothing hangs on rates, decays or epochs."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_pretext.config import whole_number
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.linear import MAX_FEATURES, Standardized, pool
 
@@ -36,7 +36,7 @@ class KNNProbe(nn.Module):
     Args:
         in_channels: Channels of the features `(B, in_channels, h, w)`.
         num_classes: Outputs `(B, num_classes)`: logarithms of each class's share of the votes.
-        k: Neighbours; all training images where there are fewer.
+        k: Neighbors; all training images where there are fewer.
         temperature: The smaller, the more the nearest of them decide.
 
     Raises:
@@ -105,7 +105,7 @@ def train_knn(
         classes: How many there are.
         epochs: Decides nothing; here so that all probes are called alike.
         seed: Decides nothing, as no chance is involved.
-        k: Neighbours; all there are where those are fewer.
+        k: Neighbors; all there are where those are fewer.
         temperature: Of the votes, exp(similarity / temperature).
 
     Returns:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssl_pretext.data import holdout_split
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.representations import averaged
+from ssl_pretext.representations.base import average_down
 
 __all__ = ["EPOCHS", "LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
 
@@ -22,7 +22,7 @@ ROUNDING = 1e-6  # a spread below this share of a feature's largest value is tha
 
 EPOCHS = 100
 # For features of unit variance divided by the root of their number, so that both mean the same for any layer. With
-# these and at least MIN_STEPS steps per epoch, 100 epochs reach the minimum of the penalised loss for each decay (at
+# these and at least MIN_STEPS steps per epoch, 100 epochs reach the minimum of the penalized loss for each decay (at
 # lower rates or decays they do not), so that it is the decay that is chosen, and the rate decides next to nothing.
 RATES = (3.0, 6.0, 12.0, 25.0)
 DECAYS = (1e-4, 1e-3, 1e-2)
@@ -45,14 +45,14 @@ LINEAR_CARD = {
 
 @dataclass(frozen=True)
 class Standardized:
-    """Features `(N, F)` of the training and the test images, standardised by the former."""
+    """Features `(N, F)` of the training and the test images, standardized by the former."""
 
     train: Tensor
     test: Tensor
 
     @classmethod
     def of(cls, train: Tensor, test: Tensor) -> "Standardized":
-        """Standardises by the statistics of all training images, then divides by the root of F.
+        """Standardizes by the statistics of all training images, then divides by the root of F.
 
         The mean square norm is then 1 for any F. Features that are constant in training become zeros.
 
@@ -70,7 +70,7 @@ class Standardized:
 def shrink(features: Tensor) -> Tensor:
     """Feature maps `(N, C, h, w)`, averaged down to at most 9,216 values each and at least one per channel."""
     side = max(1, int((MAX_FEATURES / features.shape[1]) ** 0.5))
-    return averaged(features, (side, side))
+    return average_down(features, (side, side))
 
 
 def pool(features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import cast
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["difference_in_words", "mean_interval", "paired_difference"]
+__all__ = ["describe_difference", "mean_interval", "paired_difference"]
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float | None]:
@@ -58,7 +58,7 @@ def paired_difference(
     return mean, 0.0 if half is not None and max(differences) - min(differences) <= rounding else half
 
 
-def difference_in_words(mean: float, half: float | None, reference: str) -> str:
+def describe_difference(mean: float, half: float | None, reference: str) -> str:
     """What a difference of accuracies says, in percentage points: the interval decides, not the mean.
 
     Args:
@@ -67,9 +67,9 @@ def difference_in_words(mean: float, half: float | None, reference: str) -> str:
         reference: What was subtracted.
 
     Examples:
-        >>> difference_in_words(0.031, 0.011, "pixels")
+        >>> describe_difference(0.031, 0.011, "pixels")
         '3.1 points above pixels (95% interval +2.0 to +4.2)'
-        >>> difference_in_words(0.004, 0.011, "pixels")
+        >>> describe_difference(0.004, 0.011, "pixels")
         'no difference from pixels that these seeds could show (+0.4 points, 95% interval -0.7 to +1.5)'
     """
     points = 100 * mean

@@ -5,7 +5,6 @@ from ssl_pretext.tasks.colorization import Colorization
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
 from ssl_pretext.tasks.cross_channel_contrast import CrossChannelContrast
 from ssl_pretext.tasks.denoising import Denoising
-from ssl_pretext.tasks.export import ImageEncoder, export_encoder
 from ssl_pretext.tasks.inpainting import Inpainting
 from ssl_pretext.tasks.jigsaw import Jigsaw
 from ssl_pretext.tasks.masked_patches import MaskedPatches
@@ -18,7 +17,6 @@ __all__ = [
     "CrossChannelContrast",
     "CrossChannelPrediction",
     "Denoising",
-    "ImageEncoder",
     "Inpainting",
     "Jigsaw",
     "MaskedPatches",
@@ -28,7 +26,6 @@ __all__ = [
     "SplitBrain",
     "TaskOutput",
     "create_task",
-    "export_encoder",
     "list_tasks",
     "register_task",
 ]

@@ -1,12 +1,12 @@
-"""Colorization (Zhang et al. 2016): cross-channel prediction from lightness to colour."""
+"""Colorization (Zhang et al. 2016): cross-channel prediction from lightness to color."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels, join
+from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses
 from ssl_pretext.losses.weighted import as_signed_rgb
@@ -18,7 +18,7 @@ __all__ = ["Colorization"]
 
 @register_task("colorization")
 class Colorization(CrossChannelPrediction):
-    """Predicts an image's colours from its lightness `lab:L`.
+    """Predicts an image's colors from its lightness `lab:L`.
 
     Args:
         encoder: A name of `list_encoders()`, or a module `(B, 1, H, W)` to `(B, C, h, w)`.
@@ -59,33 +59,24 @@ class Colorization(CrossChannelPrediction):
             output_stride=output_stride,
         )
 
-    def options(self) -> dict[str, Any]:
-        left_out = ("source", "input_noise", "input_drop")
-        return {key: value for key, value in super().options().items() if key not in left_out}
-
     @torch.no_grad()
     def colorize(self, images: Tensor) -> Tensor:
-        """Colours images from their lightness alone, in eval mode.
+        """Colors images from their lightness alone, in eval mode.
 
         Args:
-            images: sRGB in `[0, 1]` or `uint8`, `(B, 3, H, W)`; grey ones repeat their value three times.
+            images: sRGB in `[0, 1]` or `uint8`, `(B, 3, H, W)`; gray ones repeat their value three times.
 
         Returns:
             sRGB in `[0, 1]`, of the same shape.
         """
         images = self._checked(images)
-        modes = {part: part.training for part in self.modules()}  # parts may differ, as frozen ones do
-        self.eval()
-        try:
+        with eval_mode(self):
             prediction = self.predict(self._pick(self.source, images))
-        finally:
-            for part, training in modes.items():
-                part.training = training
         return (as_signed_rgb(prediction, self.target, images) + 1) / 2
 
     @staticmethod
     def lightness(images: Tensor) -> Tensor:
-        """What the task sees, as grey RGB images in `[0, 1]`: the lightness of `(B, 3, H, W)` without its colour."""
+        """What the task sees, as gray RGB images in `[0, 1]`: the lightness of `(B, 3, H, W)` without its color."""
         light, color = Channels("lab", "L"), Channels("lab", "ab")
         values = light.extract(images)
         return join({light: values, color: values.new_zeros(len(values), 2, *values.shape[-2:])}).clamp(0, 1)

@@ -1,6 +1,6 @@
 """Cross-channel prediction (Zhang et al. 2017, section 3): one group of channels from another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
-from ssl_pretext.encoders import create_decoder
+from ssl_pretext.encoders import create_decoder, decoder_for
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.losses import Losses, WeightedLosses, WeightedRegularizers
+from ssl_pretext.losses import Losses, WeightedLosses
+from ssl_pretext.regularizers import WeightedRegularizers
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, channels_of_one_image, register_task
 
 __all__ = ["CrossChannelPrediction"]
@@ -22,11 +23,11 @@ __all__ = ["CrossChannelPrediction"]
 class CrossChannelPrediction(PretextTask):
     """Predicts the `target` channels of an image from its `source` channels.
 
-    Equal channels make a plain autoencoder; `input_noise` and `input_drop` a denoising one. Predictions of colour
-    channels pass a tanh, since normalised colours live in `[-1, 1]`; those of other bands are unbounded. A loss on
+    Equal channels make a plain autoencoder; `input_noise` and `input_drop` a denoising one. Predictions of color
+    channels pass a tanh, since normalized colors live in `[-1, 1]`; those of other bands are unbounded. A loss on
     logits, such as `color_classification`, decides the outputs of the network and how they decode to channels.
 
-    Missing values, NaN in the images, reach the encoder as the centre of their band, and no loss counts them.
+    Missing values, NaN in the images, reach the encoder as the center of their band, and no loss counts them.
 
     Args:
         source: Channels that the encoder sees, such as `"lab:L"`.
@@ -72,8 +73,6 @@ class CrossChannelPrediction(PretextTask):
         if not input_noise >= 0 or not 0 <= input_drop < 1:
             raise ArgumentError(f"input_noise >= 0 and 0 <= input_drop < 1, got {input_noise} and {input_drop}")
         self.input_noise, self.input_drop, self.output_stride = input_noise, input_drop, output_stride
-        self._decoder_name = decoder if isinstance(decoder, str) else None
-        self._own_decoder = isinstance(decoder, nn.Module)
         self.losses = WeightedLosses(self.default_losses if losses is None else losses, self.target)
         self.regularizers = WeightedRegularizers(regularizers or {})
         self.set_encoder(encoder, source)
@@ -84,8 +83,11 @@ class CrossChannelPrediction(PretextTask):
             )
         logits = self.losses.logits
         outputs = logits.num_outputs if logits else self.target.num_channels
+        if decoder is None:
+            decoder = decoder_for(self.encoder)
+        self.decoder_name = decoder if isinstance(decoder, str) else None
         self.decoder = create_decoder(
-            self.encoder, replace(self.shape, reduction=self.shape.reduction / output_stride), outputs, decoder
+            decoder, replace(self.shape, reduction=self.shape.reduction / output_stride), outputs
         )
 
     def forward(self, images: Tensor) -> TaskOutput:
@@ -101,7 +103,7 @@ class CrossChannelPrediction(PretextTask):
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
     def predict(self, source: Tensor) -> Tensor:
-        """Normalised target channels `(B, m, H, W)` from normalised source channels `(B, n, H, W)`."""
+        """Normalized target channels `(B, m, H, W)` from normalized source channels `(B, n, H, W)`."""
         return self._decoded(self._output(self.encoder(self._filled(source))), source)
 
     @property
@@ -115,24 +117,15 @@ class CrossChannelPrediction(PretextTask):
     def prepare(self, images: ImageStore) -> None:
         self.losses.prepare(images)
 
-    def options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "source": str(self.source),
-            "target": str(self.target),
-            "encoder": self.encoder_name,
+    def _converted_options(self) -> dict[str, Any]:
+        return super()._converted_options() | {
+            "decoder": self.decoder_name,
             "losses": self.losses.specs,
             "regularizers": self.regularizers.specs,
-            "output_stride": self.output_stride,
-            "input_noise": self.input_noise,
-            "input_drop": self.input_drop,
         }
-        return options | ({"decoder": self._decoder_name} if self._decoder_name or self._own_decoder else {})
 
-    def _autoencoder_options(self) -> dict[str, Any]:
-        """The options of a task that predicts what it sees and has a corruption of its own."""
-        left_out = ("source", "target", "output_stride", "input_noise", "input_drop")
-        options = {key: value for key, value in CrossChannelPrediction.options(self).items() if key not in left_out}
-        return options | {"channels": str(self.channels)}
+    def _used_channels(self) -> Sequence[Channels]:
+        return [self.source, self.target]
 
     def _corrupted(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the encoder is shown in place of `source`, and the pixels `(B, 1, H, W)` that alone are judged."""
@@ -151,7 +144,7 @@ class CrossChannelPrediction(PretextTask):
         return output
 
     def _decoded(self, output: Tensor, source: Tensor) -> Tensor:
-        """The network's output as normalised target channels in the size of the image."""
+        """The network's output as normalized target channels in the size of the image."""
         logits = self.losses.logits
         values = output if logits is None else logits.decode(output)
         if values.shape[-2:] != source.shape[-2:]:

@@ -1,18 +1,18 @@
 """Cross-channel contrast (Tian et al. 2020, CMC): which channels belong to the same image?"""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
-from ssl_pretext.config import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
-from ssl_pretext.tasks.halves import TwoHalves, pair_of, two_groups
 from ssl_pretext.tasks.heads import PooledHead
+from ssl_pretext.tasks.two_encoders import TwoEncoderTask, disjoint_groups, pair_of
 
 __all__ = ["CrossChannelContrast"]
 
@@ -24,26 +24,23 @@ class View(PretextTask):
 
     name = "cross_channel_contrast"
 
-    def __init__(self, encoder: str | nn.Module, channels: str | Channels, dimensions: int) -> None:
+    def __init__(self, encoder: str | nn.Module, channels: str | Channels, embed_dim: int) -> None:
         super().__init__()
         self.set_encoder(encoder, channels)
-        self.dimensions = dimensions
+        self.embed_dim = embed_dim
         pooled = PooledHead(self.shape.channels)
-        self.head = nn.Sequential(pooled, nn.Linear(pooled.width, dimensions))
+        self.head = nn.Sequential(pooled, nn.Linear(pooled.width, embed_dim))
 
     def embed(self, images: Tensor) -> Tensor:
-        """`(B, dimensions)`."""
+        """`(B, embed_dim)`."""
         return F.normalize(self.head(self.encoder(self.inputs(images))), dim=1)
 
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.head]
 
-    def options(self) -> dict[str, Any]:
-        return super().options() | {"dimensions": self.dimensions}
-
 
 @register_task("cross_channel_contrast")
-class CrossChannelContrast(TwoHalves):
+class CrossChannelContrast(TwoEncoderTask):
     """Finds the `second` channels of an image among those of a batch by its `first`, and the other way round.
 
     The contrastive sibling of `SplitBrain` (Tian et al. 2020, section 3). Two networks that share nothing make vectors
@@ -57,7 +54,7 @@ class CrossChannelContrast(TwoHalves):
         second: Others of the same images, such as `"lab:ab"`.
         encoder: As for `SplitBrain`.
         temperature: τ.
-        dimensions: Of the vectors that are compared; probes see the encoders' features, without the head.
+        embed_dim: Of the vectors that are compared; probes see the encoders' features, without the head.
 
     Raises:
         ArgumentError: The groups overlap, the temperature is not positive, or the parts do not fit together.
@@ -76,17 +73,17 @@ class CrossChannelContrast(TwoHalves):
         encoder: str | Sequence[str] | Sequence[nn.Module] | nn.ModuleList,
         *,
         temperature: float = 0.07,
-        dimensions: int = 128,
+        embed_dim: int = 128,
     ) -> None:
         if not 0 < temperature < float("inf"):
             raise ArgumentError(f"the temperature of {A_CONTRAST} is positive, got {temperature}")
-        whole_number(f"dimensions of {A_CONTRAST}", dimensions)
-        groups, encoders = two_groups(first, second, A_CONTRAST), pair_of(encoder, "encoder", A_CONTRAST)
-        super().__init__([View(one, channels, dimensions) for one, channels in zip(encoders, groups, strict=True)])
-        self.temperature, self.dimensions = temperature, dimensions
+        whole_number(f"embed_dim of {A_CONTRAST}", embed_dim)
+        groups, encoders = disjoint_groups(first, second, A_CONTRAST), pair_of(encoder, "encoder", A_CONTRAST)
+        super().__init__([View(one, channels, embed_dim) for one, channels in zip(encoders, groups, strict=True)])
+        self.temperature, self.embed_dim = temperature, embed_dim
 
     def forward(self, images: Tensor) -> TaskOutput:
-        first, second = (cast(View, half).embed(images) for half in self.halves)
+        first, second = (cast(View, branch).embed(images) for branch in self._branches)
         with torch.autocast(first.device.type, enabled=False):  # divided by a small temperature, bfloat16 shows
             scores = first.float() @ second.float().mT / self.temperature  # (B, B)
         own = torch.arange(len(scores), device=scores.device)
@@ -95,6 +92,3 @@ class CrossChannelContrast(TwoHalves):
             f"{self.first} info_nce": F.cross_entropy(scores.mT, own),
         }
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, scores, own)
-
-    def options(self) -> dict[str, Any]:
-        return super().options() | {"temperature": self.temperature, "dimensions": self.dimensions}

@@ -1,7 +1,7 @@
 """Denoising (Vincent et al. 2010): the image without the noise."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,9 @@ class Denoising(CrossChannelPrediction):
     Args:
         encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
         channels: What is seen and restored, such as `"rgb"`, or bands of any number.
-        noise: `"gaussian"`: adds noise. `"masking"`: sets values to zero, the centre of the range.
+        noise: `"gaussian"`: adds noise. `"masking"`: sets values to zero, the center of the range.
             `"salt_and_pepper"`: sets values to -1 or 1, the ends of the range.
-        amount: Standard deviation of Gaussian noise in normalised values, about `[-1, 1]`; else the share of the
+        amount: Standard deviation of Gaussian noise in normalized values, about `[-1, 1]`; else the share of the
             values that is changed.
         decoder: As for `CrossChannelPrediction`.
         losses: Weight of each loss, by spec or by `Loss` instance; `l2` if left out.
@@ -58,9 +58,6 @@ class Denoising(CrossChannelPrediction):
         noisy(torch.empty(0), noise, amount)  # complains of what it does not know
         super().__init__(channels, channels, encoder, decoder=decoder, losses=losses, regularizers=regularizers)
         self.noise, self.amount = noise, amount
-
-    def options(self) -> dict[str, Any]:
-        return self._autoencoder_options() | {"noise": self.noise, "amount": self.amount}
 
     def _corrupted(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
         return noisy(source, self.noise, self.amount), None

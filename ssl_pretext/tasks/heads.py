@@ -1,4 +1,4 @@
-"""Heads: what stands on an encoder while it is pretrained, and is thrown away afterwards."""
+"""Heads: what stands on an encoder while it is pretrained, and is thrown away afterward."""
 
 from typing import cast
 

@@ -1,7 +1,7 @@
 """Inpainting (Pathak et al. 2016, context encoders): what is behind the mask?"""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Inpainting(CrossChannelPrediction):
     """Fills in a hidden part of an image from what surrounds it (Pathak et al. 2016, section 3).
 
     The losses judge the hidden part alone: `‖M ⊙ (x - F((1 - M) ⊙ x))‖²`, with `M` one where hidden, for `l2`; here
-    as the mean over those pixels. They are shown as zero, the centre of the range. The paper adds an adversarial loss
+    as the mean over those pixels. They are shown as zero, the center of the range. The paper adds an adversarial loss
     of little weight, as `losses={"l2": 1.0, "adversarial": 0.001}`; ours sees the completed image.
 
     Args:
@@ -31,7 +31,8 @@ class Inpainting(CrossChannelPrediction):
         channels: What is seen and filled in, such as `"rgb"`, or bands of any number.
         mask: `"blocks"`: blocks of a quarter of each side at random places, which may overlap; `"center"`: one
             rectangle in the middle.
-        share: Of the image that is hidden; with blocks, at most, to the nearest whole block but no less than one.
+        mask_ratio: Fraction of the image that is hidden. With blocks it is the most that is hidden, rounded to whole
+            blocks, and at least one.
         decoder: As for `CrossChannelPrediction`.
         losses: Weight of each loss, by spec or by `Loss` instance; `l2` if left out.
         regularizers: As for `CrossChannelPrediction`.
@@ -53,21 +54,18 @@ class Inpainting(CrossChannelPrediction):
         *,
         channels: str | Channels = "rgb",
         mask: str = "blocks",
-        share: float = 0.25,
+        mask_ratio: float = 0.25,
         decoder: str | nn.Module | None = None,
         losses: Losses | None = None,
         regularizers: Mapping[str, float] | None = None,
     ) -> None:
         if mask not in MASKS:
             raise ArgumentError(f"the mask of inpainting is one of {', '.join(MASKS)}, got {mask!r}")
-        if not 0 < share < 1:
-            raise ArgumentError(f"the share that inpainting hides lies between 0 and 1, got {share}")
+        if not 0 < mask_ratio < 1:
+            raise ArgumentError(f"the share that inpainting hides lies between 0 and 1, got {mask_ratio}")
         super().__init__(channels, channels, encoder, decoder=decoder, losses=losses, regularizers=regularizers)
-        self.mask, self.share = mask, share
-
-    def options(self) -> dict[str, Any]:
-        return self._autoencoder_options() | {"mask": self.mask, "share": self.share}
+        self.mask, self.mask_ratio = mask, mask_ratio
 
     def _corrupted(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
-        hidden = MASKS[self.mask](source, self.share)
+        hidden = MASKS[self.mask](source, self.mask_ratio)
         return torch.where(hidden, 0.0, source), hidden

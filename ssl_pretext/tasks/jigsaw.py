@@ -1,14 +1,13 @@
 """Jigsaw puzzles (Noroozi and Favaro 2016): in which order do the tiles lie?"""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
-from ssl_pretext.config import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
 from ssl_pretext.tasks.heads import PooledHead, classifier
@@ -18,7 +17,7 @@ __all__ = ["Jigsaw"]
 
 TILE = 64 / 75  # of the side of a cell, in which the tile lies anywhere
 HIDDEN = 512
-MOST_ORDERS = 2000
+MOST_PERMUTATIONS = 2000
 
 
 @register_task("jigsaw")
@@ -37,7 +36,7 @@ class Jigsaw(PretextTask):
         encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
         channels: What the encoder sees, such as `"rgb"`, or bands of any number.
         grid: Cells along a side, 2 or 3.
-        orders: How many there are to tell apart; up to 1,000 in the paper. At most 24 with a grid of 2.
+        num_permutations: The number of orders to tell apart; up to 1,000 in the paper. At most 24 with a grid of 2.
         size: Pixels of a side that tiles are resized to for the encoder; left out, they stay as they are, unless they
             are smaller than one position of its output.
 
@@ -45,7 +44,7 @@ class Jigsaw(PretextTask):
         ArgumentError: The grid has not so many orders, or the encoder does not fit the channels.
 
     Examples:
-        >>> task = Jigsaw("autoencoder", orders=30)
+        >>> task = Jigsaw("autoencoder", num_permutations=30)
         >>> task(torch.rand(2, 3, 64, 64)).prediction.shape
         torch.Size([2, 30])
     """
@@ -58,27 +57,29 @@ class Jigsaw(PretextTask):
         *,
         channels: str | Channels = "rgb",
         grid: int = 3,
-        orders: int = 100,
+        num_permutations: int = 100,
         size: int | None = None,
     ) -> None:
         super().__init__()
         if grid not in (2, 3):
             raise ArgumentError(f"the grid of jigsaw is 2 or 3 cells a side, got {grid!r}")
         most = math.factorial(grid**2)
-        if whole_number("orders of jigsaw", orders, least=2) > most:
-            raise ArgumentError(f"{grid**2} tiles have {most} orders, got orders={orders}")
-        if orders > MOST_ORDERS:  # finding them takes a millisecond or more for each, and nobody uses so many
-            raise ArgumentError(f"orders of jigsaw are at most {MOST_ORDERS}, got {orders}")
+        if whole_number("num_permutations of jigsaw", num_permutations, least=2) > most:
+            raise ArgumentError(f"{grid**2} tiles have {most} orders, got num_permutations={num_permutations}")
+        if (
+            num_permutations > MOST_PERMUTATIONS
+        ):  # finding them takes a millisecond or more for each, and nobody uses so many
+            raise ArgumentError(f"num_permutations of jigsaw is at most {MOST_PERMUTATIONS}, got {num_permutations}")
         self.set_encoder(encoder, channels)
-        self.grid, self.orders = grid, orders
+        self.grid, self.num_permutations = grid, num_permutations
         self.size = None if size is None else whole_number("size of jigsaw", size)
         self.pool = PooledHead(self.shape.channels)
-        self.classify = classifier(grid**2 * self.pool.width, orders, hidden=HIDDEN)
-        self.register_buffer("permutations", distant_permutations(grid**2, orders).clone())
+        self.classify = classifier(grid**2 * self.pool.width, num_permutations, hidden=HIDDEN)
+        self.register_buffer("permutations", distant_permutations(grid**2, num_permutations).clone())
 
     def forward(self, images: Tensor) -> TaskOutput:
         values = self.inputs(images)
-        order = torch.randint(self.orders, (len(values),), device=values.device)
+        order = torch.randint(self.num_permutations, (len(values),), device=values.device)
         tiles = standardized(self._tiles(values, self.permutations[order]))
         tiles = resized(tiles, self.size, least=round(self.shape.reduction))
         vectors = self.pool(self.encoder(tiles.flatten(0, 1))).unflatten(0, tiles.shape[:2])  # (B, tiles, width)
@@ -88,9 +89,6 @@ class Jigsaw(PretextTask):
 
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.pool, self.classify]
-
-    def options(self) -> dict[str, Any]:
-        return super().options() | {"grid": self.grid, "orders": self.orders, "size": self.size}
 
     def _tiles(self, values: Tensor, order: Tensor) -> Tensor:
         """The tiles of each image in its order `(B, tiles)`, as `(B, tiles, n, s, s)`."""

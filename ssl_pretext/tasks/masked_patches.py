@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
-from ssl_pretext.config import whole_number
 from ssl_pretext.encoders.from_timm import TimmEncoder
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
@@ -24,7 +24,7 @@ SPREAD = 0.02  # of the mask token at first
 class MaskedPatches(PretextTask):
     """Restores the patches of an image that the encoder was not given (He et al. 2022, section 3).
 
-    A vision transformer sees `1 - share` of the patches, drawn at random; the others are left out, not blanked. A
+    A vision transformer sees `1 - mask_ratio` of the patches, drawn at random; the others are left out, not blanked. A
     light decoder is given its tokens in their places and one learned token in all others, and restores the pixels. The
     loss is the mean of `(x̂ - (x - μ) / σ)²` over the pixels of the hidden patches, with mean and deviation of each
     patch. Missing values are not counted.
@@ -36,7 +36,7 @@ class MaskedPatches(PretextTask):
         encoder: Such as `"timm/vit_tiny_patch16_224[img_size=64;patch_size=8]"`; a name, or a module of
             `create_encoder`.
         channels: What the encoder sees, such as `"rgb"`, or bands of any number.
-        share: Of the patches that are hidden.
+        mask_ratio: Share of the patches that are hidden.
         depth: Blocks of the decoder; 8 in the paper, for images of 224 pixels.
         width: Of its tokens, a multiple of 32; 512 in the paper.
 
@@ -54,18 +54,18 @@ class MaskedPatches(PretextTask):
         encoder: str | nn.Module,
         *,
         channels: str | Channels = "rgb",
-        share: float = 0.75,
+        mask_ratio: float = 0.75,
         depth: int = 2,
         width: int = 128,
     ) -> None:
         super().__init__()
-        if not 0 < share < 1:
-            raise ArgumentError(f"the share that masked_patches hides lies between 0 and 1, got {share}")
+        if not 0 < mask_ratio < 1:
+            raise ArgumentError(f"the share that masked_patches hides lies between 0 and 1, got {mask_ratio}")
         whole_number("depth of masked_patches", depth)
         if whole_number("width of masked_patches", width) % HEAD_WIDTH:
             raise ArgumentError(f"the width of masked_patches is a multiple of {HEAD_WIDTH}, got {width}")
         self.set_encoder(encoder, channels)
-        self.share, self.depth, self.width = share, depth, width
+        self.mask_ratio, self.depth, self.width = mask_ratio, depth, width
         self.patch: tuple[int, int] = self._body.patch_embed.patch_size
         self.decoder = TokenDecoder(
             self.shape.channels, self.channels.num_channels * self.patch[0] * self.patch[1], depth=depth, width=width
@@ -82,7 +82,7 @@ class MaskedPatches(PretextTask):
                 f"masked_patches needs images of several patches of {self.patch[0]}×{self.patch[1]} pixels, got "
                 f"{values.shape[-2]}×{values.shape[-1]}; choose larger images or an encoder with a smaller patch_size"
             )
-        kept = min(max(1, round((1 - self.share) * count)), count - 1)
+        kept = min(max(1, round((1 - self.mask_ratio) * count)), count - 1)
         order = torch.rand(len(values), count, device=values.device).argsort(dim=1)
         tokens = self._encoded(self._filled(values), order[:, :kept])
         found = self.decoder(tokens, order.argsort(dim=1), (height, width))
@@ -98,9 +98,6 @@ class MaskedPatches(PretextTask):
 
     def networks(self) -> list[nn.Module]:
         return [self.decoder]  # what the encoder runs while it is trained is not its forward
-
-    def options(self) -> dict[str, Any]:
-        return super().options() | {"share": self.share, "depth": self.depth, "width": self.width}
 
     @property
     def _body(self) -> Any:

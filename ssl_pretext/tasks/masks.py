@@ -13,12 +13,12 @@ NOISES = ("gaussian", "masking", "salt_and_pepper")
 BLOCK = 0.25  # side of a random block, as a share of the image's
 
 
-def central_mask(images: Tensor, share: float) -> Tensor:
+def central_mask(images: Tensor, mask_ratio: float) -> Tensor:
     """The rectangle in the middle that covers a share of each image.
 
     Args:
         images: `(B, C, H, W)`.
-        share: Of the area; a quarter is half of each side.
+        mask_ratio: Share of the area; a quarter is half of each side.
 
     Returns:
         True where hidden, `(B, 1, H, W)`.
@@ -29,27 +29,27 @@ def central_mask(images: Tensor, share: float) -> Tensor:
     """
     height, width = images.shape[-2:]
     mask = torch.zeros(len(images), 1, height, width, dtype=torch.bool, device=images.device)
-    rows, columns = (max(1, round(math.sqrt(share) * side)) for side in (height, width))
+    rows, columns = (max(1, round(math.sqrt(mask_ratio) * side)) for side in (height, width))
     top, left = (height - rows) // 2, (width - columns) // 2
     mask[..., top : top + rows, left : left + columns] = True
     return mask
 
 
-def random_blocks(images: Tensor, share: float) -> Tensor:
+def random_blocks(images: Tensor, mask_ratio: float) -> Tensor:
     """Blocks of a quarter of each side at random places, which may overlap, other ones for each image.
 
-    So many blocks, at least one, are drawn that together they cover about `share` of the image if none overlap: that
-    is the most they hide, as in the paper.
+    So many blocks are drawn, at least one, that they cover about `mask_ratio` of the image if none overlap. As in the
+    paper, that is the most they hide.
 
     Args:
         images: `(B, C, H, W)`.
-        share: Of the area.
+        mask_ratio: Share of the area.
 
     Returns:
         True where hidden, `(B, 1, H, W)`.
     """
     height, width = images.shape[-2:]
-    count = max(1, round(share / BLOCK**2))
+    count = max(1, round(mask_ratio / BLOCK**2))
 
     def spans(side: int) -> Tensor:
         """Which of the positions along a side each block covers, `(B, count, side)`."""
@@ -62,12 +62,12 @@ def random_blocks(images: Tensor, share: float) -> Tensor:
 
 
 def noisy(values: Tensor, noise: str, amount: float) -> Tensor:
-    """Corrupts normalised values, about `[-1, 1]`, each one for itself.
+    """Corrupts normalized values, about `[-1, 1]`, each one for itself.
 
     Args:
         values: Of any shape.
         noise: `"gaussian"`: adds noise of standard deviation `amount`. `"masking"`: sets a share `amount` to zero, the
-            centre of the range. `"salt_and_pepper"`: sets that share to -1 or 1, by the toss of a coin.
+            center of the range. `"salt_and_pepper"`: sets that share to -1 or 1, by the toss of a coin.
         amount: How much of it.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["cut", "distant_permutations", "one_channel_left", "resized", "standardized"]
 
 NOISE = 0.01  # of the deviation of the channel that is left; Doersch et al. 2015, section 3.1
-LEAST_VARIANCE = 1e-4  # about one step of 8 bits in normalised values: rounding is not blown up to a pattern
+LEAST_VARIANCE = 1e-4  # about one step of 8 bits in normalized values: rounding is not blown up to a pattern
 
 
 def cut(values: Tensor, corners: Tensor, size: int) -> Tensor:
@@ -53,7 +53,7 @@ def resized(patches: Tensor, size: int | None, *, least: int = 1) -> Tensor:
 def one_channel_left(patches: Tensor) -> Tensor:
     """Keeps one channel of each patch, drawn for itself, and puts faint noise in place of the others.
 
-    The lens bends colours apart, the more the farther from the middle of the photo, so that two channels of one patch
+    The lens bends colors apart, the more the farther from the middle of the photo, so that two channels of one patch
     tell where it was cut.
 
     Args:
@@ -72,7 +72,7 @@ def one_channel_left(patches: Tensor) -> Tensor:
 
 
 def standardized(patches: Tensor) -> Tensor:
-    """Each channel of each patch at mean zero and deviation one: neighbours can no longer be told by their tone."""
+    """Each channel of each patch at mean zero and deviation one: neighbors can no longer be told by their tone."""
     variance, mean = torch.var_mean(patches, dim=(-2, -1), keepdim=True, correction=0)
     return (patches - mean) / (variance + LEAST_VARIANCE).sqrt()
 

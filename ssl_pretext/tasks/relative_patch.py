@@ -1,13 +1,11 @@
 """Relative patches (Doersch et al. 2015): on which side of the first patch lay the second?"""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
-from ssl_pretext.config import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
 from ssl_pretext.tasks.heads import PooledHead, classifier
@@ -15,7 +13,7 @@ from ssl_pretext.tasks.patches import cut, one_channel_left, resized
 
 __all__ = ["RelativePatch"]
 
-# Rows and columns from a patch to its eight neighbours, in reading order: the classes.
+# Rows and columns from a patch to its eight neighbors, in reading order: the classes.
 SIDES = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0)]
 
 
@@ -26,7 +24,7 @@ class RelativePatch(PretextTask):
     The loss is `-log p(side | f(first), f(second))`. A pair is drawn anywhere in the image. Three things keep the
     network from solving it without knowing what it sees (section 3.1): a gap between the patches and a random shift of
     each, so that no line runs from one into the other, and the loss of all channels but one in each patch, since
-    colours that a lens bends apart tell where in the photo a patch was.
+    colors that a lens bends apart tell where in the photo a patch was.
 
     Sizes are shares, so that they fit any image; gap and jitter are the paper's, 48 and 7 pixels for patches of 96. The
     smaller the patches, the less the place of one alone tells: from a quarter of the image on, one that lies left of
@@ -90,10 +88,6 @@ class RelativePatch(PretextTask):
 
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.pool, self.classify]
-
-    def options(self) -> dict[str, Any]:
-        own = ("patch", "gap", "jitter", "drop_channels", "size")
-        return super().options() | {name: getattr(self, name) for name in own}
 
     def _pairs(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Two patches of each image, `(B, 2, n, s, s)`, and on which side of the first the second lies."""

@@ -1,7 +1,5 @@
 """Rotation (Gidaris et al. 2018): by which quarter turns was the image turned?"""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +25,7 @@ class Rotation(PretextTask):
     Args:
         encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
         channels: What the encoder sees, such as `"rgb"`, or bands of any number.
-        every: Shows all four copies of each image; else one at random, at a quarter of the cost.
+        all_rotations: Shows all four copies of each image; else one at random, at a quarter of the cost.
 
     Raises:
         ArgumentError: The encoder does not fit the channels.
@@ -39,12 +37,14 @@ class Rotation(PretextTask):
         (torch.Size([8, 4]), [0, 0, 1, 1, 2, 2, 3, 3])
     """
 
-    def __init__(self, encoder: str | nn.Module, *, channels: str | Channels = "rgb", every: bool = True) -> None:
+    def __init__(
+        self, encoder: str | nn.Module, *, channels: str | Channels = "rgb", all_rotations: bool = True
+    ) -> None:
         super().__init__()
         self.set_encoder(encoder, channels)
-        if not isinstance(every, bool):
-            raise ArgumentError(f"every of rotation is True or False, got {every!r}")
-        self.every = every
+        if not isinstance(all_rotations, bool):
+            raise ArgumentError(f"all_rotations of rotation is True or False, got {all_rotations!r}")
+        self.all_rotations = all_rotations
         pooled = PooledHead(self.shape.channels)
         self.head = nn.Sequential(pooled, classifier(pooled.width, TURNS))
 
@@ -61,13 +61,10 @@ class Rotation(PretextTask):
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.head]
 
-    def options(self) -> dict[str, Any]:
-        return super().options() | {"every": self.every}
-
     def _turned(self, values: Tensor) -> tuple[Tensor, Tensor]:
         copies = torch.stack([torch.rot90(values, turns, (2, 3)) for turns in range(TURNS)])  # (4, B, n, H, W)
         images = torch.arange(len(values), device=values.device)
-        if self.every:
+        if self.all_rotations:
             return copies.flatten(0, 1), torch.arange(TURNS, device=values.device).repeat_interleave(len(images))
         turns = torch.randint(TURNS, (len(images),), device=values.device)
         return copies[turns, images], turns

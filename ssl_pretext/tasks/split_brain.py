@@ -10,13 +10,13 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.losses import Losses
 from ssl_pretext.tasks.base import TaskOutput, register_task
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
-from ssl_pretext.tasks.halves import TwoHalves, pair_of, two_groups
+from ssl_pretext.tasks.two_encoders import TwoEncoderTask, disjoint_groups, pair_of
 
 __all__ = ["SplitBrain"]
 
 
 @register_task("split_brain")
-class SplitBrain(TwoHalves):
+class SplitBrain(TwoEncoderTask):
     """Predicts `first` from `second` and `second` from `first`, by two networks that share nothing.
 
     Together the halves see the whole image; `features` joins theirs along the channels.
@@ -51,7 +51,7 @@ class SplitBrain(TwoHalves):
         regularizers: Mapping[str, float] | None = None,
         output_stride: int = 1,
     ) -> None:
-        groups = two_groups(first, second, "a split brain")
+        groups = disjoint_groups(first, second, "a split brain")
         encoders = pair_of(encoder, "encoder", "a split brain")
         each = pair_of(losses, "losses", "a split brain") if isinstance(losses, Sequence) else [losses, losses]
         super().__init__(
@@ -62,23 +62,21 @@ class SplitBrain(TwoHalves):
                 for source, target, one, of_one in zip(groups, groups[::-1], encoders, each, strict=True)
             ]
         )
+        self.output_stride = output_stride
 
     def forward(self, images: Tensor) -> TaskOutput:
-        outputs = [half(images) for half in self._halves]
+        outputs = [branch(images) for branch in self._branches]
         terms = {
             f"{target} {name}": value
             for target, output in zip((self.second, self.first), outputs, strict=True)
             for name, value in output.terms.items()
         }
-        # In the order of first, second: what the second half predicts comes first.
+        # In the order of first, second: what the second branch predicts comes first.
         prediction = torch.cat([output.prediction for output in outputs[::-1]], dim=1)
         target = torch.cat([output.target for output in outputs[::-1]], dim=1)
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
-    def options(self) -> dict[str, Any]:
-        first, second = (half.options() for half in self._halves)
-        same = ("regularizers", "output_stride")
-        return super().options() | {
-            "losses": [first["losses"], second["losses"]],
-            **{key: first[key] for key in same},
-        }
+    def _converted_options(self) -> dict[str, Any]:
+        first, second = (branch.options() for branch in self._branches)
+        losses = [first["losses"], second["losses"]]
+        return super()._converted_options() | {"losses": losses, "regularizers": first["regularizers"]}

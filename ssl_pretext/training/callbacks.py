@@ -17,10 +17,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
-from ssl_pretext.config import read_json, write_json
 from ssl_pretext.data import ImageStore, ImageStream
-from ssl_pretext.fitting import FitConfig
-from ssl_pretext.processes import from_all
+from ssl_pretext.system.files import read_json, write_json
+from ssl_pretext.system.processes import gather_from_all
+from ssl_pretext.training.config import FitConfig
 
 __all__ = ["callbacks", "interruptible"]
 
@@ -132,7 +132,7 @@ class _Skipped(Callback):
         self.images, self.file = images, file
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        found = chain.from_iterable(from_all(self.images.skipped))
+        found = chain.from_iterable(gather_from_all(self.images.skipped))
         if trainer.is_global_zero:
             before = read_json(self.file) if self.file.exists() else []
             reasons = {one["name"]: one for one in [*before, *found]}

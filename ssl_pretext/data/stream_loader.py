@@ -1,0 +1,92 @@
+"""Training batches of an image stream, prepared in the background while the model trains on earlier ones."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_pretext.data.augment import draw_flips_and_shifts, flip_and_shift
+from ssl_pretext.data.build import in_order
+from ssl_pretext.data.loader import Loader
+from ssl_pretext.data.stream import ImageStream
+from ssl_pretext.system.processes import rank_and_world
+
+__all__ = ["StreamLoader"]
+
+PREFETCHED = 2  # batches that wait to be taken
+
+
+class _Batch(NamedTuple):
+    """The share of a batch that one process gets."""
+
+    names: list[str]
+    images: Tensor
+    draws: Tensor | None
+    share: float
+
+
+class StreamLoader(Loader):
+    """Batches of an `ImageStream`; further arguments and attributes are those of `Loader`.
+
+    Each process makes its share of a batch from its own shards. A run that resumes in the middle of an epoch reads the
+    images before that place again, since the order depends on which images can be read.
+
+    Args:
+        images: The stream.
+    """
+
+    def __init__(
+        self,
+        images: ImageStream,
+        batch_size: int,
+        *,
+        seed: int | None,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(batch_size, seed=seed, augment=augment, device=device)
+        self.images = images
+        self._names: list[str] = []
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start, self.start = self.start, 0
+        made = self._batches(start)
+        with (
+            ThreadPoolExecutor(1) as background,
+            closing(in_order(background, lambda _: next(made), range(start, len(self)), PREFETCHED)) as batches,
+        ):
+            for number, (names, images, draws, share) in enumerate(batches, start=start + 1):
+                self.yielded, self._names, self.share = number, names, share
+                images = self._sent(images)
+                yield images if draws is None else flip_and_shift(images, self._sent(draws))
+
+    def last_names(self) -> list[str]:
+        return self._names
+
+    def _batches(self, start: int) -> Iterator[_Batch]:
+        rank, world = rank_and_world()
+        read = self.images.read(seed=self.seed, epoch=self.epoch, rank=rank, world=world)
+        for number, size in enumerate(self.batch_sizes()):
+            own = len(range(rank, size, world))
+            named = [next(read) for _ in range(max(1, own))]
+            if number >= start:
+                names, pixels = zip(*named, strict=True)
+                images = torch.from_numpy(np.stack(pixels))
+                yield _Batch(list(names), images, self._draws(images, number, rank), own * world / size)
+
+    def _draws(self, images: Tensor, number: int, rank: int) -> Tensor | None:
+        if not self.augment:
+            return None
+        seed = 0
+        for part in (self.seed or 0, self.epoch, number, rank):
+            seed = (seed * 1_000_003 + part) % 2**63
+        generator = torch.Generator().manual_seed(seed)
+        return draw_flips_and_shifts(len(images), images.shape[-2], images.shape[-1], generator)

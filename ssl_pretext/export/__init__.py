@@ -1,0 +1,6 @@
+"""Pretrained encoders for other libraries, and representations in folders that can be loaded again."""
+
+from ssl_pretext.export.encoder import ImageEncoder, export_encoder
+from ssl_pretext.export.representation import load_representation, save_representation
+
+__all__ = ["ImageEncoder", "export_encoder", "load_representation", "save_representation"]

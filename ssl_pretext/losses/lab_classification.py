@@ -1,0 +1,52 @@
+"""All three channels of Lab as classes: what an autoencoder of color images by classification needs."""
+
+import torch
+from torch import Tensor
+
+from ssl_pretext.channels import Channels
+from ssl_pretext.data import ImageStore
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.losses.base import LogitsLoss, register_loss
+from ssl_pretext.losses.classification import ChannelClassification, ColorClassification
+
+__all__ = ["LabClassification"]
+
+
+@register_loss("lab_classification")
+class LabClassification(LogitsLoss):
+    """The sum of `channel_classification` on L and `color_classification` on ab, one-hot as in Zhang et al. 2017.
+
+    Args:
+        bins: Of L.
+        rebalance: Of the colors, see `ColorClassification`; off by default.
+        neighbors: Of the colors, see `ColorClassification`.
+    """
+
+    def __init__(self, bins: int = 50, rebalance: float = 1.0, neighbors: int = 1) -> None:
+        super().__init__()
+        self.lightness = ChannelClassification(bins=bins)
+        self.color = ColorClassification(rebalance=rebalance, neighbors=neighbors)
+
+    def bind(self, channels: Channels) -> None:
+        if str(channels) != "lab":
+            raise ArgumentError(f"{self.label} has bins for all of lab and cannot judge {channels}")
+        self.lightness.bind(Channels("lab", "L"))
+        self.color.bind(Channels("lab", "ab"))
+        self.num_outputs = self.lightness.num_outputs + self.color.num_outputs
+
+    def prepare(self, images: ImageStore) -> None:
+        self.lightness.prepare(images)
+        self.color.prepare(images)
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        lightness, color = self._split(prediction)
+        loss: Tensor = self.lightness(lightness, target[:, :1]) + self.color(color, target[:, 1:])
+        return loss
+
+    def decode(self, logits: Tensor) -> Tensor:
+        lightness, color = self._split(logits)
+        return torch.cat([self.lightness.decode(lightness), self.color.decode(color)], dim=1)
+
+    def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.lightness.num_outputs
+        return logits[:, :count], logits[:, count:]

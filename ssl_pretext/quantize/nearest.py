@@ -1,0 +1,157 @@
+"""The k nearest of a few hundred centers for very many points: what soft encoding spends its time on."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["NearestCenters"]
+
+PIECE = 8192  # points whose candidates fit into a processor's cache
+CELLS_PER_STEP = 10  # of the table, per axis; even, so that the ties of a regular grid fall on cell borders
+MAX_CELLS, MAX_SPARE = 1 << 17, 8  # a table beyond either would cost more than it saves
+
+
+class NearestCenters:
+    """Finds the `k` nearest of fixed centers, exactly.
+
+    In one dimension the nearest are neighbors, and a binary search finds where they start. In two dimensions on
+    the CPU a table has, for each cell of a fine lattice, the few centers that can be among the `k` nearest of any
+    point of the cell; only those are compared. Elsewhere (on a GPU, for a point outside the table, for centers too
+    uneven for one) all centers are.
+
+    Args:
+        centers: `(Q, D)`, `D` of 1 or 2; in one dimension ascending.
+        k: How many to find, at most `Q`.
+    """
+
+    def __init__(self, centers: Tensor, k: int) -> None:
+        # Apple's GPUs have no float64.
+        self.centers = centers.to(torch.float32 if centers.device.type == "mps" else torch.float64)
+        self.k = k
+        self.piece = PIECE if centers.device.type == "cpu" else 8 * PIECE
+        use_table = centers.shape[1] == 2 and centers.device.type == "cpu" and k < len(centers)
+        self._table = _CellTable.build(self.centers, k) if use_table else None
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices and squared distances of the nearest centers, `(k, n)` each, of `points` `(D, n)`.
+
+        Give it `piece` points at a time, so that what is computed for them stays small. Points that are not
+        numbers have distances that are not.
+        """
+        points = points.to(self.centers).clamp(-1e9, 1e9)  # beyond, and for infinity, directions are all that counts
+        if len(points) == 1:
+            return self._on_a_line(points)
+        if self._table is None:
+            return self._among_all(points)
+        indices, distances = self._table.find(points)
+        outside = self._table.outside(points)
+        if outside.any():
+            indices[:, outside], distances[:, outside] = self._among_all(points[:, outside])
+        return indices, distances
+
+    def _on_a_line(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        (centers,) = self.centers.T.contiguous()
+        # The window of k neighbors moves on where the center it leaves is as far as the one it gains.
+        turns = (centers[: len(centers) - self.k] + centers[self.k :]) / 2
+        window = torch.arange(self.k, device=points.device)
+        indices = torch.bucketize(points[0], turns) + window[:, None]
+        return indices, (points - centers[indices]).square()
+
+    def _among_all(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        distances, indices = _squared_distances(points, self.centers).topk(self.k, largest=False)
+        return indices.T, distances.T
+
+
+class _CellTable:
+    """For each cell of a lattice over 2-D centers, all that can be among the `k` nearest of a point of the cell."""
+
+    def __init__(self, candidates: Tensor, settled: int, centers: Tensor, k: int) -> None:
+        self.low, self.width, self.shape = _lattice(centers)
+        self.candidates, self.settled, self.k = candidates, settled, k
+        self.first, self.second = centers.T.contiguous()
+        self.index_bits = (1 << (len(centers) - 1).bit_length()) - 1
+
+    @classmethod
+    def build(cls, centers: Tensor, k: int) -> "_CellTable | None":
+        """The table, or None where it would be too large or have too many candidates to be of use."""
+        low, width, (rows, columns) = _lattice(centers)
+        if rows * columns > MAX_CELLS:
+            return None
+        cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (cells, 2)
+        # A cell's candidates are at most this much farther from its middle than the k-th: once there, once back.
+        diagonal = float(width.norm())
+        size = k + MAX_SPARE
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for piece in cells.split(PIECE):
+            corner = low + piece * width
+            distances = _squared_distances((corner + width / 2).T, centers).sqrt()
+            near, order = distances.topk(min(size + 1, len(centers)), largest=False)
+            if len(centers) > size and bool((near[:, size] <= near[:, k - 1] + diagonal).any()):
+                return None
+            found.append(_rank(order[:, :size], corner, width, centers, k))
+        order, settled, needed = (torch.cat(parts) for parts in zip(*found, strict=True))
+        # Two bytes a candidate (MAX_CELLS allows no more than 1,310 bins), so that the table stays in the cache too.
+        return cls(order[:, : int(needed.max())].short().contiguous(), int(settled.min()), centers, k)
+
+    def outside(self, points: Tensor) -> Tensor:
+        """Which points no cell contains; NaN is in none."""
+        high = self.low + self.width * torch.tensor(self.shape)
+        return ~((points >= self.low[:, None]) & (points < high[:, None])).all(0)
+
+    def find(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices and squared distances `(k, n)` of `points` `(2, n)`; nonsense for points outside."""
+        row, column = ((points - self.low[:, None]) / self.width[:, None]).nan_to_num()
+        cell = row.clamp(0, self.shape[0] - 1).long() * self.shape[1] + column.clamp(0, self.shape[1] - 1).long()
+        candidates = self.candidates.index_select(0, cell).T.contiguous().long()  # (m, n)
+        squares = self.first.take(candidates).sub_(points[0]).square_()
+        second = self.second.take(candidates).sub_(points[1])
+        squares.addcmul_(second, second)
+        # The last bits of a squared distance (for 313 centers, 2^-43 of it) give way to the center's index. Such
+        # numbers sort as integers, so that plain minima and maxima sort both, and ties by index.
+        keys = list(squares.view(torch.int64).bitwise_and_(~self.index_bits).bitwise_or_(candidates))
+        for last in range(len(keys) - 1, self.k - 1, -1):  # each round takes the farthest to the end
+            for i in range(self.settled, last):
+                left, right = keys[i], keys[i + 1]
+                keys[i] = torch.minimum(left, right)
+                torch.maximum(left, right, out=right)
+        nearest = torch.stack(keys[: self.k])
+        return nearest & self.index_bits, nearest.bitwise_and_(~self.index_bits).view(torch.float64)
+
+
+def _lattice(centers: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Lower corner, cell widths and cell counts of a lattice that reaches one step beyond the centers."""
+    axes = [column.unique() for column in centers.T]
+    steps = [float(axis.diff().min()) if len(axis) > 1 else 1.0 for axis in axes]
+    low = torch.stack([axis[0] - step for axis, step in zip(axes, steps, strict=True)])
+    rows, columns = (
+        math.ceil((float(axis[-1] - axis[0]) / step + 2) * CELLS_PER_STEP)
+        for axis, step in zip(axes, steps, strict=True)
+    )
+    return low, torch.tensor(steps, dtype=centers.dtype) / CELLS_PER_STEP, (rows, columns)
+
+
+def _rank(order: Tensor, corner: Tensor, width: Tensor, centers: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorts the candidates `(n, m)` of cells: those always among the `k` nearest, those sometimes, the others.
+
+    Returns:
+        The sorted candidates, and how many of each cell belong to the first, and to the first two kinds.
+    """
+    corners = corner[:, None] + width * torch.cartesian_prod(*[torch.arange(2.0, dtype=width.dtype)] * 2)  # (n, 4, 2)
+    squares = (centers[order][:, None] - corners[:, :, None]).square().sum(-1)  # (n, 4, m)
+    # The difference of two squared distances is affine: who is nearer at all four corners is nearer in all the cell.
+    nearer = (squares[:, :, :, None] < squares[:, :, None, :]).all(1)  # (n, m, m): [i, j] i is always nearer than j
+    sometimes = nearer.sum(1) < k
+    always = order.shape[1] - 1 - nearer.sum(2) < k
+    position = torch.arange(order.shape[1])
+    kind = 2 - sometimes.long() - always.long()
+    return order.gather(1, (kind * len(position) + position).argsort(1)), always.sum(1), sometimes.sum(1)
+
+
+def _squared_distances(points: Tensor, centers: Tensor) -> Tensor:
+    """`(D, n)` and `(Q, D)` to `(n, Q)`."""
+    # Differences before squares: expanding the square would lose half the digits far from zero.
+    squares = (points[0, :, None] - centers[:, 0]).square_()
+    for i in range(1, len(points)):
+        squares += (points[i, :, None] - centers[:, i]).square_()
+    return squares

@@ -1,0 +1,330 @@
+"""Representations: named frozen functions from images to features, which is all that a probe sees of a network."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_pretext.arguments import whole_number
+from ssl_pretext.channels import Channels
+from ssl_pretext.encoders.modes import eval_mode
+from ssl_pretext.errors import ArgumentError, UnknownNameError
+
+__all__ = [
+    "OUTPUT",
+    "Backbone",
+    "BackboneOwner",
+    "ColorHistogram",
+    "Concatenated",
+    "Pixels",
+    "Representation",
+    "average_down",
+    "describe_channels",
+    "frozen",
+]
+
+MOST_BINS = 32
+OUTPUT = ""  # the name of a backbone's last feature map among its layers
+
+
+class Backbone:
+    """A frozen network, or any function of images, whose layers are computed together in one pass.
+
+    Args:
+        feature_maps: A function from image batches `(B, C, H, W)` and names of layers to the map `(B, c, h, w)` of
+            each. The name `""` stands for the output.
+        name: The name of the network in messages.
+        layers: A function that returns the names of the inner layers, in running order. Without it there is only the
+            output.
+        describe: Everything that determines the features except the weights, JSON-ready, for probe cards and feature
+            caches. Leave it out where that is unknown, as for a function.
+        module: The network inside, which is in eval mode and on the device while it runs.
+        channels: The channels that the network sees, if they are known; `evaluate` makes a control of them.
+        untrained: A function that returns the same network with weights drawn from a seed.
+
+    Examples:
+        >>> network = nn.Conv2d(3, 8, 2, stride=2)
+        >>> backbone = Backbone(lambda images, layers: {layer: network(images) for layer in layers}, module=network)
+        >>> backbone.representation().features(torch.zeros(4, 3, 8, 8)).shape
+        torch.Size([4, 8, 4, 4])
+    """
+
+    def __init__(
+        self,
+        feature_maps: Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]],
+        *,
+        name: str = "network",
+        layers: Callable[[], list[str]] = list,
+        describe: Mapping[str, Any] | None = None,
+        module: nn.Module | None = None,
+        channels: Channels | None = None,
+        untrained: "Callable[[int], Backbone] | None" = None,
+    ) -> None:
+        self.feature_maps, self.name, self.layers = feature_maps, name, layers
+        self.module, self.channels, self.untrained = module, channels, untrained
+        self.describe = None if describe is None else dict(describe)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both run the same network in the same way, so that their layers can share a pass."""
+        if self is other:
+            return True
+        if not isinstance(other, Backbone) or self.module is None:
+            return False
+        same_module, same_description = self.module is other.module, self.describe == other.describe
+        return same_module and same_description and self.feature_maps == other.feature_maps
+
+    def __hash__(self) -> int:
+        return hash(id(self if self.module is None else self.module))
+
+    def representation(self, layer: str | None = None, name: str | None = None) -> "Representation":
+        """The features of one layer, by default of the output.
+
+        Args:
+            layer: A name of `layers()`.
+            name: The name of the representation in messages, by default `"network:layer"`.
+
+        Raises:
+            UnknownNameError: The network has no such layer.
+        """
+        if layer:
+            self._check_layers([layer])
+        return Representation(name or f"{self.name}:{layer or 'output'}", self, layer=layer or OUTPUT)
+
+    def representations(self, layers: Sequence[str] | None = None) -> "dict[str, Representation]":
+        """The features of several layers by name, by default of all, which are computed in one pass.
+
+        Raises:
+            UnknownNameError: The network has no such layer.
+        """
+        known = self._check_layers(layers or [])
+        return {layer: Representation(layer, self, layer=layer) for layer in layers or known}
+
+    def _check_layers(self, layers: Sequence[str]) -> list[str]:
+        known = self.layers()
+        if unknown := [layer for layer in layers if layer not in known]:
+            raise UnknownNameError(f"{self.name} has no layer {unknown[0]!r}; its layers: {', '.join(known)}")
+        return known
+
+
+class BackboneOwner:
+    """Base of what holds a network and offers its layers as representations."""
+
+    def backbone(self) -> Backbone:
+        """The frozen network, with its layers and its output."""
+        raise NotImplementedError
+
+    def layers(self) -> list[str]:
+        """Names of the layers that give feature maps, in running order."""
+        raise NotImplementedError
+
+    def representation(self, layer: str | None = None, name: str | None = None) -> "Representation":
+        """The frozen features of one layer, by default of the output; see `Backbone.representation`."""
+        return self.backbone().representation(layer, name)
+
+    def representations(self, layers: Sequence[str] | None = None) -> "dict[str, Representation]":
+        """The frozen features of several layers, by default of all; see `Backbone.representations`."""
+        return self.backbone().representations(layers)
+
+
+class Representation:
+    """A named frozen function from images to features: one layer of a `Backbone`.
+
+    Args:
+        name: The name of the representation in messages.
+        source: A backbone, or a function from image batches `(B, C, H, W)`, `uint8` or floating, to features
+            `(B, c, h, w)`.
+        layer: The layer of the backbone; `""` is its output.
+
+    Examples:
+        >>> half_size = Representation("half size", lambda images: images[:, :, ::2, ::2].float())
+        >>> half_size.features(torch.zeros(4, 3, 8, 8)).shape
+        torch.Size([4, 3, 4, 4])
+    """
+
+    control: bool = False  # whether it only serves as a comparison for others
+
+    def __init__(self, name: str, source: Backbone | Callable[[Tensor], Tensor], *, layer: str = OUTPUT) -> None:
+        self.name, self.layer = name, layer
+        self.backbone = source if isinstance(source, Backbone) else _single_map(source)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features `(B, c, h, w)` of a batch of images."""
+        return self.backbone.feature_maps(images, [self.layer])[self.layer]
+
+    @property
+    def describe(self) -> dict[str, Any] | None:
+        """Everything that determines the features except the weights, for the probe card; None if that is unknown."""
+        described = self.backbone.describe
+        return None if described is None else described | ({"layer": self.layer} if self.layer else {})
+
+    @property
+    def parts(self) -> "tuple[Representation, ...]":
+        """The representations that it is concatenated from; only itself, unless it is a `Concatenated`."""
+        return (self,)
+
+    def combine(self, features: Sequence[Tensor]) -> Tensor:
+        """The features `(N, c, h, w)` of the representation, from those of its parts."""
+        (alone,) = features
+        return alone
+
+    @property
+    def untrained(self) -> "Callable[[int], Representation] | None":
+        """The control: the same layers with weights drawn from a seed; None if no part has weights to draw."""
+        if all(part.backbone.untrained is None for part in self.parts):
+            return None
+        return lambda seed: self.on(lambda backbone: backbone.untrained(seed) if backbone.untrained else backbone)
+
+    def on(self, replace: Callable[[Backbone], Backbone]) -> "Representation":
+        """The same layers of other backbones; `replace` maps each backbone to the one that takes its place."""
+        return Representation(self.name, replace(self.backbone), layer=self.layer)
+
+
+class Pixels(Representation):
+    """The normalized channels of the image itself, the baseline that every encoder must beat.
+
+    Args:
+        channels: Such as `"rgb"` or `"lab:L"`.
+        size: Averages the image down to at most this many pixels a side, or `(h, w)`.
+
+    Examples:
+        >>> Pixels("lab:L", size=4).features(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 1, 4, 4])
+    """
+
+    control = True
+
+    def __init__(self, channels: str | Channels, *, size: int | tuple[int, int] | None = None) -> None:
+        chosen = Channels.parse(channels)
+        sides = None if size is None else _sides("size of Pixels", size)
+
+        def pixels(images: Tensor) -> Tensor:
+            values = chosen.inputs(images)
+            return values if sides is None else average_down(values, sides)
+
+        described: dict[str, Any] = {"kind": "pixels", **describe_channels(chosen)}
+        named = ""
+        if sides is not None:
+            described["size"] = list(sides)
+            named = f" {sides[0]}×{sides[1]}"
+        super().__init__(f"pixels {chosen}{named}", _single_map(pixels, described, channels=chosen))
+
+
+class ColorHistogram(Representation):
+    """The share of each color in the image, wherever it is: a cube of `bins` steps along R, G and B.
+
+    Args:
+        bins: Steps per channel; four make 64 features `(B, 64, 1, 1)`.
+
+    Examples:
+        >>> ColorHistogram().features(torch.rand(2, 3, 8, 8)).sum(dim=1).flatten()
+        tensor([1., 1.])
+    """
+
+    control = True
+
+    def __init__(self, bins: int = 4) -> None:
+        bins = whole_number("bins of ColorHistogram", bins)
+        if bins > MOST_BINS:
+            raise ArgumentError(f"bins of ColorHistogram are at most {MOST_BINS}, got {bins}; its cube is counted")
+        rgb = Channels.parse("rgb")
+
+        def count(images: Tensor) -> Tensor:
+            steps = ((rgb.extract(images) + 1) / 2 * bins).long().clamp(0, bins - 1)
+            cells = (steps[:, 0] * bins + steps[:, 1]) * bins + steps[:, 2]
+            return F.one_hot(cells, bins**3).float().mean(dim=(1, 2))[:, :, None, None]
+
+        described = {"kind": "histogram", "bins": bins}
+        super().__init__("color histogram", _single_map(count, described, channels=rgb))
+
+
+class Concatenated(Representation):
+    """Several representations, concatenated along the channels or as vectors; or one, averaged to fewer values.
+
+    Args:
+        parts: One or more representations.
+        size: With it, the map of each part is averaged to at most `size` pixels a side, and all values are
+            concatenated to vectors `(B, F, 1, 1)`. Without it, the maps are averaged to the smallest height and width
+            among them and concatenated along the channels.
+        name: The name of the representation in messages, by default the names of its parts.
+
+    Raises:
+        ArgumentError: There are no parts, or one of them is not a representation.
+
+    Examples:
+        >>> Concatenated([Pixels("lab:L"), ColorHistogram()], size=4).features(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 80, 1, 1])
+    """
+
+    def __init__(self, parts: Sequence[Representation], *, size: int | None = None, name: str | None = None) -> None:
+        if not parts or not all(isinstance(part, Representation) for part in parts):
+            raise ArgumentError(f"Concatenated takes a sequence of representations, got {parts!r}")
+        size = None if size is None else whole_number("size of Concatenated", size)
+        self.members, self.size = tuple(parts), size
+        descriptions = [part.describe for part in parts]
+        described = None if None in descriptions else {"kind": "concatenated", "size": size, "parts": descriptions}
+        super().__init__(name or " + ".join(part.name for part in parts), _single_map(self._concatenated, described))
+
+    @property
+    def parts(self) -> tuple[Representation, ...]:
+        return tuple(leaf for member in self.members for leaf in member.parts)
+
+    def combine(self, features: Sequence[Tensor]) -> Tensor:
+        remaining = iter(features)
+        maps = [member.combine(list(islice(remaining, len(member.parts)))) for member in self.members]
+        if self.size is not None:
+            vectors = [average_down(one, (self.size, self.size)).flatten(1) for one in maps]
+            return torch.cat(vectors, dim=1)[:, :, None, None]
+        smallest = min(one.shape[-2] for one in maps), min(one.shape[-1] for one in maps)
+        return torch.cat([average_down(one, smallest) for one in maps], dim=1)
+
+    def on(self, replace: Callable[[Backbone], Backbone]) -> Representation:
+        return Concatenated([member.on(replace) for member in self.members], size=self.size, name=self.name)
+
+    def _concatenated(self, images: Tensor) -> Tensor:
+        return self.combine([part.features(images) for part in self.parts])
+
+
+def describe_channels(channels: Channels) -> dict[str, Any]:
+    """Channels as a card holds them: bands with what their space makes of them, since only their name is fixed."""
+    space = channels.space
+    return {"channels": str(channels)} | ({} if space.is_color else {"space": space.describe()})
+
+
+@contextmanager
+def frozen(module: nn.Module | None, device: str | torch.device) -> Iterator[None]:
+    """Puts a module on the device and in eval mode, without gradients, and back again."""
+    if module is None:
+        with torch.no_grad():
+            yield
+        return
+    home = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    module.to(device)
+    try:
+        with eval_mode(module), torch.no_grad():
+            yield
+    finally:
+        module.to(home)
+
+
+def _single_map(
+    encode: Callable[[Tensor], Tensor], describe: Mapping[str, Any] | None = None, *, channels: Channels | None = None
+) -> Backbone:
+    return Backbone(lambda images, _layers: {OUTPUT: encode(images)}, describe=describe, channels=channels)
+
+
+def _sides(what: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+    return whole_number(what, height), whole_number(what, width)
+
+
+def average_down(maps: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Maps averaged down to at most `sides`; smaller ones stay as they are."""
+    height, width = (min(side, have) for side, have in zip(sides, maps.shape[-2:], strict=True))
+    return maps if (height, width) == maps.shape[-2:] else F.adaptive_avg_pool2d(maps, (height, width))

@@ -1,0 +1,58 @@
+"""What holds the encoder back: each change judged beside the documented pretraining, without test images."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import ablation
+from benchmarks.food101.protocol import open_data
+from benchmarks.networks import SMALL_CNN
+from benchmarks.result_page import publish
+
+
+@pytest.fixture
+def small(monkeypatch):
+    plain = {"losses": {"smooth_l1": 1.0}, "encoder": f"{SMALL_CNN}[width=0.25]", "output_stride": 4}
+    monkeypatch.setattr(ablation, "TASK", ablation.TASK | plain)  # no weights, little work
+    monkeypatch.setattr(ablation, "READOUTS", {"conv4 at 2×2": ("conv4", 2), "latent": (ablation.OUTPUT, None)})
+    wider = ablation.Change("wider", task={"encoder": f"{SMALL_CNN}[width=0.5]"})
+    monkeypatch.setattr(ablation, "CHANGES", (*ablation.CHANGES[:2], wider))
+    preset = replace(ablation.PRESETS["smoke"], seeds=2)
+    return open_data(None, preset, seed=0), preset
+
+
+def test_spare_images_are_used_for_nothing_else(small):
+    data, _ = small
+    others = [data.pretrain, data.validation, data.excluded, *data.probe_train.values(), *data.probe_test.values()]
+    for domain, spare in data.spare.items():
+        assert len(spare) > 0
+        assert not set(spare.names) & {name for store in others for name in store.names}
+        assert set(spare.labels.tolist()) == set(data.probe_test[domain].labels.tolist())
+
+
+def test_changes_are_judged_without_test_images_kept_and_published(small, tmp_path, monkeypatch):
+    data, preset = small
+    unopened = replace(data, probe_test={})
+    found = ablation.run(unopened, preset, tmp_path / "run", "cpu")
+    assert [(row["row"], row["control"], row["seed"]) for row in found["rows"]] == [
+        (name, control, seed)
+        for name, control in (
+            ("untrained", None), ("as documented", "untrained"), ("learning rate 1e-3", "as documented"),
+            ("wider, untrained", None), ("wider", "wider, untrained"),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    monkeypatch.setattr(ablation, "pretrained", lambda *_a, **_k: pytest.fail("a change was pretrained twice"))
+    assert ablation.run(unopened, preset, tmp_path / "run", "cpu") == found
+
+    results = found | {
+        "command": "python -m benchmarks.ablation",
+        "environment": {"commit": "abc", "device": "cpu", "processor": "one", "cores": 2, "torch": "2"},
+        "data": {"name": "photos", "note": "", "counts": {"pretraining": 7}},
+    }
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    publish(tmp_path / "run" / "results.json", tmp_path / "docs" / "ablation")
+    page = (tmp_path / "docs" / "ablation.md").read_text()
+    assert "classes never seen in pretraining: validation accuracy, %" in page
+    assert "| learning rate 1e-3 | as documented |" in page

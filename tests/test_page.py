@@ -1,0 +1,108 @@
+import io
+import re
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import ssl_pretext as sp
+from benchmarks.food101.report import as_markdown, draw, markdown_summary, write_report
+from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes import mean_interval
+from ssl_pretext.probes.report import percent
+from ssl_pretext.reporting.page import Figure, Section, html_page, image_grid, markdown_table
+
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def findings() -> Findings:
+    """Probes of both kinds on noise, under the names of the experiment."""
+    images, labels = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8), [0, 1] * 8
+    net = sp.FrozenNetwork(nn.Conv2d(3, 4, 2, stride=2))
+    named = {LATENT: net.representation(), NASTY: sp.Pixels("lab:L")}
+    layers = {name: net.backbone().representation(name=name) for name in LAYERS}
+    pair = ((images, labels), (images, labels))
+    reports = {
+        "conv": {domain: sp.evaluate(named, *pair, epochs=2, seeds=2) for domain in DOMAINS},
+        "linear": {domain: sp.evaluate(named | layers, *pair, probe="linear", epochs=2, seeds=2) for domain in DOMAINS},
+    }
+    return Findings(reports, {"out": sp.label_efficiency(named, *pair, per_class=[1, 2], probe="knn", seeds=2)})
+
+
+def results(findings: Findings) -> dict:
+    return {
+        "command": "python -m benchmarks.food101",
+        "config": {"seeds": 2, "labels_per_class": 4},
+        "environment": {"commit": "abc", "device": "cpu", "processor": "some", "cores": 2, "torch": "2"},
+        "data": {
+            "name": "photos",
+            "note": "A note.",
+            "counts": {"pretraining": 1234},
+            "skipped": [{"name": NASTY, "reason": "broken"}],
+        },
+        "pretraining": {"history": [{"epoch": 1, "train_loss": 1.0, "val_loss": 2.0, "terms": {"smooth_l1": 1.0}}]},
+        **findings.results(),
+        "color_quality": [{"images": "validation", "count": 4, "psnr": 20.123, "ssim": 0.91234}],
+        "answers": [{"question": "Does it help?", "answer": "Not shown.", "evidence": []}],
+        "times": {"probes": 60.0},
+    }
+
+
+PLOTS = {
+    "pretraining",
+    *(
+        f"{plot}_{domain}"
+        for plot in ("conv", "conv_loss", "conv_differences", "linear_differences", "layers")
+        for domain in DOMAINS
+    ),
+    "labels_out",
+}
+
+
+def test_the_page_stands_alone_and_escapes(tmp_path, findings):
+    grid = image_grid([[torch.rand(3, 8, 8)] * 3] * 6, ("gray", "ours", "truth"))
+    write_report(tmp_path, results(findings), {"train": grid, "validation": grid, "excluded": grid}, findings)
+    page = (tmp_path / "report.html").read_text()
+    sources = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']{0,5})", page)
+    assert len(sources) == len(PLOTS) + 3
+    assert set(sources) == {"data:"}
+    assert NASTY not in page
+    assert "&lt;script&gt;" in page
+    shown = percent(*mean_interval(findings.reports["conv"]["in"].accuracies(LATENT)))
+    for text in ("Does it help?", "Not shown.", shown, "1,234", "0.912", "What is unknown about the source", "RankMe"):
+        assert text in page
+    pictures = sorted((tmp_path / "figures").glob("*.png"))
+    assert {picture.stem for picture in pictures} == PLOTS | {"grid_train", "grid_validation", "grid_excluded"}
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert min(image.size) > 50
+
+
+def test_the_summary_for_the_documentation_holds_what_the_page_does(tmp_path, findings):
+    found = results(findings)
+    draw(tmp_path, found, findings)
+    text = markdown_summary(found, figures=tmp_path, link="figures")
+    shown = [percent(*mean_interval(findings.reports["conv"][domain].accuracies(LATENT))) for domain in DOMAINS]
+    assert f"| {LATENT} | {shown[0]} | {shown[1]} |" in text
+    for part in ("`abc`", "figures/conv_in.png", "figures/labels_out.png", "effective rank", "chance 50.0%"):
+        assert part in text
+    assert "labels_in" not in text
+    assert "grid" not in text, "no photographs"
+
+
+def test_pieces():
+    assert as_markdown("Lead:\n- a\n- b\nPlain.\nMore:\n- c") == "Lead:\n\n- a\n- b\n\nPlain.\n\nMore:\n\n- c"
+    assert markdown_table([{"a": "x|y"}], ["a", "b"]) == "| a | b |\n|---|---|\n| x\\|y |  |"
+    assert "&lt;b&gt;" in html_page("<b>", [Section("heading")])
+    wide = html_page("page", [Section("heading", table=[{"a": 1}], figures=[Figure(b"", "a plot")])])
+    assert all(f'<div class="scroll"><{part}' in wide for part in ("img", "table")), "would push the page on a phone"
+    image = torch.zeros(3, 2, 2)
+    image[0, 0, 0] = 1
+    grid = Image.open(io.BytesIO(image_grid([[image]], ["red"], side=4))).convert("RGB")
+    assert grid.getpixel((7, 23)) == (255, 0, 0)
+    assert grid.getpixel((8, 23)) == (0, 0, 0) or grid.getpixel((9, 25)) == (0, 0, 0)
+    with pytest.raises(ArgumentError, match="rows of 2 images"):
+        image_grid([[image]], ["one", "two"])
