@@ -4,6 +4,7 @@ import sys
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 import ssl_pretext as sp
 
@@ -22,6 +23,7 @@ def my_net(in_channels: int, width: int = 32) -> nn.Module:
 class GradientL1(sp.Loss):
     """The difference of neighboring pixels should be that of the truth: `|∇x - ∇y|`."""
 
+    @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         difference = prediction - target
         return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()

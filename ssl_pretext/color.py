@@ -107,7 +107,7 @@ def luma(rgb: Tensor) -> Tensor:
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """sRGB in `[0, 1]` to luma `Y` in `[0, 1]` and the differences `Cb`, `Cr` in `[-0.5, 0.5]`."""
+    """SRGB in `[0, 1]` to luma `Y` in `[0, 1]` and the differences `Cb`, `Cr` in `[-0.5, 0.5]`."""
     return _mix(YCBCR_FROM_RGB, rgb)
 
 

@@ -21,7 +21,7 @@ class Pretrain(Config):
 
     Writes the trained task, checkpoints, logs, pretrain.yaml (all options) and skipped.json (unreadable files).
 
-    examples:
+    Examples:
       ssl-pretext pretrain --data photos --out runs/first
       ssl-pretext pretrain --data photos --encoder timm/resnet18 --out runs/b
       ssl-pretext pretrain --data 'shards/train-{0000..0009}.tar' --out runs/c
@@ -67,7 +67,7 @@ class Probe(Config):
     Prints a table per probe. Writes report.html, a JSON file per probe, card.json (everything that decided the
     figures) and skipped.json.
 
-    examples:
+    Examples:
       ssl-pretext probe runs/first --data labeled --per-class 10
       ssl-pretext probe runs/first --data train --test test --probe "knn[k=5]"
 
@@ -107,7 +107,7 @@ class Probe(Config):
 class Colorize(Config):
     """Color photos of any size from their lightness, which stays as it is at full resolution.
 
-    examples:
+    Examples:
       ssl-pretext colorize runs/first photo.jpg -o colored.png
       ssl-pretext colorize runs/first photos -o colored
 
@@ -129,7 +129,7 @@ class Colorize(Config):
 class List(Config):
     """List the names that the other commands know.
 
-    examples:
+    Examples:
       ssl-pretext list tasks
       ssl-pretext list encoders --search resnet
 

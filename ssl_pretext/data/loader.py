@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ssl_pretext.data.augment import draw_flips_and_shifts, flip_and_shift
 from ssl_pretext.data.store import ImageStore
@@ -116,6 +117,7 @@ class BatchLoader(Loader):
         self._on_device: Tensor | None = None
         self._placed = False
 
+    @override
     @property
     def num_images(self) -> int:
         return len(self.images)
@@ -134,6 +136,7 @@ class BatchLoader(Loader):
             images = self._read(indices)
             yield images if draws is None else flip_and_shift(images, self._sent(draws[indices]))
 
+    @override
     def last_names(self) -> list[str]:
         return [self.images.names[i] for i in self._own_share.tolist()]
 

@@ -99,5 +99,6 @@ def load_photo(photo: str) -> npt.NDArray[np.uint8]:
 def _resized(patch: npt.NDArray[np.uint8], image_size: int) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
-    image = Image.fromarray(patch)
-    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    image = Image.fromarray(patch).resize((image_size, image_size), Image.Resampling.BILINEAR)
+    pixels: npt.NDArray[np.uint8] = np.asarray(image).transpose(2, 0, 1)
+    return pixels

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ssl_pretext.data.augment import draw_flips_and_shifts, flip_and_shift
 from ssl_pretext.data.build import in_order
@@ -52,6 +53,7 @@ class StreamLoader(Loader):
         self.images = images
         self._names: list[str] = []
 
+    @override
     @property
     def num_images(self) -> int:
         return len(self.images)
@@ -68,6 +70,7 @@ class StreamLoader(Loader):
                 images = self._sent(images)
                 yield images if draws is None else flip_and_shift(images, self._sent(draws))
 
+    @override
     def last_names(self) -> list[str]:
         return self._names
 

@@ -3,6 +3,7 @@
 from typing import cast
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
@@ -53,6 +54,7 @@ class AutoencoderEncoder(nn.Module):
         )
         self.to_latent = nn.Conv2d(2 * latent_channels, latent_channels, kernel_size=1)
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.to_latent(self.body(images)))
 
@@ -83,5 +85,6 @@ class AutoencoderDecoder(nn.Module):
             act_fn="silu",
         )
 
+    @override
     def forward(self, latent: Tensor) -> Tensor:
         return cast(Tensor, self.body(latent))

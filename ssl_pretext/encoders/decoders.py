@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.encoders.autoencoder import AutoencoderDecoder, AutoencoderEncoder
 from ssl_pretext.encoders.inspection import EncoderShape
@@ -36,6 +37,7 @@ class UpsamplingDecoder(nn.Module):
         layers += [nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, out_channels, kernel_size=3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
         return cast(Tensor, self.layers(features))
 

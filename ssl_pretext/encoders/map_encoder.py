@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import Option
@@ -26,6 +27,7 @@ class MapEncoder(nn.Module):
         self.name, self.body, self.image_size = name, body, image_size
         self._layers = list(layers)
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         try:
             return self._output(images)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses.base import Loss, register_loss, uncast
@@ -45,6 +45,7 @@ class Adversarial(Loss):
         self.critic = nn.Sequential(*layers, nn.Conv2d(4 * width, 1, kernel_size=3, padding=1)).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=learning_rate, betas=(0.0, 0.9))
 
+    @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         if min(prediction.shape[-2:]) < 8:
             raise ArgumentError(
@@ -62,9 +63,11 @@ class Adversarial(Loss):
         # It is taught in float32, whatever the task is cast to.
         return cast(Self, super()._apply(uncast(function), recurse))  # type: ignore[no-untyped-call]
 
+    @override
     def training_state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict()}
 
+    @override
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
 

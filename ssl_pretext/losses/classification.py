@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
@@ -51,6 +51,7 @@ class SoftCrossEntropy(LogitsLoss):
         self._bin_weights: Tensor | None = None
         self.register_load_state_dict_post_hook(_forget_bin_weights)  # type: ignore[no-untyped-call]
 
+    @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         known = target.isfinite().all(dim=1)
         values = self._values(torch.where(known[:, None], target, 0.0))
@@ -63,9 +64,11 @@ class SoftCrossEntropy(LogitsLoss):
             losses = losses * self._weights()[nearest]
         return (losses * known * self._counted(values)).sum() / known.sum().clamp(min=1)
 
+    @override
     def decode(self, logits: Tensor) -> Tensor:
         return self._normalized(self.quantizer.decode(logits.float(), self.method, self.temperature))
 
+    @override
     def prepare(self, images: ImageStore) -> None:
         if self.rebalance < 1:
             self._measure_prior(images)
@@ -153,6 +156,7 @@ class ColorClassification(SoftCrossEntropy):
         quantizer = ColorQuantizer(sigma=sigma, neighbors=neighbors)
         super().__init__(quantizer, rebalance=rebalance, decode=decode, temperature=temperature)
 
+    @override
     def bind(self, channels: Channels) -> None:
         if str(channels) != "lab:ab":
             raise ArgumentError(
@@ -204,6 +208,7 @@ class ChannelClassification(SoftCrossEntropy):
         super().__init__(quantizer, rebalance=rebalance, decode=decode, temperature=temperature)
         self.bins, self.adaptive = bins, adaptive
 
+    @override
     def bind(self, channels: Channels) -> None:
         if channels.num_channels > 2:
             raise ArgumentError(
@@ -214,6 +219,7 @@ class ChannelClassification(SoftCrossEntropy):
         self.quantizer = _uniform_quantizer(self.bins, channels.num_channels, self.quantizer.neighbors)
         self.num_outputs = self.quantizer.bins
 
+    @override
     def prepare(self, images: ImageStore) -> None:
         if self.adaptive:
             values = torch.cat([self._known(batch) for batch in _batches(images, count=1_000)], dim=-1)

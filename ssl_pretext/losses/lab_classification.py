@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
@@ -27,6 +28,7 @@ class LabClassification(LogitsLoss):
         self.lightness = ChannelClassification(bins=bins)
         self.color = ColorClassification(rebalance=rebalance, neighbors=neighbors)
 
+    @override
     def bind(self, channels: Channels) -> None:
         if str(channels) != "lab":
             raise ArgumentError(f"{self.label} has bins for all of lab and cannot judge {channels}")
@@ -34,15 +36,18 @@ class LabClassification(LogitsLoss):
         self.color.bind(Channels("lab", "ab"))
         self.num_outputs = self.lightness.num_outputs + self.color.num_outputs
 
+    @override
     def prepare(self, images: ImageStore) -> None:
         self.lightness.prepare(images)
         self.color.prepare(images)
 
+    @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         lightness, color = self._split(prediction)
         loss: Tensor = self.lightness(lightness, target[:, :1]) + self.color(color, target[:, 1:])
         return loss
 
+    @override
     def decode(self, logits: Tensor) -> Tensor:
         lightness, color = self._split(logits)
         return torch.cat([self.lightness.decode(lightness), self.color.decode(color)], dim=1)

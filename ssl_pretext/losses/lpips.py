@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.losses.base import Loss, register_loss, uncast
@@ -46,6 +46,7 @@ class LPIPS(Loss):
         # In a tuple nn.Module does not see it: the network is no part of what is trained or saved.
         self._hidden = (_load_network(net),)
 
+    @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         smallest = SMALLEST_SIDE[self.net]
         if min(prediction.shape[-2:]) < smallest:

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.losses.base import Loss, register_loss, uncast
@@ -41,6 +41,7 @@ class Perceptual(Loss):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
+    @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(prediction.device.type, enabled=False):
             with torch.no_grad():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses.base import Domain, Loss, register_loss
@@ -23,6 +24,7 @@ class PixelLoss(Loss):
         super().__init__(domain)
         self.function = function
 
+    @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         return self.function(prediction, target)
 

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 __all__ = ["ConvProbe"]
 
@@ -28,6 +29,7 @@ class ConvProbe(nn.Module):
         self.norm2 = nn.BatchNorm2d(256)
         self.classify = nn.Linear(256, num_classes)
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
         hidden = F.relu(self.norm1(self.conv1(features)))
         if self.training:

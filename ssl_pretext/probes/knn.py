@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
@@ -65,6 +66,7 @@ class KNNProbe(nn.Module):
         self.features, self.labels = pool(features), labels
         return self
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
         return self.votes(features).clamp(min=FLOOR).log()
 

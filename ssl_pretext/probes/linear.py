@@ -10,6 +10,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.data import holdout_split
 from ssl_pretext.errors import ArgumentError
@@ -94,6 +95,7 @@ class LinearProbe(nn.Module):
         self.norm = nn.LazyBatchNorm1d(affine=False)
         self.classify = nn.LazyLinear(num_classes)
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
         if features.shape[1] != self.in_channels:
             raise ArgumentError(f"this probe takes {self.in_channels} channels, got {features.shape[1]}")

@@ -4,6 +4,7 @@ from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 __all__ = ["ResNetProbe"]
 
@@ -46,5 +47,6 @@ class ResNetProbe(nn.Module):
         self.blocks = nn.Sequential(Block(in_channels, 64, 1), Block(64, 128, 2), Block(128, 256, 2))
         self.classify = nn.Linear(256, num_classes)
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
         return cast(Tensor, self.classify(self.blocks(features).mean(dim=(2, 3))))

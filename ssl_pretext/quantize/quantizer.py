@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.errors import ArgumentError
@@ -254,6 +254,7 @@ class Quantizer(nn.Module):
         mixed = (1 - lam) * self.prior.clamp(min=rarest) + lam / occurs.sum()
         return 1 / (mixed * (self.prior / mixed).sum())
 
+    @override
     def extra_repr(self) -> str:
         bins, channels = self.centers.shape
         plural = "s" if channels > 1 else ""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
@@ -271,10 +272,12 @@ class Concatenated(Representation):
         described = None if None in descriptions else {"kind": "concatenated", "size": size, "parts": descriptions}
         super().__init__(name or " + ".join(part.name for part in parts), _single_map(self._concatenated, described))
 
+    @override
     @property
     def parts(self) -> tuple[Representation, ...]:
         return tuple(leaf for member in self.members for leaf in member.parts)
 
+    @override
     def combine(self, features: Sequence[Tensor]) -> Tensor:
         remaining = iter(features)
         maps = [member.combine(list(islice(remaining, len(member.parts)))) for member in self.members]
@@ -284,6 +287,7 @@ class Concatenated(Representation):
         smallest = min(one.shape[-2] for one in maps), min(one.shape[-1] for one in maps)
         return torch.cat([average_down(one, smallest) for one in maps], dim=1)
 
+    @override
     def on(self, replace: Callable[[Backbone], Backbone]) -> Representation:
         return Concatenated([member.on(replace) for member in self.members], size=self.size, name=self.name)
 

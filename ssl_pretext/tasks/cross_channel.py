@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
@@ -90,6 +91,7 @@ class CrossChannelPrediction(PretextTask):
             decoder, replace(self.shape, reduction=self.shape.reduction / output_stride), outputs
         )
 
+    @override
     def forward(self, images: Tensor) -> TaskOutput:
         images = self._checked(images)
         source, target = self._pick(self.source, images), self._pick(self.target, images)
@@ -111,9 +113,11 @@ class CrossChannelPrediction(PretextTask):
         """The channels that the encoder sees."""
         return self.channels
 
+    @override
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.decoder]
 
+    @override
     def prepare(self, images: ImageStore) -> None:
         self.losses.prepare(images)
 

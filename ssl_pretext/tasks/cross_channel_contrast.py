@@ -6,6 +6,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
@@ -82,6 +83,7 @@ class CrossChannelContrast(TwoEncoderTask):
         super().__init__([View(one, channels, embed_dim) for one, channels in zip(encoders, groups, strict=True)])
         self.temperature, self.embed_dim = temperature, embed_dim
 
+    @override
     def forward(self, images: Tensor) -> TaskOutput:
         first, second = (cast(View, branch).embed(images) for branch in self._branches)
         with torch.autocast(first.device.type, enabled=False):  # divided by a small temperature, bfloat16 shows

@@ -3,6 +3,7 @@
 from typing import cast
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 __all__ = ["PooledHead", "classifier"]
 
@@ -32,6 +33,7 @@ class PooledHead(nn.Module):
             nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
         return cast(Tensor, self.layers(features)).mean(dim=(2, 3))
 

@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
@@ -77,6 +78,7 @@ class Jigsaw(PretextTask):
         self.classify = classifier(grid**2 * self.pool.width, num_permutations, hidden=HIDDEN)
         self.register_buffer("permutations", distant_permutations(grid**2, num_permutations).clone())
 
+    @override
     def forward(self, images: Tensor) -> TaskOutput:
         values = self.inputs(images)
         order = torch.randint(self.num_permutations, (len(values),), device=values.device)
@@ -87,6 +89,7 @@ class Jigsaw(PretextTask):
         loss = F.cross_entropy(scores, order)
         return TaskOutput(loss, {"cross_entropy": loss}, scores, order)
 
+    @override
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.pool, self.classify]
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
@@ -71,6 +72,7 @@ class MaskedPatches(PretextTask):
             self.shape.channels, self.channels.num_channels * self.patch[0] * self.patch[1], depth=depth, width=width
         )
 
+    @override
     def forward(self, images: Tensor) -> TaskOutput:
         images = self._checked(images)
         values = self._pick(self.channels, images)
@@ -96,6 +98,7 @@ class MaskedPatches(PretextTask):
         prediction = torch.where(hidden, found * deviation + mean, filled)
         return TaskOutput(loss, {"l2": loss}, self._image(prediction, values), values)
 
+    @override
     def networks(self) -> list[nn.Module]:
         return [self.decoder]  # what the encoder runs while it is trained is not its forward
 

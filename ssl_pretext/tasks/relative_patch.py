@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
@@ -76,6 +77,7 @@ class RelativePatch(PretextTask):
         # Where the images are: a table sent there in each step would wait for a GPU.
         self.register_buffer("sides", torch.tensor(SIDES), persistent=False)
 
+    @override
     def forward(self, images: Tensor) -> TaskOutput:
         pairs, sides = self._pairs(self.inputs(images))
         if self.drop_channels:
@@ -86,6 +88,7 @@ class RelativePatch(PretextTask):
         loss = F.cross_entropy(scores, sides)
         return TaskOutput(loss, {"cross_entropy": loss}, scores, sides)
 
+    @override
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.pool, self.classify]
 

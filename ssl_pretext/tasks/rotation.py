@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.errors import ArgumentError
@@ -48,6 +49,7 @@ class Rotation(PretextTask):
         pooled = PooledHead(self.shape.channels)
         self.head = nn.Sequential(pooled, classifier(pooled.width, TURNS))
 
+    @override
     def forward(self, images: Tensor) -> TaskOutput:
         values = self.inputs(images)
         height, width = values.shape[-2:]
@@ -58,6 +60,7 @@ class Rotation(PretextTask):
         loss = F.cross_entropy(scores, turns)
         return TaskOutput(loss, {"cross_entropy": loss}, scores, turns)
 
+    @override
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.head]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.losses import Losses
@@ -64,6 +65,7 @@ class SplitBrain(TwoEncoderTask):
         )
         self.output_stride = output_stride
 
+    @override
     def forward(self, images: Tensor) -> TaskOutput:
         outputs = [branch(images) for branch in self._branches]
         terms = {

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.data import ImageStore
@@ -42,6 +43,7 @@ class TwoEncoderTask(PretextTask):
                 f"{one:g} and {other:g}. Choose another pair, or end one earlier with 'timm/<name>[layer=...]'"
             )
 
+    @override
     @property
     def trained_on(self) -> TrainedOn:  # kept by the branches, which can be exported alone
         return self._branches[0].trained_on
@@ -51,30 +53,37 @@ class TwoEncoderTask(PretextTask):
         for branch in self._branches:
             branch.trained_on = trained_on
 
+    @override
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]  # a view on the branches, which hold the modules
         return nn.ModuleList(branch.encoder for branch in self._branches)
 
+    @override
     @property
     def encoder_channels(self) -> Channels | None:
         one_space = self.first.space == self.second.space
         return Channels(self.first.space, self.first.names + self.second.names) if one_space else None
 
+    @override
     @property
     def image_space(self) -> ChannelSpace:
         return self.first.space
 
+    @override
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         first, second = (branch.feature_maps(images, layers) for branch in self._branches)
         return {layer: torch.cat([first[layer], second[layer]], dim=1) for layer in layers}
 
+    @override
     def layers(self) -> list[str]:
         first, second = (branch.layers() for branch in self._branches)
         return [layer for layer in first if layer in second]
 
+    @override
     def networks(self) -> list[nn.Module]:
         return [network for branch in self._branches for network in branch.networks()]
 
+    @override
     def prepare(self, images: ImageStore) -> None:
         for branch in self._branches:
             branch.prepare(images)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from typing_extensions import override
 
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.system.files import check_regular_file, write_bytes
@@ -24,6 +25,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     copied and can be read while it is incomplete, and a killed process leaves the temporary file behind.
     """
 
+    @override
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any = None) -> None:
         # Through memory, because torch reports a full disk as a RuntimeError about positions in an archive.
         buffer = io.BytesIO()

@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.losses import Loss
 from ssl_pretext.system.files import write_json
@@ -77,10 +78,12 @@ class PretextModule(pl.LightningModule):
         self.training_sums, self.validation_sums = _Sums(), _Sums()
         self.watch = FiniteCheck(Path(config.out), Path(config.out) / CHECKPOINT)
 
+    @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.task.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
+    @override
     def training_step(self, images: Tensor, _index: int) -> Tensor:
         with self.networks:
             output = self.task(images)
@@ -91,6 +94,7 @@ class PretextModule(pl.LightningModule):
         # Gradients are averaged over the processes, each of which takes the mean of its own images.
         return cast(Tensor, output.loss if share == 1 else share * output.loss)
 
+    @override
     def validation_step(self, images: Tensor, index: int) -> None:
         # What is hidden is the same in every epoch, and the random state of the training stays as it is.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -98,6 +102,7 @@ class PretextModule(pl.LightningModule):
             images_counted = len(images) if self.trainer.val_dataloaders.share else 0
             self.validation_sums.add(self.task(images).terms, images_counted)
 
+    @override
     def on_fit_start(self) -> None:
         if self.saved is None:
             torch.manual_seed(self.config.seed + self.global_rank)
@@ -119,6 +124,7 @@ class PretextModule(pl.LightningModule):
         for name, loss in self._losses():
             loss.load_training_state(self.saved["losses"][name])
 
+    @override
     def on_train_epoch_end(self) -> None:
         self.watch.settle()
         terms, judged = (sums.means(self._total) for sums in (self.training_sums, self.validation_sums))
@@ -138,6 +144,7 @@ class PretextModule(pl.LightningModule):
         judged_text = f", validation {row['val_loss']:.4f}" if judged else ""
         log.info("epoch %d of %d: loss %.4f%s", row["epoch"], self.config.epochs, row["train_loss"], judged_text)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.watch.check_weights(self.global_step, self.task, self._files())
         checkpoint["pretext"] = {
@@ -153,6 +160,7 @@ class PretextModule(pl.LightningModule):
             "losses": {name: loss.training_state() for name, loss in self._losses()},
         }
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.saved = saved = checkpoint["pretext"]
         self.watch.kept_step = checkpoint["global_step"]
