@@ -1,7 +1,7 @@
-"""What holds the documented encoder back, one change at a time: `python -m benchmarks.ablation`.
+"""Ablation of the documented pretraining, one change at a time: `python -m benchmarks.ablation`.
 
-Each row is the documented pretraining, made small, with one thing changed. All are judged by linear probes on labeled
-training images that nothing else uses; test images are not opened.
+Each row is a reduced version of the documented pretraining with one thing changed. All rows are evaluated by linear
+probes on labeled training images that nothing else uses; test images are not read.
 """
 
 import logging
@@ -13,27 +13,34 @@ from typing import Any
 
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
-from benchmarks.food101.protocol import Experiment
-from benchmarks.harness import PRESETS as ROWS
-from benchmarks.harness import claim, command_line, pretrained, slug
-from ssl_pretext.representations.base import OUTPUT
+from benchmarks.food101.protocol import ExperimentData
+from benchmarks.harness import PRESETS as COMPARISON_PRESETS
+from benchmarks.harness import check_settings, command_line, folder_name, pretrain_or_load
+from ssl_pretext.representations import OUTPUT
 from ssl_pretext.system.files import read_json, write_json
 
 __all__ = ["CHANGES", "Change"]
 
 log = logging.getLogger("benchmarks.ablation")
 
-TITLE = "What holds the documented encoder back"
+TITLE = "What limits the documented encoder"
 DOCUMENTED, UNTRAINED = "as documented", "untrained"
 LEARNING_RATE = 1e-4
-BEST = "body.conv_act"  # of the layers of the full experiment
-READOUTS = {f"{BEST} at 2×2": (BEST, 2), "latent": (OUTPUT, None)}  # as many numbers of each
+BEST_LAYER = "body.conv_act"  # the layer that the full experiment chose
+READOUTS = {f"{BEST_LAYER} at 2×2": (BEST_LAYER, 2), "latent": (OUTPUT, None)}  # both have the same number of features
 TASK = {"encoder": "autoencoder", "target": "rgb", "losses": {"smooth_l1": 1.0, "lpips[net=squeeze]": 1.0}}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that is done otherwise: of the task, of the preset or the learning rate."""
+    """One difference from the documented pretraining.
+
+    Attributes:
+        name: Name of the row.
+        task: Options of the task that are changed.
+        preset: Fields of the preset that are changed.
+        learning_rate: Learning rate of pretraining.
+    """
 
     name: str
     task: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +49,7 @@ class Change:
 
     @property
     def untrained(self) -> str | None:
-        """What tables call its network untrained; None where that is the documented one."""
+        """Name of the row of its untrained encoder; None if that encoder is the documented one."""
         if self.name == DOCUMENTED:
             return UNTRAINED
         return f"{self.name}, {UNTRAINED}" if "encoder" in self.task else None
@@ -58,9 +65,9 @@ CHANGES = (
     Change("a latent of 32 channels", task={"encoder": "autoencoder[latent_channels=32]"}),
 )
 PRESETS = {
-    "smoke": ROWS["smoke"],
+    "smoke": COMPARISON_PRESETS["smoke"],
     "cpu": replace(
-        ROWS["cpu"],
+        COMPARISON_PRESETS["cpu"],
         about="half an hour on two cores; a quarter of the images at 32 px, 4 epochs",
         epochs=4,
         pretrain_per_class=60,
@@ -71,12 +78,12 @@ PRESETS = {
 }
 
 
-def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
-    """Pretrains and judges each change; one that was done is looked up."""
-    claim(out, preset, {"data": data.name})
+def run(data: ExperimentData, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Pretrains and evaluates each change; the results of changes that were done before are read from `out`."""
+    check_settings(out, preset, {"data": data.name})
     rows: list[dict[str, Any]] = []
     for change in CHANGES:
-        file = out / slug(change.name) / f"accuracy-{preset.seeds}.json"
+        file = out / folder_name(change.name) / f"accuracy-{preset.seeds}.json"
         if not file.exists():
             write_json(file, measure(change, data, preset, out, device))
         found = read_json(file)
@@ -94,24 +101,33 @@ def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, A
 
 
 def _rows(name: str, control: str | None, found: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, Any]]:
-    """A row per seed of the probe, from accuracies by domain and readout."""
+    """One row per seed of the probe, from accuracies by domain and readout."""
     seeds = range(len(next(iter(found["in"].values()))))
     return [
         {"row": name, "control": control, "seed": seed}
-        | {"accuracy": {domain: {layer: runs[seed] for layer, runs in one.items()} for domain, one in found.items()}}
+        | {
+            "accuracy": {
+                domain: {readout: accuracies[seed] for readout, accuracies in readouts.items()}
+                for domain, readouts in found.items()
+            }
+        }
         for seed in seeds
     ]
 
 
-def measure(change: Change, data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
-    """Accuracies per seed of the probe, by `"trained"` or `"untrained"`, domain and layer."""
-    task, _ = pretrained(
+def measure(change: Change, data: ExperimentData, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Pretrains one change and probes its encoder, trained and untrained.
+
+    Returns:
+        Accuracies per seed of the probe, by `"trained"` or `"untrained"`, then by domain and readout.
+    """
+    task, _ = pretrain_or_load(
         "colorization",
         TASK | dict(change.task),
         0,
         data,
         replace(preset, **change.preset),
-        out=out / slug(change.name) / "pretraining",
+        out=out / folder_name(change.name) / "pretraining",
         device=device,
         learning_rate=change.learning_rate,
     )

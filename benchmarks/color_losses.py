@@ -1,4 +1,4 @@
-"""What each loss makes of colorization: `python -m benchmarks.color_losses`; colors, and what the encoder learned."""
+"""Comparison of the losses of colorization, by color quality and by probes: `python -m benchmarks.color_losses`."""
 
 import sys
 from pathlib import Path
@@ -9,13 +9,21 @@ from torch import Tensor
 
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
-from benchmarks.food101.protocol import Experiment
-from benchmarks.harness import Comparison, Row, colorized, command_line, linear_probes, pixel_rows, slug
+from benchmarks.food101.protocol import ExperimentData
+from benchmarks.harness import (
+    TaskComparison,
+    TaskSpec,
+    colorize,
+    command_line,
+    folder_name,
+    linear_probes,
+    pixel_accuracies,
+)
 from benchmarks.networks import SMALL_CNN
 from ssl_pretext.color_metrics import color_quality
-from ssl_pretext.losses.lpips import trunks_on_disk
+from ssl_pretext.losses import trunks_on_disk
 from ssl_pretext.quantize import ColorQuantizer
-from ssl_pretext.reporting.page import image_grid
+from ssl_pretext.reporting import image_grid
 from ssl_pretext.system.files import write_bytes
 
 LOSSES = {
@@ -26,40 +34,41 @@ LOSSES = {
     "rebalanced": {"color_classification": 1.0},
     "l2 + adversarial": {"l2": 1.0, "adversarial": 0.01},
 }
-PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # free ones, for the picture
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # freely licensed, so that the page may show them
 PHOTO_SIZE = 96
 
 
 def options(losses: dict[str, float]) -> dict[str, Any]:
-    """Colorization as in Zhang et al. 2016, at a quarter of the resolution."""
+    """Options of colorization as in Zhang et al. 2016, at a quarter of the resolution."""
     return {"encoder": SMALL_CNN, "target": "lab:ab", "losses": losses, "output_stride": 4}
 
 
-def quality(task: sp.PretextTask, data: Experiment) -> dict[str, Any]:
-    """Color quality on held-out images of the classes learned from; the prior is that of the training images.
+def quality(task: sp.PretextTask, data: ExperimentData) -> dict[str, Any]:
+    """Measures the color quality on held-out images of the pretraining classes.
 
-    LPIPS is measured where squeeze's weights are at hand; the row that trains on it has learned to please it.
+    Colors are rebalanced by the frequencies of colors in the training images. LPIPS is measured if the weights of
+    SqueezeNet are on disk; it favors the row that uses the same network as its loss.
     """
     truth = data.validation.images().float() / 255
     trunk = "squeeze" if "squeeze" in trunks_on_disk() else None
     chosen = torch.linspace(0, len(data.pretrain) - 1, min(2_000, len(data.pretrain))).long()
-    quantizer = ColorQuantizer().fit_prior(data.pretrain.images(chosen))
-    return {"quality": color_quality(colorized(task, truth), truth, quantizer=quantizer, lpips=trunk)}
+    quantizer = ColorQuantizer().fit_prior_to_images(data.pretrain.images(chosen))
+    return {"quality": color_quality(colorize(task, truth), truth, quantizer=quantizer, lpips=trunk)}
 
 
-COMPARISON = Comparison(
+COMPARISON = TaskComparison(
     title="Losses of colorization",
-    rows=[
-        Row("untrained", "colorization", options({"l2": 1.0})),
-        *(Row(name, "colorization", options(losses), control="untrained") for name, losses in LOSSES.items()),
+    tasks=[
+        TaskSpec("untrained", "colorization", options({"l2": 1.0})),
+        *(TaskSpec(name, "colorization", options(losses), control="untrained") for name, losses in LOSSES.items()),
     ],
-    judges=[linear_probes(["conv3", "conv4", "conv5"])],
+    probes=[linear_probes(["conv3", "conv4", "conv5"])],
     extra=quality,
 )
 
 
 def photos() -> Tensor:
-    """Free photos `(N, 3, 96, 96)` in `[0, 1]`."""
+    """Freely licensed photographs `(N, 3, 96, 96)` in `[0, 1]`."""
     from skimage import data
     from torchvision.transforms import functional as F
 
@@ -68,21 +77,21 @@ def photos() -> Tensor:
     return torch.stack(small).float() / 255
 
 
-def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
-    """All rows, raw pixels, and a grid of free photos in the colors of each loss."""
+def run(data: ExperimentData, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Runs all rows and the pixel baselines, and draws a grid of photographs as each loss colors them."""
     rows = COMPARISON.run(data, preset, out=out, device=device)
     truth = photos()
     columns = {"gray": sp.Colorization.lightness(truth)}
     for name in LOSSES:
-        task = sp.Colorization.from_pretrained(out / f"{slug(name)}-0" / "pretraining" / "task")
-        columns[name] = colorized(task, truth)
+        task = sp.Colorization.from_pretrained(out / f"{folder_name(name)}-0" / "pretraining" / "task")
+        columns[name] = colorize(task, truth)
     columns["truth"] = truth
     grid = image_grid(list(zip(*columns.values(), strict=True)), list(columns), side=144)
     write_bytes(out / "grid.png", grid)
     return {
         "title": COMPARISON.title,
         "rows": rows,
-        "pixels": pixel_rows({"pixels RGB": "rgb", "pixels L": "lab:L"}, data, preset, device),
+        "pixels": pixel_accuracies({"pixels RGB": "rgb", "pixels L": "lab:L"}, data, preset, device),
     }
 
 

@@ -1,8 +1,8 @@
-"""The best encoder for little: chosen on validation images, judged on test images: `python -m benchmarks.recipe`.
+"""A pretraining recipe for few labels, selected on validation images: `python -m benchmarks.recipe`.
 
-Every candidate is pretrained on the same unlabeled images and read out in several ways. Which candidate and which
-readout is best is decided by linear probes on labeled images that are neither trained on nor test images. The chosen
-one is then pretrained from several seeds and compared on the test images with its controls.
+Every candidate task is pretrained on the same unlabeled images, and its features are read out in several ways. Linear
+probes on held-out labeled training images select the best candidate and readout. The selected recipe is then
+pretrained from several seeds and compared with its controls on the test images.
 """
 
 import logging
@@ -14,38 +14,50 @@ from typing import Any
 
 import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
-from benchmarks.food101.protocol import Experiment
-from benchmarks.harness import PRESETS as ROWS
-from benchmarks.harness import Row, claim, command_line, pretrained, slug
+from benchmarks.food101.protocol import ExperimentData
+from benchmarks.harness import PRESETS as COMPARISON_PRESETS
+from benchmarks.harness import TaskSpec, check_settings, command_line, folder_name, pretrain_or_load
 from benchmarks.networks import STRIDED_CNN as CNN
 from benchmarks.networks import STRIDED_LAYERS as LAYERS
-from benchmarks.split_brain import COLORS, EVERYTHING, LIGHTNESS, REGRESSION, directed, split
-from ssl_pretext.representations.base import Backbone
-from ssl_pretext.representations.network import imagenet_reference
+from benchmarks.split_brain import (
+    AB_CLASSES,
+    L_CLASSES,
+    LAB_CLASSES,
+    REGRESSION,
+    cross_channel_task,
+    split_brain_task,
+)
+from ssl_pretext.representations import Backbone, imagenet_reference
 from ssl_pretext.system.files import read_json, write_json
 
-__all__ = ["CANDIDATES", "READOUTS", "Readout", "choose", "judge"]
+__all__ = ["CANDIDATES", "READOUTS", "Readout", "evaluate_on_test", "validate_candidates"]
 
 log = logging.getLogger("benchmarks.recipe")
 
-HELD_OUT = 0.2  # of the labeled images, on which candidates and readouts are compared
-TITLE = "A recipe for little"
+HELD_OUT = 0.2  # fraction of the labeled images on which candidates and readouts are compared
+TITLE = "A recipe for few labels"
 RECIPE = "recipe"
-ONE_WAY: dict[str, Any] = {"encoder": CNN, "output_stride": 8}
-# Each half as wide as the network of one direction.
-BOTH_WAYS: dict[str, Any] = {"encoder": [CNN, CNN], "output_stride": 8}
+ONE_ENCODER: dict[str, Any] = {"encoder": CNN, "output_stride": 8}
+# Each encoder of a split brain is as wide as the single encoder of the other candidates.
+TWO_ENCODERS: dict[str, Any] = {"encoder": [CNN, CNN], "output_stride": 8}
 CANDIDATES = (
-    directed("L → ab (cl)", "lab:L", "lab:ab", COLORS, **ONE_WAY),
-    directed("ab → L (cl)", "lab:ab", "lab:L", LIGHTNESS, **ONE_WAY),
-    directed("Lab → Lab (cl)", "lab", "lab", EVERYTHING, **ONE_WAY),
-    split("split-brain (reg, reg)", [REGRESSION, REGRESSION], **BOTH_WAYS),
-    split("split-brain (cl, cl)", [COLORS, LIGHTNESS], **BOTH_WAYS),
+    cross_channel_task("L → ab (cl)", "lab:L", "lab:ab", AB_CLASSES, **ONE_ENCODER),
+    cross_channel_task("ab → L (cl)", "lab:ab", "lab:L", L_CLASSES, **ONE_ENCODER),
+    cross_channel_task("Lab → Lab (cl)", "lab", "lab", LAB_CLASSES, **ONE_ENCODER),
+    split_brain_task("split-brain (reg, reg)", [REGRESSION, REGRESSION], **TWO_ENCODERS),
+    split_brain_task("split-brain (cl, cl)", [AB_CLASSES, L_CLASSES], **TWO_ENCODERS),
 )
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Which layers are joined, to how many pixels a side their maps are averaged, and whether colors are counted."""
+    """A way to read features out of an encoder.
+
+    Attributes:
+        layers: Names of the layers whose feature maps are concatenated.
+        size: Height and width that the feature maps are averaged to.
+        histogram: Whether a color histogram of the image is concatenated too.
+    """
 
     layers: Sequence[str]
     size: int
@@ -53,12 +65,12 @@ class Readout:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name of the readout in tables."""
         layers = "all layers" if len(self.layers) == len(LAYERS) else " ".join(self.layers)
         return f"{layers} at {self.size}×{self.size}" + (" and a color histogram" if self.histogram else "")
 
-    def of(self, backbone: Backbone) -> sp.Representation:
-        """The representation that it makes of a network."""
+    def representation(self, backbone: Backbone) -> sp.Representation:
+        """The representation that this readout makes of a network."""
         parts = [backbone.representation(layer) for layer in self.layers]
         return sp.representations.Concatenated(
             [*parts, *([sp.representations.ColorHistogram()] if self.histogram else [])], size=self.size, name=self.name
@@ -77,47 +89,47 @@ READOUTS = {
     )
 }
 PRESETS = {
-    "smoke": ROWS["smoke"],
+    "smoke": COMPARISON_PRESETS["smoke"],
     "cpu": replace(
-        ROWS["cpu"],
+        COMPARISON_PRESETS["cpu"],
         about="an hour on two cores; half of the images at 32 px",
         epochs=5,
         pretrain_per_class=120,
         probe_classes=None,
         seeds=5,
     ),
-    "gpu": ROWS["gpu"],
+    "gpu": COMPARISON_PRESETS["gpu"],
 }
 
 
-def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
-    """Chooses, then judges."""
-    claim(out, preset, {"data": data.name, "readouts": list(READOUTS)})
-    rows = choose(data, preset, out, device)
+def run(data: ExperimentData, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Selects a recipe on validation images, then evaluates it on the test images."""
+    check_settings(out, preset, {"data": data.name, "readouts": list(READOUTS)})
+    rows = validate_candidates(data, preset, out, device)
     best = max((row for row in rows if row["trained"]), key=lambda row: row["accuracy"])
-    log.info("chosen on validation images: %s, %s", best["candidate"], best["readout"])
-    candidate = next(one for one in CANDIDATES if one.name == best["candidate"])
+    log.info("selected on validation images: %s, %s", best["candidate"], best["readout"])
+    selected = next(candidate for candidate in CANDIDATES if candidate.name == best["candidate"])
     return {
         "title": TITLE,
         "validation": rows,
         "chosen": best,
-        **judge(candidate, best["readout"], data, preset, out, device),
+        **evaluate_on_test(selected, best["readout"], data, preset, out, device),
     }
 
 
-def choose(data: Experiment, preset: Preset, out: Path, device: str) -> list[dict[str, Any]]:
-    """Validation accuracy of every candidate and readout, trained and not; test images are not opened."""
+def validate_candidates(data: ExperimentData, preset: Preset, out: Path, device: str) -> list[dict[str, Any]]:
+    """Returns the validation accuracy of every candidate and readout, trained and untrained; no test image is read."""
     labeled = data.probe_train["in"]
     kept, held_out = sp.holdout_split(labeled.names, labeled.labels, fraction=HELD_OUT)
     train, validation = labeled.subset(kept), labeled.subset(held_out)
     rows = []
     for candidate in CANDIDATES:
-        file = out / slug(candidate.name) / "validation.json"
+        file = out / folder_name(candidate.name) / "validation.json"
         if not file.exists():
             folder = file.parent / "0"
-            task, _ = pretrained(candidate.task, candidate.options, 0, data, preset, out=folder, device=device)
+            task, _ = pretrain_or_load(candidate.task, candidate.options, 0, data, preset, out=folder, device=device)
             report = sp.evaluate(
-                {name: readout.of(task.backbone()) for name, readout in READOUTS.items()},
+                {name: readout.representation(task.backbone()) for name, readout in READOUTS.items()},
                 train,
                 validation,
                 probe="linear",
@@ -127,24 +139,29 @@ def choose(data: Experiment, preset: Preset, out: Path, device: str) -> list[dic
             )
             write_json(file, {name: report.accuracies(name) for name in report.names})
         for name, values in read_json(file).items():
-            plain, untrained, _ = name.partition(" (untrained)")
+            readout, untrained, _ = name.partition(" (untrained)")
             accuracy = sum(values) / len(values)
-            rows.append({"candidate": candidate.name, "readout": plain, "trained": not untrained, "accuracy": accuracy})
-        ours = [row for row in rows if row["candidate"] == candidate.name and row["trained"]]
-        log.info("%s: %.1f%% at best", candidate.name, 100 * max(row["accuracy"] for row in ours))
+            row = {"candidate": candidate.name, "readout": readout, "trained": not untrained, "accuracy": accuracy}
+            rows.append(row)
+        trained = [row for row in rows if row["candidate"] == candidate.name and row["trained"]]
+        log.info("%s: best accuracy %.1f%%", candidate.name, 100 * max(row["accuracy"] for row in trained))
     return rows
 
 
-def judge(candidate: Row, name: str, data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
-    """The chosen recipe, pretrained from several seeds, on the test images beside its controls."""
-    folder = out / slug(candidate.name)
+def evaluate_on_test(
+    candidate: TaskSpec, readout: str, data: ExperimentData, preset: Preset, out: Path, device: str
+) -> dict[str, Any]:
+    """Pretrains the selected recipe from several seeds and compares it with its controls on the test images."""
+    folder = out / folder_name(candidate.name)
     tasks = [
-        pretrained(candidate.task, candidate.options, seed, data, preset, out=folder / str(seed), device=device)[0]
+        pretrain_or_load(candidate.task, candidate.options, seed, data, preset, out=folder / str(seed), device=device)[
+            0
+        ]
         for seed in range(preset.seeds)
     ]
     reference = imagenet_reference()
     compared: dict[str, sp.Representation | list[sp.Representation]] = {
-        RECIPE: [READOUTS[name].of(task.backbone()) for task in tasks],
+        RECIPE: [READOUTS[readout].representation(task.backbone()) for task in tasks],
         "pixels 8×8": sp.Pixels("rgb", size=8),
         reference.name: reference,
     }
@@ -163,8 +180,10 @@ def judge(candidate: Row, name: str, data: Experiment, preset: Preset, out: Path
     for domain, report in reports.items():
         log.info("%s\n%s", domain, report.table())
     return {
-        "summary": [{"domain": domain} | row for domain, one in reports.items() for row in one.summary()],
-        "differences": [{"domain": domain} | row for domain, one in reports.items() for row in one.against_controls()],
+        "summary": [{"domain": domain} | row for domain, report in reports.items() for row in report.summary()],
+        "differences": [
+            {"domain": domain} | row for domain, report in reports.items() for row in report.against_controls()
+        ],
         "probe_card": {domain: report.card for domain, report in reports.items()},
     }
 

@@ -1,55 +1,112 @@
-"""Puts a comparison into the documentation: `python -m benchmarks.result_page RUN/results.json docs/results/NAME`."""
+"""Pages of results for the documentation: `python -m benchmarks.result_page RUN/results.json docs/results/NAME`.
 
+Everything on a page, its plots included, comes from `results.json`, except for the remark below the title. Without
+arguments, all pages in `docs/results` are written again from the results that are stored there; each keeps its remark.
+"""
+
+import argparse
+import re
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.food101.report import side_by_side
-from benchmarks.pretext.page import sections
-from ssl_pretext.probes.report import difference_plot, percent
-from ssl_pretext.probes.statistics import mean_interval, paired_difference
-from ssl_pretext.reporting.page import markdown_table
+from benchmarks.food101.report import draw as draw_experiment
+from benchmarks.food101.report import markdown_summary, side_by_side
+from benchmarks.pretext.page import draw as draw_gains
+from benchmarks.pretext.page import sections as pretext_sections
+from benchmarks.speed.page import write_page as write_speed_page
+from ssl_pretext.probes import difference_plot, mean_interval, paired_difference, percent
+from ssl_pretext.reporting import markdown_table
 from ssl_pretext.system.files import read_json, write_bytes, write_text
 
-__all__ = ["publish"]
+__all__ = ["page", "publish", "remark_of"]
 
+PAGES = Path("docs/results")
 MEASURES = ("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b")
 DOMAINS = {"in": "classes of the pretraining images", "out": "classes never seen in pretraining"}
 
 
-def publish(file: Path, target: Path, remark: str = "") -> None:
-    """Writes the page `target.md`, and the figures and grids beside it into the folder `target`."""
-    results = read_json(file)
+def publish(file: Path, target: Path, remark: str | None = None) -> None:
+    """Writes the page of a run, with its results and plots.
+
+    No photographs of the data are published, only the grids of freely licensed photographs beside `results.json`.
+
+    Args:
+        file: `results.json` of a comparison or of the Food-101 experiment.
+        target: Path of the page without its suffix; its results and plots are written to a folder of that name.
+        remark: Markdown to show below the title. By default, the remark of the page that is replaced.
+    """
+    results, markdown = read_json(file), target.with_suffix(".md")
+    if remark is None:
+        remark = remark_of(markdown.read_text(encoding="utf-8")) if markdown.exists() else ""
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, target / "results.json")
-    grids = sorted(file.parent.glob("grid*.png"))
-    for grid in grids:
-        shutil.copyfile(grid, target / grid.name)
-    env, data = results["environment"], results["data"]
-    config = results["config"]
+    if file.parent.resolve() != target.resolve():
+        for source in (file, *sorted(file.parent.glob("grid*.png"))):
+            shutil.copyfile(source, target / source.name)
+    draw(results, target)
+    write_text(markdown, page(results, target, remark))
+
+
+def page(results: Mapping[str, Any], folder: Path, remark: str = "") -> str:
+    """Returns the page of a run in Markdown.
+
+    Args:
+        results: What `results.json` holds.
+        folder: The folder of the plots; the page links to it by its name.
+        remark: Markdown to show below the title.
+    """
+    if "title" in results:
+        title, body = results["title"], _comparison(results, folder)
+    else:
+        title = f"Results: {results['data']['name']}, preset {results['config']['preset']}"
+        body = markdown_summary(results, figures=folder, link=folder.name)
+    return "\n\n".join(filter(None, [f"# {title}", remark, body.strip()])) + "\n"
+
+
+def remark_of(text: str) -> str:
+    """The remark of a page that `page` made: what is between its title and the line about its data."""
+    found = re.match(r"# [^\n]*\n(.*?)^Data: \*\*", text, re.S | re.M)
+    return found[1].strip() if found else ""
+
+
+def draw(results: Mapping[str, Any], folder: Path) -> None:
+    """Writes the plots of a page into a folder."""
+    if "title" not in results:
+        draw_experiment(folder, results)
+    if "answer" in results:
+        draw_gains(results, folder, DOMAINS)
+    if "chosen" in results:
+        for domain, name in DOMAINS.items():
+            rows = [row for row in results["differences"] if row["domain"] == domain]
+            write_bytes(folder / f"differences_{domain}.png", difference_plot(rows, title=name))
+
+
+def _comparison(results: Mapping[str, Any], folder: Path) -> str:
+    """The body of the page of a comparison."""
+    env, data, config = results["environment"], results["data"], results["config"]
     parts = [
-        f"# {results['title']}",
-        remark,
-        f"Data: **{data['name']}**. {data['note']}",
+        f"Data: **{data['name']}**. {data['note']}".strip(),
         f"```bash\n{results['command']}\n```",
         f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
         f"{config['seeds']} seeds; {config['epochs']} epochs of {data['counts']['pretraining']:,} images at "
-        f"{config['image_size']} px, AdamW at {config['learning_rate']:g}, the same images in the same order for every "
-        "row. Means over the seeds with 95% intervals.",
-        *(_recipe(results, target) if "chosen" in results else []),
+        f"{config['image_size']} px, AdamW with learning rate {config['learning_rate']:g}, the same images in the same "
+        "order for every row. Values are means over the seeds with 95% intervals.",
+        *(_recipe(results, folder.name) if "chosen" in results else []),
         *_quality(results),
-        *(f"![free photos in the colors of each loss]({target.name}/{grid.name})" for grid in grids),
-        *(sections(results, target, DOMAINS) if "answer" in results else _accuracy(results)),
+        *(
+            f"![free photographs as each loss colors them]({folder.name}/{grid.name})"
+            for grid in sorted(folder.glob("grid*.png"))
+        ),
+        *(pretext_sections(results, folder.name, DOMAINS) if "answer" in results else _accuracy(results)),
         *_paper(results),
     ]
-    write_text(target.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
+    return "\n\n".join(filter(None, parts))
 
 
-def _recipe(results: Mapping[str, Any], target: Path) -> list[str]:
-    """How a recipe was chosen, and how it does on the test images; a plot for each domain goes beside the figures."""
+def _recipe(results: Mapping[str, Any], link: str) -> list[str]:
+    """How the recipe was selected, and its accuracy on the test images."""
     chosen, rows = results["chosen"], results["validation"]
     accuracy = {(row["candidate"], row["readout"], row["trained"]): f"{100 * row['accuracy']:.1f}" for row in rows}
     readouts = list(dict.fromkeys(row["readout"] for row in rows))
@@ -60,27 +117,26 @@ def _recipe(results: Mapping[str, Any], target: Path) -> list[str]:
         for trained in (True, False)
     ]
     parts = [
-        "## Chosen on validation images: accuracy, %",
-        f"Linear probes on labeled images of the pretraining classes, a fifth of them held out. Best: **"
-        f"{chosen['candidate']}**, read out from {chosen['readout']}.",
+        "## Selection on validation images: accuracy, %",
+        "Linear probes were trained on labeled images of the pretraining classes, of which a fifth was held out for "
+        f"validation. The best recipe is **{chosen['candidate']}**, read out from {chosen['readout']}.",
         markdown_table(lines, list(lines[0])),
-        "## Judged on test images",
+        "## Evaluation on test images: accuracy, %",
     ]
     summary = side_by_side(results["summary"], lambda row: DOMAINS[row["domain"]])
     parts.append(markdown_table(summary, list(summary[0])))
     for domain, name in DOMAINS.items():
         found = [row for row in results["differences"] if row["domain"] == domain]
-        write_bytes(target / f"differences_{domain}.png", difference_plot(found, title=name))
         parts += [
             f"### {name.capitalize()}",
             "\n".join(f"- {row['words'][0].upper()}{row['words'][1:]}." for row in found),
-            f"![paired differences, {name}]({target.name}/differences_{domain}.png)",
+            f"![paired differences, {name}]({link}/differences_{domain}.png)",
         ]
     return parts
 
 
 def _quality(results: Mapping[str, Any]) -> list[str]:
-    """What the colors are like."""
+    """Color quality of each loss."""
     measured = _by_row(row for row in results.get("rows", []) if "quality" in row)
     if not measured:
         return []
@@ -95,13 +151,13 @@ def _quality(results: Mapping[str, Any]) -> list[str]:
             line[key.replace("_", " ")] = f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
         rows.append(line)
     truth = next(iter(measured.values()))[0]["quality"]
-    shown = {key: f"{truth[f'{key}_truth']:.1f}" for key in ("colorfulness", "mean_a", "mean_b")}
-    rows.append({"loss": "the truth"} | {key.replace("_", " "): value for key, value in shown.items()})
-    return ["## Colors of held-out images", markdown_table(rows, list(rows[0]))]
+    true_values = {key: f"{truth[f'{key}_truth']:.1f}" for key in ("colorfulness", "mean_a", "mean_b")}
+    rows.append({"loss": "the true colors"} | {key.replace("_", " "): value for key, value in true_values.items()})
+    return ["## Color quality on held-out images", markdown_table(rows, list(rows[0]))]
 
 
 def _accuracy(results: Mapping[str, Any]) -> list[str]:
-    """What the encoder learned, by layer."""
+    """Accuracy of the linear probes by row and layer, and differences from the controls."""
     if "rows" not in results:
         return []
     rows = _by_row(results["rows"])
@@ -120,23 +176,24 @@ def _accuracy(results: Mapping[str, Any]) -> list[str]:
             f"## Linear probe, {name}: {results.get('judged_on', 'test')} accuracy, %",
             markdown_table(lines, ["row", *layers]),
         ]
-        parts.append(_against_controls(rows, domain, layers[-1]))
+        parts.append(_control_differences(rows, domain, layers[-1]))
     return parts
 
 
-def _against_controls(rows: Mapping[str, Sequence[Mapping[str, Any]]], domain: str, layer: str) -> str:
-    """Which rows the intervals set apart from their control."""
-    verdicts = []
+def _control_differences(rows: Mapping[str, Sequence[Mapping[str, Any]]], domain: str, layer: str) -> str:
+    """Paired differences between each row and its control at one layer, with their intervals."""
+    lines = []
     for row, runs in rows.items():
         if (control := runs[0].get("control")) is None:
             continue
-        pairs = ([run["accuracy"][domain][layer] for run in one] for one in (runs, rows[control]))
+        pairs = ([run["accuracy"][domain][layer] for run in compared] for compared in (runs, rows[control]))
         difference = percent(*paired_difference(*pairs), sign=True)
-        verdicts.append({"row": row, "control": control, f"difference at {layer}": difference})
-    return markdown_table(verdicts, list(verdicts[0])) if verdicts else ""
+        lines.append({"row": row, "control": control, f"difference at {layer}": difference})
+    return markdown_table(lines, list(lines[0])) if lines else ""
 
 
 def _paper(results: Mapping[str, Any]) -> list[str]:
+    """The published table, to compare with."""
     if "paper" not in results:
         return []
     lines = [
@@ -156,5 +213,26 @@ def _by_row(runs: Any) -> dict[str, list[Any]]:
     return dict(rows)
 
 
+def main() -> None:
+    """Publishes one run, or writes all pages again."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.result_page",
+        description="Writes a page of the documentation, and its plots, from the results of a run. Without arguments, "
+        f"all pages in {PAGES} are written again from the results that are stored there.",
+    )
+    parser.add_argument("file", type=Path, nargs="?", help="results.json of a run")
+    parser.add_argument("target", type=Path, nargs="?", help="the page without its suffix, such as docs/results/recipe")
+    parser.add_argument("--remark", help="Markdown to show below the title (default: the remark of the present page)")
+    options = parser.parse_args()
+    if options.file is None:
+        for file in sorted(PAGES.glob("*/results.json")):
+            publish(file, file.parent)
+        write_speed_page(PAGES / "speed.json", read_json(PAGES / "speed.json"))
+    elif options.target is None:
+        parser.error("name the page to write, such as docs/results/recipe")
+    else:
+        publish(options.file, options.target, options.remark)
+
+
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4])
+    main()

@@ -1,8 +1,9 @@
-"""What a large run takes, from figures per image: `python -m benchmarks.scale` writes `docs/scale.md`.
+"""Plan of large runs from the costs of one image: `python -m benchmarks.scale` writes `docs/scale.md`.
 
-`--measure` first measures them on this machine, into `docs/results/scale.json`: JPEG files of the size that photographs
-have in ImageNet, cut out of freely licensed ones, streamed from shards and built into a store. Times are those of the
-processor, over all threads, so that what else runs does not count. `docs/results/speed.json` has the rest.
+With `--measure`, the costs of one image are first measured on this machine and written to `docs/results/scale.json`.
+The images are JPEG files as large as those of ImageNet, cropped from freely licensed photographs. They are streamed
+from shards, and built into a store. Times are CPU times over all threads, so that other processes do not affect them.
+The time of a training step comes from `docs/results/speed.json`.
 """
 
 import argparse
@@ -21,25 +22,35 @@ from PIL import Image
 
 import ssl_pretext as sp
 from benchmarks.food101.experiment import environment
-from ssl_pretext.data.samples import load_photo
-from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.data import load_photo
+from ssl_pretext.reporting import markdown_table
 from ssl_pretext.system.files import read_json, write_json, write_text
 
-__all__ = ["Figures", "page", "plan"]
+__all__ = ["ImageCosts", "costs_from", "page", "plan"]
 
 MEASURED, SPEED, PAGE = Path("docs/results/scale.json"), Path("docs/results/speed.json"), Path("docs/scale.md")
-WIDTH, HEIGHT, QUALITY = 500, 375, 90  # of the photographs; ImageNet's are about so large
-SIZE = 224  # that they are read at
+WIDTH, HEIGHT, QUALITY = 500, 375, 90  # of the JPEG files, about as in ImageNet
+SIZE = 224  # height and width at which they are read
 COUNT, SHARDS = 400, 4
 PHOTOS = ("astronaut", "china", "coffee", "flower", "chelsea", "stereo_motorcycle")
 SHARD_BYTES = 1e9
-GPU_RATE = 1_000  # images per second and GPU: assumed
+GPU_RATE = 1_000  # images per second and GPU; an assumption
 RUNS = {"ImageNet's size": (1_281_167, 100, 8), "a billion images": (1_000_000_000, 1, 64)}  # images, epochs, GPUs
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What an image takes; seconds are those of one core."""
+class ImageCosts:
+    """The costs of one image.
+
+    Attributes:
+        file_bytes: Bytes of its JPEG file.
+        store_bytes: Bytes of its pixels in a store.
+        index_bytes: Bytes of its entry in the index of a store.
+        stream_seconds: CPU seconds to read, decode and resize it from a shard.
+        build_seconds: CPU seconds to add it to a store.
+        cpu_step_seconds: CPU seconds of a training step of the documented autoencoder.
+        cpu_step_pixels: Number of pixels of an image in that training step.
+    """
 
     file_bytes: float
     store_bytes: float
@@ -50,134 +61,149 @@ class Figures:
     cpu_step_pixels: int
 
 
-def plan(figures: Figures, *, images: int, epochs: int, gpus: int, rate: float) -> dict[str, float]:
-    """What a run takes at `rate` images per second and GPU, whichever way its images come.
+def plan(costs: ImageCosts, *, images: int, epochs: int, gpus: int, rate: float) -> dict[str, float]:
+    """Computes the costs of a run, for both ways to read its images.
+
+    Args:
+        costs: The costs of one image.
+        images: Number of images.
+        epochs: Number of epochs.
+        gpus: Number of GPUs.
+        rate: Images per second and GPU.
 
     Returns:
-        Bytes on disk of shards and store; bytes per second that all GPUs together ask of them, and cores that decode
-        for one; core hours until the store is built; GPU hours and hours of the run; hours of one core instead.
+        Bytes on disk of the shards and of the store; bytes per second that all GPUs together read from each; cores per
+        GPU to decode shards; core hours to build the store; GPU hours and hours of the run; and the core hours of the
+        documented autoencoder without GPUs.
     """
-    seen = images * epochs
+    steps = images * epochs
     return {
-        "shards": images * figures.file_bytes,
-        "store": images * (figures.store_bytes + figures.index_bytes),
-        "shards per second": gpus * rate * figures.file_bytes,
-        "store per second": gpus * rate * figures.store_bytes,
-        "cores per GPU": rate * figures.stream_seconds,
-        "core hours to build": images * figures.build_seconds / 3600,
-        "GPU hours": seen / rate / 3600,
-        "hours": seen / rate / gpus / 3600,
-        "core hours instead": seen * figures.cpu_step_seconds * SIZE**2 / figures.cpu_step_pixels / 3600,
+        "shards": images * costs.file_bytes,
+        "store": images * (costs.store_bytes + costs.index_bytes),
+        "shards per second": gpus * rate * costs.file_bytes,
+        "store per second": gpus * rate * costs.store_bytes,
+        "cores per GPU": rate * costs.stream_seconds,
+        "core hours to build": images * costs.build_seconds / 3600,
+        "GPU hours": steps / rate / 3600,
+        "hours": steps / rate / gpus / 3600,
+        "core hours instead": steps * costs.cpu_step_seconds * SIZE**2 / costs.cpu_step_pixels / 3600,
     }
 
 
-def figures_of(measured: Mapping[str, Any], speed: Mapping[str, Any]) -> Figures:
-    """Out of what was measured here, and of the step of the documented autoencoder at 32 px on one thread."""
+def costs_from(measured: Mapping[str, Any], speed: Mapping[str, Any]) -> ImageCosts:
+    """Reads the costs of one image from the two JSON files.
+
+    Args:
+        measured: What `docs/results/scale.json` holds.
+        speed: What `docs/results/speed.json` holds, with the step of the documented autoencoder at 32 px on one thread.
+    """
     (step,) = [
         row["median"]
         for row in speed["parts"]["settings"]["rows"]
         if row["side"] == "one thread" and "a training step with smooth L1" in row["work"]
     ]
-    return Figures(**measured["per_image"], cpu_step_seconds=step, cpu_step_pixels=32**2)
+    return ImageCosts(**measured["per_image"], cpu_step_seconds=step, cpu_step_pixels=32**2)
 
 
 def page(measured: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
-    """The page in Markdown."""
-    figures, env = figures_of(measured, speed), measured["environment"]
+    """Returns the page in Markdown, from what the two JSON files hold."""
+    costs, env = costs_from(measured, speed), measured["environment"]
     plans = {
-        name: plan(figures, images=images, epochs=epochs, gpus=gpus, rate=GPU_RATE)
+        name: plan(costs, images=images, epochs=epochs, gpus=gpus, rate=GPU_RATE)
         for name, (images, epochs, gpus) in RUNS.items()
     }
-    shown: dict[str, Callable[[dict[str, float]], str]] = {
-        "shards on disk": lambda one: _bytes(one["shards"]),
-        f"store on disk, at {SIZE} px": lambda one: _bytes(one["store"]),
-        "core hours to build the store": lambda one: f"{one['core hours to build']:,.0f}",
-        "read from shards, all GPUs together": lambda one: f"{_bytes(one['shards per second'])}/s",
-        "read from the store, all GPUs together": lambda one: f"{_bytes(one['store per second'])}/s",
-        "cores that decode shards, per GPU": lambda one: f"{one['cores per GPU']:.1f}",
-        "GPU hours": lambda one: f"{one['GPU hours']:,.0f}",
-        "hours of the run": lambda one: f"{one['hours']:,.1f}",
-        "core hours of the documented autoencoder without GPUs": lambda one: f"{one['core hours instead']:,.0f}",
+    rows: dict[str, Callable[[dict[str, float]], str]] = {
+        "shards on disk": lambda run: _bytes(run["shards"]),
+        f"store on disk, at {SIZE} px": lambda run: _bytes(run["store"]),
+        "core hours to build the store": lambda run: f"{run['core hours to build']:,.0f}",
+        "read from shards, all GPUs together": lambda run: f"{_bytes(run['shards per second'])}/s",
+        "read from the store, all GPUs together": lambda run: f"{_bytes(run['store per second'])}/s",
+        "cores that decode shards, per GPU": lambda run: f"{run['cores per GPU']:.1f}",
+        "GPU hours": lambda run: f"{run['GPU hours']:,.0f}",
+        "hours of the run": lambda run: f"{run['hours']:,.1f}",
+        "core hours of the documented autoencoder without GPUs": lambda run: f"{run['core hours instead']:,.0f}",
     }
-    heads = {
+    headings = {
         name: f"{name}: {images:,} images, {epochs} epoch{'s' * (epochs > 1)}, {gpus} GPUs"
         for name, (images, epochs, gpus) in RUNS.items()
     }
-    rows = [{"": what, **{heads[name]: show(plans[name]) for name in RUNS}} for what, show in shown.items()]
+    table = [{"": label, **{headings[name]: text(plans[name]) for name in RUNS}} for label, text in rows.items()]
     per_image = [
-        {"per image": "JPEG file", "": _bytes(figures.file_bytes), "from": f"measured: {WIDTH}×{HEIGHT} px"},
-        {"per image": "in the store", "": _bytes(figures.store_bytes), "from": f"3 · {SIZE}², uint8; the file says so"},
-        {"per image": "in its index", "": _bytes(figures.index_bytes), "from": "measured"},
+        {"per image": "JPEG file", "": _bytes(costs.file_bytes), "from": f"measured: {WIDTH}×{HEIGHT} px"},
+        {"per image": "in the store", "": _bytes(costs.store_bytes), "from": f"measured: 3 · {SIZE}² bytes, uint8"},
+        {"per image": "in its index", "": _bytes(costs.index_bytes), "from": "measured"},
         {
             "per image": "streamed: read, decoded, resized",
-            "": _ms(figures.stream_seconds),
+            "": _ms(costs.stream_seconds),
             "from": "measured, one core",
         },
-        {"per image": "built into the store", "": _ms(figures.build_seconds), "from": "measured, one core"},
+        {"per image": "built into the store", "": _ms(costs.build_seconds), "from": "measured, one core"},
         {
-            "per image": "a step of the documented autoencoder at 32 px",
-            "": _ms(figures.cpu_step_seconds),
-            "from": "measured, one core: [speed](results/speed.md)",
+            "per image": "a training step of the documented autoencoder at 32 px",
+            "": _ms(costs.cpu_step_seconds),
+            "from": "measured, one core; see [speed](results/speed.md)",
         },
-        {"per image": "a step on a GPU", "": _ms(1 / GPU_RATE), "from": "**assumed**; measure yours"},
+        {"per image": "a training step on a GPU", "": _ms(1 / GPU_RATE), "from": "**assumed**; measure your own"},
     ]
     return TEMPLATE.format(
         per_image=markdown_table(per_image, ["per image", "", "from"]),
-        plans=markdown_table(rows, ["", *heads.values()]),
+        plans=markdown_table(table, ["", *headings.values()]),
         rate=f"{GPU_RATE:,}",
         size=SIZE,
-        per_shard=SHARD_BYTES / figures.file_bytes,
-        shards=1e9 * figures.file_bytes / SHARD_BYTES,
+        per_shard=SHARD_BYTES / costs.file_bytes,
+        shards=1e9 * costs.file_bytes / SHARD_BYTES,
         smaller=SIZE**2 / 64**2,
         machine=f"{env['processor']}, torch {env['torch']}, Pillow {env['pillow']}, commit `{env['commit']}`",
     )
 
 
 TEMPLATE = """\
-# What a large run takes
+# Plan a large run
 
-Storage, bandwidth and hours follow from what one image takes. `benchmarks/scale.py` writes this page out of what was
-measured.
+The storage, bandwidth and time of a large run follow from the costs of one image. `benchmarks/scale.py` computes the
+numbers on this page from measured costs.
 
 {per_image}
 
 Measured on {machine}, with `python -m benchmarks.scale --measure`.
 
-## Two runs
+## Two examples
 
 {plans}
 
-GPU hours cannot be measured on the machine that this page comes from. They are
+The machine on which this page was made has no GPU, so GPU hours could not be measured. They are computed as
 
 > images × epochs / (images per second and GPU) / 3600
 
-and the table **assumes {rate} images per second and GPU** at {size} px, which is a placeholder and no promise.
-`python -m benchmarks.speed.gpu --out gpu.json` measures the documented step on yours,
-and the [page about GPUs](gpu.md) says how. The core hours without GPUs go with the number of pixels from 32 px.
+The table **assumes {rate} images per second and GPU** at {size} px. This number is a placeholder, not a promise.
+`python -m benchmarks.speed.gpu --out gpu.json` measures the training step of the documented autoencoder on your GPU;
+see [Train on a GPU](gpu.md). The core hours without GPUs are scaled from 32 px by the number of pixels.
 
-The numbers of epochs and GPUs are assumptions too, and so is that files are as large as those measured here: weigh your
-own, since room and bandwidth of shards go with them.
+The numbers of epochs and GPUs are assumptions, too. So is the size of the files: measure yours, since the storage and
+the bandwidth of shards are proportional to it.
 
-## What follows
+## Recommendations
 
-- **ImageNet's size: a store.** It fits on the disk of one machine. Building it takes little beside the run, each
-  further epoch decodes nothing, and any image can be read at any time: a run goes on at once, and batches are the same
-  whatever the number of processes. Put it on a local disk of each machine.
-- **A billion images: shards.** A run that passes once over its images gains nothing from decoding them beforehand, and
-  the store would take more room. Streaming asks for the cores above beside each GPU: if they are not there, shrink the
-  images once, when the shards are written.
-- **Shards of 1 GB** hold {per_shard:,.0f} such images; a billion are {shards:,.0f} shards. With `epoch_images` nobody
-  counts them, and an epoch is as long as you like to wait for the checkpoint at its end.
-- **A stop costs** up to `checkpoint_minutes` of computing; with shards also the time to read the epoch again up to
-  there. Short epochs make that short.
-- **Without many GPUs**, fewer pixels help most: at 64 px the store takes {smaller:.0f} times less, and so do the steps.
+- **For the size of ImageNet, use a store.** It fits on the disk of one machine, and building it takes little time
+  compared with the run. No later epoch decodes an image, and any image can be read at any time. So a run resumes at
+  once, and its batches do not depend on the number of processes. Put the store on a local disk of each machine.
+- **For a billion images, use shards.** A run of a single epoch gains nothing from decoding its images beforehand, and
+  the store would take more space. Streaming needs the number of cores per GPU that the table shows. If there are not
+  enough, reduce the size of the images when you write the shards.
+- **Shards of 1 GB** hold {per_shard:,.0f} such images each; a billion images make {shards:,.0f} shards. With
+  `epoch_images`, the images need not be counted, and you choose the length of an epoch, at whose end a checkpoint is
+  written.
+- **An interruption costs** at most `checkpoint_minutes` of computing. With shards, the part of the epoch before the
+  checkpoint is also read again, which short epochs keep short.
+- **Without many GPUs**, smaller images help most: at 64 px, the store and the training steps take {smaller:.0f} times
+  less.
 
-[How to start it](howto/many-machines.md).
+[Train on many machines](howto/many-machines.md) explains how to start such a run.
 """
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Figures per image, and the machine."""
+    """Measures the costs of one image, with temporary files in `folder`; returns them with the machine."""
     contents = [_jpeg(image) for image in islice(_photographs(), COUNT)]
     (folder / "photos").mkdir()
     for number, content in enumerate(contents):
@@ -188,7 +214,7 @@ def measure(folder: Path) -> dict[str, Any]:
                 archive.add(folder / f"photos/{number:06}.jpg", f"{number:06}.jpg")
     stream = sp.ImageStream(str(folder / "*.tar"), image_size=SIZE, cache=folder)
     read = stream.read(seed=0, epoch=0, rank=0, world=1)
-    next(read)  # whose threads have begun
+    next(read)  # starts its threads, which is not measured
     began = time.process_time()
     for _ in islice(read, 2 * COUNT):
         pass
@@ -210,13 +236,13 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def _photographs() -> Iterator[Image.Image]:
-    """Other and other parts of free photographs, at about the sharpness of a photograph of this size."""
+    """Yields random crops of freely licensed photographs, about as sharp as photographs of this size are."""
     draw = np.random.default_rng(0)
     while True:
         for name in PHOTOS:
             photo = Image.fromarray(load_photo(name))
-            share = draw.uniform(0.7, 1)
-            width = share * min(photo.width, photo.height * WIDTH / HEIGHT)
+            fraction = draw.uniform(0.7, 1)
+            width = fraction * min(photo.width, photo.height * WIDTH / HEIGHT)
             height = width * HEIGHT / WIDTH
             left, top = draw.uniform(0, photo.width - width), draw.uniform(0, photo.height - height)
             yield photo.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
@@ -238,8 +264,9 @@ def _ms(seconds: float) -> str:
 
 
 def main() -> None:
+    """Measures the costs of one image if asked to, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="measure the figures per image first")
+    parser.add_argument("--measure", action="store_true", help="measure the costs of one image first")
     if parser.parse_args().measure:
         with tempfile.TemporaryDirectory() as folder:
             write_json(MEASURED, measure(Path(folder)))

@@ -1,22 +1,22 @@
-"""What is learned from each direction of prediction: `python -m benchmarks.split_brain`, after Zhang et al. 2017."""
+"""Comparison of directions of prediction, as in Zhang et al. 2017: `python -m benchmarks.split_brain`."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.food101.presets import Preset
-from benchmarks.food101.protocol import Experiment
-from benchmarks.harness import Comparison, Row, command_line, linear_probes, pixel_rows
+from benchmarks.food101.protocol import ExperimentData
+from benchmarks.harness import TaskComparison, TaskSpec, command_line, linear_probes, pixel_accuracies
 from benchmarks.networks import SMALL_CNN as CNN
 from benchmarks.networks import SMALL_LAYERS as LAYERS
 
 REGRESSION = {"l2": 1.0}
-COLORS = {"color_classification[neighbors=1;rebalance=1]": 1.0}  # one-hot and not rebalanced, as in section 4.1
-LIGHTNESS = {"channel_classification[bins=50]": 1.0}
-EVERYTHING = {"lab_classification[bins=50]": 1.0}
+AB_CLASSES = {"color_classification[neighbors=1;rebalance=1]": 1.0}  # one-hot, not rebalanced, as in section 4.1
+L_CLASSES = {"channel_classification[bins=50]": 1.0}
+LAB_CLASSES = {"lab_classification[bins=50]": 1.0}
 
 
-def directed(
+def cross_channel_task(
     name: str,
     source: str,
     target: str,
@@ -25,42 +25,45 @@ def directed(
     *,
     encoder: str = CNN,
     output_stride: int = 4,
-) -> Row:
-    """A row of plain cross-channel prediction, at a fraction of the resolution."""
+) -> TaskSpec:
+    """A row of plain cross-channel prediction from `source` to `target`, at a fraction of the resolution."""
     options = {"source": source, "target": target, "encoder": encoder, "losses": losses}
-    return Row(name, "cross_channel", options | {"output_stride": output_stride}, control)
+    return TaskSpec(name, "cross_channel", options | {"output_stride": output_stride}, control)
 
 
-def split(
+def split_brain_task(
     name: str,
     losses: list[dict[str, float]],
     control: str | None = None,
     *,
     encoder: str | list[str] = CNN,
     output_stride: int = 4,
-) -> Row:
-    """A row of two halves, each of half the width if the encoder is one name."""
+) -> TaskSpec:
+    """A row of split-brain prediction between L and ab, at a fraction of the resolution.
+
+    If `encoder` is one name, each of the two encoders has half the width of that network.
+    """
     options = {"first": "lab:L", "second": "lab:ab", "encoder": encoder, "losses": losses}
-    return Row(name, "split_brain", options | {"output_stride": output_stride}, control)
+    return TaskSpec(name, "split_brain", options | {"output_stride": output_stride}, control)
 
 
-COMPARISON = Comparison(
+COMPARISON = TaskComparison(
     title="Directions of prediction",
-    rows=[
-        directed("L untrained", "lab:L", "lab:ab", REGRESSION),
-        directed("ab untrained", "lab:ab", "lab:L", REGRESSION),
-        directed("Lab untrained", "lab", "lab", REGRESSION),
-        split("split untrained", [REGRESSION, REGRESSION]),
-        directed("Lab → Lab (reg)", "lab", "lab", REGRESSION, "Lab untrained"),
-        directed("Lab → Lab (cl)", "lab", "lab", EVERYTHING, "Lab untrained"),
-        directed("L → ab (reg)", "lab:L", "lab:ab", REGRESSION, "L untrained"),
-        directed("L → ab (cl)", "lab:L", "lab:ab", COLORS, "L untrained"),
-        directed("ab → L (reg)", "lab:ab", "lab:L", REGRESSION, "ab untrained"),
-        directed("ab → L (cl)", "lab:ab", "lab:L", LIGHTNESS, "ab untrained"),
-        split("split-brain (reg, reg)", [REGRESSION, REGRESSION], "split untrained"),
-        split("split-brain (cl, cl)", [COLORS, LIGHTNESS], "split untrained"),
+    tasks=[
+        cross_channel_task("L untrained", "lab:L", "lab:ab", REGRESSION),
+        cross_channel_task("ab untrained", "lab:ab", "lab:L", REGRESSION),
+        cross_channel_task("Lab untrained", "lab", "lab", REGRESSION),
+        split_brain_task("split untrained", [REGRESSION, REGRESSION]),
+        cross_channel_task("Lab → Lab (reg)", "lab", "lab", REGRESSION, "Lab untrained"),
+        cross_channel_task("Lab → Lab (cl)", "lab", "lab", LAB_CLASSES, "Lab untrained"),
+        cross_channel_task("L → ab (reg)", "lab:L", "lab:ab", REGRESSION, "L untrained"),
+        cross_channel_task("L → ab (cl)", "lab:L", "lab:ab", AB_CLASSES, "L untrained"),
+        cross_channel_task("ab → L (reg)", "lab:ab", "lab:L", REGRESSION, "ab untrained"),
+        cross_channel_task("ab → L (cl)", "lab:ab", "lab:L", L_CLASSES, "ab untrained"),
+        split_brain_task("split-brain (reg, reg)", [REGRESSION, REGRESSION], "split untrained"),
+        split_brain_task("split-brain (cl, cl)", [AB_CLASSES, L_CLASSES], "split untrained"),
     ],
-    judges=[linear_probes(LAYERS)],
+    probes=[linear_probes(LAYERS)],
 )
 # Zhang et al. 2017, table 2 of the first version: linear probes on ImageNet, AlexNet, top-1 in percent.
 PAPER = {
@@ -75,10 +78,11 @@ PAPER = {
 }
 
 
-def run(data: Experiment, preset: Preset, out: Path, device: str) -> dict[str, Any]:
-    """All rows, the raw channels, and the published table beside."""
+def run(data: ExperimentData, preset: Preset, out: Path, device: str) -> dict[str, Any]:
+    """Runs all rows and the pixel baselines, and adds the table of the paper."""
     rows = COMPARISON.run(data, preset, out=out, device=device)
-    pixels = pixel_rows({"pixels Lab": "lab", "pixels L": "lab:L", "pixels ab": "lab:ab"}, data, preset, device)
+    channels = {"pixels Lab": "lab", "pixels L": "lab:L", "pixels ab": "lab:ab"}
+    pixels = pixel_accuracies(channels, data, preset, device)
     return {"title": COMPARISON.title, "rows": rows, "pixels": pixels, "paper": PAPER}
 
 

@@ -1,7 +1,7 @@
-"""The pictures and figures of the tutorial, of the runs that it makes: `python -m benchmarks.tutorial_pictures runs`.
+"""Pictures and tables of the tutorial, made from its runs: `python -m benchmarks.tutorial_pictures runs`.
 
-Writes `docs/pictures/`: the picture of the home page in two shapes, the cup of coffee, and the tables that the tutorial
-shows. All photographs are freely licensed ones that ship with scikit-image and scikit-learn.
+Writes to `docs/pictures/` the picture of the home page in two shapes, the photograph that the tutorial colorizes, and
+the numbers in its tables. All photographs are freely licensed and ship with scikit-image or scikit-learn.
 """
 
 import base64
@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.food101.experiment import environment
 from ssl_pretext.channels import Channels, join
 from ssl_pretext.cli.colorize import colorize_photo
-from ssl_pretext.data.samples import load_photo
+from ssl_pretext.data import load_photo
 from ssl_pretext.probes import ProbeReport
 from ssl_pretext.system.files import read_json, write_bytes, write_json, write_text
 from ssl_pretext.tasks import Colorization, SplitBrain
@@ -27,19 +27,19 @@ from ssl_pretext.tasks import Colorization, SplitBrain
 __all__ = ["draw"]
 
 OUT = Path("docs/pictures")
-RUNS = ("first", "short", "both")  # as the tutorial calls them
-WIDTH, HEIGHT, GAP = 300, 224, 16  # of a panel, in units of which a picture is as wide as it is shown
-SHAPES = {"wide": 2, "tall": 1}  # panels side by side
+RUNS = ("first", "short", "both")  # the folders of the runs in the tutorial
+WIDTH, HEIGHT, GAP = 300, 224, 16  # of a panel, in units of the SVG picture
+SHAPES = {"wide": 2, "tall": 1}  # number of panels next to each other
 UNLABELED = (
     "astronaut", "chelsea", "china", "flower", "rocket", "stereo_motorcycle", "retina", "immunohistochemistry"
 )  # fmt: skip
 LABELED = {"flower": "flower", "rocket": "rocket", "chelsea": "cat"}
-HIDDEN = "coffee"  # which pretraining has not seen
+UNSEEN = "coffee"  # a photograph that was not used in pretraining
 LIGHT, COLOR = Channels("lab", "L"), Channels("lab", "ab")
-SHOWN = {
+BARS = {
     "split_brain": "pretrained",
     "split_brain (untrained)": "the same, untrained",
-    "color histogram": "colors, counted",
+    "color histogram": "color histogram",
     "pixels rgb": "pixels",
 }
 STYLE = """
@@ -56,31 +56,36 @@ svg:target { --ink: #e8ebef; --soft: #a7b0bc; --card: #2a303d; --line: #444d5c; 
 
 
 def draw(runs: Path, out: Path = OUT) -> None:
-    """Writes the pictures, and the figures with the options and the machine that they come from."""
+    """Writes the pictures, and the numbers of the tables with the options and the machine that they come from.
+
+    Args:
+        runs: Folder with the runs of the tutorial.
+        out: Folder for the pictures.
+    """
     reports = {run: _reports(runs / run / "probe") for run in RUNS}
     rows = {row["representation"]: row for row in reports["both"]["linear"].summary()}
     panels = [
         panel(1, "Many photos, no labels", _photos()),
-        panel(2, "Predict what is hidden", _puzzle(SplitBrain.from_pretrained(runs / "both/task"))),
+        panel(2, "Predict what is hidden", _predictions(SplitBrain.from_pretrained(runs / "both/task"))),
         panel(3, "Keep the encoders", _labels()),
-        panel(4, "Did it help?", _bars({words: rows[name] for name, words in SHOWN.items()})),
+        panel(4, "Did it help?", _bars({label: rows[name] for name, label in BARS.items()})),
     ]
     for shape, columns in SHAPES.items():
         write_text(out / f"idea-{shape}.svg", _page(panels, columns))
-    photo = torch.from_numpy(load_photo(HIDDEN).copy()).permute(2, 0, 1)
+    photo = torch.from_numpy(load_photo(UNSEEN).copy()).permute(2, 0, 1)
     colored = colorize_photo(Colorization.from_pretrained(runs / "first/task"), photo)
     for name, pixels in (("coffee", photo), ("colored", colored)):
         write_bytes(out / f"{name}.jpg", _jpeg(pixels, (300, 200)))
-    figures = {
+    tables = {
         run: {
             "options": read_json(runs / run / "probe/card.json")["options"],
-            "rows": {probe: report.rows() for probe, report in found.items()},
-            "summary": {probe: report.summary() for probe, report in found.items()},
+            "rows": {probe: report.rows() for probe, report in by_probe.items()},
+            "summary": {probe: report.summary() for probe, report in by_probe.items()},
         }
-        for run, found in reports.items()
+        for run, by_probe in reports.items()
     }
     command = "python -m benchmarks.tutorial_pictures runs, after the commands of docs/tutorial.md"
-    write_json(out / "tutorial.json", {"command": command, "environment": environment("cpu"), "runs": figures})
+    write_json(out / "tutorial.json", {"command": command, "environment": environment("cpu"), "runs": tables})
 
 
 def _reports(folder: Path) -> dict[str, ProbeReport]:
@@ -89,7 +94,7 @@ def _reports(folder: Path) -> dict[str, ProbeReport]:
 
 
 def panel(number: int, title: str, content: str) -> str:
-    """A card with a numbered heading."""
+    """A panel with a numbered heading, as SVG."""
     return (
         f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="8"/>'
         f'<circle class="ours" cx="24" cy="24" r="11"/><text class="on middle bold" x="24" y="28.5">{number}</text>'
@@ -99,10 +104,10 @@ def panel(number: int, title: str, content: str) -> str:
 
 def _page(panels: Sequence[str], columns: int) -> str:
     rows = -(-len(panels) // columns)
-    width, height = (count * (side + GAP) - GAP for count, side in ((columns, WIDTH), (rows, HEIGHT)))
+    width, height = (count * (length + GAP) - GAP for count, length in ((columns, WIDTH), (rows, HEIGHT)))
     placed = "".join(
-        f'<g transform="translate({i % columns * (WIDTH + GAP)} {i // columns * (HEIGHT + GAP)})">{one}</g>\n'
-        for i, one in enumerate(panels)
+        f'<g transform="translate({i % columns * (WIDTH + GAP)} {i // columns * (HEIGHT + GAP)})">{content}</g>\n'
+        for i, content in enumerate(panels)
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" id="dark" role="img">'
@@ -111,35 +116,38 @@ def _page(panels: Sequence[str], columns: int) -> str:
 
 
 def _photos() -> str:
-    side, step = 64, 69.3
-    photos = (_image(_square(name), 14 + i % 4 * step, 46 + i // 4 * step, side) for i, name in enumerate(UNLABELED))
-    return "".join(photos) + _text("Any folder of images. Nobody names anything.", 14, 208, "soft")
+    size, step = 64, 69.3
+    photos = (_image(_square(name), 14 + i % 4 * step, 46 + i // 4 * step, size) for i, name in enumerate(UNLABELED))
+    return "".join(photos) + _text("Any folder of images; no annotation needed.", 14, 208, "soft")
 
 
-def _puzzle(task: SplitBrain) -> str:
-    """Lightness to colors and back, as the two halves of the task do it."""
-    photo = _square(HIDDEN, side=192)[None]  # at about the scale of the pieces that the task was trained on
+def _predictions(task: SplitBrain) -> str:
+    """Lightness to colors, and colors to lightness, as the two encoders of the task predict them."""
+    photo = _square(UNSEEN, size=192)[None]  # objects have about the size that they had in the training images
     with torch.no_grad():
-        guessed = task.eval()(photo).prediction  # of L, a and b
+        predicted = task.eval()(photo).prediction  # L, a and b
     true = LIGHT.extract(photo), COLOR.extract(photo)
     flat = torch.zeros_like(true[0])
-    shown = [(true[0], true[1] * 0), (flat, true[1])]
-    found = [(true[0], guessed[:, 1:]), (guessed[:, :1], true[1] * 0)]
-    words = [("lightness", "colors?"), ("colors", "lightness?")]
-    return "".join(_direction(42 + 90 * i, shown[i], found[i], words[i]) for i in range(2))
+    inputs = [(true[0], true[1] * 0), (flat, true[1])]
+    outputs = [(true[0], predicted[:, 1:]), (predicted[:, :1], true[1] * 0)]
+    labels = [("lightness", "colors?"), ("colors", "lightness?")]
+    return "".join(_direction(42 + 90 * i, inputs[i], outputs[i], labels[i]) for i in range(2))
 
 
-def _direction(y: float, shown: Sequence[Tensor], found: Sequence[Tensor], words: Sequence[str]) -> str:
-    one, other = ((join({LIGHT: light, COLOR: color})[0].clamp(0, 1) * 255).byte() for light, color in (shown, found))
+def _direction(y: float, given: Sequence[Tensor], predicted: Sequence[Tensor], labels: Sequence[str]) -> str:
+    """A row of the panel: an input, an encoder, a decoder and its prediction."""
+    left, right = (
+        (join({LIGHT: light, COLOR: color})[0].clamp(0, 1) * 255).byte() for light, color in (given, predicted)
+    )
     return (
-        _image(one, 18, y, 68)
-        + _image(other, 214, y, 68)
+        _image(left, 18, y, 68)
+        + _image(right, 214, y, 68)
         + _network(98, y + 4, 40)
         + f'<path class="gone" d="M162 {y + 24} L202 {y + 4} V{y + 64} L162 {y + 44} Z"/>'
         + _text("encoder", 118, y + 82, "soft middle")
         + _text("decoder", 182, y + 82, "soft middle")
-        + _text(words[0], 52, y + 82, "soft middle")
-        + _text(words[1], 248, y + 82, "soft middle")
+        + _text(labels[0], 52, y + 82, "soft middle")
+        + _text(labels[1], 248, y + 82, "soft middle")
     )
 
 
@@ -164,12 +172,12 @@ def _labels() -> str:
 def _bars(rows: Mapping[str, Mapping[str, Any]]) -> str:
     left, full = 142, 112
     parts = []
-    for i, (words, row) in enumerate(rows.items()):
+    for i, (label, row) in enumerate(rows.items()):
         y, mean, half = 54 + 33 * i, row["test_accuracy_mean"], row["test_accuracy_ci95"]
         kind, bold = ("ours", " bold") if i == 0 else ("other", "")
         low, high = left + full * (mean - half), left + full * (mean + half)
         parts += [
-            _text(words, left - 8, y + 16, f"end{bold}"),
+            _text(label, left - 8, y + 16, f"end{bold}"),
             f'<rect class="{kind}" x="{left}" y="{y}" width="{full * mean:.1f}" height="22" rx="2"/>',
             f'<path class="line" d="M{low:.1f} {y + 11} H{high:.1f} m0 -4 v8 M{low:.1f} {y + 7} v8"/>',
             _text(f"{100 * mean:.0f}%", WIDTH - 14, y + 16, f"end{bold}"),
@@ -181,13 +189,13 @@ def _network(x: float, y: float, width: float) -> str:
     return f'<path class="ours" d="M{x} {y} L{x + width} {y + 20} V{y + 40} L{x} {y + 60} Z"/>'
 
 
-def _text(words: str, x: float, y: float, kind: str = "") -> str:
-    return f'<text class="{kind}" x="{x}" y="{y}">{words}</text>'
+def _text(text: str, x: float, y: float, kind: str = "") -> str:
+    return f'<text class="{kind}" x="{x}" y="{y}">{text}</text>'
 
 
-def _image(pixels: Tensor, x: float, y: float, side: float) -> str:
-    data = base64.b64encode(_jpeg(pixels, (2 * round(side),) * 2)).decode()
-    return f'<image href="data:image/jpeg;base64,{data}" x="{x:.1f}" y="{y}" width="{side}" height="{side}"/>'
+def _image(pixels: Tensor, x: float, y: float, size: float) -> str:
+    data = base64.b64encode(_jpeg(pixels, (2 * round(size),) * 2)).decode()
+    return f'<image href="data:image/jpeg;base64,{data}" x="{x:.1f}" y="{y}" width="{size}" height="{size}"/>'
 
 
 def _jpeg(pixels: Tensor, size: tuple[int, int]) -> bytes:
@@ -200,12 +208,12 @@ def _picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def _square(name: str, *, side: int = 256) -> Tensor:
-    """The center of a sample photo, `uint8` `(3, side, side)`."""
+def _square(name: str, *, size: int = 256) -> Tensor:
+    """The center of a sample photograph, `(3, size, size)` in `uint8`."""
     photo = Image.fromarray(load_photo(name))
     edge = min(photo.size)
     left, top = (photo.width - edge) // 2, (photo.height - edge) // 2
-    cut = photo.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
+    cut = photo.crop((left, top, left + edge, top + edge)).resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(cut)).permute(2, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""A network and a loss of your own, by name in every configuration and checkpoint."""
+"""Registers an encoder and a loss under names, which then work in every configuration and checkpoint."""
 
 import sys
 
@@ -11,7 +11,7 @@ import ssl_pretext as sp
 
 @sp.register_encoder("my_net")
 def my_net(in_channels: int, width: int = 32) -> nn.Module:
-    """Any module `(B, in_channels, H, W)` to `(B, C, h, w)`."""
+    """An encoder is any module from `(B, in_channels, H, W)` to `(B, C, h, w)`."""
     return nn.Sequential(
         nn.Conv2d(in_channels, width, 4, stride=2, padding=1),
         nn.GELU(),
@@ -21,7 +21,7 @@ def my_net(in_channels: int, width: int = 32) -> nn.Module:
 
 @sp.register_loss("gradient_l1")
 class GradientL1(sp.Loss):
-    """The difference of neighboring pixels should be that of the truth: `|∇x - ∇y|`."""
+    """The mean absolute error of the differences between neighboring pixels: `|∇x - ∇y|`."""
 
     @override
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -30,13 +30,16 @@ class GradientL1(sp.Loss):
 
 
 def main(out: str = "runs/own_encoder_and_loss", epochs: int = 10) -> sp.PretextTask:
+    """Pretrains, loads the saved task again, and returns it."""
     train = sp.sample_photos("train", image_size=32)
     losses = {"smooth_l1": 1.0, "gradient_l1": 0.5}
     task = sp.CrossChannelPrediction("ycbcr:Y", "ycbcr:CbCr", "my_net[width=16]", losses=losses)
     history = sp.fit(task, train, sp.FitConfig(out=out, epochs=epochs, learning_rate=1e-3))
-    print(f"loss {history[0]['train_loss']:.4f} to {history[-1]['train_loss']:.4f}")
+    print(f"training loss: {history[0]['train_loss']:.4f} to {history[-1]['train_loss']:.4f}")
     again = sp.PretextTask.from_pretrained(f"{out}/task")
-    assert torch.equal(again.features(train.images([0])), task.eval().features(train.images([0])))
+    image = train.images([0])
+    if not torch.equal(again.features(image), task.eval().features(image)):
+        raise RuntimeError("the loaded task computes other features than the trained one")
     return again
 
 

@@ -1,6 +1,7 @@
-"""Satellite bands: near-infrared from visible light, then a split brain of visible and infrared bands.
+"""Predicts near-infrared from visible bands, then trains a split brain on visible and infrared bands.
 
-python examples/satellite_bands.py bands.npy     # an array (dates, H, W, 13) of Sentinel-2 L1C reflectances
+Run it with `python examples/satellite_bands.py bands.npy`, where the file contains an array `(dates, H, W, 13)` of
+Sentinel-2 L1C reflectances.
 """
 
 import sys
@@ -13,23 +14,24 @@ import ssl_pretext as sp
 
 BANDS = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12".split()
 VISIBLE, INFRARED = "B02,B03,B04", "B05,B06,B07,B08,B8A,B11,B12"
-SIDE = 20  # of a patch, in pixels
+SIZE = 20  # of a patch, in pixels
 
 
 def patches(file: str) -> sp.ImageStore:
-    """Patches of all dates; which date one is from stands as its label."""
+    """Patches of all dates, each with the index of its date as the label."""
     scenes = np.load(file)
     dates, height, width, _ = scenes.shape
-    scenes = scenes[:, : height // SIDE * SIDE, : width // SIDE * SIDE]
-    cut = rearrange(scenes, "d (i h) (j w) c -> (d i j) c h w", h=SIDE, w=SIDE)
+    scenes = scenes[:, : height // SIZE * SIZE, : width // SIZE * SIZE]
+    cut = rearrange(scenes, "d (i h) (j w) c -> (d i j) c h w", h=SIZE, w=SIZE)
     return sp.ImageStore.from_arrays(cut, np.repeat(np.arange(dates), len(cut) // dates))
 
 
 def main(file: str, out: str = "runs/satellite_bands", epochs: int = 60) -> dict[str, float]:
+    """Pretrains both tasks, and returns the fraction of the variance of held-out patches that each explains."""
     store = patches(file)
     train, test = sp.holdout_split(store.names, store.labels, fraction=0.2)
-    seen = store.subset(train).images()
-    center, scale = seen.nanmean(dim=(0, 2, 3)), 2 * seen.flatten(2).transpose(0, 1).flatten(1).std(dim=1)
+    images = store.subset(train).images()
+    center, scale = images.nanmean(dim=(0, 2, 3)), 2 * images.flatten(2).transpose(0, 1).flatten(1).std(dim=1)
     space = sp.ChannelSpace.bands("sentinel2", BANDS, center=center, scale=scale)
     visible, infrared = sp.Channels(space, VISIBLE), sp.Channels(space, INFRARED)
     tasks = {

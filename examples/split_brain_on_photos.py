@@ -1,4 +1,7 @@
-"""A split-brain autoencoder on photos: lightness and color, each from the other, as classes (Zhang et al. 2017)."""
+"""Trains a split-brain autoencoder on photos (Zhang et al. 2017).
+
+One encoder predicts color from lightness, the other lightness from color, both as classes.
+"""
 
 import sys
 
@@ -6,6 +9,7 @@ import ssl_pretext as sp
 
 
 def main(out: str = "runs/split_brain_on_photos", epochs: int = 10) -> sp.ProbeReport:
+    """Pretrains, evaluates two layers, and prints the table with its controls."""
     train, test = sp.sample_photos("train", image_size=32), sp.sample_photos("test", image_size=32)
     losses = [{"color_classification[neighbors=1;rebalance=1]": 1.0}, {"channel_classification[bins=50]": 1.0}]
     task = sp.SplitBrain("lab:L", "lab:ab", "timm/resnet10t[layer=layer2]", losses=losses, output_stride=4)

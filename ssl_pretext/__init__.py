@@ -1,7 +1,7 @@
-"""Self-supervised pretext tasks that predict image channels from one another, judged by probes with controls.
+"""Self-supervised pretext tasks that predict image channels from each other, evaluated by probes with controls.
 
-The public names are listed in `__init__.pyi`. Importing this package loads torch and little else: what needs diffusers,
-timm, torchvision, Lightning or matplotlib is imported when it is first used.
+The public names are listed in `__init__.pyi`. Importing this package is fast: each public name is imported when it is
+first used, and so are torch, diffusers, timm, torchvision, Lightning and matplotlib.
 """
 
 import lazy_loader

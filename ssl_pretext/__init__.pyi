@@ -1,4 +1,4 @@
-# The public names of the package: types for checkers and editors, and what `__init__.py` imports on first use.
+# The public names of the package, for type checkers and editors; `__init__.py` imports each of them on first use.
 
 from . import data as data
 from . import encoders as encoders

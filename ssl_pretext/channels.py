@@ -1,4 +1,4 @@
-"""Named channels: how an image becomes the channel groups that a task predicts from one another, and back."""
+"""Named channels: conversion of images to the channel groups that tasks predict from each other, and back."""
 
 import math
 import re
@@ -18,7 +18,7 @@ __all__ = ["ChannelSpace", "Channels", "as_images", "join"]
 _SPACES: dict[str, "ChannelSpace"] = {}
 
 
-# Functions with names, since spaces are sent to other processes, which a lambda cannot be.
+# Named functions instead of lambdas, because spaces are pickled for other processes.
 def _unchanged(images: Tensor) -> Tensor:
     return images
 
@@ -29,17 +29,17 @@ def _rgb_from_gray(gray: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ChannelSpace:
-    """Names the channels of a space and says how to get there from the image and back.
+    """The names and value ranges of the channels of a space, and the conversion of images to them and back.
 
-    A channel's normalized value is `(value - center) / scale`, about `[-1, 1]`. Built in are `rgb`, `lab`,
-    `ycbcr` and `gray`; `ChannelSpace.bands` makes one for any other multi-channel images.
+    The normalized value of a channel is `(value - center) / scale`, about `[-1, 1]`. The spaces `rgb`, `lab`, `ycbcr`
+    and `gray` are built in; `ChannelSpace.bands` creates one for any other multi-channel images.
 
     Attributes:
-        name: What `Channels.parse("name:...")` finds the space by.
+        name: Name of the space, which is used in `Channels.parse("name:...")`.
         channels: Names of the channels, in order.
-        center: Value that is normalized to 0, per channel.
-        scale: Distance from `center` that is normalized to 1, per channel.
-        is_color: Whether its images are sRGB in `[0, 1]`; else they are the channels themselves.
+        center: Value of each channel that is normalized to 0.
+        scale: Distance from `center` that is normalized to 1, for each channel.
+        is_color: Whether the images are sRGB in `[0, 1]`; otherwise they are the channels themselves.
     """
 
     name: str
@@ -52,14 +52,14 @@ class ChannelSpace:
 
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) != len(self.channels):
-            raise ArgumentError(f"the channels of space {self.name!r} must be distinct names, got {self.channels}")
+            raise ArgumentError(f"the channels of space {self.name!r} must have distinct names, got {self.channels}")
         numbers = (*self.center, *self.scale)
         if not len(self.channels) == len(self.center) == len(self.scale) or not (
             all(map(math.isfinite, numbers)) and min(self.scale) > 0
         ):
             raise ArgumentError(
-                f"space {self.name!r} has {len(self.channels)} channels and needs as many centers and positive scales, "
-                f"all finite; got {self.center} and {self.scale}"
+                f"space {self.name!r} has {len(self.channels)} channels and needs as many finite centers and finite "
+                f"positive scales, got centers {self.center} and scales {self.scale}"
             )
 
     @classmethod
@@ -71,22 +71,23 @@ class ChannelSpace:
         center: Sequence[float] | float = 0.0,
         scale: Sequence[float] | float = 1.0,
     ) -> Self:
-        """A space whose images are its channels: satellite bands, RGB and depth, microscopy stains.
+        """Creates a space whose images are its channels, such as satellite bands, RGB and depth, or microscopy stains.
 
-        The space is remembered under `name`, so that `Channels.parse` and saved tasks find it. Asking again for
-        the same space is harmless; another one under a taken name is an error.
+        The space is registered under `name`, so that `Channels.parse` and saved tasks find it. Creating the same space
+        again returns an equal one; a different space with a name that is in use is an error.
 
-        Images in `uint8` are divided by 255 first, as everywhere; center and scale are of the result. Missing values
-        of floating images are NaN: they are neither learned from nor shown to an encoder.
+        As everywhere, `uint8` images are first divided by 255; center and scale apply to the result. NaN marks missing
+        values in floating images: no loss is computed on them, and encoders see the center of the band instead.
 
         Args:
-            name: The name of the space, free of `:` and `,`.
-            channels: Names of the bands, in the order in which images hold them.
-            center: Value normalized to 0, per band or for all.
-            scale: Distance from the center normalized to 1, per band or for all.
+            name: Name of the space, without `:`, `,` and spaces.
+            channels: Names of the bands, in the order in which images contain them.
+            center: Value that is normalized to 0, for each band or for all bands.
+            scale: Distance from the center that is normalized to 1, for each band or for all bands.
 
         Raises:
-            ArgumentError: Names repeat, the counts differ, or the name is taken by another space.
+            ArgumentError: Names repeat or contain a forbidden character, the number of centers or scales differs from
+                that of the channels, a number is not finite, a scale is not positive, or another space has the name.
 
         Examples:
             >>> space = ChannelSpace.bands("rgbd", ["R", "G", "B", "D"], scale=[1, 1, 1, 50])
@@ -94,47 +95,52 @@ class ChannelSpace:
             ('R', 'G', 'B')
         """
         if not name or any(mark in text for text in (name, *channels) for mark in ":, "):
-            raise ArgumentError(f"names of spaces and bands must be free of ':', ',' and spaces: {name!r}, {channels}")
-        return cls(name, tuple(channels), _per_channel(center, channels), _per_channel(scale, channels))._remember()
+            raise ArgumentError(
+                f"names of spaces and bands must not contain ':', ',' or spaces, got {name!r} and {channels}"
+            )
+        return cls(name, tuple(channels), _per_channel(center, channels), _per_channel(scale, channels))._register()
 
     def describe(self) -> dict[str, Any]:
-        """What `bands` makes the space of, JSON-ready."""
+        """Returns the arguments from which `bands` creates the space, as JSON-serializable values."""
         return {"name": self.name, "channels": list(self.channels), "center": self.center, "scale": self.scale}
 
-    def _remember(self) -> Self:
+    def _register(self) -> Self:
         if _SPACES.setdefault(self.name, self) != self:
-            raise ArgumentError(f"the channel space {self.name!r} exists already with other channels or ranges")
+            raise ArgumentError(f"the channel space {self.name!r} already exists with other channels or ranges")
         return self
 
     @property
     def image_channels(self) -> int:
-        """Channels of the images that the space reads."""
+        """The number of channels of the images that the space converts."""
         return 3 if self.is_color else len(self.channels)
 
     def extract(self, images: Tensor) -> Tensor:
-        """All channels of checked float `images`, normalized: `(B, C, H, W)` to `(B, len(channels), H, W)`."""
+        """Computes all normalized channels `(B, len(channels), H, W)` of floating images `(B, C, H, W)`, unchecked."""
         return (self._from_image(images) - _column(self.center, images)) / _column(self.scale, images)
 
     def fill_missing(self, values: Tensor) -> Tensor:
-        """Puts missing values, NaN, at the center of their band, which is normalized to 0; sRGB has none."""
+        """Replaces NaN by 0, the normalized center of the band; color spaces have no missing values."""
         return values if self.is_color else values.nan_to_num(nan=0.0)
 
     def to_image(self, values: Tensor) -> Tensor:
-        """The inverse of `extract`; sRGB is not clamped, so colors out of gamut leave `[0, 1]`."""
+        """Converts normalized values back to images, as the inverse of `extract`.
+
+        sRGB is not clamped, so colors outside the gamut are outside `[0, 1]`.
+        """
         return self._to_image(values * _column(self.scale, values) + _column(self.center, values))
 
 
 @dataclass(frozen=True, init=False)
 class Channels:
-    """Some channels of a space, such as `Channels("lab", "L")` or `Channels.parse("lab:ab")`.
+    """A selection of channels of a space, such as `Channels("lab", "L")` or `Channels.parse("lab:ab")`.
 
     Args:
-        space: A `ChannelSpace` or the name of one.
-        names: Names of its channels, or one string of them; all of them if left out.
+        space: The `ChannelSpace` or its name.
+        names: Names of the selected channels, as a sequence or one string; by default all channels.
 
     Raises:
         UnknownNameError: The space or one of the channels does not exist.
-        ArgumentError: A channel is named twice.
+        ArgumentError: A channel is selected twice.
 
     Examples:
         >>> ab = Channels("lab", ("a", "b"))
@@ -155,21 +161,21 @@ class Channels:
         for name in chosen:
             if name not in space.channels:
                 raise UnknownNameError(
-                    f"space {space.name!r} has no channel {name!r}; its channels: {', '.join(space.channels)}"
+                    f"space {space.name!r} has no channel {name!r}; its channels are {', '.join(space.channels)}"
                 )
         if len(set(chosen)) != len(chosen):
-            raise ArgumentError(f"channels may be named once, got {chosen}")
+            raise ArgumentError(f"each channel may be selected only once, got {chosen}")
         object.__setattr__(self, "space", space)
         object.__setattr__(self, "names", chosen)
 
     @classmethod
     def parse(cls, text: "str | Channels") -> "Channels":
-        """Reads `"lab:ab"`, `"rgb"` (all its channels) or `"sentinel2:B02,B03"`; a `Channels` passes through."""
+        """Parses `"lab:ab"`, `"rgb"` (all channels) or `"sentinel2:B02,B03"`; a `Channels` is returned unchanged."""
         if isinstance(text, Channels):
             return text
         space, colon, names = text.partition(":")
         if colon and not names:
-            raise ArgumentError(f"channels are written 'space' or 'space:names', got {text!r}")
+            raise ArgumentError(f"channels must be written 'space' or 'space:names', got {text!r}")
         return cls(space, names if colon else None)
 
     def __str__(self) -> str:
@@ -183,17 +189,17 @@ class Channels:
 
     @property
     def num_channels(self) -> int:
-        """How many channels are selected."""
+        """The number of selected channels."""
         return len(self.names)
 
     def extract(self, images: Tensor) -> Tensor:
         """Selects and normalizes the channels.
 
         Args:
-            images: `(B, C, H, W)`: sRGB in `[0, 1]` or `uint8` for a color space, else the bands.
+            images: Images `(B, C, H, W)`: for a color space sRGB, `uint8` or floating in `[0, 1]`; otherwise the bands.
 
         Returns:
-            About `[-1, 1]`, `(B, num_channels, H, W)`.
+            Normalized values `(B, num_channels, H, W)`, about in `[-1, 1]`.
 
         Raises:
             ArgumentError: The shape, dtype or range of `images` is wrong.
@@ -201,25 +207,25 @@ class Channels:
         return self.select(self.space.extract(as_images(images, self.space)))
 
     def inputs(self, images: Tensor) -> Tensor:
-        """What an encoder is shown of images: `extract`, with missing values at the center of their band."""
+        """Computes the input of an encoder: `extract`, with missing values replaced by the center of their band."""
         return self.space.fill_missing(self.extract(images))
 
     def select(self, values: Tensor) -> Tensor:
-        """These channels of all of the space: `(B, len(space.channels), H, W)` to `(B, num_channels, H, W)`."""
+        """Selects these channels from all channels `(B, len(space.channels), H, W)`: `(B, num_channels, H, W)`."""
         return values[:, _constant(self._indices, values.device, torch.int64)]
 
     def denormalize(self, values: Tensor) -> Tensor:
-        """Normalized values `(..., num_channels, H, W)` in the units of the space, such as `L` in `[0, 100]`."""
+        """Converts normalized values `(..., num_channels, H, W)` to the units of the space; `L` is in `[0, 100]`."""
         center, scale = self._range(values)
         return values * scale + center
 
     def normalize(self, values: Tensor) -> Tensor:
-        """The inverse of `denormalize`."""
+        """Normalizes values in the units of the space, as the inverse of `denormalize`."""
         center, scale = self._range(values)
         return (values - center) / scale
 
     def complement(self) -> "Channels":
-        """The other channels of the space (none, if these are all)."""
+        """Returns the channels of the space that are not selected, which may be none."""
         return Channels(self.space, tuple(name for name in self.space.channels if name not in self.names))
 
     @property
@@ -233,17 +239,17 @@ class Channels:
 
 
 def join(groups: Mapping[Channels, Tensor]) -> Tensor:
-    """Puts disjoint channel groups of one space together to an image, differentiably.
+    """Joins disjoint channel groups of one space to images; the operation is differentiable.
 
     Args:
-        groups: Normalized values `(B, n, H, W)` for `Channels` that together are a whole space.
+        groups: Normalized values `(B, n, H, W)` of `Channels` that together contain each channel of a space once.
 
     Returns:
-        Images `(B, C, H, W)`; sRGB for a color space, not clamped, so that colors outside the gamut keep
-        their gradients.
+        Images `(B, C, H, W)`. For a color space these are sRGB and not clamped, so that colors outside the gamut have
+        gradients.
 
     Raises:
-        ArgumentError: The groups overlap, leave a channel out, or have other shapes than they should.
+        ArgumentError: The groups overlap, a channel is missing, or the shapes do not fit.
 
     Examples:
         >>> images = torch.rand(2, 3, 8, 8)
@@ -254,7 +260,7 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
     """
     spaces = {channels.space for channels in groups}
     if len(spaces) != 1:
-        raise ArgumentError(f"join takes channels of one space, got {sorted(space.name for space in spaces)}")
+        raise ArgumentError(f"join needs channels of exactly one space, got {sorted(space.name for space in spaces)}")
     (space,) = spaces
     given = [name for channels in groups for name in channels.names]
     if sorted(given) != sorted(space.channels):
@@ -262,41 +268,47 @@ def join(groups: Mapping[Channels, Tensor]) -> Tensor:
     for channels, values in groups.items():
         if values.dim() != 4 or values.shape[1] != channels.num_channels:
             raise ArgumentError(
-                f"{channels!r} takes values (B, {channels.num_channels}, H, W), got {tuple(values.shape)}"
+                f"join needs values of shape (B, {channels.num_channels}, H, W) for {channels!r}, got "
+                f"{tuple(values.shape)}"
             )
     if len({(len(values), *values.shape[2:]) for values in groups.values()}) > 1:
         shapes = ", ".join(f"{channels} {tuple(values.shape)}" for channels, values in groups.items())
-        raise ArgumentError(f"join takes groups of one batch size, height and width, got {shapes}")
+        raise ArgumentError(f"join needs groups with the same batch size, height and width, got {shapes}")
     values = torch.cat(list(groups.values()), dim=1)
     order = _constant([given.index(name) for name in space.channels], values.device, torch.int64)
     return space.to_image(values[:, order])
 
 
-def _remedy(images: object, channels: int) -> str:
+def _shape_hint(images: object, channels: int) -> str:
+    """Advice for two common mistakes, as the end of an error message."""
     if isinstance(images, Tensor) and images.dim() == 4 and images.shape[-1] == channels:
-        return "; channels come before height and width: images.permute(0, 3, 1, 2)"
+        return "; the channels must come before height and width: images.permute(0, 3, 1, 2)"
     if isinstance(images, Tensor) and images.dim() == 3 and images.shape[0] == channels:
-        return "; one image is a batch of one: image[None]"
+        return "; pass a single image as a batch of one: image[None]"
     return ""
 
 
 def as_images(images: Tensor, space: ChannelSpace) -> Tensor:
-    """Checks a batch once, at the public boundary, and scales `uint8` to floats in `[0, 1]`.
+    """Checks a batch of images and scales `uint8` to floats in `[0, 1]`; public functions call it once.
+
+    Args:
+        images: Images `(B, C, H, W)`, `uint8` or floating.
+        space: The space that the images are converted to.
 
     Raises:
-        ArgumentError: `images` is not a `(B, C, H, W)` tensor with the channels of the space, or RGB on the CPU
-            lies outside `[0, 1]`.
+        ArgumentError: `images` is not a tensor `(B, C, H, W)` with the channels of the space, its dtype is neither
+            `uint8` nor floating, or sRGB on the CPU is outside `[0, 1]`.
     """
     if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != space.image_channels:
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ArgumentError(
-            f"space {space.name!r} reads image tensors of shape (B, {space.image_channels}, H, W), got {what}"
-            f"{_remedy(images, space.image_channels)}"
+            f"space {space.name!r} needs image tensors of shape (B, {space.image_channels}, H, W), got {what}"
+            f"{_shape_hint(images, space.image_channels)}"
         )
     if images.dtype == torch.uint8:
         return images.to(torch.get_default_dtype()) / 255
     if not torch.is_floating_point(images):
-        raise ArgumentError(f"images are uint8 or floating, got {images.dtype}")
+        raise ArgumentError(f"images must be uint8 or floating, got {images.dtype}")
     if space.is_color:
         check_unit_range(f"space {space.name!r}", images)
     return images
@@ -307,7 +319,7 @@ def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _constant(numbers: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Numbers on a device; made there, or indexing with a list, each would wait for all that a GPU has yet to do."""
+    """Copies numbers to a device asynchronously; creating them there or indexing with a list would synchronize."""
     return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=device.type == "cuda")
 
 
@@ -322,7 +334,7 @@ def _find_space(space: ChannelSpace | str) -> ChannelSpace:
     if space not in _SPACES:
         raise UnknownNameError(
             f"there is no channel space {space!r}; known: {', '.join(_SPACES)}. "
-            "ChannelSpace.bands(name, channels) makes one for other images."
+            "ChannelSpace.bands(name, channels) creates one for other images."
         )
     return _SPACES[space]
 
@@ -345,7 +357,7 @@ def _has_single_letters(space: ChannelSpace) -> bool:
     return all(len(name) == 1 for name in space.channels)
 
 
-# `L` as in (L - 50) / 50 and `ab` over 110, the ranges of Zhang et al. 2017.
+# The ranges of Lab are those of Zhang et al. 2017: (L - 50) / 50, a / 110 and b / 110.
 _YCBCR = ("Y", "Cb", "Cr")
 for _space in (
     ChannelSpace("rgb", ("R", "G", "B"), (0.5,) * 3, (0.5,) * 3, True),
@@ -353,4 +365,4 @@ for _space in (
     ChannelSpace("ycbcr", _YCBCR, (0.5, 0.0, 0.0), (0.5,) * 3, True, rgb_to_ycbcr, ycbcr_to_rgb),
     ChannelSpace("gray", ("Y",), (0.5,), (0.5,), True, luma, _rgb_from_gray),
 ):
-    _space._remember()
+    _space._register()

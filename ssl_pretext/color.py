@@ -1,7 +1,7 @@
-"""sRGB and CIE L*a*b*: pure, differentiable tensor functions.
+"""Differentiable conversions between sRGB, CIE L*a*b*, YCbCr and gray, as pure tensor functions.
 
-White point D65 and the matrix of ITU-R BT.709, with the digits that scikit-image, OpenCV and kornia use, so that
-values agree with theirs. `L` lies in `[0, 100]`; over the sRGB gamut `a` in about `[-86.2, 98.2]` and `b` in
+The white point is D65 and the matrix that of ITU-R BT.709, with the digits that scikit-image, OpenCV and kornia use, so
+that values agree with theirs. `L` is in `[0, 100]`; over the sRGB gamut, `a` is in about `[-86.2, 98.2]` and `b` in
 `[-107.9, 94.5]`.
 """
 
@@ -22,19 +22,19 @@ XYZ_FROM_RGB = torch.tensor(
 )
 WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)
 
-# XYZ relative to white (what Lab is defined on), and back; inverted in float64, never typed in rounded.
+# Lab is defined on XYZ relative to white. The inverse is computed in float64 rather than typed in with few digits.
 RELATIVE_XYZ_FROM_RGB = XYZ_FROM_RGB / WHITE[:, None]
 RGB_FROM_RELATIVE_XYZ = torch.linalg.inv(RELATIVE_XYZ_FROM_RGB)
 
-# CIE 1976: below KNEE the cube root gives way to a line. The rounded constants of the publication, as every library
-# has them: the exact (6/29)**3 and (29/6)**2/3 would move `a` by up to 1.6e-4 away from scikit-image.
+# CIE 1976: a line replaces the cube root below KNEE. These are the rounded constants of the publication, which all
+# libraries use. With the exact (6/29)**3 and (29/6)**2/3, `a` would differ from scikit-image by up to 1.6e-4.
 KNEE, SLOPE, OFFSET = 0.008856, 7.787, 16 / 116
 F_KNEE = KNEE ** (1 / 3)
-# Where the power and the line of IEC 61966-2-1 meet; its own 0.04045 and 0.0031308, rounded, leave a gap of 3e-8.
+# The point where the power and the line of IEC 61966-2-1 meet; its rounded 0.04045 and 0.0031308 leave a gap of 3e-8.
 SRGB_KNEE, LINEAR_KNEE = 0.0404482362771082, 0.00313066844250063
 LUMA_WEIGHTS = torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # ITU-R BT.601
 
-# BT.601 in full range, as JPEG has it: Cb and Cr are the differences B - Y and R - Y, scaled to [-0.5, 0.5].
+# BT.601 in full range, as in JPEG: Cb and Cr are the differences B - Y and R - Y, scaled to [-0.5, 0.5].
 _RED, _, _BLUE = torch.eye(3, dtype=torch.float64)
 YCBCR_FROM_RGB = torch.stack(
     [
@@ -45,8 +45,8 @@ YCBCR_FROM_RGB = torch.stack(
 )
 RGB_FROM_YCBCR = torch.linalg.inv(YCBCR_FROM_RGB)
 
-PIECE = 3 << 16  # values that are converted at a time on a CPU: those between fit into its cache
-RANGE_TOLERANCE = 1e-4  # rounding of a color conversion, far below one level of 8 bits
+PIECE = 3 << 16  # values that a CPU converts at a time, so that intermediate results fit into its cache
+RANGE_TOLERANCE = 1e-4  # allows for rounding in color conversions; far below one 8-bit level
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -56,11 +56,11 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         rgb: sRGB in `[0, 1]`, `(..., 3, H, W)`, any floating dtype.
 
     Returns:
-        Lab of the same shape, dtype and device: `L` in `[0, 100]`, `a` and `b` unscaled.
+        Lab with the same shape, dtype and device: `L` in `[0, 100]`, `a` and `b` unscaled.
 
     Raises:
-        ArgumentError: The shape or dtype is wrong, or (checked on the CPU only, where it costs no
-            synchronization) a value lies outside `[0, 1]`.
+        ArgumentError: The shape or dtype is wrong, or a value is outside `[0, 1]`. The range is only checked on the
+            CPU, where the check needs no synchronization.
 
     Examples:
         >>> white = torch.ones(1, 3, 1, 1)
@@ -75,14 +75,14 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 def lab_to_rgb(lab: Tensor) -> Tensor:
     """Converts CIE L*a*b* (D65) to sRGB, without clipping.
 
-    Colors outside the sRGB gamut come out below 0 or above 1, with live gradients: clipping here would stop
-    a loss from pulling a prediction back. Clamp the result before showing it.
+    Colors outside the sRGB gamut become values below 0 or above 1 with nonzero gradients; clipping would remove the
+    gradients by which a loss can correct a prediction. Clamp the result before displaying it.
 
     Args:
         lab: `L` in `[0, 100]`, `a` and `b` unscaled, `(..., 3, H, W)`, any floating dtype.
 
     Returns:
-        sRGB of the same shape, dtype and device.
+        sRGB with the same shape, dtype and device.
 
     Raises:
         ArgumentError: The shape or dtype is wrong.
@@ -96,41 +96,56 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """The luma of ITU-R BT.601, `0.299 R + 0.587 G + 0.114 B`: `(..., 3, H, W)` to `(..., 1, H, W)`.
+    """Computes the luma of ITU-R BT.601, `0.299 R + 0.587 G + 0.114 B`.
+
+    Args:
+        rgb: sRGB `(..., 3, H, W)`, any floating dtype.
+
+    Returns:
+        Luma `(..., 1, H, W)` with the same dtype and device.
+
+    Raises:
+        ArgumentError: The shape or dtype is wrong.
 
     Examples:
         >>> luma(torch.ones(3, 1, 1)).item()
         1.0
     """
     check_three_channels("luma", rgb)
-    return _mix(LUMA_WEIGHTS, rgb)
+    return _apply_matrix(LUMA_WEIGHTS, rgb)
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """SRGB in `[0, 1]` to luma `Y` in `[0, 1]` and the differences `Cb`, `Cr` in `[-0.5, 0.5]`."""
-    return _mix(YCBCR_FROM_RGB, rgb)
+    """Converts sRGB in `[0, 1]` to luma `Y` in `[0, 1]` and the differences `Cb`, `Cr` in `[-0.5, 0.5]`."""
+    return _apply_matrix(YCBCR_FROM_RGB, rgb)
 
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
-    """The inverse of `rgb_to_ycbcr`."""
-    return _mix(RGB_FROM_YCBCR, ycbcr)
+    """Converts `Y`, `Cb` and `Cr` to sRGB, as the inverse of `rgb_to_ycbcr`."""
+    return _apply_matrix(RGB_FROM_YCBCR, ycbcr)
 
 
 def _rgb_to_lab(rgb: Tensor) -> Tensor:
-    """`rgb_to_lab` for callers that have checked their input already."""
-    return _in_pieces(_piece_to_lab, rgb)
+    """Computes `rgb_to_lab` without checking the input."""
+    return _convert_in_pieces(_piece_to_lab, rgb)
 
 
 def _lab_to_rgb(lab: Tensor) -> Tensor:
-    """`lab_to_rgb` for callers that have checked their input already."""
-    return _in_pieces(_piece_to_rgb, lab)
+    """Computes `lab_to_rgb` without checking the input."""
+    return _convert_in_pieces(_piece_to_rgb, lab)
 
 
 class _Curve:
-    """A power above a knee, in a function that may work in place, and the line `slope x + offset` below it.
+    """A function that is a power above a knee and the line `slope x + offset` below it.
 
-    As a sum, which takes half the time of `where` and has finite gradients everywhere: below the knee the power stands
-    still, and what the line is lower is added.
+    The two parts are added, which takes half the time of `where` and has finite gradients everywhere: below the knee,
+    the power keeps its value at the knee, and the difference between the line and that value is added.
+
+    Args:
+        knee: Value of `x` at which the two parts meet.
+        power: The power; it may modify its argument in place.
+        slope: Slope of the line.
+        offset: Value of the line at 0.
     """
 
     def __init__(self, knee: float, power: Callable[[Tensor], Tensor], slope: float, offset: float = 0.0) -> None:
@@ -142,7 +157,7 @@ class _Curve:
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """`x ** exponent` of positive `x`, in its place and in half the time that `pow` takes."""
+    """Computes `x ** exponent` of positive `x` in place, in half the time of `pow`."""
     return x.log2_().mul_(exponent).exp2_()
 
 
@@ -153,8 +168,8 @@ _CUBE = _Curve(F_KNEE, lambda x: x.pow_(3), 1 / SLOPE, -OFFSET / SLOPE)
 
 
 def _piece_to_lab(rgb: Tensor) -> Tensor:
-    x, y, z = _CUBE_ROOT(_mix(RELATIVE_XYZ_FROM_RGB, _LINEAR(rgb))).unbind(-3)
-    # Differences before factors: 500 x - 500 y would round each product, ten times the error of 500 (x - y).
+    x, y, z = _CUBE_ROOT(_apply_matrix(RELATIVE_XYZ_FROM_RGB, _LINEAR(rgb))).unbind(-3)
+    # Not 500 x - 500 y, which would round both products and have ten times the error of 500 (x - y).
     return torch.stack([(116 * y).sub_(16), (x - y).mul_(500), (y - z).mul_(200)], dim=-3)
 
 
@@ -162,36 +177,36 @@ def _piece_to_rgb(lab: Tensor) -> Tensor:
     lightness, a, b = lab.unbind(-3)
     y = (lightness + 16).div_(116)
     f = torch.stack([y + a / 500, y, y - b / 200], dim=-3)
-    return _SRGB(_mix(RGB_FROM_RELATIVE_XYZ, _CUBE(f)))
+    return _SRGB(_apply_matrix(RGB_FROM_RELATIVE_XYZ, _CUBE(f)))
 
 
-def _in_pieces(convert: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Converts, at least in float32; on the CPU in pieces, so that what lies between is cached."""
+def _convert_in_pieces(convert: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Converts images in float32 or better; on the CPU in pieces, so that intermediate results stay in its cache."""
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
     pieces = images.device.type == "cpu" and images.numel() > PIECE
     return cast(Tensor, _Piecewise.apply(exact, convert) if pieces else convert(exact)).to(images.dtype)
 
 
 class _Piecewise(torch.autograd.Function):
-    """A conversion in pieces. Its gradient converts each once more: that is faster than to keep what lies between."""
+    """A conversion in pieces; converting again in the backward pass is faster than storing intermediate results."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(images)
         ctx.convert = convert
-        return _mapped(convert, images)
+        return _map_pieces(convert, images)
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
         (images,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated itself
+        if torch.is_grad_enabled():  # a second derivative is requested
             return _gradient(ctx.convert, images, slopes, create_graph=True), None
 
         def gradient(piece: Tensor, slope: Tensor) -> Tensor:
             with torch.enable_grad():
                 return _gradient(ctx.convert, piece.detach().requires_grad_(), slope)
 
-        return _mapped(gradient, images, slopes), None
+        return _map_pieces(gradient, images, slopes), None
 
 
 def _gradient(
@@ -201,47 +216,64 @@ def _gradient(
     return gradient
 
 
-def _mapped(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
-    """A function of pixels, of images `(..., 3, H, W)` of one shape, piece by piece."""
+def _map_pieces(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """Applies a pixelwise function to images `(..., 3, H, W)` of the same shape, piece by piece."""
     out = torch.empty_like(images[0], memory_format=torch.contiguous_format)
-    *given, found = (x.reshape(-1, 3, x.shape[-2] * x.shape[-1], 1) for x in (*images, out))
-    count, width = max(1, PIECE // (3 * found.shape[2])), PIECE // 3
-    for image in range(0, len(found), count):
-        for pixel in range(0, found.shape[2], width):
+    *inputs, outputs = (x.reshape(-1, 3, x.shape[-2] * x.shape[-1], 1) for x in (*images, out))
+    count, width = max(1, PIECE // (3 * outputs.shape[2])), PIECE // 3
+    for image in range(0, len(outputs), count):
+        for pixel in range(0, outputs.shape[2], width):
             piece = slice(image, image + count), slice(None), slice(pixel, pixel + width)
-            found[piece] = function(*(x[piece] for x in given))
+            outputs[piece] = function(*(x[piece] for x in inputs))
     return out
 
 
 def check_three_channels(function: str, images: Tensor) -> None:
-    """Raises unless `images` is a floating tensor `(..., 3, H, W)`."""
+    """Raises unless `images` is a floating tensor `(..., 3, H, W)`.
+
+    Args:
+        function: Name of the public function, for error messages.
+        images: The tensor to check.
+
+    Raises:
+        ArgumentError: The dtype is not floating, or the shape is wrong.
+    """
     if not torch.is_floating_point(images):
-        raise ArgumentError(f"{function} takes a floating tensor, got {images.dtype}; divide uint8 by 255 first")
+        raise ArgumentError(f"{function} takes a floating tensor, got {images.dtype}; divide uint8 images by 255 first")
     if images.dim() < 3 or images.shape[-3] != 3:
         raise ArgumentError(f"{function} takes images of shape (..., 3, H, W), got {tuple(images.shape)}")
 
 
 def check_unit_range(function: str, rgb: Tensor) -> None:
-    """Raises if RGB on the CPU lies outside `[0, 1]`; elsewhere the look would wait for the device."""
+    """Raises if RGB on the CPU is outside `[0, 1]`; other devices are not checked, because that would synchronize.
+
+    Args:
+        function: Name of the public function, for error messages.
+        rgb: The tensor to check.
+
+    Raises:
+        ArgumentError: A value is outside `[0, 1]` or NaN.
+    """
     if rgb.device.type != "cpu" or rgb.numel() == 0:
         return
     low, high = (float(bound) for bound in rgb.detach().aminmax())
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # also true of NaN
         raise ArgumentError(
             f"{function} takes RGB in [0, 1], got values from {low:.4g} to {high:.4g}; "
-            "pass uint8, divide by 255, or clamp what an interpolation overshot"
+            "divide by 255, or clamp values that interpolation moved out of the range"
         )
 
 
-def _mix(matrix: Tensor, images: Tensor) -> Tensor:
+def _apply_matrix(matrix: Tensor, images: Tensor) -> Tensor:
+    """Multiplies the channels of images by a matrix."""
     if images.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
         return torch.einsum("ij,...jhw->...ihw", matrix.to(images), images)
-    # Written out, else it is a matrix product, which autocast and TF32 round: by up to 2 units of ab in bfloat16.
+    # Autocast and TF32 would round a matrix product, in bfloat16 by up to 2 units of ab; sums of products stay exact.
     channels = images.unbind(-3)
-    return torch.stack([_weighted(row, channels) for row in matrix.tolist()], dim=-3)
+    return torch.stack([_weighted_sum(row, channels) for row in matrix.tolist()], dim=-3)
 
 
-def _weighted(weights: Sequence[float], channels: Sequence[Tensor]) -> Tensor:
+def _weighted_sum(weights: Sequence[float], channels: Sequence[Tensor]) -> Tensor:
     total = weights[0] * channels[0]
     for weight, channel in zip(weights[1:], channels[1:], strict=True):
         total = total + weight * channel

@@ -1,4 +1,4 @@
-"""How good predicted colors are: fidelity, colorfulness, and which way they lean."""
+"""Metrics of predicted colors: PSNR, SSIM, LPIPS, AuC, colorfulness and mean color."""
 
 from typing import cast
 
@@ -13,30 +13,31 @@ from ssl_pretext.quantize import ColorQuantizer
 __all__ = ["auc_raw", "auc_rebalanced", "color_quality", "colorfulness"]
 
 AUC_THRESHOLDS = 151  # Zhang 2016, section 3.1: distances in ab of 0, 1, ..., 150
-SMALLEST_SIDE = 6  # that the window of SSIM, of 11 pixels, can be mirrored into
-BATCH = 256  # images that LPIPS looks at together
+MIN_SIZE = 6  # pixels; smaller images cannot be padded by reflection for the 11-pixel window of SSIM
+BATCH = 256  # images per batch of LPIPS
 
 
 def color_quality(
     prediction: Tensor, truth: Tensor, *, quantizer: ColorQuantizer | None = None, lpips: str | None = None
 ) -> dict[str, float]:
-    """Compares colorized images with the true ones.
+    """Compares colorized images with the true images.
 
     Args:
-        prediction: sRGB in `[0, 1]`, `(B, 3, H, W)`.
-        truth: The same images in their true colors.
-        quantizer: Color bins with a fitted prior, for `auc_rebalanced`; fitted to `truth` if left out.
-        lpips: A trunk, `"alex"`, `"vgg"` or `"squeeze"`, for the key `lpips`. As a measure it should be another than
-            the loss's, which the network has learned to please.
+        prediction: Predicted images, sRGB in `[0, 1]`, `(B, 3, H, W)`.
+        truth: The same images with their true colors.
+        quantizer: Color bins with a fitted prior, for `auc_rebalanced`. By default the prior is fitted to `truth`.
+        lpips: Backbone of LPIPS, `"alex"`, `"vgg"` or `"squeeze"`, which adds the key `lpips`. It should differ from
+            the backbone of an LPIPS loss in training, to which the network is fitted.
 
     Returns:
-        `psnr` (dB), `ssim`, `auc_raw` and `auc_rebalanced` (see there), `colorfulness` and `colorfulness_truth` (see
-        `colorfulness`), and the mean Lab `a` and `b` of both, which show where colors lean: `a` from green to
-        red, `b` from blue to yellow.
+        `psnr` (dB), `ssim`, `auc_raw` and `auc_rebalanced` (see the functions), `colorfulness` and
+        `colorfulness_truth` (see `colorfulness`), and the mean Lab `a` and `b` of both as `mean_a`, `mean_a_truth`,
+        `mean_b` and `mean_b_truth`, which show a color cast: `a` from green to red, `b` from blue to yellow.
 
     Raises:
-        ArgumentError: The shapes differ or are no batches of RGB images in `[0, 1]`, or the images are too small.
-        MissingFileError: The weights of the trunk are missing.
+        ArgumentError: The shapes differ, the tensors are not batches of RGB images in `[0, 1]`, or the images are too
+            small.
+        MissingFileError: The weights of the LPIPS backbone are missing.
 
     Examples:
         >>> images = torch.rand(4, 3, 32, 32)
@@ -50,17 +51,17 @@ def color_quality(
         check_unit_range("color_quality", images)
     if prediction.shape != truth.shape or truth.dim() != 4:
         raise ArgumentError(
-            f"color_quality takes two batches of one shape (B, 3, H, W), got {tuple(prediction.shape)} and "
+            f"color_quality takes two batches of the same shape (B, 3, H, W), got {tuple(prediction.shape)} and "
             f"{tuple(truth.shape)}"
         )
-    if not len(truth) or min(truth.shape[-2:]) < SMALLEST_SIDE:
+    if not len(truth) or min(truth.shape[-2:]) < MIN_SIZE:
         raise ArgumentError(
-            f"color_quality takes at least one image, of at least {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels, got "
+            f"color_quality needs at least one image of at least {MIN_SIZE}×{MIN_SIZE} pixels, got shape "
             f"{tuple(truth.shape)}"
         )
     ab, ab_truth = _rgb_to_lab(prediction)[:, 1:], _rgb_to_lab(truth)[:, 1:]
-    measures = {
-        # A perfect prediction has no noise; its PSNR is capped by the float's own precision.
+    metrics = {
+        # The PSNR of a perfect prediction would be infinite; the limit corresponds to the precision of float32.
         "psnr": float(peak_signal_noise_ratio(prediction, truth, data_range=1.0).clamp(max=140.0)),
         "ssim": float(structural_similarity_index_measure(prediction, truth, data_range=1.0)),
         "auc_raw": auc_raw(ab, ab_truth),
@@ -73,26 +74,34 @@ def color_quality(
         "mean_b_truth": float(ab_truth[:, 1].mean()),
     }
     if lpips is not None:
-        measures["lpips"] = _lpips(prediction, truth, lpips)
-    return measures
+        metrics["lpips"] = _lpips(prediction, truth, lpips)
+    return metrics
 
 
 def auc_raw(ab: Tensor, ab_truth: Tensor) -> float:
-    """Zhang 2016, section 3.1: the share of pixels within a distance `t` in ab, averaged over `t = 0..150`.
+    """Computes the fraction of pixels within a distance `t` in ab, averaged over `t = 0..150`.
+
+    This is the raw accuracy (AuC) of Zhang et al. 2016, section 3.1.
+
+    Args:
+        ab: Predicted colors in Lab units, `(B, 2, H, W)`.
+        ab_truth: True colors in Lab units, `(B, 2, H, W)`.
 
     Examples:
         >>> auc_raw(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
         1.0
     """
-    return float(_areas(ab, ab_truth).mean())
+    return float(_fraction_of_thresholds(ab, ab_truth).mean())
 
 
 def auc_rebalanced(ab: Tensor, ab_truth: Tensor, quantizer: ColorQuantizer) -> float:
-    """`auc_raw` with pixels weighted inversely to how common their true color is (equation 4 with lambda 0).
+    """Computes `auc_raw` with pixels weighted by the inverse frequency of their true color.
+
+    This is the rebalanced accuracy of Zhang et al. 2016, with the weights of equation 4 for lambda 0.
 
     Args:
         ab: Predicted colors in Lab units, `(B, 2, H, W)`.
-        ab_truth: True ones.
+        ab_truth: True colors in Lab units, `(B, 2, H, W)`.
         quantizer: Color bins with a fitted prior.
 
     Examples:
@@ -101,19 +110,20 @@ def auc_rebalanced(ab: Tensor, ab_truth: Tensor, quantizer: ColorQuantizer) -> f
         1.0
     """
     weights = quantizer.rebalancing(0.0)[quantizer.nearest_bin(ab_truth)]
-    return float((weights * _areas(ab, ab_truth)).sum() / weights.sum())
+    return float((weights * _fraction_of_thresholds(ab, ab_truth)).sum() / weights.sum())
 
 
 def colorfulness(rgb: Tensor) -> float:
-    """The mean colorfulness of images (Hasler & Süsstrunk 2003, M3, signed opponents, RGB in 0..255).
+    """Computes the mean colorfulness of images (Hasler & Süsstrunk 2003, M3 with signed opponents, RGB in 0..255).
 
-    About 0 for gray, 15 slightly, 33 moderately, 59 quite, 109 extremely colorful.
+    Gray images have about 0, slightly colorful ones 15, moderately colorful 33, quite colorful 59, and extremely
+    colorful 109.
 
     Args:
         rgb: sRGB in `[0, 1]`, `(B, 3, H, W)`.
 
     Raises:
-        ArgumentError: The shape, the dtype or the range is wrong.
+        ArgumentError: The shape, dtype or range is wrong.
 
     Examples:
         >>> round(colorfulness(torch.full((1, 3, 8, 8), 0.5)), 3)
@@ -127,16 +137,17 @@ def colorfulness(rgb: Tensor) -> float:
     return float((spread + 0.3 * mean).mean())
 
 
-def _areas(ab: Tensor, ab_truth: Tensor) -> Tensor:
-    """The share of the thresholds `0..150` that each pixel lies within, `(B, H, W)`."""
-    # A distance d lies within every threshold from ceil(d) on, so no threshold needs a pass of its own.
+def _fraction_of_thresholds(ab: Tensor, ab_truth: Tensor) -> Tensor:
+    """Computes the fraction of the thresholds `0..150` that the distance of each pixel does not exceed, `(B, H, W)`."""
+    # A distance d is within all thresholds from ceil(d) on, so one pass over the pixels suffices.
     within = AUC_THRESHOLDS - (ab - ab_truth).norm(dim=1).ceil()
     return cast(Tensor, within.clamp(min=0) / AUC_THRESHOLDS)
 
 
 @torch.no_grad()
 def _lpips(prediction: Tensor, truth: Tensor, net: str) -> float:
+    """Computes the mean LPIPS distance in batches."""
     distance = create_loss("lpips", net=net).to(prediction.device)
     pairs = zip(prediction.split(BATCH), truth.split(BATCH), strict=True)
-    total = sum(float(distance(2 * mine - 1, 2 * true - 1)) * len(mine) for mine, true in pairs)
+    total = sum(float(distance(2 * predicted - 1, 2 * true - 1)) * len(true) for predicted, true in pairs)
     return total / len(prediction)

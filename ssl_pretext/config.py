@@ -1,4 +1,4 @@
-"""The base class of every configuration."""
+"""The base class of all configurations, with conversion from and to plain dictionaries."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,18 +14,24 @@ __all__ = ["Config"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every configuration: a frozen dataclass that checks itself on construction."""
+    """Base class of configurations: frozen dataclasses that check their values on construction."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the configuration from a mapping, refusing keys that it does not have."""
+        """Creates the configuration from a mapping of its fields.
+
+        Raises:
+            ArgumentError: The mapping has a key that is not a field, or a value is invalid.
+        """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ArgumentError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+            raise ArgumentError(
+                f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}"
+            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain, JSON-ready values."""
+        """Returns the fields of the configuration as plain values that can be written as JSON."""
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 

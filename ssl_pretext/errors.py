@@ -1,4 +1,4 @@
-"""The errors of the library: one root, and a builtin parent for each so that ordinary `except` clauses work."""
+"""The exceptions of the library: all derive from `PretextError`, and each from the matching built-in exception too."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,33 +17,33 @@ __all__ = [
 
 
 class PretextError(Exception):
-    """Root of every error that this library raises on purpose."""
+    """Base class of all errors that this library raises deliberately."""
 
 
 class ArgumentError(PretextError, ValueError):
-    """An argument has the wrong shape, type, range or combination."""
+    """An argument has a wrong shape, type or value, or does not fit the other arguments."""
 
 
 class UnknownNameError(PretextError, LookupError):
-    """A name is not in a registry; the message lists the nearest and all known names."""
+    """A name is unknown; the message lists similar names or all known names."""
 
 
 class DataError(PretextError, RuntimeError):
-    """A data folder lacks the expected layout, or too many of its images cannot be read.
+    """A data folder does not have the expected layout, or too many of its images cannot be read.
 
     Attributes:
-        skipped: The images that cannot be read, `{"name", "reason"}` each.
+        skipped: The images that cannot be read, each as a mapping with the keys `"name"` and `"reason"`.
     """
 
     skipped: Sequence[Mapping[str, str]] = ()
 
 
 class CheckpointError(PretextError, RuntimeError):
-    """A saved task, checkpoint or run folder does not fit what is asked of it."""
+    """A saved task, checkpoint or run folder is invalid, or does not fit the call."""
 
 
 class MissingFileError(PretextError, FileNotFoundError):
-    """A file that has to be fetched or written first is not there; the message says how to get it."""
+    """A required file does not exist; the message says how to get it."""
 
 
 class MissingDependencyError(PretextError, ImportError):
@@ -51,12 +51,12 @@ class MissingDependencyError(PretextError, ImportError):
 
 
 class NotFiniteError(PretextError, FloatingPointError):
-    """A loss, or the weights that came of it, are NaN or infinite; the message names step, files and checkpoint."""
+    """A loss or the weights became NaN or infinite; the message names the step, the files and the checkpoint."""
 
 
 class StorageError(PretextError, OSError):
-    """The system does not let a file be written, such as on a full disk; what was there before is as it was."""
+    """A file could not be written, for example because the disk is full; the previous file is unchanged."""
 
 
 class FolderInUseError(PretextError, BlockingIOError):
-    """Another process, which the message names, is at work in the folder."""
+    """Another process is using the folder; the message names it."""

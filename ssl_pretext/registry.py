@@ -1,7 +1,7 @@
-"""One registry class for every pluggable kind: tasks, encoders, losses, probes.
+"""The registry class of all pluggable parts (tasks, encoders, losses, probes), and the specs that name a part.
 
-A registered part is asked for by a *spec*, its name with options in brackets: `lpips[net=squeeze]`,
-`smooth_l1[beta=0.5;domain=rgb]`. Specs are what configurations and checkpoints store.
+A *spec* is the name of a registered part with options in brackets, such as `lpips[net=squeeze]` or
+`smooth_l1[beta=0.5;domain=rgb]`. Configurations and checkpoints store specs.
 """
 
 import difflib
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
     """Named factories of one kind of part.
 
     Args:
-        kind: What the parts are called in messages, such as `"loss"`.
+        kind: Name of the kind in messages, such as `"loss"`.
 
     Examples:
         >>> losses = Registry("loss")
@@ -52,9 +52,15 @@ class Registry(Generic[T]):
         self._factories: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Returns a decorator that files a factory (a class or function) under `name`; a taken name raises."""
+        """Returns a decorator that registers a factory (a class or function) under `name`.
+
+        Raises:
+            ArgumentError: The name is taken or empty, or contains a space or one of the characters `[]=,;`.
+        """
         if not _SPEC.fullmatch(name) or "[" in name:
-            raise ArgumentError(f"a {self.kind} name must be free of spaces and of '[]=,;', got {name!r}")
+            raise ArgumentError(
+                f"a {self.kind} name must not be empty or contain a space or any of '[]=,;', got {name!r}"
+            )
 
         def add(factory: Callable[..., T]) -> Callable[..., T]:
             if name in self._factories:
@@ -65,51 +71,63 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Returns all registered names, sorted."""
         return sorted(self._factories)
 
     def factory(self, name: str) -> Callable[..., T]:
-        """The factory behind `name`.
+        """Returns the factory that is registered under `name`.
 
         Raises:
-            UnknownNameError: Nothing is registered under it; the message shows the nearest and all names.
+            UnknownNameError: No factory is registered under `name`; the message lists similar names and all names.
         """
         if name not in self._factories:
             raise UnknownNameError(
                 f"there is no {self.kind} named {name!r}.{did_you_mean(name, self._factories)} Known: "
-                f"{', '.join(self.names())}. Your own can be added with register_{self.kind}()."
+                f"{', '.join(self.names())}. Add your own with register_{self.kind}()."
             )
         return self._factories[name]
 
     def create(self, spec: str, **options: object) -> T:
-        """Builds the part that `spec` names, with the options of the spec and of the call."""
-        name, spelled = parse_spec(spec)
+        """Creates the part that `spec` names, with the options of the spec and of the call.
+
+        Args:
+            spec: Name of the part, with options in brackets.
+            options: Further options, passed to the factory as they are.
+
+        Raises:
+            UnknownNameError: No part is registered under this name.
+            ArgumentError: The spec is malformed, an option is given twice, or the part does not take the options.
+        """
+        name, spec_options = parse_spec(spec)
         factory = self.factory(name)
-        if twice := sorted({*spelled} & {*options}):
-            raise ArgumentError(f"{', '.join(twice)} of the {self.kind} {spec!r} is given twice, in it and beside it")
-        check_option_types(f"the {self.kind} {name!r}", factory, {**spelled, **options})
+        if twice := sorted({*spec_options} & {*options}):
+            raise ArgumentError(
+                f"{', '.join(twice)} of the {self.kind} {spec!r} is given twice, in the spec and as a keyword; give it "
+                "once"
+            )
+        check_option_types(f"the {self.kind} {name!r}", factory, {**spec_options, **options})
         try:
             signature = _signature(factory)
-            signature.bind(**spelled, **options)
+            signature.bind(**spec_options, **options)
         except TypeError as error:
             raise ArgumentError(
-                f"the {self.kind} {name!r} does not take these options: {error}. It takes {_described(signature)}"
+                f"the {self.kind} {name!r} does not take these options: {error}. It takes {_option_list(signature)}"
             ) from error
         except ValueError:
-            pass  # a class written in C shows no signature
-        return factory(**spelled, **options)
+            pass  # classes written in C have no signature to check
+        return factory(**spec_options, **options)
 
 
 def _signature(factory: Callable[..., object]) -> inspect.Signature:
-    """The signature of a function, or of a class's constructor without `self`, even if a mixin has a `__new__`."""
+    """Returns the signature of a function, or of a class's `__init__` without `self`, even if it has a `__new__`."""
     if not inspect.isclass(factory):
         return inspect.signature(factory)
     signature = inspect.signature(factory.__init__)
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def _described(signature: inspect.Signature) -> str:
-    """The names of the options, with the defaults of those that may be left out."""
+def _option_list(signature: inspect.Signature) -> str:
+    """Lists the names of the options, with the defaults of the optional ones."""
     options = [
         option.name if option.default is option.empty else f"{option.name}={option.default!r}"
         for option in signature.parameters.values()
@@ -118,7 +136,16 @@ def _described(signature: inspect.Signature) -> str:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
-    """Splits a spec into its name and options.
+    """Splits a spec into its name and its options.
+
+    Args:
+        spec: A name, with options in brackets or without.
+
+    Returns:
+        The name, and the options by name. Their values are booleans, integers, floats or text.
+
+    Raises:
+        ArgumentError: The spec is malformed, or an option is given twice.
 
     Examples:
         >>> parse_spec("lpips[net=squeeze;scale=0.5]")
@@ -132,17 +159,17 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Option]]:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise ArgumentError(
-                f"options are written name=value and parted by ';' or ',', which no value holds, got {pair!r} "
-                f"in {spec!r}"
+                f"options must be written name=value and separated by ';' or ',', which no value can contain; got "
+                f"{pair!r} in {spec!r}"
             )
         if key.strip() in options:
-            raise ArgumentError(f"the option {key.strip()} is given twice in {spec!r}")
+            raise ArgumentError(f"the option {key.strip()} is given twice in {spec!r}; give it once")
         options[key.strip()] = _parse_option(value.strip())
     return match["name"], options
 
 
 def split_specs(text: str) -> list[str]:
-    """Splits a list of specs at the commas that are not inside of brackets.
+    """Splits a list of specs at the commas outside of brackets.
 
     Examples:
         >>> split_specs("linear, knn[k=5,temperature=0.1]")
@@ -152,15 +179,20 @@ def split_specs(text: str) -> list[str]:
 
 
 def check_option_types(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> None:
-    """Refuses text where a factory is annotated to take a number or a truth value, such as `beta=1/110`.
+    """Checks that the factory's options annotated as numbers or booleans do not get text, such as `beta=1/110`.
+
+    Args:
+        what: Name of the part in the message, such as `"the loss 'smooth_l1'"`.
+        factory: The function or class that takes the options.
+        options: The options by name.
 
     Raises:
-        ArgumentError: An option is of another kind; the message says which, `what` in front.
+        ArgumentError: An option has another type than its annotation; the message names it.
     """
     try:
         parameters = _signature(factory).parameters
     except ValueError:
-        return  # a class written in C shows no signature
+        return  # classes written in C have no signature to check
     for key, value in options.items():
         wanted = parameters[key].annotation if key in parameters else None
         if wanted in KINDS and (isinstance(value, str) or (wanted is int and isinstance(value, float))):
@@ -168,21 +200,28 @@ def check_option_types(what: str, factory: Callable[..., object], options: Mappi
 
 
 def duplicates(names: Iterable[str]) -> list[str]:
-    """Those that are there more than once."""
+    """Returns the names that occur more than once."""
     return [name for name, count in Counter(names).items() if count > 1]
 
 
 def format_spec(name: str, options: dict[str, Option]) -> str:
-    """The inverse of `parse_spec`: `format_spec("lpips", {"net": "vgg"})` is `"lpips[net=vgg]"`.
+    """Formats a name and its options as a spec; the inverse of `parse_spec`.
 
     Raises:
-        ArgumentError: A value would not be read back as it is: text that looks like a number, or holds a bracket.
+        ArgumentError: `parse_spec` would read an option differently, such as text that looks like a number or contains
+            a bracket.
+
+    Examples:
+        >>> format_spec("lpips", {"net": "vgg"})
+        'lpips[net=vgg]'
     """
     if not options:
         return name
     spec = f"{name}[{';'.join(f'{key}={_format_option(value)}' for key, value in sorted(options.items()))}]"
     if parse_spec(spec) != (name, options):
-        raise ArgumentError(f"the options {options} of {name!r} cannot be written as a spec; {spec!r} reads otherwise")
+        raise ArgumentError(
+            f"the options {options} of {name!r} cannot be written as a spec: {spec!r} has another meaning"
+        )
     return spec
 
 
@@ -202,7 +241,11 @@ def _parse_option(text: str) -> Option:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The sentence of an error message that names what may have been meant.
+    """Returns a sentence for an error message that suggests similar names; empty if there are none.
+
+    Args:
+        name: The unknown name.
+        known: The names that exist.
 
     Examples:
         >>> did_you_mean("resnet8", ["resnet18", "vgg11"])
@@ -213,18 +256,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def check_weights(kind: str, example: str, weights: object) -> None:
-    """Refuses anything but a mapping from parts to positive finite numbers.
+    """Checks that `weights` is a mapping from parts to positive finite numbers.
 
     Args:
-        kind: What the parts are, such as `"loss"`.
-        example: A mapping to show in the message, such as `"{'smooth_l1': 1.0}"`.
+        kind: Kind of the parts in messages, such as `"loss"`.
+        example: A valid mapping for the message, such as `"{'smooth_l1': 1.0}"`.
         weights: The weight of each part.
 
     Raises:
-        ArgumentError: It is no mapping, or a weight is not a positive number.
+        ArgumentError: `weights` is not a mapping, or a weight is not a positive finite number.
     """
     if not isinstance(weights, Mapping):
-        raise ArgumentError(f"a {kind} is given by name with its weight, such as {example}, got {weights!r}")
+        raise ArgumentError(f"each {kind} must be given by name with its weight, such as {example}, got {weights!r}")
     for part, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise ArgumentError(f"the weight of {kind} {part!r} must be a positive number, got {weight!r}")

@@ -1,4 +1,4 @@
-"""Regularizers: penalties on an encoder's weights or features, which sit beside the losses of a task."""
+"""Regularizers: penalties on an encoder's weights or features that are added to the losses of a task."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, cast
@@ -16,27 +16,33 @@ Subject = Literal["weights", "features"]
 
 
 class Regularizer(nn.Module):
-    """A penalty on matrices: each weight of the encoder, or its features averaged over positions.
+    """A penalty on matrices: the weights of an encoder, or its features averaged over positions.
 
     Args:
-        penalty: A matrix `(rows, columns)` to a scalar.
-        on: `"weights"`: the mean penalty of the encoder's convolutions and linear layers, each as the matrix
-            `(out, in)` with its kernel in the columns. `"features"`: that of the matrix `(B, C)` of pooled features.
+        penalty: Function from a matrix `(rows, columns)` to a scalar.
+        on: Which matrices are penalized. `"weights"`: the weights of all convolutions and linear layers, each flattened
+            to a matrix `(out, in)` with the kernel positions among the columns; the result is the mean of their
+            penalties. `"features"`: the matrix `(B, C)` of average-pooled features.
 
     Raises:
-        ArgumentError: `on` is another word.
+        ArgumentError: `on` is neither of the two, or the encoder has no weight matrices.
     """
 
-    spec: str = ""  # how create_regularizer makes it again
+    spec: str = ""  # the spec that create_regularizer created the regularizer from
 
     def __init__(self, penalty: Callable[[Tensor], Tensor], on: Subject = "weights") -> None:
         super().__init__()
         if on not in ("weights", "features"):
-            raise ArgumentError(f"a regularizer works on 'weights' or 'features', got on={on!r}")
+            raise ArgumentError(f"on of a regularizer must be 'weights' or 'features', got {on!r}")
         self.penalty, self.on = penalty, on
 
     def forward(self, encoder: nn.Module, features: Tensor) -> Tensor:
-        """The penalty, a scalar; `features` are the encoder's `(B, C, h, w)`."""
+        """Returns the penalty as a scalar.
+
+        Args:
+            encoder: The encoder whose weights are penalized.
+            features: The output of the encoder, `(B, C, h, w)`.
+        """
         if self.on == "features":
             return self.penalty(reduce(features, "b c h w -> b c", "mean"))
         matrices = [
@@ -45,7 +51,9 @@ class Regularizer(nn.Module):
             if parameter.dim() >= 2 and name.endswith("weight")
         ]
         if not matrices:
-            raise ArgumentError(f"{type(encoder).__name__} has no weight matrices; regularize on=features instead")
+            raise ArgumentError(
+                f"the encoder {type(encoder).__name__} has no weight matrices to regularize; use on=features instead"
+            )
         return torch.stack([self.penalty(matrix) for matrix in matrices]).mean()
 
 
@@ -53,40 +61,43 @@ REGULARIZERS: Registry[Regularizer] = Registry("regularizer")
 
 
 def create_regularizer(regularizer: str) -> Regularizer:
-    """Builds the regularizer that a spec stands for.
+    """Creates a regularizer from its spec.
+
+    Args:
+        regularizer: A name of `list_regularizers()`, with options in brackets, such as `"l2[on=features]"`.
 
     Raises:
-        UnknownNameError: There is no such regularizer.
-        ArgumentError: It does not take these options.
+        UnknownNameError: There is no regularizer of this name.
+        ArgumentError: The regularizer does not take these options.
 
     Examples:
         >>> create_regularizer("l2")(nn.Conv2d(1, 2, 3), torch.ones(4, 2, 8, 8)).dim()
         0
     """
-    built = REGULARIZERS.create(regularizer)
-    built.spec = format_spec(*parse_spec(regularizer))
-    return built
+    created = REGULARIZERS.create(regularizer)
+    created.spec = format_spec(*parse_spec(regularizer))
+    return created
 
 
 def list_regularizers() -> list[str]:
-    """Names that `create_regularizer` knows."""
+    """Returns the names that `create_regularizer` accepts, sorted."""
     return REGULARIZERS.names()
 
 
 def register_regularizer(name: str) -> Callable[[Callable[..., Regularizer]], Callable[..., Regularizer]]:
-    """Files a `Regularizer` class or factory under a name, as a decorator."""
+    """Returns a decorator that registers a `Regularizer` class or factory under `name`."""
     return REGULARIZERS.register(name)
 
 
 @register_regularizer("nuclear_norm")
 def nuclear_norm(on: Subject = "weights") -> Regularizer:
-    """The sum of the singular values, which favors matrices of low rank; costs a singular value decomposition."""
+    """The sum of a matrix's singular values, which favors low rank; it needs a singular value decomposition."""
     return Regularizer(lambda matrix: torch.linalg.matrix_norm(matrix.float(), ord="nuc"), on)
 
 
 @register_regularizer("l2")
 def l2(on: Subject = "weights") -> Regularizer:
-    """The sum of squares, known as kernel regularization where it is on weights."""
+    """The sum of a matrix's squared entries; on weights it is known as kernel regularization."""
     return Regularizer(lambda matrix: matrix.float().square().sum(), on)
 
 
@@ -94,10 +105,10 @@ class WeightedRegularizers(nn.Module):
     """A weighted sum of regularizers.
 
     Args:
-        regularizers: Weight of each, by spec.
+        regularizers: Weight of each regularizer, by spec.
 
     Raises:
-        ArgumentError: They are no mapping, a weight is not positive, or two are the same.
+        ArgumentError: `regularizers` is not a mapping, a weight is not positive, or a regularizer is named twice.
     """
 
     def __init__(self, regularizers: Mapping[str, float]) -> None:
@@ -110,10 +121,15 @@ class WeightedRegularizers(nn.Module):
 
     @property
     def specs(self) -> dict[str, float]:
-        """Weights by spec, as `WeightedRegularizers` takes them."""
+        """The weight of each regularizer by its spec, as `WeightedRegularizers` takes them."""
         return {cast(Regularizer, part).spec: weight for part, weight in zip(self.parts, self.weights, strict=True)}
 
     def forward(self, encoder: nn.Module, features: Tensor) -> dict[str, Tensor]:
-        """The weighted terms by name."""
+        """Returns the weighted penalties by name.
+
+        Args:
+            encoder: The encoder whose weights are penalized.
+            features: The output of the encoder, `(B, C, h, w)`.
+        """
         parts = zip(self.specs, self.parts, self.weights, strict=True)
         return {f"regularizer {spec}": weight * part(encoder, features) for spec, part, weight in parts}

@@ -1,4 +1,4 @@
-"""The version of the library, which `pyproject.toml` reads from here."""
+"""The version of the library; `pyproject.toml` reads it from this file."""
 
 __all__ = ["__version__"]
 

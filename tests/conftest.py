@@ -12,13 +12,13 @@ from ssl_pretext.probes.registry import PROBES
 from ssl_pretext.regularizers import REGULARIZERS
 from ssl_pretext.tasks.base import TASKS
 
-REGISTRIES = (ENCODERS, LOSSES, PROBES, REGULARIZERS, TASKS)  # all there are: test_structure.py looks
+REGISTRIES = (ENCODERS, LOSSES, PROBES, REGULARIZERS, TASKS)  # test_structure.py checks that none is missing
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, two threads on each core would wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # with several workers, more threads would only wait for each other
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
-# A shell starts what runs in its background deaf to Ctrl-C, and so would be the tests of it.
+# Processes that a shell starts in the background ignore Ctrl-C, and the tests of Ctrl-C would fail in them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
@@ -26,8 +26,8 @@ hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
-def own_names(monkeypatch):
-    """Removes after each test what it has registered."""
+def restored_registries(monkeypatch):
+    """Removes the names that a test has registered after the test."""
     for registry in REGISTRIES:
         monkeypatch.setattr(registry, "_factories", dict(registry._factories))
     monkeypatch.setattr(channels, "_SPACES", dict(channels._SPACES))

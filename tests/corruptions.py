@@ -1,4 +1,4 @@
-"""Random harm to files, seeded, and a bound on what reading them may take."""
+"""Seeded random corruption of files, and limits on the memory and time that reading them may take."""
 
 import json
 import resource
@@ -14,24 +14,24 @@ import numpy as np
 from ssl_pretext.errors import PretextError
 from ssl_pretext.system.files import file_sha256, json_sha256
 
-ROOM = 2**31 + 2**30  # bytes that reading a hostile file may take beyond what is used already
-PATIENCE = 60  # seconds of processor time that it may take; the same by the clock could be the machine's fault
-FOREVER = 900  # seconds by the clock, of what waits
+MAX_MEMORY = 2**31 + 2**30  # bytes that reading a hostile file may allocate
+MAX_CPU_SECONDS = 60  # of processor time, because a busy machine would make a limit on elapsed time fail
+MAX_SECONDS = 900  # of elapsed time, to detect reads that block
 PRINTABLE = np.arange(32, 127, dtype=np.uint8)
 
 
-def harmed(content: bytes, generator: np.random.Generator) -> bytes:
-    """Other bytes: some flipped, replaced, lost, put in, moved or cleared, or all of them cut off somewhere."""
+def corrupted(content: bytes, generator: np.random.Generator) -> bytes:
+    """Returns the bytes with some flipped, replaced, deleted, inserted, swapped or zeroed, or with the end cut off."""
     data = np.frombuffer(content, np.uint8).copy()
     size = len(data)
     at = int(generator.integers(size))
-    # Half of the harm is to the first kilobyte, where the header of the weights lies.
+    # Half of the corruptions are in the first kilobyte, which contains the header of the weights.
     at %= 1024 if generator.random() < 0.5 else size
     length = int(min(size - at, 2 ** generator.integers(0, 12)))
     kind = generator.integers(9)
-    if kind == 0:  # a bit
+    if kind == 0:  # flips a bit
         data[at] ^= 1 << generator.integers(8)
-    elif kind == 1:  # some bits anywhere
+    elif kind == 1:  # flips bits at eight places
         places = generator.integers(size, size=8)
         data[places] ^= (1 << generator.integers(8, size=8)).astype(np.uint8)
     elif kind == 2:
@@ -44,9 +44,9 @@ def harmed(content: bytes, generator: np.random.Generator) -> bytes:
         data[at : at + length] = generator.integers(256, size=length, dtype=np.uint8)
     elif kind == 6:
         data[at : at + length] = 0
-    elif kind == 7:  # one character, such as another digit
+    elif kind == 7:  # replaces a character, for example a digit by another one
         data[at] = generator.choice(PRINTABLE)
-    else:  # two parts change places
+    else:  # swaps two parts
         other = int(generator.integers(size - length + 1))
         data[at : at + length], data[other : other + length] = (
             data[other : other + length].copy(),
@@ -55,25 +55,25 @@ def harmed(content: bytes, generator: np.random.Generator) -> bytes:
     return data.tobytes()
 
 
-class Late(BaseException):
-    """Not an Exception, which what is tested may catch."""
+class TimedOut(BaseException):
+    """A time limit was exceeded. This is not an Exception, because the tested code may catch those."""
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fails what takes much memory or time, whatever the machine has of them."""
+    """Limits the memory and time of the block, independent of the machine."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
 
-    def late(*_: Any) -> None:
-        raise Late(f"not done after {PATIENCE} s of processor time, or {FOREVER} s of waiting")
+    def time_out(*_: Any) -> None:
+        raise TimedOut(f"more than {MAX_CPU_SECONDS} s of processor time or {MAX_SECONDS} s of elapsed time")
 
-    timers = {signal.ITIMER_PROF: (signal.SIGPROF, PATIENCE), signal.ITIMER_REAL: (signal.SIGALRM, FOREVER)}
-    handlers = {number: signal.signal(number, late) for number, _ in timers.values()}
+    timers = {signal.ITIMER_PROF: (signal.SIGPROF, MAX_CPU_SECONDS), signal.ITIMER_REAL: (signal.SIGALRM, MAX_SECONDS)}
+    handlers = {number: signal.signal(number, time_out) for number, _ in timers.values()}
     for timer, (_, seconds) in timers.items():
         signal.setitimer(timer, seconds)
-    resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (now + MAX_MEMORY, before[1]))
     try:
         yield
     finally:
@@ -85,25 +85,25 @@ def bounded() -> Iterator[None]:
 
 
 def outcomes(files: list[Path], read: Callable[[], object], expected: object, count: int, *, seed: int) -> Counter[str]:
-    """Harms one file after another and reads them all.
+    """Corrupts one file at a time, reads all files, and counts the outcomes.
 
     Args:
-        files: Of which one is harmed each time.
-        read: Gives something that can be compared.
-        expected: What it gives of whole files.
-        count: How often.
-        seed: Decides the harm.
+        files: Files, one of which is corrupted each time.
+        read: Function that reads the files and returns a value that can be compared.
+        expected: Value that it returns for intact files.
+        count: Number of corruptions.
+        seed: Seed of the corruptions.
 
     Returns:
-        How often reading ended in `"refused"`, a `PretextError`; `"same"` as of whole files; `"other"` than that;
-        anything else is under its name.
+        The number of each outcome: `"refused"` if reading raised a `PretextError`, `"same"` if it returned the expected
+        value, `"other"` if it returned another one, and otherwise the error that it raised.
     """
     generator = np.random.default_rng(seed)
-    whole = {file: file.read_bytes() for file in files}
+    intact = {file: file.read_bytes() for file in files}
     found: Counter[str] = Counter()
     for number in range(count):
         file = files[number % len(files)]
-        file.write_bytes(harmed(whole[file], generator))
+        file.write_bytes(corrupted(intact[file], generator))
         try:
             with bounded():
                 found["same" if read() == expected else "other"] += 1
@@ -111,12 +111,17 @@ def outcomes(files: list[Path], read: Callable[[], object], expected: object, co
             found["refused"] += 1
         except BaseException as error:
             found[f"{type(error).__name__}: {error}"[:200]] += 1
-        file.write_bytes(whole[file])
+        file.write_bytes(intact[file])
     return found
 
 
 def forge(folder: Path, **changes: Any) -> None:
-    """Changes a saved task's contract as an attacker would, who knows how to hash; None takes a key out."""
+    """Changes the contract of a saved task, with valid checksums, as an attacker would.
+
+    Args:
+        folder: Folder of the task.
+        changes: New values of keys in the contract.
+    """
     file = folder / "config.json"
     contract = {**json.loads(file.read_text()), **changes}
     if "weights_sha256" not in changes:

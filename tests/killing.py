@@ -1,11 +1,11 @@
-"""Kills work at random moments, starts it again until it ends, and says whether it ends as if nothing had happened.
+"""Kills work at random moments, restarts it until it ends, and compares its files with those of uninterrupted work.
 
     python tests/killing.py FOLDER ROUNDS SEED
     python tests/killing.py FOLDER interrupt
 
-Prints a line of JSON per round: of kills, or, in the second form, of Ctrl-C in steps of several kinds. The work is
-forked off this process, which has imported all that it needs and computed nothing: importing torch anew for each kill
-would take longer than all the rest.
+Prints one line of JSON per round: about kills, or in the second form about Ctrl-C in several kinds of steps. The work
+runs in forks of this process, which has imported all libraries and computed nothing, because importing torch after
+each kill would take longer than everything else.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from ssl_pretext.cli import main
 from ssl_pretext.system.files import read_json
 from ssl_pretext.system.locks import LOCK_FILE
 
-PATIENCE = 300.0  # seconds after which work is taken to hang
+TIMEOUT = 300.0  # seconds after which the work must have ended
 
 
 @sp.register_encoder("killed")
@@ -50,7 +50,7 @@ def build() -> None:
 
 
 def fit() -> None:
-    """With all that a checkpoint must carry: validation, noise, moves, and losses with a state of their own."""
+    """Trains with everything that a checkpoint must restore: validation, noise, augmentation, losses with a state."""
     torch.manual_seed(0)
     images = sp.ImageStore.from_arrays(torch.randint(0, 256, (48, 3, 16, 16), dtype=torch.uint8), [0] * 48)
     losses = {"l2": 1.0, "adversarial[width=4]": 0.01, "color_classification": 0.1}
@@ -75,14 +75,14 @@ def probe() -> None:
 KINDS: dict[str, Callable[[], None]] = {"build": build, "fit": fit, "pretrain": pretrain, "probe": probe}
 
 
-def start(work: Callable[[], None], place: Path) -> int:
-    """The process id of work that was begun in a folder."""
+def start(work: Callable[[], None], folder: Path) -> int:
+    """Starts work in a folder, and returns the id of its process."""
     if child := os.fork():
         return child
     code = 1
     try:
-        os.chdir(place)
-        output = os.open(place.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.chdir(folder)
+        output = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
         work()
@@ -94,32 +94,32 @@ def start(work: Callable[[], None], place: Path) -> int:
 
 
 def end(child: int, *, kill_at: float = math.inf) -> tuple[bool, float]:
-    """Whether the work ended by itself, and when; it is killed at a moment if it has not ended before."""
+    """Waits until work ends, or kills it after some seconds; returns whether it ended by itself, and the seconds."""
     began = time.monotonic()
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
+        ended, status = os.waitpid(child, os.WNOHANG)
         passed = time.monotonic() - began
-        if done:
+        if ended:
             assert status == 0, f"work ended with status {status}"
             return True, passed
-        if passed >= min(PATIENCE, kill_at):
+        if passed >= min(TIMEOUT, kill_at):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            assert passed < PATIENCE, "the work hangs"
+            assert passed < TIMEOUT, "the work hangs"
             return False, passed
         time.sleep(0.001)
 
 
 def results(place: Path) -> dict[str, str]:
-    """A hash of each file that the work left: weights, histories, stores, reports, and any litter."""
+    """Hashes of the files that the work wrote: weights, histories, stores, reports, and forgotten temporary files."""
     files = sorted(path for path in place.rglob("*") if path.is_file() and "logs" not in path.parts)
-    # A checkpoint holds when it was written; a lock file whose holder was killed keeps nobody out.
-    kept = [path for path in files if path.suffix != ".ckpt" and path.name != LOCK_FILE]
-    return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    # Checkpoints contain the time, and the lock file of a killed process no longer locks anything.
+    compared = [path for path in files if path.suffix != ".ckpt" and path.name != LOCK_FILE]
+    return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in compared}
 
 
-def check_whole(place: Path) -> None:
-    """Everything under a final name can be read."""
+def check_readable(place: Path) -> None:
+    """Checks that every file with a final name can be read."""
     for path in place.rglob("*.json"):
         if not any(".part" in part for part in path.parts):
             read_json(path)
@@ -131,45 +131,45 @@ def check_whole(place: Path) -> None:
             assert (path.parent / "images.u8").stat().st_size % count == 0
 
 
-def prepared(folder: Path, kind: str, name: str) -> Path:
-    """A folder for one round, with what the work begins with."""
+def prepare(folder: Path, kind: str, name: str) -> Path:
+    """Creates a folder for one round, with the input of the work."""
     place = folder / f"{kind}-{name}"
     place.mkdir()
     (place / "photos").symlink_to(folder / "photos")
     if kind == "probe":
         (place / "run").mkdir()
-        (place / "run" / "task").symlink_to(folder / "pretrain-whole" / "run" / "task")
+        (place / "run" / "task").symlink_to(folder / "pretrain-complete" / "run" / "task")
     return place
 
 
 def rounds(folder: Path, kind: str, count: int, draw: random.Random) -> None:
-    """Kills one kind of work at moments that are spread over all of its length."""
-    whole = prepared(folder, kind, "whole")
-    _, length = end(start(KINDS[kind], whole))
-    expected = results(whole)
+    """Kills one kind of work at moments that are spread over its duration."""
+    complete = prepare(folder, kind, "complete")
+    _, length = end(start(KINDS[kind], complete))
+    expected = results(complete)
     for number in range(count):
-        place = prepared(folder, kind, str(number))
+        place = prepare(folder, kind, str(number))
         moments: list[float] = []
         moment = (number + draw.random()) / count
         while True:
             ended, passed = end(start(KINDS[kind], place), kill_at=moment * length)
             if ended and moments:
                 break
-            if ended:  # it was quicker this time, and there was nothing to kill
+            if ended:  # the work was faster this time and ended before the kill
                 shutil.rmtree(place)
-                place = prepared(folder, kind, str(number))
+                place = prepare(folder, kind, str(number))
                 moment /= 2
                 continue
             moments.append(passed)
-            check_whole(place)
-            moment = draw.choice([draw.random(), math.inf])  # another kill at times
+            check_readable(place)
+            moment = draw.choice([draw.random(), math.inf])  # sometimes there is another kill
         found = results(place)
         names = {*expected, *found}
         differing = sorted(name for name in names if expected.get(name) != found.get(name))
         print(json.dumps({"kind": kind, "length": length, "moments": moments, "differing": differing}), flush=True)
 
 
-def photos(folder: Path) -> None:
+def write_photos(folder: Path) -> None:
     noise = np.random.default_rng(0)
     for number in range(32):
         path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
@@ -178,7 +178,7 @@ def photos(folder: Path) -> None:
 
 
 class Slow(nn.Module):
-    """A network that says when its second step has begun, and takes its time for that, in Python or within C."""
+    """A network that creates the file `begun` in its second step, and makes that step slow, in Python or in C."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -192,11 +192,11 @@ class Slow(nn.Module):
             while time.monotonic() < began + LENGTHS[self.kind]:
                 time.sleep(0.01)
             if self.kind == "c":
-                hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # half a minute without a look at signals
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # half a minute in which Python handles no signals
         return self.conv(lightness)
 
 
-LENGTHS = {"short": 0.5, "python": 60.0, "c": 0.0}  # seconds of the step in Python
+LENGTHS = {"short": 0.5, "python": 60.0, "c": 0.0}  # seconds that the step spends in Python
 
 
 @sp.register_encoder("slow")
@@ -205,8 +205,8 @@ def slow(in_channels: int = 1, kind: str = "short") -> nn.Module:
 
 
 def interrupted(folder: Path, kind: str) -> None:
-    """Sends Ctrl-C into a step, and tells how the command ended, when, and what it left to go on from."""
-    place = prepared(folder, "interrupt", kind)
+    """Sends Ctrl-C in the middle of a step, and prints how the command ended, when, and the step of its checkpoint."""
+    place = prepare(folder, "interrupt", kind)
     command = f"pretrain --data photos --encoder slow[kind={kind}] --out run --image-size 16 --epochs 2 --batch-size 4"
     command += " --device cpu --cache cache --checkpoint-minutes 1e-9"
     child = start(lambda: os._exit(main(command.split())), place)
@@ -215,15 +215,15 @@ def interrupted(folder: Path, kind: str) -> None:
     os.kill(child, signal.SIGINT)
     began = time.monotonic()
     _, status = os.waitpid(child, 0)
-    seconds, said = time.monotonic() - began, place.with_suffix(".log").read_text()
-    kept = torch.load(place / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    seconds, output = time.monotonic() - began, place.with_suffix(".log").read_text()
+    step = torch.load(place / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     code = os.waitstatus_to_exitcode(status)
-    print(json.dumps({"kind": kind, "seconds": seconds, "code": code, "kept": kept, "said": said}), flush=True)
+    print(json.dumps({"kind": kind, "seconds": seconds, "code": code, "step": step, "output": output}), flush=True)
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    photos(folder)
+    write_photos(folder)
     if sys.argv[2] == "interrupt":
         for kind in LENGTHS:
             interrupted(folder, kind)

@@ -1,4 +1,4 @@
-"""Nasty files by kind: how each is made, and what is to become of it."""
+"""Kinds of nasty image files: how to make each one, and its expected pixels or the reason why it is skipped."""
 
 import io
 import os
@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 SIDE = 8
-# Smooth, so that JPEG changes it little, and unlike any of its turns.
+# A smooth image that JPEG changes little, and that differs from all its rotations and flips.
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
 RGB = np.stack([40 + 20 * ROWS, 60 + 15 * COLUMNS, 90 + 5 * ROWS + 8 * COLUMNS], -1).astype(np.uint8)
 GRAY = RGB[..., 0]
@@ -30,24 +30,24 @@ class Kind:
     """A kind of nasty file.
 
     Attributes:
-        name: Of the file.
-        make: Writes it at a path.
-        becomes: The pixels `(C, H, W)` that it is read as, or a pattern of the reason why it is skipped.
-        tolerance: By which the pixels may differ.
-        among: What else lies in the folder.
-        id: Of the kind, where the name is not fit to print.
+        name: Name of the file.
+        make: Function that writes the file at a path.
+        expected: Pixels `(C, H, W)` that are read, or a pattern of the reason why the file is skipped.
+        tolerance: Largest difference of the pixels.
+        among: Kind of the good images in the folder, `"photos"` or `"arrays"`.
+        id: Name of the test, if the name of the file cannot be printed.
     """
 
     name: str
     make: Callable[[Path], Any]
-    becomes: Any
+    expected: Any
     tolerance: float = 0
     among: str = "photos"
     id: str = ""
 
 
 def saved(image: Any, **options: Any) -> Callable[[Path], Any]:
-    """A maker that saves an image by Pillow in a format, whatever the suffix."""
+    """Returns a function that saves an image with Pillow; `format` may differ from the suffix."""
     return lambda path: image().save(path, **options)
 
 
@@ -70,7 +70,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
-    """A PNG file out of its raw rows, each after a filter byte."""
+    """A PNG file with raw rows, each of which starts with a filter byte."""
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 9)), chunk(b"IEND", b"")]
@@ -88,8 +88,8 @@ def exif(orientation: int) -> Any:
     return tags
 
 
-def turned(orientation: int) -> Any:
-    """What an image is once it is turned upright, by the definition of the tag: which side row and column 0 are."""
+def upright(orientation: int) -> Any:
+    """The image rotated upright, from the definition of the tag: the sides that row 0 and column 0 are."""
     flips = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1]}
     transposed = RGB.transpose(1, 0, 2)
     return {
@@ -135,14 +135,14 @@ def profiled(path: Path) -> None:
 
 
 def sparse(path: Path) -> None:
-    """A file of a terabyte that takes no room, whose header says so."""
+    """A sparse file of a terabyte, with a header of that size."""
     path.write_bytes(npy("(1000000, 1000000)"))
     os.truncate(path, 10**12 + 64)
 
 
 def bound(path: Path) -> None:
     here = os.getcwd()
-    os.chdir(path.parent)  # the path of a socket may have 100 bytes only
+    os.chdir(path.parent)  # the path of a socket is limited to about 100 bytes
     try:
         with socket.socket(socket.AF_UNIX) as one:
             one.bind(path.name)
@@ -155,12 +155,12 @@ def circular_tiff(path: Path) -> None:
     content = bytearray(path.read_bytes())
     first = struct.unpack_from("<I", content, 4)[0]
     tags = struct.unpack_from("<H", content, first)[0]
-    struct.pack_into("<I", content, first + 2 + 12 * tags, first)  # the next page is this one
+    struct.pack_into("<I", content, first + 2 + 12 * tags, first)  # the page refers to itself as the next one
     path.write_bytes(content)
 
 
 class Payload:
-    """What a pickle would run."""
+    """An object that ends the process when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os._exit, (66,)
@@ -201,7 +201,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), d
 DEEP = (GRAY.astype(np.uint16) << 8) + 200
 DEEP_RGB = (RGB.astype(np.uint16) << 8) + 200
 MOSTLY = np.where(np.arange(3)[:, None, None] == 1, np.nan, BANDS)
-ARRAYS = r"arrays are \(C, H, W\)"
+ARRAYS = r"an array must have shape \(C, H, W\)"
 
 PHOTOS = [
     Kind("gray.png", saved(lambda: Image.fromarray(GRAY)), GRAY_RGB),
@@ -227,17 +227,17 @@ PHOTOS = [
     Kind("subsampled.jpg", saved(rgb, quality=100, subsampling=2), chw(RGB), 1.5 * JPEG_LOSS),
     Kind("gray.jpg", saved(lambda: Image.fromarray(GRAY), quality=100), GRAY_RGB, JPEG_LOSS),
     *(
-        Kind(f"exif{n}.jpg", saved(rgb, quality=100, subsampling=0, exif=exif(n)), chw(turned(n)), JPEG_LOSS)
+        Kind(f"exif{n}.jpg", saved(rgb, quality=100, subsampling=0, exif=exif(n)), chw(upright(n)), JPEG_LOSS)
         for n in range(1, 9)
     ),
-    Kind("exif6.png", saved(rgb, exif=exif(6)), chw(turned(6))),
+    Kind("exif6.png", saved(rgb, exif=exif(6)), chw(upright(6))),
     Kind(
         "exif3_deep.png",
         saved(lambda: Image.fromarray(DEEP), exif=exif(3)),
         np.stack([np.rint(DEEP / 257)] * 3)[:, ::-1, ::-1],
     ),
-    Kind("exif8.webp", saved(rgb, lossless=True, exif=exif(8)), chw(turned(8))),
-    Kind("exif5.tif", saved(rgb, exif=exif(5)), chw(turned(5))),
+    Kind("exif8.webp", saved(rgb, lossless=True, exif=exif(8)), chw(upright(8))),
+    Kind("exif5.tif", saved(rgb, exif=exif(5)), chw(upright(5))),
     Kind("exif99.jpg", saved(rgb, quality=100, subsampling=0, exif=exif(99)), chw(RGB), JPEG_LOSS),
     Kind(
         "exif_broken.jpg",
@@ -246,7 +246,7 @@ PHOTOS = [
         JPEG_LOSS,
     ),
     Kind("exif_garbage.jpg", saved(rgb, quality=100, subsampling=0, exif=b"Exif\0\0no tags"), chw(RGB), JPEG_LOSS),
-    Kind("exif_long.jpg", long_exif, chw(turned(3)), JPEG_LOSS),
+    Kind("exif_long.jpg", long_exif, chw(upright(3)), JPEG_LOSS),
     Kind("profile.png", profiled, chw(RGB)),
     Kind("several.jpg", frames(format="MPO", quality=100, subsampling=0), chw(RGB), JPEG_LOSS),
     Kind(
@@ -330,19 +330,19 @@ PHOTOS = [
     Kind(
         "thread.png",
         written(png(1, 3 * 10**6, 1, 0, bytes(6 * 10**6))),
-        "ValueError: its sides, 1×3000000, are too unlike",
+        "ValueError: the aspect ratio of 1×3000000 pixels is too extreme",
     ),
-    Kind("measured.png", saved(lambda: Image.fromarray(BANDS[0]), format="TIFF"), "range that nothing states .*mode F"),
-    Kind("pipe.jpg", lambda path: os.mkfifo(path), "it is no regular file"),
-    Kind("pipe.npy", lambda path: os.mkfifo(path), "it is no regular file"),
-    Kind("pipe.tif", lambda path: os.mkfifo(path), "it is no regular file"),
-    Kind("socket.jpg", bound, "it is no regular file"),
-    Kind("device.jpg", lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+    Kind("measured.png", saved(lambda: Image.fromarray(BANDS[0]), format="TIFF"), "unknown range of values .*mode F"),
+    Kind("pipe.jpg", lambda path: os.mkfifo(path), "the path is not a regular file"),
+    Kind("pipe.npy", lambda path: os.mkfifo(path), "the path is not a regular file"),
+    Kind("pipe.tif", lambda path: os.mkfifo(path), "the path is not a regular file"),
+    Kind("socket.jpg", bound, "the path is not a regular file"),
+    Kind("device.jpg", lambda path: path.symlink_to("/dev/zero"), "the path is not a regular file"),
     Kind("dangling.jpg", lambda path: path.symlink_to("nowhere.jpg"), "FileNotFoundError"),
     Kind("loop.jpg", lambda path: path.symlink_to(path.name), "OSError: .*symbolic links"),
-    Kind("around", lambda path: path.symlink_to("."), "it links to a folder whose images are taken already"),
-    Kind("up", lambda path: path.symlink_to("../.."), "it links to .* or to one around this folder"),
-    Kind("folder.jpg", lambda path: path.mkdir(), "it is a folder"),
+    Kind("around", lambda path: path.symlink_to("."), "the link points to a folder that is already included"),
+    Kind("up", lambda path: path.symlink_to("../.."), "the link points to .* or to a parent of the data folder"),
+    Kind("folder.jpg", lambda path: path.mkdir(), "the path is a folder"),
     Kind(
         "unread.jpg",
         lambda path: path.symlink_to("/proc/self/mem"),
@@ -351,10 +351,10 @@ PHOTOS = [
     ),
     Kind("forbidden.jpg", lambda path: (path.write_bytes(JPEG), path.chmod(0)), "PermissionError"),
     Kind("closed", lambda path: path.mkdir(mode=0), "PermissionError"),
-    Kind(".hidden.png", saved(rgb), "it is hidden"),
-    Kind("._x.jpg", written(b"\0\5\x16\7\0\2\0\0Mac OS X        "), "it is hidden"),
-    Kind("__MACOSX", hidden_away("__MACOSX", "._y.jpg"), "it is hidden"),
-    Kind(".cache", hidden_away(".cache", "z.png"), "it is hidden"),
+    Kind(".hidden.png", saved(rgb), "the file or folder is hidden"),
+    Kind("._x.jpg", written(b"\0\5\x16\7\0\2\0\0Mac OS X        "), "the file or folder is hidden"),
+    Kind("__MACOSX", hidden_away("__MACOSX", "._y.jpg"), "the file or folder is hidden"),
+    Kind(".cache", hidden_away(".cache", "z.png"), "the file or folder is hidden"),
 ]
 
 ARRAY_KINDS = [
@@ -374,18 +374,20 @@ ARRAY_KINDS = [
     Kind(
         "four.npy",
         lambda path: np.save(path, np.concatenate([BANDS, BANDS[:1]])),
-        "it holds 4 channels of float, 8×8 pixels, where most hold 3 channels of float",
+        "the image has 4 channels of float, 8×8 pixels, but most images have 3 channels of float",
     ),
-    Kind("one.npy", lambda path: np.save(path, BANDS[0]), "it holds 1 channels of float, .* where most"),
+    Kind("one.npy", lambda path: np.save(path, BANDS[0]), "the image has 1 channel of float, .* but most"),
     Kind(
-        "deep.npy", lambda path: np.save(path, BANDS.astype(np.uint16)), "it holds 3 channels of uint16, .* where most"
+        "deep.npy",
+        lambda path: np.save(path, BANDS.astype(np.uint16)),
+        "the image has 3 channels of uint16, .* but most",
     ),
     Kind(
         "deep.tif",
         lambda path: tifffile.imwrite(path, DEEP_RGB, photometric="rgb"),
-        "it holds 3 channels of uint16, .* where most",
+        "the image has 3 channels of uint16, .* but most",
     ),
-    Kind("photo.png", saved(rgb), "it holds 3 channels of uint8, .* where most"),
+    Kind("photo.png", saved(rgb), "the image has 3 channels of uint8, .* but most"),
     Kind(
         "lzw.tif",
         saved(lambda: Image.fromarray(DEEP), compression="tiff_lzw"),
@@ -394,7 +396,7 @@ ARRAY_KINDS = [
     Kind(
         "missing.npy",
         lambda path: np.save(path, np.full((3, SIDE, SIDE), np.nan)),
-        "ValueError: every value of it is missing",
+        "ValueError: every value is missing",
     ),
     Kind("long.npy", lambda path: np.save(path, BANDS.astype(np.int64)), f"{ARRAYS}.*int64"),
     Kind("bool.npy", lambda path: np.save(path, BANDS > 0), f"{ARRAYS}.*bool"),
@@ -422,10 +424,10 @@ ARRAY_KINDS = [
     Kind("code.npy", written(npy("__import__('os')._exit(66)")), "ValueError: "),
     Kind("long_header.npy", written(npy(" " * 30000 + "(8, 8)")), "ValueError: Header info length"),
     Kind("longer_header.npy", written(b"\x93NUMPY\2\0\xff\xff\xff\xff" + bytes(100)), "ValueError: EOF|MemoryError"),
-    Kind("sparse.npy", sparse, r"ValueError: it holds 1,000,000,000,064 bytes, more than"),
+    Kind("sparse.npy", sparse, r"ValueError: the image has 1,000,000,000,064 bytes, above the limit"),
     Kind("zero.tif", written(b""), "Tiff|Error"),
     Kind("nothing.tif", written(b"II*\0" + bytes(4)), "Error"),
-    Kind("circular.tif", circular_tiff, "it holds 1 channels of uint16|Error"),
+    Kind("circular.tif", circular_tiff, "the image has 1 channel of uint16|Error"),
 ]
 KINDS = [*PHOTOS, *(replace(kind, among="arrays") for kind in ARRAY_KINDS)]
 

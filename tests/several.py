@@ -1,4 +1,4 @@
-"""What two processes of `torchrun` do in `test_processes.py`: `python several.py FOLDER`."""
+"""The program that `test_processes.py` runs in two processes under `torchrun`: `python several.py PART FOLDER`."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def store(count: int) -> sp.ImageStore:
 
 
 class Breaking(nn.Module):
-    """A network that stops at one of its forward passes."""
+    """A network that raises InterruptedError in one of its forward passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,69 +46,69 @@ def config(out: Path, **options: object) -> sp.FitConfig:
 
 
 def pretrain_plainly(out: Path) -> "list[dict[str, object]]":
-    """41 images in batches of 8: the last one has not enough for two processes."""
+    """Trains on 41 images in batches of 8. The last batch has 9 images, which two processes divide unequally."""
     return sp.fit(task(), store(41), config(out, epochs=3), validation=store(9))
 
 
-def stop_and_go_on(out: Path, checkpoint_minutes: float) -> None:
+def fit_and_stop(out: Path, checkpoint_minutes: float) -> None:
     broken = task(input_noise=0.1, input_drop=0.2)
     broken.encoder.left = 9  # in the second of three epochs
     try:
         sp.fit(broken, store(41), config(out, epochs=3, checkpoint_minutes=checkpoint_minutes))
     except InterruptedError:
         return
-    raise AssertionError("it was to be stopped")
+    raise AssertionError("the training was not interrupted")
 
 
 def in_two_processes(folder: Path) -> None:
     rank = rank_info().rank
     assert rank_info() == (rank, 2, 2)
-    found: dict[str, object] = {"plain": pretrain_plainly(folder / "plain")}
+    results: dict[str, object] = {"plain": pretrain_plainly(folder / "plain")}
 
     shards = sp.ImageStream(str(folder / "shards/*.tar"), image_size=16, cache=folder / "cache")
-    found["stream"] = sp.fit(task(), shards, config(folder / "stream", epochs=2))
+    results["stream"] = sp.fit(task(), shards, config(folder / "stream", epochs=2))
 
-    for name in ("whole", "stopped"):
+    for name in ("uninterrupted", "stopped"):
         if name == "stopped":
-            stop_and_go_on(folder / name, checkpoint_minutes=1e-5)
+            fit_and_stop(folder / name, checkpoint_minutes=1e-5)
         sp.fit(task(input_noise=0.1, input_drop=0.2), store(41), config(folder / name, epochs=3))
-    stop_and_go_on(folder / "alone", checkpoint_minutes=1e-5)
+    fit_and_stop(folder / "alone", checkpoint_minutes=1e-5)
 
-    def refuse() -> None:
-        raise ArgumentError(f"said by {rank}")
+    def fail() -> None:
+        raise ArgumentError(f"raised on rank {rank}")
 
     try:
-        on_rank_zero("refusal", refuse)
+        on_rank_zero("refusal", fail)
     except ArgumentError as error:
-        found["refused"] = str(error)
+        results["refused"] = str(error)
     try:
         sp.fit(task(), store(8), sp.FitConfig(out=folder / "small", batch_size=1, device="cpu"))
     except ArgumentError as error:
-        found["too small"] = str(error)
+        results["too small"] = str(error)
     try:
         sp.fit(task(), store(8), sp.FitConfig(out=folder / "plain", device="cpu"))
     except CheckpointError as error:
-        found["taken"] = str(error)
+        results["folder in use"] = str(error)
 
-    asked: list[str] = []
+    calls: list[str] = []
     for owner, name in ((Comparison, "reports"), (build, "_build")):
         work = getattr(owner, name)
-        setattr(owner, name, lambda *args, work=work, name=name: (asked.append(name), work(*args))[1])
+        setattr(owner, name, lambda *args, work=work, name=name: (calls.append(name), work(*args))[1])
     pixels = {"pixels": sp.Pixels("rgb")}
-    found["table"] = sp.evaluate(pixels, store(12), store(8), probe="knn", seeds=2, controls=False).table()
-    found["budgets"] = list(sp.label_efficiency(pixels, store(12), store(8), per_class=[1, 4], probe="knn").reports)
+    results["table"] = sp.evaluate(pixels, store(12), store(8), probe="knn", seeds=2, controls=False).table()
+    results["budgets"] = list(sp.label_efficiency(pixels, store(12), store(8), per_class=[1, 4], probe="knn").reports)
     cli = str(folder / "cli")
     small = ["--image-size", "16", "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
-    found["codes"] = [
+    results["codes"] = [
         main(["pretrain", "--data", str(folder / "photos"), "--out", cli, "--cache", str(folder / "cache"), *small]),
         main(["probe", cli, "--data", str(folder / "photos"), "--probe", "knn", "--cache", str(folder / "cache")]),
     ]
-    found["asked"] = asked
-    (folder / f"found-{rank}.json").write_text(json.dumps(found))
+    results["calls"] = calls
+    (folder / f"results-{rank}.json").write_text(json.dumps(results))
 
 
 def every_task(folder: Path) -> None:
-    """One epoch of each: parameters without a gradient would stop the processes."""
+    """Trains every task for one epoch; parameters without a gradient would stop the processes."""
     sys.path.insert(0, str(Path(__file__).parent))
     from test_every_task import TASKS, build
 
@@ -116,14 +116,14 @@ def every_task(folder: Path) -> None:
     for name in TASKS:
         sp.fit(build(name), images, config(folder / name, epochs=1))
     for losses in ({"l2": 1.0, "adversarial[width=4]": 0.01, "color_classification": 0.1}, {"smooth_l1": 1.0}):
-        halves = sp.SplitBrain("lab:L", "lab:ab", [nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(2, 4, 2, stride=2)])
-        both = sp.CrossChannelPrediction("lab:L", "lab:ab", "autoencoder", losses=losses, output_stride=4)
-        for made in (halves, both):
-            sp.fit(made, images, config(folder / f"{type(made).__name__}{len(losses)}", epochs=1))
-    # As large as they are by default, where PyTorch lays out gradients in another way.
+        split_brain = sp.SplitBrain("lab:L", "lab:ab", [nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(2, 4, 2, stride=2)])
+        cross_channel = sp.CrossChannelPrediction("lab:L", "lab:ab", "autoencoder", losses=losses, output_stride=4)
+        for model in (split_brain, cross_channel):
+            sp.fit(model, images, config(folder / f"{type(model).__name__}{len(losses)}", epochs=1))
+    # The default size, at which PyTorch lays out gradients in another way.
     images = sp.ImageStore.from_arrays(torch.rand(64, 3, 32, 32), [0] * 64)
     sp.fit(sp.Colorization("autoencoder"), images, sp.FitConfig(out=folder / "large", epochs=1, device="cpu"))
-    (folder / f"found-{rank_info().rank}.json").write_text("{}")
+    (folder / f"results-{rank_info().rank}.json").write_text("{}")
 
 
 if __name__ == "__main__":

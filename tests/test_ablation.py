@@ -1,4 +1,4 @@
-"""What holds the encoder back: each change judged beside the documented pretraining, without test images."""
+"""The ablation: each change is compared with the documented pretraining, without test images."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from benchmarks.result_page import publish
 @pytest.fixture
 def small(monkeypatch):
     plain = {"losses": {"smooth_l1": 1.0}, "encoder": f"{SMALL_CNN}[width=0.25]", "output_stride": 4}
-    monkeypatch.setattr(ablation, "TASK", ablation.TASK | plain)  # no weights, little work
+    monkeypatch.setattr(ablation, "TASK", ablation.TASK | plain)  # needs no LPIPS weights, and is fast
     monkeypatch.setattr(ablation, "READOUTS", {"conv4 at 2×2": ("conv4", 2), "latent": (ablation.OUTPUT, None)})
     wider = ablation.Change("wider", task={"encoder": f"{SMALL_CNN}[width=0.5]"})
     monkeypatch.setattr(ablation, "CHANGES", (*ablation.CHANGES[:2], wider))
@@ -22,7 +22,7 @@ def small(monkeypatch):
     return open_data(None, preset, seed=0), preset
 
 
-def test_spare_images_are_used_for_nothing_else(small):
+def test_spare_images_have_no_other_role(small):
     data, _ = small
     others = [data.pretrain, data.validation, data.excluded, *data.probe_train.values(), *data.probe_test.values()]
     for domain, spare in data.spare.items():
@@ -31,10 +31,10 @@ def test_spare_images_are_used_for_nothing_else(small):
         assert set(spare.labels.tolist()) == set(data.probe_test[domain].labels.tolist())
 
 
-def test_changes_are_judged_without_test_images_kept_and_published(small, tmp_path, monkeypatch):
+def test_changes_are_evaluated_without_test_images_saved_and_published(small, tmp_path, monkeypatch):
     data, preset = small
-    unopened = replace(data, probe_test={})
-    found = ablation.run(unopened, preset, tmp_path / "run", "cpu")
+    without_test = replace(data, probe_test={})
+    found = ablation.run(without_test, preset, tmp_path / "run", "cpu")
     assert [(row["row"], row["control"], row["seed"]) for row in found["rows"]] == [
         (name, control, seed)
         for name, control in (
@@ -43,8 +43,8 @@ def test_changes_are_judged_without_test_images_kept_and_published(small, tmp_pa
         )
         for seed in (0, 1)
     ]  # fmt: skip
-    monkeypatch.setattr(ablation, "pretrained", lambda *_a, **_k: pytest.fail("a change was pretrained twice"))
-    assert ablation.run(unopened, preset, tmp_path / "run", "cpu") == found
+    monkeypatch.setattr(ablation, "pretrain_or_load", lambda *_a, **_k: pytest.fail("a change was pretrained twice"))
+    assert ablation.run(without_test, preset, tmp_path / "run", "cpu") == found
 
     results = found | {
         "command": "python -m benchmarks.ablation",

@@ -18,7 +18,7 @@ def seed():
 
 
 @pytest.mark.parametrize("space", ["rgb", "lab", "ycbcr", "gray", "pickle-test"])
-def test_channels_are_sent_to_other_processes(space):
+def test_channels_can_be_pickled(space):
     ChannelSpace.bands("pickle-test", ["x", "y", "z"], scale=2.0)
     channels, images = Channels(space), torch.rand(1, 3, 2, 2)
     again = pickle.loads(pickle.dumps(channels))
@@ -29,7 +29,7 @@ def test_channels_are_sent_to_other_processes(space):
 
 @st.composite
 def spaces(draw):
-    """A space of bands with any centers and scales; its name stands for its contents, as names are global."""
+    """A space of bands with any centers and scales; its name is a hash of them, because names are global."""
     count = draw(st.integers(2, 8))
     center = draw(st.lists(st.floats(-10, 10), min_size=count, max_size=count))
     scale = draw(st.lists(st.floats(0.5, 20), min_size=count, max_size=count))
@@ -38,7 +38,7 @@ def spaces(draw):
 
 
 @given(st.one_of(spaces(), st.sampled_from([Channels.parse(name).space for name in ("rgb", "lab")])), st.data())
-def test_a_group_and_its_complement_are_the_image(space, data):
+def test_a_group_and_its_complement_give_the_image(space, data):
     names = data.draw(st.lists(st.sampled_from(space.channels), unique=True, max_size=len(space.channels) - 1))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
     images = torch.rand(2, space.image_channels, 4, 4, dtype=torch.float64, generator=generator)
@@ -63,7 +63,7 @@ def test_uint8_and_float_agree(name):
 
 
 @given(spaces(), st.data())
-def test_normalised_is_distance_from_center_over_scale(space, data):
+def test_normalized_values_are_the_distance_from_center_over_scale(space, data):
     index = data.draw(st.integers(0, len(space.channels) - 1))
     channels = Channels(space, [space.channels[index]])
     images = torch.full((1, len(space.channels), 1, 1), data.draw(st.floats(-30, 30)), dtype=torch.float64)
@@ -72,16 +72,16 @@ def test_normalised_is_distance_from_center_over_scale(space, data):
     assert channels.denormalize(channels.extract(images)).item() == pytest.approx(images[0, 0].item(), abs=1e-12)
 
 
-def test_normalised_lab_agrees_with_scikit_image():
+def test_normalized_lab_agrees_with_scikit_image():
     images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     reference = rgb2lab(images.numpy(), channel_axis=1)
-    light, color = Channels("lab", "L"), Channels("lab", "ba")  # in the order asked for
+    light, color = Channels("lab", "L"), Channels("lab", "ba")  # in the requested order
     assert np.allclose(light.extract(images).numpy(), reference[:, :1] / 50 - 1, atol=1e-9)
     assert np.allclose(color.extract(images).numpy(), reference[:, [2, 1]] / 110, atol=1e-9)
     assert np.allclose(color.denormalize(color.extract(images)).numpy(), reference[:, [2, 1]], atol=1e-9)
 
 
-def test_normalised_lab_ranges():
+def test_normalized_lab_ranges():
     steps = torch.linspace(0, 1, 33)
     colors = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(1, 3, 33, -1)
     light, green_red, blue_yellow = Channels("lab").extract(colors)[0]
@@ -92,7 +92,7 @@ def test_normalised_lab_ranges():
 
 
 @pytest.mark.parametrize("text", ["rgb", "rgb:R", "rgb:BR", "lab", "lab:ab", "lab:L", "gray", "s2-text:B02,B03"])
-def test_text_and_channels_come_back(text):
+def test_parsing_and_str_are_inverse(text):
     ChannelSpace.bands("s2-text", ["B02", "B03", "B8A"])
     channels = Channels.parse(text)
     assert str(channels) == text
@@ -101,13 +101,13 @@ def test_text_and_channels_come_back(text):
     assert hash(Channels.parse(str(channels))) == hash(channels)
 
 
-def test_spellings_of_one_choice_are_equal():
+def test_different_spellings_are_equal():
     assert Channels.parse("lab:a,b") == Channels("lab", "ab") == Channels("lab", ["a", "b"])
     assert Channels.parse("lab:Lab") == Channels("lab")
     assert Channels("lab", "ab") != Channels("lab", "ba")
 
 
-def test_join_carries_gradients_out_of_gamut():
+def test_join_has_gradients_outside_the_gamut():
     light = torch.ones(1, 1, 1, 1)
     color = torch.tensor([-1.0, 100 / 110]).view(1, 2, 1, 1).requires_grad_()
     image = join({Channels("lab", "L"): light, Channels("lab", "ab"): color})
@@ -135,18 +135,18 @@ def test_gray_is_bt601_luma():
 
 
 @pytest.mark.parametrize("center", [[1, 2], (1.0, 2.0), np.array([1, 2]), torch.tensor([1.0, 2.0])])
-def test_centers_and_scales_come_as_any_kind_of_numbers(center):
+def test_centers_and_scales_may_be_numbers_of_any_type(center):
     space = ChannelSpace.bands("numbers", ["x", "y"], center=center, scale=np.float32(2))
     assert (space.center, space.scale) == ((1.0, 2.0), (2.0, 2.0))
 
 
-def test_uint8_bands_are_scaled_as_all_uint8_images():
+def test_uint8_bands_are_divided_by_255():
     raw = ChannelSpace.bands("raw8", ["x", "y"], center=0.5, scale=0.5)
     levels = torch.randint(0, 256, (2, 2, 4, 4), dtype=torch.uint8)
     assert torch.equal(Channels(raw).extract(levels), Channels(raw).extract(levels.float() / 255))
 
 
-def test_ycbcr_is_the_one_of_jpeg():
+def test_ycbcr_is_that_of_jpeg():
     from PIL import Image
 
     levels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -157,7 +157,7 @@ def test_ycbcr_is_the_one_of_jpeg():
     assert both[1].names == ("Cb", "Cr")
     assert both[1].complement() == both[0]
     light, color = (channels.denormalize(channels.extract(images))[0] for channels in both)
-    # Pillow cuts to whole levels, and puts the zero of the differences at 128.
+    # Pillow truncates to integer levels and adds 128 to the differences.
     assert (255 * light - expected[:1]).abs().max() <= 1 + 1e-3
     assert (255 * color + 128 - expected[1:]).abs().max() <= 1 + 1e-3
     extremes = torch.eye(3)[..., None, None]
@@ -170,13 +170,13 @@ def test_bands_are_found_by_name():
     channels = Channels.parse("s2-test:B02,B08")
     assert (channels.num_channels, str(channels.complement())) == (2, "s2-test:B03")
     assert torch.equal(channels.extract(torch.ones(1, 3, 2, 2)), torch.full((1, 2, 2, 2), 2.0))
-    with pytest.raises(ArgumentError, match="exists already with other channels"):
+    with pytest.raises(ArgumentError, match="already exists with other channels"):
         ChannelSpace.bands("s2-test", ["B02"])
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 5, 5), (2, 2, 4, 4)])
 def test_join_refuses_groups_of_unequal_sizes(shape):
-    with pytest.raises(ArgumentError, match="groups of one batch size, height and width, got lab:L"):
+    with pytest.raises(ArgumentError, match="groups with the same batch size, height and width, got lab:L"):
         join({Channels("lab", "L"): torch.zeros(1, 1, 4, 4), Channels("lab", "ab"): torch.zeros(shape)})
 
 
@@ -184,19 +184,19 @@ def test_errors_say_what_is_wrong():
     light, color = Channels("lab", "L"), Channels("lab", "ab")
     with pytest.raises(UnknownNameError, match="no channel space 'hsv'; known: rgb, lab, ycbcr, gray"):
         Channels.parse("hsv:H")
-    with pytest.raises(UnknownNameError, match="no channel 'c'; its channels: L, a, b"):
+    with pytest.raises(UnknownNameError, match="no channel 'c'; its channels are L, a, b"):
         Channels.parse("lab:ac")
     with pytest.raises(ArgumentError, match="written 'space' or 'space:names'"):
         Channels.parse("lab:")
-    with pytest.raises(ArgumentError, match="may be named once"):
+    with pytest.raises(ArgumentError, match="may be selected only once"):
         Channels("lab", "aa")
     with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got \(2, 1, 4, 4\)$"):
         light.extract(torch.rand(2, 1, 4, 4))
     with pytest.raises(
-        ArgumentError, match=r"got \(2, 4, 4, 3\); channels come before .*images\.permute\(0, 3, 1, 2\)"
+        ArgumentError, match=r"got \(2, 4, 4, 3\); the channels must come before .*images\.permute\(0, 3, 1, 2\)"
     ):
         light.extract(torch.rand(2, 4, 4, 3))
-    with pytest.raises(ArgumentError, match=r"got \(3, 4, 4\); one image is a batch of one: image\[None\]"):
+    with pytest.raises(ArgumentError, match=r"got \(3, 4, 4\); pass a single image as a batch of one: image\[None\]"):
         light.extract(torch.rand(3, 4, 4))
     with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
         light.extract(torch.full((1, 3, 4, 4), 255.0))
@@ -207,27 +207,27 @@ def test_errors_say_what_is_wrong():
         join({light: values})
     with pytest.raises(ArgumentError, match=r"needs each channel of lab \(L, a, b\) once, got \['L', 'a', 'a', 'b'\]"):
         join({Channels("lab", "La"): color.select(torch.zeros(1, 3, 4, 4)), color: torch.zeros(1, 2, 4, 4)})
-    with pytest.raises(ArgumentError, match=r"of one space, got \[\]"):
+    with pytest.raises(ArgumentError, match=r"of exactly one space, got \[\]"):
         join({})
-    with pytest.raises(ArgumentError, match="of one space"):
+    with pytest.raises(ArgumentError, match="of exactly one space"):
         join({light: values, Channels("rgb", "R"): values})
-    with pytest.raises(ArgumentError, match=r"takes values \(B, 2, H, W\)"):
+    with pytest.raises(ArgumentError, match=r"join needs values of shape \(B, 2, H, W\) for Channels"):
         join({light: values, color: values})
     for outside in (-0.01, 1.01, float("nan")):
         with pytest.raises(ArgumentError, match=r"space 'lab' takes RGB in \[0, 1\]"):
             color.extract(torch.full((1, 3, 4, 4), outside))
     with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got ndarray"):
         light.extract(np.zeros((1, 3, 4, 4)))
-    with pytest.raises(ArgumentError, match="needs as many centers"):
+    with pytest.raises(ArgumentError, match="needs as many finite centers"):
         ChannelSpace.bands("counts", ["x"], center=[0, 1])
     with pytest.raises(ArgumentError, match="distinct names"):
         ChannelSpace.bands("twice", ["x", "x"])
     with pytest.raises(ArgumentError, match="positive scales"):
         ChannelSpace.bands("flat", ["x", "y"], scale=[1, 0])
-    for endless in (float("nan"), float("inf")):
-        with pytest.raises(ArgumentError, match="all finite"):
-            ChannelSpace.bands("endless", ["x"], center=endless)
+    for not_finite in (float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="as many finite centers and finite positive scales"):
+            ChannelSpace.bands("not_finite", ["x"], center=not_finite)
         with pytest.raises(ArgumentError, match="positive scales"):
-            ChannelSpace.bands("endless", ["x"], scale=endless)
-    with pytest.raises(ArgumentError, match="free of"):
+            ChannelSpace.bands("not_finite", ["x"], scale=not_finite)
+    with pytest.raises(ArgumentError, match="must not contain"):
         ChannelSpace.bands("a:b", ["x"])

@@ -25,7 +25,7 @@ def bound(spec, channels=AB, images=None):
     return loss
 
 
-def by_hand(logits, ab, prior, *, rebalance, neighbors, sigma=5.0):
+def reference_loss(logits, ab, prior, *, rebalance, neighbors, sigma=5.0):
     """Equations 2 to 4 of Zhang et al. 2016 in float64, pixel by pixel, with a dense target."""
     centers = ColorQuantizer().centers.double()
     occurs = prior > 0
@@ -48,16 +48,18 @@ def by_hand(logits, ab, prior, *, rebalance, neighbors, sigma=5.0):
 
 @pytest.mark.parametrize("rebalance", [0.5, 0.0, 1.0])
 @pytest.mark.parametrize("neighbors", [10, 1])
-def test_color_classification_is_the_papers_formula(rebalance, neighbors):
+def test_color_classification_follows_the_paper(rebalance, neighbors):
     images = colors(2, 4)
     loss = bound(f"color_classification[rebalance={rebalance};neighbors={neighbors}]", images=images)
     logits = torch.randn(2, 313, 4, 4)
     prior = loss.quantizer.prior.double() if rebalance < 1 else torch.zeros(313).double()
-    expected = by_hand(logits, AB.denormalize(AB.extract(images)), prior, rebalance=rebalance, neighbors=neighbors)
+    expected = reference_loss(
+        logits, AB.denormalize(AB.extract(images)), prior, rebalance=rebalance, neighbors=neighbors
+    )
     assert loss(logits, AB.extract(images)).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_the_gradient_is_the_papers_weighted_one():
+def test_the_gradient_follows_the_paper():
     images = colors(2, 3)
     loss = bound("color_classification", images=images)
     target = AB.extract(images).double()
@@ -69,12 +71,12 @@ def test_the_gradient_is_the_papers_weighted_one():
     pixel = loss.quantizer.rebalancing(0.5)[soft.argmax(1)]
     expected = pixel[:, None] * (logits.softmax(1) - soft) / (2 * 3 * 3)
     assert torch.allclose(gradient.float(), expected.float(), atol=1e-6)
-    for place in [(0, 7, 1, 2), (1, 120, 0, 0), (1, int(indices[1, 0, 2, 2]), 2, 2)]:  # finite differences
+    for position in [(0, 7, 1, 2), (1, 120, 0, 0), (1, int(indices[1, 0, 2, 2]), 2, 2)]:  # finite differences
         step = torch.zeros_like(logits)
-        step[place] = 1e-3
+        step[position] = 1e-3
         with torch.no_grad():
             slope = (loss(logits + step, target) - loss(logits - step, target)) / 2e-3
-        assert slope.item() == pytest.approx(expected[place].item(), abs=1e-7)
+        assert slope.item() == pytest.approx(expected[position].item(), abs=1e-7)
 
 
 def test_gray_images_and_missing_pixels_do_not_count():
@@ -83,42 +85,42 @@ def test_gray_images_and_missing_pixels_do_not_count():
     target[1] = 4.9 / 110
     assert loss(logits, target).item() == pytest.approx(loss(logits[:1], target[:1]).item() / 2, rel=1e-6)
     target = AB.extract(colors(2, 4))
-    whole = loss(logits, target)
+    complete = loss(logits, target)
     target[:, :, 2:] = float("nan")
     assert loss(logits, target).item() == pytest.approx(loss(logits[:, :, :2], target[:, :, :2]).item(), rel=1e-6)
-    assert loss(logits, target) != whole
+    assert loss(logits, target) != complete
 
 
-def test_nothing_but_the_gradient_is_dense():
+def test_only_the_gradient_is_dense():
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Dense(TorchDispatchMode):
         def __init__(self):
             super().__init__()
-            self.made = []
+            self.created = []
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             if isinstance(result, torch.Tensor) and result.numel() >= 313 * 4 * 256:
-                self.made.append(result)  # kept, so that no other gets its place
+                self.created.append(result)  # stored, so that its memory is not reused
             return result
 
         @property
-        def places(self):
-            return {tensor.untyped_storage().data_ptr() for tensor in self.made}
+        def addresses(self):
+            return {tensor.untyped_storage().data_ptr() for tensor in self.created}
 
     loss, target = bound("color_classification"), AB.extract(colors(4, 16))
     logits = torch.randn(4, 313, 16, 16, requires_grad=True)
-    loss(logits, target)  # makes the quantizer's table
+    loss(logits, target)  # creates the quantizer's table
     with Dense() as dense:
         (gradient,) = torch.autograd.grad(loss(logits, target), logits)
-    assert dense.places - {logits.untyped_storage().data_ptr()} == {gradient.untyped_storage().data_ptr()}
+    assert dense.addresses - {logits.untyped_storage().data_ptr()} == {gradient.untyped_storage().data_ptr()}
     with Dense() as dense:  # negative control
         torch.autograd.grad(-logits.log_softmax(1).mean(), logits)
-    assert len(dense.places) > 2
+    assert len(dense.addresses) > 2
 
 
-def test_rebalancing_waits_for_a_prior_and_says_so(caplog):
+def test_rebalancing_needs_a_prior_and_warns_without_one(caplog):
     loss, target = bound("color_classification"), AB.extract(colors())
     plain = bound("color_classification[rebalance=1]")
     logits = torch.randn(4, 313, 8, 8)
@@ -144,39 +146,39 @@ def test_prior_and_adaptive_bins_are_saved(tmp_path):
         task.save_pretrained(tmp_path / task.name)
         again = type(task).from_pretrained(tmp_path / task.name)
         assert again.options() == task.options()
-        mine, other = task.losses.logits, again.losses.logits
-        assert (mine.temperature, mine.rebalance) == (other.temperature, other.rebalance)
-        assert torch.equal(mine.quantizer.prior, other.quantizer.prior)
-        assert torch.equal(mine.quantizer.centers, other.quantizer.centers)
-        assert torch.equal(before, other.quantizer.centers) == (task.name == "colorization")
+        saved, loaded = task.losses.logits, again.losses.logits
+        assert (saved.temperature, saved.rebalance) == (loaded.temperature, loaded.rebalance)
+        assert torch.equal(saved.quantizer.prior, loaded.quantizer.prior)
+        assert torch.equal(saved.quantizer.centers, loaded.quantizer.centers)
+        assert torch.equal(before, loaded.quantizer.centers) == (task.name == "colorization")
         assert torch.equal(task.eval()(images.images()).loss, again(images.images()).loss)
 
 
-def test_adaptive_bins_hold_equal_shares():
+def test_adaptive_bins_contain_equal_fractions():
     images = colors(8, 16) ** 2
     loss = bound("channel_classification[bins=10;adaptive=true]", Channels("rgb", "R"), images)
     values = Channels("rgb", "R").extract(images)
-    shares = torch.bincount(loss.quantizer.nearest_bin(values).flatten(), minlength=10) / values.numel()
-    assert 0.06 < shares.min() <= shares.max() < 0.14
+    fractions = torch.bincount(loss.quantizer.nearest_bin(values).flatten(), minlength=10) / values.numel()
+    assert 0.06 < fractions.min() <= fractions.max() < 0.14
     uniform = bound("channel_classification[bins=10]", Channels("rgb", "R"))
     assert (torch.bincount(uniform.quantizer.nearest_bin(values).flatten(), minlength=10) / values.numel()).max() > 0.25
     same = bound("channel_classification[bins=10;adaptive=true]", Channels("rgb", "R"), torch.zeros(2, 3, 4, 4))
     assert (same.quantizer.centers.diff(dim=0) > 0).all()
 
 
-def test_missing_values_are_no_part_of_prior_and_bins():
+def test_missing_values_do_not_affect_prior_and_bins():
     space = ChannelSpace.bands("classification-test", ["x", "y"], center=0.5, scale=0.5)
     images = torch.rand(4, 2, 8, 8)
     images[:, 0, :4] = float("nan")
     spec = "channel_classification[bins=10;adaptive=true;rebalance=0.5]"
     loss = bound(spec, Channels(space, "x"), images)
-    whole = bound(spec, Channels(space, "x"), images[:, :, 4:])
-    assert torch.equal(loss.quantizer.centers, whole.quantizer.centers)
-    assert torch.allclose(loss.quantizer.prior, whole.quantizer.prior)
+    complete = bound(spec, Channels(space, "x"), images[:, :, 4:])
+    assert torch.equal(loss.quantizer.centers, complete.quantizer.centers)
+    assert torch.allclose(loss.quantizer.prior, complete.quantizer.prior)
     assert loss.quantizer.prior.isfinite().all()
 
 
-def test_decoding_and_outputs():
+def test_decoding_and_number_of_outputs():
     loss = bound("channel_classification[decode=mode]", Channels("lab", "L"))
     logits = torch.zeros(1, 50, 1, 1)
     logits[0, 7] = 1.0
@@ -187,39 +189,41 @@ def test_decoding_and_outputs():
     assert math.isfinite(bound("channel_classification", AB)(torch.zeros(1, 529, 2, 2), torch.zeros(1, 2, 2, 2)))
 
 
-def test_all_of_lab_is_lightness_and_color_together(tmp_path):
+def test_lab_classification_is_the_sum_of_lightness_and_color(tmp_path):
     images = colors(4, 16)
     task = CrossChannelPrediction("lab", "lab", "autoencoder", losses={"lab_classification": 1.0}, output_stride=4)
     output = task(images)
     loss, target = task.losses.logits, torch.nn.functional.interpolate(output.target, scale_factor=0.25)
     logits = torch.randn(4, 363, 4, 4)
-    apart = bound("channel_classification", Channels("lab", "L"))(logits[:, :50], target[:, :1])
-    apart = apart + bound("color_classification[rebalance=1;neighbors=1]")(logits[:, 50:], target[:, 1:])
-    assert loss(logits, target).item() == pytest.approx(apart.item(), rel=1e-6)
+    expected = bound("channel_classification", Channels("lab", "L"))(logits[:, :50], target[:, :1])
+    expected = expected + bound("color_classification[rebalance=1;neighbors=1]")(logits[:, 50:], target[:, 1:])
+    assert loss(logits, target).item() == pytest.approx(expected.item(), rel=1e-6)
     assert output.prediction.shape == output.target.shape == (4, 3, 16, 16)
     task.save_pretrained(tmp_path)
     again = CrossChannelPrediction.from_pretrained(tmp_path)
     assert torch.equal(again(images).loss, task.eval()(images).loss)
-    optimizer, course = torch.optim.Adam(task.parameters(), lr=1e-3), []
+    optimizer, totals = torch.optim.Adam(task.parameters(), lr=1e-3), []
     for _ in range(5):
         current = task.train()(images).loss
-        course.append(current.item())
+        totals.append(current.item())
         optimizer.zero_grad()
         current.backward()
         optimizer.step()
-    assert course[-1] < course[0]
+    assert totals[-1] < totals[0]
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ArgumentError, match="has bins for lab:ab and cannot judge lab:L; use channel_classification"):
+    with pytest.raises(
+        ArgumentError, match="has bins for lab:ab and cannot be computed on lab:L; use channel_classification"
+    ):
         bound("color_classification", Channels("lab", "L"))
-    with pytest.raises(ArgumentError, match="classifies one or two channels, and rgb are 3"):
+    with pytest.raises(ArgumentError, match="classifies one or two channels, but rgb has 3; choose fewer channels"):
         bound("channel_classification", Channels("rgb"))
-    with pytest.raises(ArgumentError, match=r"rebalance lies in \[0, 1\]"):
+    with pytest.raises(ArgumentError, match=r"rebalance must lie in \[0, 1\], got 2"):
         create_loss("color_classification[rebalance=2]")
-    with pytest.raises(ArgumentError, match="decode has the methods"):
+    with pytest.raises(ArgumentError, match="decode needs one of the methods"):
         create_loss("color_classification[decode=median]")
-    with pytest.raises(ArgumentError, match="positive number of bins"):
+    with pytest.raises(ArgumentError, match="positive number of bins, or 0 for the default, got -1"):
         create_loss("channel_classification[bins=-1]")
-    with pytest.raises(ArgumentError, match="logits of one loss only, not of color_classification and channel_"):
+    with pytest.raises(ArgumentError, match="logits of only one loss, got color_classification and channel_"):
         Colorization("autoencoder", losses={"color_classification": 1.0, "channel_classification": 1.0})

@@ -23,21 +23,21 @@ def grid():
 
 
 def agrees(convert, grid) -> bool:
-    """Within 1e-4 of scikit-image in float64; in float32 scikit-image itself is 1.07e-4 off."""
+    """Whether a conversion agrees with scikit-image in float64 to 1e-4; its float32 result differs by 1.07e-4."""
     reference = rgb2lab(grid.permute(1, 2, 0).numpy())
     found = convert(grid.float()).permute(1, 2, 0).double().numpy()
     return bool(np.abs(found - reference).max() < 1e-4)
 
 
-def without_linearisation(rgb):
-    """A wrong conversion: its argument is made sRGB once more, so that `rgb_to_lab` undoes only that."""
+def without_linearization(rgb):
+    """A wrong conversion that treats sRGB as linear: it applies the sRGB curve, which `rgb_to_lab` then undoes."""
     return rgb_to_lab(torch.where(rgb > 0.0031308, 1.055 * rgb ** (1 / 2.4) - 0.055, 12.92 * rgb).clamp(0, 1))
 
 
 def test_lab_agrees_with_scikit_image(grid):
     assert agrees(rgb_to_lab, grid)
-    assert not agrees(lambda rgb: rgb_to_lab(rgb**1.001), grid), "the comparison sees no difference"
-    assert not agrees(without_linearisation, grid), "the comparison takes sRGB for linear light"
+    assert not agrees(lambda rgb: rgb_to_lab(rgb**1.001), grid), "the comparison does not detect a small difference"
+    assert not agrees(without_linearization, grid), "the comparison does not detect a missing linearization"
 
 
 def test_round_trip(grid):
@@ -46,15 +46,15 @@ def test_round_trip(grid):
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
-def test_any_color_comes_back(color):
+def test_round_trip_of_any_color(color):
     rgb = torch.tensor(color, dtype=torch.float64).view(3, 1, 1)
     assert torch.allclose(lab_to_rgb(rgb_to_lab(rgb)), rgb, atol=1e-6)
 
 
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.floats(0.1, 8))
-def test_any_image_comes_back(seed, batch, height, width, power):
+def test_round_trip_of_any_image(seed, batch, height, width, power):
     generator = torch.Generator().manual_seed(seed)
-    rgb = torch.rand(batch, 3, height, width, generator=generator) ** power  # high powers crowd near black
+    rgb = torch.rand(batch, 3, height, width, generator=generator) ** power  # high powers give colors close to black
     assert torch.allclose(lab_to_rgb(rgb_to_lab(rgb)), rgb, rtol=0, atol=1e-5)
 
 
@@ -86,13 +86,13 @@ def test_gradients_at_corners_and_kinks(output, dtype):
     assert (slope != 0).any(dim=0).all()
 
 
-def test_gradients_are_right():
+def test_gradients_match_finite_differences():
     rgb = (0.1 + 0.8 * torch.rand(2, 3, 2, 2, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(rgb_to_lab, rgb)
     assert torch.autograd.gradcheck(lab_to_rgb, rgb_to_lab(rgb).detach().requires_grad_())
 
 
-def test_gradients_live_out_of_gamut():
+def test_gradients_outside_the_gamut_are_nonzero():
     lab = torch.tensor([100.0, -110.0, 100.0]).view(3, 1, 1).requires_grad_()
     rgb = lab_to_rgb(lab)
     assert rgb.min() < 0
@@ -126,7 +126,7 @@ def test_luma_is_the_published_formula():
     assert np.allclose(luma(rgb)[:, 0].numpy(), 0.299 * red + 0.587 * green + 0.114 * blue, rtol=0, atol=1e-15)
 
 
-def test_range_allows_rounding_only():
+def test_the_range_check_allows_rounding_only():
     assert rgb_to_lab(torch.full((3, 1, 1), 1.00005)).isfinite().all()
     assert rgb_to_lab(torch.full((3, 1, 1), -0.00005)).isfinite().all()
     assert rgb_to_lab(torch.empty(0, 3, 4, 4)).shape == (0, 3, 4, 4)
@@ -157,17 +157,19 @@ def test_errors_say_what_is_wrong():
 
 @pytest.mark.parametrize("convert", [rgb_to_lab, lab_to_rgb])
 @pytest.mark.parametrize("shape", [(7, 3, 64, 64), (2, 3, 300, 260), (3, 2, 3, 90, 200)])
-def test_pieces_give_what_the_whole_gives(convert, shape, monkeypatch):
+def test_conversion_in_pieces_equals_conversion_at_once(convert, shape, monkeypatch):
     images = torch.rand(shape)
     in_pieces = convert(images)
     another_layout = convert(images.transpose(-1, -2).contiguous().transpose(-1, -2))
     monkeypatch.setattr(color, "PIECE", images.numel())
     for found in (in_pieces, another_layout):
-        assert torch.allclose(found, convert(images), rtol=0, atol=2e-4)  # values to 100; which lanes add up differs
+        assert torch.allclose(
+            found, convert(images), rtol=0, atol=2e-4
+        )  # values up to 100, and the order of summation differs
 
 
 @pytest.mark.parametrize("convert", [rgb_to_lab, lab_to_rgb])
-def test_gradients_in_pieces_are_those_of_the_whole(convert, monkeypatch):
+def test_gradients_in_pieces_equal_gradients_at_once(convert, monkeypatch):
     images = torch.rand(3, 3, 8, 10, dtype=torch.float64, requires_grad=True)
     slopes, direction = torch.rand(2, *images.shape, dtype=torch.float64)
 
@@ -175,11 +177,11 @@ def test_gradients_in_pieces_are_those_of_the_whole(convert, monkeypatch):
         (first,) = torch.autograd.grad(convert(images), images, slopes, create_graph=True)
         return first, *torch.autograd.grad(first, images, direction)
 
-    whole, kept = derivatives(), torch.autograd.grad(convert(images), images, slopes)[0]
+    at_once, without_graph = derivatives(), torch.autograd.grad(convert(images), images, slopes)[0]
     monkeypatch.setattr(color, "PIECE", 60)
-    for found, expected in zip(derivatives(), whole, strict=True):
+    for found, expected in zip(derivatives(), at_once, strict=True):
         assert torch.allclose(found, expected, rtol=1e-9)
-    assert torch.allclose(torch.autograd.grad(convert(images), images, slopes)[0], kept, rtol=1e-9)
+    assert torch.allclose(torch.autograd.grad(convert(images), images, slopes)[0], without_graph, rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -188,7 +190,7 @@ def test_half_precision_is_rounded_once(dtype):
     assert torch.equal(rgb_to_lab(rgb), rgb_to_lab(rgb.float()).to(dtype))
 
 
-def test_autocast_leaves_colors_exact():
+def test_autocast_does_not_change_colors():
     rgb = torch.rand(2, 3, 16, 16)
     exact, gray = rgb_to_lab(rgb), luma(rgb)
     with torch.autocast("cpu", torch.bfloat16):

@@ -8,7 +8,7 @@ from ssl_pretext.losses import create_loss
 from ssl_pretext.quantize import ColorQuantizer
 
 
-def test_measures_follow_their_formulas():
+def test_psnr_and_colorfulness_match_their_formulas():
     generator = torch.Generator().manual_seed(0)
     truth, other = torch.rand(2, 4, 3, 16, 16, generator=generator)
     found = color_quality(other, truth)
@@ -19,14 +19,14 @@ def test_measures_follow_their_formulas():
     assert colorfulness(truth[:1]) == pytest.approx(float(m3), rel=1e-4)
 
 
-def test_auc_counts_the_thresholds_that_a_distance_is_within():
+def test_auc_matches_a_count_over_all_thresholds():
     ab, truth = 60 * torch.randn(2, 2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     distance = (ab - truth).norm(dim=1)
-    brute = torch.stack([(distance <= t).double().mean() for t in range(151)]).mean()
-    assert auc_raw(ab, truth) == pytest.approx(float(brute), abs=1e-6)
+    expected = torch.stack([(distance <= t).double().mean() for t in range(151)]).mean()
+    assert auc_raw(ab, truth) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_yellow_is_seen_as_yellow():
+def test_mean_b_shows_a_yellow_cast():
     gray, yellow = torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), 0.5)
     yellow[:, 2] = 0.3
     found = color_quality(yellow, gray)
@@ -34,12 +34,12 @@ def test_yellow_is_seen_as_yellow():
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ArgumentError, match=r"two batches of one shape"):
+    with pytest.raises(ArgumentError, match=r"two batches of the same shape"):
         color_quality(torch.rand(1, 3, 16, 16), torch.rand(2, 3, 16, 16))
     with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
         color_quality(torch.full((1, 3, 16, 16), 2.0), torch.rand(1, 3, 16, 16))
     for shape in ((2, 3, 5, 16), (0, 3, 16, 16)):
-        with pytest.raises(ArgumentError, match="at least one image, of at least 6×6 pixels"):
+        with pytest.raises(ArgumentError, match="at least one image of at least 6×6 pixels"):
             color_quality(torch.rand(shape), torch.rand(shape))
     assert color_quality(torch.rand(1, 3, 6, 6), torch.rand(1, 3, 6, 6))["ssim"] < 1
     with pytest.raises(ArgumentError, match="colorfulness takes a floating tensor, got torch.uint8"):
@@ -48,8 +48,8 @@ def test_errors_say_what_is_wrong():
         colorfulness(torch.full((1, 3, 8, 8), 200.0))
 
 
-def test_rebalanced_auc_weighs_every_occurring_bin_alike():
-    # Nine gray pixels that are right, and a blue one that is far off.
+def test_rebalanced_auc_weights_all_occurring_bins_equally():
+    # Nine gray pixels that are predicted correctly, and a blue one with a large error.
     truth = torch.zeros(1, 2, 1, 10)
     truth[..., 9] = torch.tensor([40.0, -80.0]).view(1, 2, 1)
     ab = torch.zeros_like(truth)
@@ -60,7 +60,7 @@ def test_rebalanced_auc_weighs_every_occurring_bin_alike():
     assert auc_rebalanced(ab, truth, quantizer) == pytest.approx((1 + within) / 2, rel=1e-5)
 
 
-def test_lpips_is_measured_when_asked_for():
+def test_lpips_is_computed_on_request():
     try:
         create_loss("lpips[net=squeeze]")
     except MissingFileError as error:

@@ -1,4 +1,4 @@
-"""How command lines end."""
+"""Exit codes, error messages and log output of `run_command`."""
 
 import gc
 import logging
@@ -12,21 +12,21 @@ from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import MissingFileError, StorageError
 
 
-def test_the_end_is_not_kept_waiting_for_garbage(monkeypatch):
+def test_no_garbage_is_collected_at_exit(monkeypatch):
     registered = []
     monkeypatch.setattr("atexit.register", registered.append)
     run_command("it", lambda: None)
     assert registered == [gc.freeze]
 
 
-def test_signals_are_heard_as_before_when_work_is_done():
+def test_signal_handling_is_restored_after_the_work():
     before = signal.set_wakeup_fd(-1)
     threads = threading.active_count()
     assert run_command("it", lambda: None) == 0
     assert (signal.set_wakeup_fd(before), threading.active_count()) == (-1, threads)
 
 
-def test_other_threads_run_commands_too():
+def test_a_command_can_run_in_another_thread():
     codes = []
     thread = threading.Thread(target=lambda: codes.append(run_command("it", lambda: None)))
     thread.start()
@@ -41,13 +41,13 @@ def raising(error):
     return work
 
 
-def test_work_logs_to_the_screen(capsys):
+def test_log_messages_are_printed(capsys):
     assert run_command("it", lambda: logging.getLogger("ssl_pretext").info("epoch %d", 1)) == 0
     assert capsys.readouterr() == ("epoch 1\n", "")
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (MissingFileError("no such file;\n\n  fetch it"), 2, "it: no such file; fetch it\n"),
         (OSError(28, "No space left on device", "a.png"), 1, "it: [Errno 28] No space left on device: 'a.png'\n"),
@@ -55,41 +55,41 @@ def test_work_logs_to_the_screen(capsys):
         (KeyboardInterrupt("Start it again."), 1, "it: stopped by Ctrl-C. Start it again.\n"),
     ],
 )
-def test_a_failure_is_one_line_and_a_code(error, code, said, capsys):
+def test_an_error_gives_one_line_and_an_exit_code(error, code, message, capsys):
     assert run_command("it", raising(error)) == code
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", message)
 
 
-def test_a_fault_of_the_program_is_not_hidden():
+def test_an_unexpected_error_is_raised():
     with pytest.raises(ZeroDivisionError):
         run_command("it", raising(ZeroDivisionError()))
 
 
-def test_a_reader_that_left_is_no_fault(monkeypatch, tmp_path, capsys):
+def test_a_closed_output_prints_no_error(monkeypatch, tmp_path, capsys):
     with (tmp_path / "output").open("w") as output:
         monkeypatch.setattr("sys.stdout", output)
         assert run_command("it", raising(BrokenPipeError())) == 1
     assert capsys.readouterr().err == ""
 
 
-def test_work_goes_on_in_silence_where_the_reader_of_its_log_left(monkeypatch, capsys):
-    heard, says = os.pipe()
-    os.close(heard)
+def test_work_continues_when_the_reader_of_its_log_has_closed_it(monkeypatch, capsys):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
     done = []
 
     def work():
         logging.getLogger("ssl_pretext").info("epoch 1")
         done.append(1)
 
-    with os.fdopen(says, "w", closefd=False) as output:
+    with os.fdopen(write_end, "w", closefd=False) as output:
         monkeypatch.setattr("sys.stdout", output)
         run_command("it", work)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), says)
-    os.close(says)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write_end)
+    os.close(write_end)
     assert done == [1]
     assert capsys.readouterr().err == ""
 
 
-def test_no_output_is_needed(monkeypatch):
+def test_a_process_without_standard_output_works(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     assert run_command("it", lambda: logging.getLogger("ssl_pretext").info("epoch 1")) == 0

@@ -1,4 +1,4 @@
-"""Cross-channel contrast: the loss is InfoNCE in both directions, the halves share nothing, and pairs are found."""
+"""Cross-channel contrast: InfoNCE in both directions, branches with separate weights, and learning."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def task(first: str = "rgb:R", second: str = "rgb:GB", **options: object) -> sp.
     return sp.tasks.CrossChannelContrast(first, second, nets, **options)
 
 
-def learned(one: sp.PretextTask, batches, *, steps: int) -> float:
-    """Share of the pairs that are found, over the last ten steps."""
+def train_accuracy(one: sp.PretextTask, batches, *, steps: int) -> float:
+    """Trains a task, and returns the fraction of the pairs that are found, over the last ten steps."""
     optimizer, course = torch.optim.AdamW(one.parameters(), lr=3e-3), []
     for _ in range(steps):
         output = one(batches())
@@ -34,17 +34,17 @@ def learned(one: sp.PretextTask, batches, *, steps: int) -> float:
 def test_the_loss_is_info_nce_in_both_directions():
     one, images = task(temperature=0.2), torch.rand(6, 3, 16, 16)
     output = one(images)
-    vectors = [half.head(half.encoder(half.inputs(images))).detach().double().numpy() for half in one.branches]
+    vectors = [branch.head(branch.encoder(branch.inputs(images))).detach().double().numpy() for branch in one.branches]
     first, second = (value / np.linalg.norm(value, axis=1, keepdims=True) for value in vectors)
-    alike = np.exp(first @ second.T / 0.2)
-    forth, back = (-np.log(np.diag(alike) / alike.sum(axis=axis)).mean() for axis in (1, 0))
-    assert output.terms["rgb:GB info_nce"].item() == pytest.approx(forth, rel=1e-4)
-    assert output.terms["rgb:R info_nce"].item() == pytest.approx(back, rel=1e-4)
-    assert output.loss.item() == pytest.approx(forth + back, rel=1e-4)
-    assert one(images[:1]).loss == 0  # no other to tell it from
+    exponentials = np.exp(first @ second.T / 0.2)
+    forward, backward = (-np.log(np.diag(exponentials) / exponentials.sum(axis=axis)).mean() for axis in (1, 0))
+    assert output.terms["rgb:GB info_nce"].item() == pytest.approx(forward, rel=1e-4)
+    assert output.terms["rgb:R info_nce"].item() == pytest.approx(backward, rel=1e-4)
+    assert output.loss.item() == pytest.approx(forward + backward, rel=1e-4)
+    assert one(images[:1]).loss == 0  # there are no negatives
 
 
-def test_the_halves_share_nothing_and_see_their_own_channels():
+def test_the_branches_have_separate_weights_and_channels():
     one = task().eval()
     images = torch.rand(4, 3, 16, 16)
     other = torch.cat([images[:, :1], torch.rand(4, 2, 16, 16)], dim=1)
@@ -57,7 +57,7 @@ def test_the_halves_share_nothing_and_see_their_own_channels():
 
 
 @pytest.mark.parametrize("related", [True, False])
-def test_pairs_are_found_where_channels_have_something_in_common(related):
+def test_pairs_are_found_only_if_the_channels_are_related(related):
     draw = torch.Generator().manual_seed(0)
 
     def batch() -> Tensor:
@@ -66,7 +66,7 @@ def test_pairs_are_found_where_channels_have_something_in_common(related):
         noise = 0.2 * torch.rand(16, 3, 16, 16, generator=draw)
         return 0.8 * torch.cat([red, green, green], dim=1) + noise
 
-    found = learned(task(), batch, steps=100)
+    found = train_accuracy(task(), batch, steps=100)
     assert found > 0.4 if related else found < 0.15  # chance is 1/16
 
 
@@ -77,7 +77,7 @@ def test_pairs_are_found_on_photos():
     def batch() -> Tensor:
         return photos.images(torch.randperm(len(photos), generator=draw)[:32])
 
-    assert learned(task("lab:L", "lab:ab"), batch, steps=60) > 3 / 32
+    assert train_accuracy(task("lab:L", "lab:ab"), batch, steps=60) > 3 / 32
 
 
 def test_a_pair_of_names_is_saved(tmp_path):
@@ -90,23 +90,26 @@ def test_a_pair_of_names_is_saved(tmp_path):
     assert torch.equal(one.eval()(torch.ones(2, 3, 32, 32)).prediction, again(torch.ones(2, 3, 32, 32)).prediction)
 
 
-def test_errors_say_what_is_wrong():
-    with pytest.raises(ArgumentError, match="encoders of a cross-channel contrast see different channels"):
+def test_error_messages():
+    with pytest.raises(ArgumentError, match="encoders of cross_channel_contrast must see different channels"):
         sp.tasks.CrossChannelContrast("gray", "gray", "autoencoder")
     with pytest.raises(ArgumentError, match="read from different images"):
         sp.tasks.CrossChannelContrast("gray", sp.Channels(sp.ChannelSpace.bands("contrast", ["x"])), "autoencoder")
-    with pytest.raises(ArgumentError, match="two encoders that share nothing; give a name or a pair, got one"):
+    with pytest.raises(
+        ArgumentError,
+        match="two encoders with separate weights; give encoder as a name or as a pair of modules, got one",
+    ):
         sp.tasks.CrossChannelContrast("rgb:R", "rgb:G", net(1))
-    with pytest.raises(ArgumentError, match="temperature of a cross-channel contrast is positive, got 0"):
+    with pytest.raises(ArgumentError, match="temperature of cross_channel_contrast must be positive and finite, got 0"):
         task(temperature=0)
-    with pytest.raises(ArgumentError, match="embed_dim of a cross-channel contrast is a whole number"):
+    with pytest.raises(ArgumentError, match="embed_dim of cross_channel_contrast is a whole number"):
         task(embed_dim=0)
 
 
-def test_a_half_alone_has_its_control():
-    half, images = task().branches[1], torch.rand(2, 3, 16, 16)
-    first, again, other = (half.untrained(seed).eval().features(images) for seed in (1, 1, 2))
+def test_a_branch_alone_has_an_untrained_control():
+    branch, images = task().branches[1], torch.rand(2, 3, 16, 16)
+    first, again, other = (branch.untrained(seed).eval().features(images) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    control = half.representation().untrained(1)
-    torch.testing.assert_close(control.features(images), half.untrained(1).features(images))
+    control = branch.representation().untrained(1)
+    torch.testing.assert_close(control.features(images), branch.untrained(1).features(images))

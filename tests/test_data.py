@@ -30,11 +30,11 @@ def folder(tmp_path):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-        Image.fromarray(pixels if i else pixels[..., 0]).save(path)  # the first one is gray
+        Image.fromarray(pixels if i else pixels[..., 0]).save(path)  # the first image is gray
     return tmp_path / "photos"
 
 
-def test_images_are_torchvisions_resize_and_crop(folder, tmp_path):
+def test_images_match_torchvision_resize_and_crop(folder, tmp_path):
     store = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
     assert (store.names, store.classes, store.labels.tolist()) == (
         ["a/1.png", "a/2.jpg", "b/3.png"],
@@ -51,7 +51,7 @@ def test_images_are_torchvisions_resize_and_crop(folder, tmp_path):
     assert (part.names, part.labels.tolist()) == (["b/3.png", "a/1.png"], [1, 0])
 
 
-def test_a_second_opening_decodes_nothing(folder, tmp_path, monkeypatch):
+def test_opening_again_decodes_nothing(folder, tmp_path, monkeypatch):
     first = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
     monkeypatch.setattr("ssl_pretext.data.build._build", None)
     again = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
@@ -67,8 +67,8 @@ def test_a_second_opening_decodes_nothing(folder, tmp_path, monkeypatch):
         ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
 
 
-def test_what_is_half_built_is_not_opened(folder, tmp_path, monkeypatch):
-    (folder / "a" / "broken.jpg").write_bytes(b"no picture")
+def test_a_partial_store_is_not_opened(folder, tmp_path, monkeypatch):
+    (folder / "a" / "broken.jpg").write_bytes(b"no image")
     monkeypatch.setattr("ssl_pretext.data.build.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
@@ -91,7 +91,7 @@ def test_arrays_and_datasets():
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.05, 0.95), st.integers(0, 5), st.randoms())
-def test_a_split_is_disjoint_complete_stratified_and_blind_to_order(labels, fraction, seed, random):
+def test_a_split_is_disjoint_complete_stratified_and_independent_of_order(labels, fraction, seed, random):
     names = [f"image {i}" for i in range(len(labels))]
     kept, held_out = holdout_split(names, labels, fraction=fraction, seed=seed)
     assert sorted(kept + held_out) == list(range(len(labels)))
@@ -104,7 +104,7 @@ def test_a_split_is_disjoint_complete_stratified_and_blind_to_order(labels, frac
     assert {order[i] for i in shuffled} == set(held_out)
 
 
-def test_sample_photos_keep_train_and_test_apart():
+def test_train_and_test_sample_photos_do_not_overlap():
     train, test = sample_photos("train", image_size=16), sample_photos("test", image_size=16)
     assert (len(train), len(test), len(train.classes), train.image_size) == (1500, 400, 10, 16)
     assert torch.equal(train.images([0, 99]), sample_photos("train", image_size=16).images([0, 99]))
@@ -122,92 +122,92 @@ def test_errors_say_what_is_wrong(tmp_path):
         ImageStore.from_folder(tmp_path / "none", image_size=8)
     with pytest.raises(DataError, match="no data folder"):
         list_food101(tmp_path / "none", "train")
-    with pytest.raises(DataError, match="does not hold Food-101 as torchvision lays it out"):
+    with pytest.raises(DataError, match="does not hold Food-101 in the layout of torchvision"):
         list_food101(tmp_path, "train")
     with pytest.raises(ArgumentError, match="2 images, 1 labels"):
         ImageStore.from_arrays(images, [0])
-    with pytest.raises(ArgumentError, match=r"labels must be below the 1 classes and not negative, got -1 to 0"):
+    with pytest.raises(ArgumentError, match="labels must be from 0 to 0, got labels from -1 to 0"):
         ImageStore.from_arrays(images, [0, -1])
     for wrong in (images[0], images[..., :0]):
         with pytest.raises(ArgumentError, match=r"takes images \(N, C, H, W\), got shape"):
             ImageStore.from_arrays(wrong, [0, 0])
     with pytest.raises(ArgumentError, match="uint8, uint16, int16 or floating images, got int64"):
         ImageStore.from_arrays(images.long(), [0, 0])
-    with pytest.raises(ArgumentError, match="come as an ImageStore"):
+    with pytest.raises(ArgumentError, match="must be an ImageStore, a non-empty Dataset"):
         as_store(3)
     with pytest.raises(ArgumentError, match="splits train and test"):
         sample_photos("val")
     for names, fraction, match in (
-        (["a", "a"], 0.5, "distinct"),
-        (["a"], 0.5, "1 names and 2"),
-        (["a", "b"], 1.0, "between"),
+        (["a", "a"], 0.5, "needs distinct names"),
+        (["a"], 0.5, "1 names and 2 labels"),
+        (["a", "b"], 1.0, "fraction of holdout_split must be between 0 and 1, got 1.0"),
     ):
         with pytest.raises(ArgumentError, match=match):
             holdout_split(names, [0, 0], fraction=fraction)
 
 
-def test_a_photo_is_turned_as_its_camera_says(folder, tmp_path):
+def test_exif_orientation_is_applied(folder, tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    exif[0x0112] = 6  # orientation: rotated by 90 degrees
     ramp = np.broadcast_to(np.arange(0, 240, 6, dtype=np.uint8)[:, None], (40, 60))
-    Image.fromarray(ramp).save(folder / "b" / "turned.png", exif=exif)
+    Image.fromarray(ramp).save(folder / "b" / "rotated.png", exif=exif)
     store = ImageStore.from_folder(folder, image_size=20, cache=tmp_path / "cache")
-    with Image.open(folder / "b" / "turned.png") as opened:
+    with Image.open(folder / "b" / "rotated.png") as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
-        asis = opened.convert("RGB")
-    expected, wrong = (F.pil_to_tensor(F.center_crop(F.resize(x, 20), 20)) for x in (image, asis))
-    pixels = store[store.names.index("b/turned.png")][0]
+        not_rotated = opened.convert("RGB")
+    expected, wrong = (F.pil_to_tensor(F.center_crop(F.resize(x, 20), 20)) for x in (image, not_rotated))
+    pixels = store[store.names.index("b/rotated.png")][0]
     assert torch.equal(pixels, expected)
     assert not torch.equal(pixels, wrong)
 
 
-def test_one_percent_may_be_unreadable(tmp_path):
+def test_unreadable_images_are_skipped(tmp_path):
     folder = tmp_path / "photos" / "a"
     folder.mkdir(parents=True)
     for i in range(99):
         Image.new("RGB", (4, 4), (i, i, i)).save(folder / f"{i:02d}.png")
-    (folder / "x.png").write_bytes(b"no picture")
+    (folder / "x.png").write_bytes(b"no image")
     store = ImageStore.from_folder(tmp_path / "photos", image_size=4, cache=tmp_path / "cache")
     assert (len(store), [item["name"] for item in store.skipped]) == (99, ["a/x.png"])
     assert store.skipped[0]["reason"].startswith("UnidentifiedImageError")
     assert store.images()[:, 0, 0, 0].tolist() == list(range(99))
 
 
-@pytest.mark.parametrize(("room", "most"), [(3 * 4 * 4, 1), (3 * 4 * 4 * 5, 5), (2**19, 16)])
-def test_threads_hand_over_as_many_images_as_there_is_room_for(tmp_path, monkeypatch, room, most):
+@pytest.mark.parametrize(("chunk_bytes", "most"), [(3 * 4 * 4, 1), (3 * 4 * 4 * 5, 5), (2**19, 16)])
+def test_chunks_of_images_are_bounded_in_bytes(tmp_path, monkeypatch, chunk_bytes, most):
     for i in range(40):
         write(tmp_path / "data" / f"{i:02d}.npy", np.full((3, 4, 4), i, np.uint8))
-    handed = []
+    lengths = []
 
-    def watched(pool, function, chunks, ahead):
+    def recording(pool, function, chunks, ahead):
         for results in in_order(pool, function, chunks, ahead):
-            handed.append(len(results))
+            lengths.append(len(results))
             yield results
 
     monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 2)
     monkeypatch.setattr("ssl_pretext.data.build.SMALL_FILE", 0)
-    monkeypatch.setattr("ssl_pretext.data.build.CHUNK_BYTES", room)
-    monkeypatch.setattr("ssl_pretext.data.build.in_order", watched)
+    monkeypatch.setattr("ssl_pretext.data.build.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("ssl_pretext.data.build.in_order", recording)
     store = ImageStore.from_folder(tmp_path / "data", image_size=4, labeled=False, cache=tmp_path / "cache")
     assert store.images()[:, 0, 0, 0].tolist() == list(range(40))
-    assert handed[:9] == [1] * 9  # before the first is decoded, nobody knows how large images are
-    assert max(handed) == most
+    assert lengths[:9] == [1] * 9  # the size of the images is unknown until the first one is decoded
+    assert max(lengths) == most
 
 
 @pytest.mark.parametrize(("side", "threads"), [(4, 1), (64, 3)])
 def test_small_files_are_decoded_in_one_thread(tmp_path, monkeypatch, side, threads):
     for i in range(3):
         write(tmp_path / "data" / f"{i}.npy", np.zeros((3, side, side), np.uint8))
-    asked = []
+    workers_used = []
 
     def pool(workers):
-        asked.append(workers)
+        workers_used.append(workers)
         return ThreadPoolExecutor(workers)
 
     monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 3)
     monkeypatch.setattr("ssl_pretext.data.build.ThreadPoolExecutor", pool)
     ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
-    assert asked == [threads]
+    assert workers_used == [threads]
 
 
 @pytest.mark.parametrize("index", [None, "{", "[]", '{"labels": 3}'])
@@ -219,7 +219,7 @@ def test_a_damaged_index_says_what_to_delete(folder, tmp_path, index):
         ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
 
 
-def test_food101_is_found_from_within(tmp_path, monkeypatch):
+def test_food101_may_be_given_by_its_own_folder(tmp_path, monkeypatch):
     root = tmp_path / "food-101"
     (root / "images").mkdir(parents=True)
     (root / "meta").mkdir()
@@ -235,46 +235,31 @@ def test_food101_is_found_from_within(tmp_path, monkeypatch):
         list_food101(root, "train")
 
 
-def test_labels_as_a_tensor_are_the_same_labels():
+def test_labels_may_be_a_tensor():
     names, labels = [str(i) for i in range(20)], [0] * 10 + [1] * 10
     assert holdout_split(names, torch.tensor(labels)) == holdout_split(names, labels)
 
 
-def test_masks_and_fractions_are_no_indices_or_labels():
-    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
-    store = ImageStore.from_arrays(images, torch.tensor([0, 1, 1, 0]))
-    mask = store.labels == 1
-    for choose in (store.images, store.subset):
-        for wrong in (mask, mask.tolist(), [0.5]):
-            with pytest.raises(ArgumentError, match="indices are a list of whole numbers"):
-                choose(wrong)
-    assert torch.equal(store.subset(mask.nonzero().flatten()).images(), images[1:3])
-    assert store.images([]).shape == (0, 3, 8, 8)
-    for labels in ([0.5] * 4, torch.zeros(4), torch.zeros(4, 2, dtype=torch.int64)):
-        with pytest.raises(ArgumentError, match="labels are whole numbers"):
-            ImageStore.from_arrays(images, labels)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_floats_become_float32(dtype):
+def test_floating_images_become_float32(dtype):
     images = torch.rand(2, 3, 8, 8).to(dtype)
     stored = ImageStore.from_arrays(images, [0, 0]).images()
     assert stored.dtype == torch.float32
     assert torch.equal(stored, images.float())
 
 
-def test_what_is_no_data_set_is_refused():
+def test_other_data_is_refused():
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     for wrong in (images, images.numpy(), "photos", {"a": 1}, [images, [0] * 4], []):
-        with pytest.raises(ArgumentError, match="come as an ImageStore"):
+        with pytest.raises(ArgumentError, match="must be an ImageStore, a non-empty Dataset"):
             as_store(wrong)
-    with pytest.raises(ArgumentError, match="PIL images or tensors, got ndarray"):
+    with pytest.raises(ArgumentError, match="must be PIL images or tensors, got ndarray"):
         as_store([(images[0].numpy(), 0)])
-    with pytest.raises(ArgumentError, match="differ in size or dtype"):
+    with pytest.raises(ArgumentError, match="must have the same size and dtype"):
         as_store([(images[0], 0), (images[0, :, :4, :4], 1)])
 
 
-def test_sample_photos_name_the_extra(monkeypatch):
+def test_sample_photos_without_their_packages_name_the_extra(monkeypatch):
     from ssl_pretext.data import samples
 
     samples.load_photo.cache_clear()
@@ -288,12 +273,12 @@ KINDS = [np.uint8, np.uint16, np.int16, np.float32, np.float64]
 
 
 def bands(dtype, shape=(5, 20, 14), seed=0):
-    """Random values over the whole range of an integer dtype; normal ones of a floating one."""
+    """Random values: over the full range of an integer dtype, normally distributed for a floating dtype."""
     generator = np.random.default_rng(seed)
     if np.issubdtype(dtype, np.floating):
         return generator.normal(1000, 300, shape).astype(dtype)
     limits = np.iinfo(dtype)
-    native = np.dtype(dtype).newbyteorder("=")  # of which numpy draws
+    native = np.dtype(dtype).newbyteorder("=")  # numpy draws only native byte order
     return generator.integers(limits.min, limits.max, shape, dtype=native, endpoint=True).astype(dtype)
 
 
@@ -314,7 +299,7 @@ def triangle(length, new):
 
 
 def resized(image, size):
-    """Shortest side to `size`, center crop; the sums over what is valid, and the weights of what is valid."""
+    """Resizes the shortest side to `size` and crops the center: the sums over valid pixels, and their weights."""
     height, width = image.shape[1:]
     new = [int(size * side / min(height, width)) for side in (height, width)]
     rows, columns = triangle(height, new[0]), triangle(width, new[1])
@@ -342,19 +327,19 @@ def test_arrays_are_resized_by_the_triangle_filter(tmp_path, dtype, suffix):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(5, 30), st.integers(5, 30), st.integers(1, 20), st.floats(0, 1))
-def test_missing_values_do_not_spread(seed, height, width, size, share):
+def test_missing_values_do_not_spread(seed, height, width, size, fraction):
     generator = np.random.default_rng(seed)
     image = bands(np.float32, (2, height, width), seed)
-    image[generator.random(image.shape) < share] = np.nan
+    image[generator.random(image.shape) < fraction] = np.nan
     ours = _resize_array(image.copy(), size)
     sums, weights = resized(image, size)
-    clear = np.abs(weights - 0.5) > 1e-4  # rounding decides about the others
+    clear = np.abs(weights - 0.5) > 1e-4  # for other pixels, rounding decides whether they are missing
     assert (np.isnan(ours) == (weights < 0.5))[clear].all()
-    there = clear & (weights > 0.5)
-    np.testing.assert_allclose(ours[there], (sums[there] / weights[there]), rtol=1e-4)
+    valid = clear & (weights > 0.5)
+    np.testing.assert_allclose(ours[valid], (sums[valid] / weights[valid]), rtol=1e-4)
 
 
-def test_a_filter_blind_to_missing_values_would_be_seen():
+def test_the_check_of_missing_values_detects_a_plain_resize():
     image = bands(np.float32, (1, 32, 32))
     image[0, 16, 16] = np.nan
     plain = F.resize(torch.from_numpy(image), [8], antialias=True)
@@ -365,7 +350,7 @@ def test_a_filter_blind_to_missing_values_would_be_seen():
 
 
 @given(st.sampled_from([*KINDS, ">u2", ">f4", np.float16]), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
-def test_without_a_size_values_stay_as_they_are(tmp_path_factory, dtype, channels, height, width):
+def test_without_a_size_values_are_unchanged(tmp_path_factory, dtype, channels, height, width):
     root = tmp_path_factory.mktemp("arrays")
     array = bands(np.dtype(dtype), (3, channels, height, width))
     for i in range(3):
@@ -379,7 +364,7 @@ def test_without_a_size_values_stay_as_they_are(tmp_path_factory, dtype, channel
 
 
 @pytest.mark.parametrize(
-    ("moved", "options"),
+    ("bands_last", "options"),
     [
         (True, {"planarconfig": "contig"}),
         (False, {"planarconfig": "separate"}),
@@ -388,16 +373,16 @@ def test_without_a_size_values_stay_as_they_are(tmp_path_factory, dtype, channel
         (True, {"planarconfig": "contig", "compression": "zlib", "tile": (16, 16)}),
     ],
 )
-def test_tiff_bands_come_first_however_they_are_written(tmp_path, moved, options):
+def test_tiff_bands_become_channels_in_every_layout(tmp_path, bands_last, options):
     array = bands(np.uint16, (7, 19, 23))
-    write(tmp_path / "data" / "a.tiff", np.moveaxis(array, 0, -1) if moved else array, **options)
+    write(tmp_path / "data" / "a.tiff", np.moveaxis(array, 0, -1) if bands_last else array, **options)
     store = ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
     np.testing.assert_array_equal(store[0][0].numpy(), array)
     assert store.images().dtype == torch.float32
 
 
 @pytest.mark.parametrize(("dtype", "missing"), [(np.int16, -9999), (np.float32, np.finfo(np.float32).min)])
-def test_what_a_tiff_declares_missing_is_nan(tmp_path, dtype, missing):
+def test_no_data_values_of_tiff_become_nan(tmp_path, dtype, missing):
     array = bands(dtype, (3, 8, 9))
     array[1, 2:4] = missing
     tag = (42113, "s", 0, repr(float(missing)), True)  # GDAL_NODATA
@@ -408,7 +393,7 @@ def test_what_a_tiff_declares_missing_is_nan(tmp_path, dtype, missing):
     assert np.isnan(expected).sum() == 18
 
 
-def test_what_is_not_finite_in_float32_is_missing(tmp_path):
+def test_values_not_finite_in_float32_become_nan(tmp_path):
     array = np.array([[1.0, np.inf, -np.inf], [np.nan, -1.7e308, 2.0]])
     write(tmp_path / "data" / "a.npy", array)
     store = ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
@@ -430,21 +415,21 @@ def test_a_tiff_photo_is_a_photo_unless_channels_are_stated(tmp_path):
     assert ImageStore.from_folder(tmp_path / "a", image_size=None, **options).num_channels == 3
     four = ImageStore.from_folder(tmp_path / "a", image_size=None, channels=4, **options)
     assert torch.equal(four[0][0], torch.from_numpy(pixels).permute(2, 0, 1))
-    # With 16 bits a sample it is no photograph, and keeps them all.
+    # A TIFF file with 16 bits per sample is not a photograph, so its values keep 16 bits.
     deep = bands(np.uint16, (24, 30, 3))
     tifffile.imwrite(tmp_path / "a" / "2.tif", deep, photometric="rgb")
     store = ImageStore.from_folder(tmp_path / "a", image_size=None, **options)
     np.testing.assert_array_equal(store[0][0].numpy(), deep.transpose(2, 0, 1))
 
 
-def test_a_deep_gray_png_is_scaled_and_not_clipped(tmp_path):
+def test_16_bit_gray_png_is_scaled_not_clipped(tmp_path):
     deep = bands(np.uint16, (8, 8))
     Image.fromarray(deep).save(tmp_path / "a.png")
     store = ImageStore.from_folder(tmp_path, image_size=8, labeled=False, cache=tmp_path / "cache")
     np.testing.assert_array_equal(store[0][0].numpy(), np.stack([np.rint(deep / 257)] * 3))
 
 
-def test_images_of_one_store_agree(tmp_path):
+def test_images_of_different_formats_are_refused(tmp_path):
     base = bands(np.uint16, (4, 8, 8))
 
     def message(*arrays, **options):
@@ -454,55 +439,56 @@ def test_images_of_one_store_agree(tmp_path):
             ImageStore.from_folder(
                 tmp_path / "data", **{"image_size": 8, "labeled": False, "cache": tmp_path / "cache"} | options
             )
-        assert not [made for made in (tmp_path / "cache").iterdir() if made.is_dir()]
+        assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
         return str(caught.value)
 
-    assert "0.npy holds 4 channels of uint16, 8×8 pixels, and 1.npy 3 channels of uint16" in message(base, base[:3])
-    assert "1.npy 4 channels of float" in message(base, base.astype(np.float32))
-    assert "1.npy 4 channels of int16" in message(base, base.astype(np.int16))
-    assert "1.npy 4 channels of uint16, 8×7 pixels" in message(base, base[..., :7], image_size=None)
-    assert "0.npy: it holds 4 channels of uint16, 8×8 pixels, but channels=3" in message(base, base, channels=3)
+    assert "0.npy has 4 channels of uint16, 8×8 pixels, but 1.npy has 3 channels of uint16" in message(base, base[:3])
+    assert "1.npy has 4 channels of float" in message(base, base.astype(np.float32))
+    assert "1.npy has 4 channels of int16" in message(base, base.astype(np.int16))
+    assert "1.npy has 4 channels of uint16, 8×7 pixels" in message(base, base[..., :7], image_size=None)
+    expected = "0.npy: the image has 4 channels of uint16, 8×8 pixels, but channels=3 was requested"
+    assert expected in message(base, base, channels=3)
     (tmp_path / "data" / "1.npy").unlink()
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "1.png")
-    assert "0.npy holds 4 channels of uint16, 8×8 pixels, and 1.png 3 channels of uint8" in message(base)
+    assert "0.npy has 4 channels of uint16, 8×8 pixels, but 1.png has 3 channels of uint8" in message(base)
     for options in ({"image_size": 0}, {"channels": 0}):
         with pytest.raises(ArgumentError, match="is a whole number of at least 1, got 0"):
             ImageStore.from_folder(tmp_path / "data", **{"image_size": 8, "labeled": False} | options)
 
 
-def test_headers_of_arrays_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+def test_npy_headers_are_parsed_one_at_a_time(tmp_path, monkeypatch):
     for i in range(16):
         write(tmp_path / "data" / f"{i}.npy", bands(np.uint8, (3, 8, 8)))
     inside, most = [], []
     original = np.lib.format.read_array
 
-    def watched(*arguments, **options):
+    def counting(*arguments, **options):
         inside.append(1)
         most.append(len(inside))
         time.sleep(0.005)
         inside.pop()
         return original(*arguments, **options)
 
-    monkeypatch.setattr(np.lib.format, "read_array", watched)
+    monkeypatch.setattr(np.lib.format, "read_array", counting)
     ImageStore.from_folder(tmp_path / "data", image_size=8, labeled=False, cache=tmp_path / "cache")
     assert len(most) == 16
     assert max(most) == 1
 
 
-def test_unreadable_arrays_are_listed(tmp_path):
+def test_unreadable_arrays_are_skipped_with_a_reason(tmp_path):
     folder = tmp_path / "data"
     for i in range(198):
         write(folder / f"{i:03d}.npy", np.full((2, 4, 4), i, np.float32))
     (folder / "x.npy").write_bytes((folder / "000.npy").read_bytes()[:-9])
-    (folder / "y.tif").write_bytes(b"II*\0no picture")
+    (folder / "y.tif").write_bytes(b"II*\0no image")
     options = {"image_size": 4, "labeled": False, "cache": tmp_path / "cache", "max_unreadable": 0.01}
     store = ImageStore.from_folder(folder, **options)
     assert (len(store), [item["name"] for item in store.skipped]) == (198, ["x.npy", "y.tif"])
     assert store.images()[:, 1, 3, 3].tolist() == list(range(198))
     for array, reason in (
-        (np.zeros((2, 4, 4), np.int64), r"this one is \(2, 4, 4\) of int64"),
-        (np.zeros((1, 2, 4, 4), np.uint8), r"this one is \(1, 2, 4, 4\) of uint8"),
-        (np.zeros((0, 4, 4), np.uint8), r"this one is \(0, 4, 4\)"),
+        (np.zeros((2, 4, 4), np.int64), r"got shape \(2, 4, 4\) and dtype int64"),
+        (np.zeros((1, 2, 4, 4), np.uint8), r"got shape \(1, 2, 4, 4\) and dtype uint8"),
+        (np.zeros((0, 4, 4), np.uint8), r"got shape \(0, 4, 4\)"),
         (np.array([{}], dtype=object), "Object arrays cannot be loaded"),
     ):
         write(folder / "z.npy", array)
@@ -513,11 +499,11 @@ def test_unreadable_arrays_are_listed(tmp_path):
     for file in folder.glob("*.npy"):
         file.unlink()
     tifffile.imwrite(folder / "y.tif", bands(np.uint16, (2, 3, 8, 8)), photometric="minisblack", imagej=True)
-    with pytest.raises(DataError, match="its axes are [A-Z]{4}, not YX with at most one more"):
+    with pytest.raises(DataError, match="the TIFF axes are [A-Z]{4}; they must be Y, X and at most one more"):
         ImageStore.from_folder(folder, **options)
 
 
-def test_arrays_name_the_package_they_lack(tmp_path, monkeypatch):
+def test_a_missing_package_for_tiff_is_named(tmp_path, monkeypatch):
     deep = Image.fromarray(bands(np.uint16, (8, 8)))
     (tmp_path / "data").mkdir()
     deep.save(tmp_path / "data" / "a.tif", compression="tiff_lzw")
@@ -526,9 +512,9 @@ def test_arrays_name_the_package_they_lack(tmp_path, monkeypatch):
         with pytest.raises(DataError, match="is compressed .*: pip install imagecodecs"):
             ImageStore.from_folder(tmp_path / "data", **options)
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(DataError, match=r"a\.tif as an array takes tifffile: pip install tifffile"):
+    with pytest.raises(DataError, match=r"a\.tif as an array needs tifffile: pip install tifffile"):
         ImageStore.from_folder(tmp_path / "data", **options)
-    deep.convert("RGB").save(tmp_path / "data" / "a.tif")  # a photograph does without
+    deep.convert("RGB").save(tmp_path / "data" / "a.tif")  # a photograph needs no tifffile
     assert ImageStore.from_folder(tmp_path / "data", **options).num_channels == 3
 
 
@@ -551,7 +537,7 @@ def test_integers_become_float32_unscaled(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
-def test_numbers_of_the_other_byte_order_are_the_same_numbers(dtype, tmp_path):
+def test_arrays_of_either_byte_order_are_equal(dtype, tmp_path):
     images = bands(dtype, (2, 3, 4, 5))
     swapped = images.astype(images.dtype.newbyteorder())
     assert swapped.dtype != images.dtype
@@ -570,7 +556,7 @@ def test_missing_values_are_kept():
     assert store.sha256 == ImageStore.from_arrays(images.copy(), [0, 1]).sha256
 
 
-def test_the_hash_is_of_names_labels_and_pixels(folder, tmp_path, monkeypatch):
+def test_the_hash_covers_names_labels_and_pixels(folder, tmp_path, monkeypatch):
     images = bands(np.uint8, (3, 3, 4, 5))
     store = ImageStore.from_arrays(images, [0, 1, 1])
     changed = images.copy()
@@ -587,44 +573,44 @@ def test_the_hash_is_of_names_labels_and_pixels(folder, tmp_path, monkeypatch):
     ]
     assert len({store.sha256, *(other.sha256 for other in others)}) == 1 + len(others)
     assert store.subset([1, 2]).sha256 == ImageStore.from_arrays(images[1:], [1, 1], names=["1", "2"]).sha256
-    # Files: another cache and other times of change are the same data.
+    # Another cache folder or other modification times of the files do not change the hash.
     first = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "one")
     for path in folder.rglob("*.*"):
         os.utime(path, (1, 1))
     second = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "two")
     in_memory = ImageStore.from_arrays(first.images(), first.labels, names=first.names)
-    chosen = in_memory.subset([2, 0]).sha256
-    monkeypatch.setattr("ssl_pretext.data.store.digest", None)  # those of files were taken while decoding
+    expected = in_memory.subset([2, 0]).sha256
+    monkeypatch.setattr("ssl_pretext.data.store.digest", None)  # hashes of files were computed while decoding
     assert first.sha256 == second.sha256
-    assert first.subset([2, 0]).sha256 == chosen
+    assert first.subset([2, 0]).sha256 == expected
     monkeypatch.undo()
     assert first.sha256 == in_memory.sha256
     Image.new("RGB", (32, 32)).save(folder / "b" / "3.png")
     assert ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "one").sha256 != first.sha256
 
 
-def test_stores_of_photos_are_plain_bytes_with_the_usual_permissions(folder, tmp_path):
+def test_a_store_is_raw_bytes_with_the_usual_permissions(folder, tmp_path):
     before = os.umask(0o027)
     try:
         store = ImageStore.from_folder(folder, image_size=24, cache=tmp_path / "cache")
     finally:
         os.umask(before)
-    (made,) = (tmp_path / "cache").iterdir()
-    assert stat.S_IMODE(made.stat().st_mode) == 0o750
-    assert sorted(file.name for file in made.iterdir()) == ["images.u8", "index.json"]
-    assert (made / "images.u8").read_bytes() == store.images().numpy().tobytes()
-    index = json.loads((made / "index.json").read_text())
+    (folder_of_store,) = (tmp_path / "cache").iterdir()
+    assert stat.S_IMODE(folder_of_store.stat().st_mode) == 0o750
+    assert sorted(file.name for file in folder_of_store.iterdir()) == ["images.u8", "index.json"]
+    assert (folder_of_store / "images.u8").read_bytes() == store.images().numpy().tobytes()
+    index = json.loads((folder_of_store / "index.json").read_text())
     assert (index["names"], index["resize"]) == (store.names, store.resize)
     assert store.resize == "shortest side to 24 px (bilinear, antialiased), center crop"
 
 
-def test_images_without_classes(folder, tmp_path):
+def test_folders_without_classes(folder, tmp_path):
     options = {"image_size": 24, "cache": tmp_path / "cache"}
     labeled = ImageStore.from_folder(folder, **options)
     store = ImageStore.from_folder(folder, labeled=False, **options)
     assert (store.names, store.classes, store.labels.tolist()) == (labeled.names, ["unlabeled"], [0, 0, 0])
     assert torch.equal(store.images(), labeled.images())
-    # A single class has the same labels, and still its own name.
+    # A single class has the same labels, but keeps its name.
     assert ImageStore.from_folder(folder / "..", **options).classes == ["photos"]
     assert ImageStore.from_folder(folder / "..", labeled=False, **options).classes == ["unlabeled"]
     deep = folder / "b" / "c" / "d" / "5.PNG"
@@ -643,7 +629,7 @@ def test_images_without_classes(folder, tmp_path):
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
-def test_work_is_handed_backin_order_and_not_far_ahead(items, ahead):
+def test_in_order_yields_in_order_and_limits_work_ahead(items, ahead):
     started = []
 
     def work(item):
@@ -658,19 +644,19 @@ def test_work_is_handed_backin_order_and_not_far_ahead(items, ahead):
     assert done == [-item for item in items]
 
 
-def test_work_that_is_given_up_is_not_begun():
-    going_on, started = threading.Event(), []
+def test_closing_in_order_starts_no_more_work():
+    may_end, started = threading.Event(), []
 
     def work(item):
         started.append(item)
         if item:
-            going_on.wait()
+            may_end.wait()
 
     with ThreadPoolExecutor(1) as pool:
         results = in_order(pool, work, range(9), 5)
         next(results)
         results.close()
-        going_on.set()
+        may_end.set()
     assert started in ([0], [0, 1])
 
 
@@ -679,7 +665,7 @@ def test_real_satellite_bands(tmp_path):
         pytest.skip("SSL_PRETEXT_DATA is not set")
     file = Path(os.environ["SSL_PRETEXT_DATA"]).parent / "sentinel-2" / "eolearn_l1c_13band_5x101x100.npy"
     if not file.is_file():
-        pytest.skip(f"there is no {file.name} beside SSL_PRETEXT_DATA")
+        pytest.skip(f"there is no {file.name} next to SSL_PRETEXT_DATA")
     dates = np.moveaxis(np.load(file), -1, 1)  # (5, 13, 101, 100)
     store = ImageStore.from_arrays(dates, range(5))
     assert (store.num_channels, store.image_size) == (13, (101, 100))
@@ -687,8 +673,8 @@ def test_real_satellite_bands(tmp_path):
         write(tmp_path / "data" / f"{i}.tif", np.moveaxis(date, 0, -1), planarconfig="contig")
         write(tmp_path / "arrays" / f"{i}.npy", date)
     options = {"labeled": False, "channels": 13, "cache": tmp_path / "cache"}
-    whole = ImageStore.from_folder(tmp_path / "data", image_size=None, **options)
-    assert torch.equal(whole.images(), store.images())
+    full_size = ImageStore.from_folder(tmp_path / "data", image_size=None, **options)
+    assert torch.equal(full_size.images(), store.images())
     small = ImageStore.from_folder(tmp_path / "arrays", image_size=32, **options)
     assert (small.num_channels, small.image_size) == (13, 32)
     for i, date in enumerate(dates):

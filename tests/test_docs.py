@@ -1,4 +1,4 @@
-"""The documentation: its Python runs, its commands exist, and the map of the code is that of the code."""
+"""The documentation: its Python runs, its commands exist, and its map of the code matches the code."""
 
 import importlib.util
 import json
@@ -11,19 +11,24 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_structure import LAYERS, PACKAGE, ROOT
+import yaml
+from test_structure import LAYERS, PACKAGE, ROOT, TESTED_BY
 
+import ssl_pretext
 from benchmarks.tutorial_pictures import draw
 from ssl_pretext.cli import main
 from ssl_pretext.cli.parsing import parse
 
 PAGES = [
     page.relative_to(ROOT).as_posix()
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
 ]
-TUTORIAL = "docs/tutorial.md"
-RUN_ELSEWHERE = ("README.md", "docs/cli.md", TUTORIAL)  # each command, by test_cli.py and below
-OTHERS = {"bash", "mkdocs", "pip", "pre-commit"}  # programs that are not ours
+TUTORIAL, MAP = "docs/tutorial.md", "docs/contributing/map.md"
+RUN_ELSEWHERE = ("README.md", "docs/cli.md", TUTORIAL)  # test_cli.py and a test below run each of their commands
+OTHERS = {"bash", "build", "git", "mkdocs", "pip", "pre-commit", "twine"}  # programs that are not ours
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -31,7 +36,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """The commands of a page as lists of words."""
+    """The commands of a page, each as a list of words."""
     found = []
     for block in blocks(page, "bash"):
         for line in re.sub(r"\\\n", " ", block).splitlines():
@@ -40,17 +45,17 @@ def commands(page: str) -> list[list[str]]:
 
 
 def claims(block: str) -> list[str]:
-    """What a line that prints says in the comment behind it that it prints; one that begins with a word is a remark."""
+    """The output that comments behind `print` calls claim; a comment that begins with a word is a remark."""
     return re.findall(r"^print\(.*\)  # (?![a-z]+ )(.*)$", block, re.M)
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """An empty folder to run in, and fewer sample photos: what is tested is that it works, not how well it learns."""
+    """An empty working folder and few sample photos: the tests check that the code runs, not how well it learns."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ssl_pretext.data.samples.MOST", {"train": 12, "test": 4})
-    monkeypatch.setattr("torch.compile", lambda forward: forward)  # takes minutes; test_gpu.py has it
+    monkeypatch.setattr("ssl_pretext.data.samples.MAX_PATCHES", {"train": 12, "test": 4})
+    monkeypatch.setattr("torch.compile", lambda forward: forward)  # takes minutes; test_gpu.py covers it
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -63,15 +68,15 @@ def test_python_runs_as_written_and_prints_what_it_says(page, capsys):
         assert set(claims(block)) <= set(printed)
 
 
-def test_a_wrong_claim_is_seen():
+def test_claims_are_found_and_remarks_are_not():
     assert claims("x = 1  # one\nprint(x)  # 2\nprint(x)  # shows it\n") == ["2"]
 
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in RUN_ELSEWHERE and commands(page)])
-def test_commands_are_understood(page, monkeypatch, capsys):
+def test_commands_exist(page, monkeypatch, capsys):
     for command in commands(page):
-        understand(command, monkeypatch, capsys)
+        check_command(command, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +89,13 @@ def test_commands_are_understood(page, monkeypatch, capsys):
         "sudo pip install it",
     ],
 )
-def test_a_command_that_does_not_exist_is_seen(wrong, monkeypatch, capsys):
+def test_a_command_that_does_not_exist_is_refused(wrong, monkeypatch, capsys):
     with pytest.raises((AssertionError, ValueError)):
-        understand(shlex.split(wrong), monkeypatch, capsys)
+        check_command(shlex.split(wrong), monkeypatch, capsys)
 
 
-def understand(command: list[str], monkeypatch, capsys) -> None:
-    """Fails for a program, a module or an option that is not there."""
+def check_command(command: list[str], monkeypatch, capsys) -> None:
+    """Fails if the program, the module or an option does not exist."""
     program, *arguments = command
     if program in ("python", "torchrun") and "-m" in arguments:
         program, *arguments = arguments[arguments.index("-m") + 1 :]
@@ -103,13 +108,13 @@ def understand(command: list[str], monkeypatch, capsys) -> None:
     elif program.startswith("benchmarks."):
         shown = help_of(program, arguments, monkeypatch, capsys)
         options = {word.partition("=")[0] for word in arguments if word.startswith("-")}
-        assert options <= set(re.findall(r"--?[a-z0-9-]+", shown)), f"{program} has not all of {options}"
+        assert options <= set(re.findall(r"--?[a-z0-9-]+", shown)), f"{program} lacks some of {options}"
     else:
-        assert program in OTHERS | {"pytest"}, f"{program} is no program that the pages know"
+        assert program in OTHERS | {"pytest"}, f"the program {program} is not expected on a page"
 
 
 def help_of(module: str, arguments: list[str], monkeypatch, capsys) -> str:
-    """What a module prints for `--help` behind the arguments, which are then parsed and not acted upon."""
+    """The output of a module for its arguments and `--help`: the arguments are parsed, but nothing runs."""
     found = importlib.util.find_spec(module)
     assert found is not None, f"there is no module {module}"
     file = Path(found.origin)
@@ -131,7 +136,7 @@ def smaller(command: list[str]) -> list[str]:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_the_tutorial_runs(capsys):
-    """Its commands one after another, on fewer photos and for fewer epochs."""
+    """Runs its commands one after another, on fewer photos and for fewer epochs."""
     (script,) = blocks(TUTORIAL, "python")
     for program, *arguments in commands(TUTORIAL):
         if program == "python":
@@ -141,7 +146,7 @@ def test_the_tutorial_runs(capsys):
             assert main(smaller(arguments)) == 0, arguments
     assert Path("colored.png").is_file()
     printed = capsys.readouterr().out.splitlines()
-    assert {first_cell(row) for row in tables(TUTORIAL)} - {"as it is"} <= {first_cell(line) for line in printed}
+    assert {first_cell(row) for row in tables(TUTORIAL)} - {"the photograph"} <= {first_cell(line) for line in printed}
     draw(Path("runs"), Path("drawn"))
     assert {file.name for file in Path("drawn").iterdir()} == {file.name for file in (ROOT / "docs/pictures").iterdir()}
 
@@ -156,7 +161,7 @@ def tables(page: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_tutorial_as_written(tmp_path):
-    """In a shell, at its full size: figures differ a little from machine to machine, its last verdict does not."""
+    """Runs it in a shell at full size: numbers differ a little between machines, but the last verdict does not."""
     (tmp_path / "sample_photos.py").write_text(blocks(TUTORIAL, "python")[0])
     lines = [line for block in blocks(TUTORIAL, "bash") if not block.startswith("pip") for line in block.splitlines()]
     shell = "\n".join(lines).replace("ssl-pretext", f"{sys.executable} -m ssl_pretext.cli")
@@ -169,19 +174,19 @@ def test_the_tutorial_as_written(tmp_path):
         assert re.search(rf"^split_brain: [\d.]+ points above {control}", done.stdout, re.M), done.stdout
 
 
-def test_the_figures_of_the_tutorial_are_those_of_its_runs():
+def test_the_tables_of_the_tutorial_match_its_runs():
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables(TUTORIAL)]
-    for run, found in figures().items():
+    for run, found in tutorial_runs().items():
         for row in found["rows"]["linear"]:
             assert [str(value) for value in row.values()] in shown, f"{run}: {row}"
 
 
-def figures() -> dict[str, dict]:
+def tutorial_runs() -> dict[str, dict]:
     return json.loads((ROOT / "docs/pictures/tutorial.json").read_text())["runs"]
 
 
-def test_the_picture_shows_the_figures_of_the_tutorial():
-    means = {f"{100 * row['test_accuracy_mean']:.0f}%" for row in figures()["both"]["summary"]["linear"]}
+def test_the_picture_matches_the_tutorial():
+    means = {f"{100 * row['test_accuracy_mean']:.0f}%" for row in tutorial_runs()["both"]["summary"]["linear"]}
     for shape in ("wide", "tall"):
         assert set(re.findall(r">(\d+%)<", (ROOT / f"docs/pictures/idea-{shape}.svg").read_text())) == means
 
@@ -195,15 +200,58 @@ def hooks():
 
 
 def test_the_map_shows_every_module_of_every_layer(hooks):
-    page = hooks.on_page_markdown((ROOT / "docs/contributing/map.md").read_text())
-    assert hooks.layers() == LAYERS
+    page = hooks.on_page_markdown((ROOT / MAP).read_text())
+    assert hooks.constant("LAYERS") == LAYERS
+    assert hooks.constant("TESTED_BY") == TESTED_BY
     assert re.findall(r'<a href="#(\w+)">', page) == [name for layer in LAYERS for name in layer]
     for file in PACKAGE.rglob("[!_]*.py"):
         assert f"`{file.name}`" in page, file
     assert hooks.on_page_markdown("another page") == "another page"
 
 
-def test_a_module_that_does_not_say_what_it_is_for_is_seen(hooks, tmp_path):
+def test_the_map_names_the_test_of_each_module(hooks):
+    page = hooks.on_page_markdown((ROOT / MAP).read_text())
+    assert re.search(r"^\| `loader.py` \| .* \| `test_loader.py` \|$", page, re.M)
+    assert "Tested by `test_color.py`." in page
+    augment = "ssl_pretext.data.augment"
+    assert hooks.tested_by(augment, {}) == ""
+    assert hooks.tested_by(augment, {augment: "test_loader.py"}) == "`test_loader.py`"
+    assert hooks.tested_by(augment, {augment: "test_missing.py"}) == ""
+    table = hooks.description("data", {augment: "test_loader.py"})
+    assert re.search(r"^\| `augment.py` \| .* \| `test_loader.py` \|$", table, re.M)
+
+
+def test_files_that_the_map_names_exist():
+    sections = (ROOT / MAP).read_text().partition("## Where is")[2]
+    files = re.findall(r"`(?:ssl_pretext/)?((?:\w+/)?\w+\.pyi?)`", sections)
+    assert len(files) > 40
+    folders = (PACKAGE, ROOT / "tests")
+    assert [file for file in files if not any((folder / file).is_file() for folder in folders)] == []
+
+
+def test_a_module_without_a_docstring_is_refused(hooks, tmp_path):
     (tmp_path / "silent.py").write_text("x = 1\n")
-    with pytest.raises(LookupError, match="does not say in its first line what it is for"):
+    with pytest.raises(LookupError, match="has no docstring that says what the module is for"):
         hooks.first_line(tmp_path / "silent.py")
+    with pytest.raises(LookupError, match="has no NOTHING"):
+        hooks.constant("NOTHING")
+
+
+def test_links_of_the_readme_work_on_a_package_index():
+    """Its links are absolute, and those into this repository lead to files that exist."""
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    for link in links:
+        file = re.fullmatch(
+            r"https://(?:github\.com/ssl-pretext/ssl_pretext/blob|raw\.githubusercontent\.com/ssl-pretext/ssl_pretext)/main/(.+)",
+            link,
+        )
+        assert file, link
+        assert (ROOT / file[1]).is_file(), link
+
+
+def test_the_citation_names_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == ssl_pretext.__version__
+    assert {"message", "title", "authors"} <= citation.keys()

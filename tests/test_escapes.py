@@ -1,4 +1,4 @@
-"""Names that hold markup, formulas and terminal commands are shown as what they are, and do nothing."""
+"""Names with HTML, formulas or terminal escape sequences are shown literally, and have no effect."""
 
 import logging
 from html.parser import HTMLParser
@@ -26,7 +26,7 @@ NASTY = [
     "$\\frac{$",
     "_$a$_|\n|`",
 ]
-OURS = {
+OUR_TAGS = {
     "html",
     "head",
     "meta",
@@ -51,7 +51,7 @@ ATTRIBUTES = {"lang", "charset", "name", "content", "class", "src", "alt"}
 
 
 class Page(HTMLParser):
-    """Every tag with its attributes, and the text between them."""
+    """The tags of a page with their attributes, and the text between them."""
 
     def __init__(self, page):
         super().__init__()
@@ -66,21 +66,21 @@ class Page(HTMLParser):
 
     @property
     def harmless(self):
-        return all(tag in OURS and attributes.keys() <= ATTRIBUTES for tag, attributes in self.tags) and all(
+        return all(tag in OUR_TAGS and attributes.keys() <= ATTRIBUTES for tag, attributes in self.tags) and all(
             attributes["src"].startswith("data:image/png;base64,") for tag, attributes in self.tags if tag == "img"
         )
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-def test_a_page_shows_names_as_they_are(nasty):
+def test_a_page_shows_names_literally(nasty):
     section = Section(nasty, [nasty], [{nasty: nasty, "other": 1}], [Figure(b"png", nasty)], nasty)
     page = Page(html_page(nasty, [section]))
     assert page.harmless
-    assert page.text.count(nasty) == 8  # two headings, title, paragraph, table's head and cell, caption, code
+    assert page.text.count(nasty) == 8  # two headings, title, paragraph, head and cell of the table, caption, code
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [nasty]
 
 
-def test_a_page_that_does_not_escape_would_be_seen():
+def test_a_page_without_escaping_is_detected():
     page = html_page("title", [Section("heading")])
     assert Page(page).harmless
     for nasty in NASTY[:3]:
@@ -89,15 +89,15 @@ def test_a_page_that_does_not_escape_would_be_seen():
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-def test_plots_show_names_as_they_are(nasty):
-    words = {"title": nasty, "x_label": nasty}
+def test_plots_show_names_literally(nasty):
+    labels = {"title": nasty, "x_label": nasty}
     row = {"label": nasty, "mean": 1.0, "half": 0.5, "group": nasty}
     plain = {"label": "x", "mean": 1.0, "half": 0.5, "group": "x"}
-    assert forest([row], **words) != forest([plain], title="x", x_label="x")
+    assert forest([row], **labels) != forest([plain], title="x", x_label="x")
     points = [(0, 1.0, 0.1), (1, 2.0, 0.1)]
     for png in (
-        curves({nasty: [[1.0, 2.0]]}, **words, y_label=nasty),
-        lines({nasty: points}, **words, y_label=nasty, x_names=[nasty, "b"], reference={nasty + " ": 1.5, "r": 90}),
+        curves({nasty: [[1.0, 2.0]]}, **labels, y_label=nasty),
+        lines({nasty: points}, **labels, y_label=nasty, x_names=[nasty, "b"], reference={nasty + " ": 1.5, "r": 90}),
     ):
         assert png.startswith(b"\x89PNG")
 
@@ -109,12 +109,12 @@ def test_a_name_with_an_underscore_stays_in_the_legend():
     assert shown("_a") != shown("_b")
 
 
-def test_a_table_keeps_its_rows():
+def test_line_breaks_in_a_cell_do_not_break_a_table():
     table = markdown_table([{"name": "a\nb|c\r\nd", "x": 1}], ["name", "x"])
     assert table.splitlines()[2:] == ["| a b\\|c d | 1 |"]
 
 
-def test_names_do_not_command_the_terminal(capsys):
+def test_names_cannot_control_the_terminal(capsys):
     nasty = "\x1b]0;owned\x07\x1b[2Jx\x9b31m\u202egpj.\udcff"
     logged = "\\x1b]0;owned\\x07\\x1b[2Jx\\x9b31m\\u202egpj.\\udcff"
 
@@ -126,7 +126,7 @@ def test_names_do_not_command_the_terminal(capsys):
     assert capsys.readouterr() == (f"read {logged}\n\tand é\n", f"it: {logged} cannot be read\n")
 
 
-def test_a_report_of_nasty_classes_and_files(tmp_path, monkeypatch):
+def test_a_report_with_nasty_names_of_classes_and_files(tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "<img src=x onerror=alert(1)>\udcff"
     generator = np.random.default_rng(0)

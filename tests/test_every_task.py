@@ -1,4 +1,4 @@
-"""What every pretext task does alike: it runs on any channels and encoder, is saved, drawn anew and resumed exactly."""
+"""Tests that all tasks pass: any channels and encoders, saving, untrained controls, and exact resuming."""
 
 import json
 import math
@@ -23,7 +23,7 @@ ENCODERS = {
     "module": None,
 }
 TASKS = ("cross_channel_contrast", "denoising", "inpainting", "jigsaw", "masked_patches", "relative_patch", "rotation")
-TWO_HALVES = ("cross_channel_contrast",)
+TWO_ENCODERS = ("cross_channel_contrast",)
 TRANSFORMERS_ONLY = ("masked_patches",)
 
 
@@ -36,7 +36,7 @@ def net(channels: int) -> nn.Module:
 def module(task: str, channels: int = 3) -> "nn.Module | list[nn.Module]":
     if task in TRANSFORMERS_ONLY:
         return sp.create_encoder(ENCODERS["timm ViT"], in_channels=channels)
-    return [net(1), net(channels - 1)] if task in TWO_HALVES else net(channels)
+    return [net(1), net(channels - 1)] if task in TWO_ENCODERS else net(channels)
 
 
 def named(task: str) -> str:
@@ -46,7 +46,7 @@ def named(task: str) -> str:
 def build(task: str, encoder: object = None, channels: int = 3) -> sp.PretextTask:
     torch.manual_seed(0)
     seen: dict[str, object] = {"channels": CHANNELS[channels]}
-    if task in TWO_HALVES:
+    if task in TWO_ENCODERS:
         names = sp.Channels.parse(CHANNELS[channels]).names
         space = CHANNELS[channels]
         seen = {"first": sp.Channels(space, names[:1]), "second": sp.Channels(space, names[1:])}
@@ -77,16 +77,16 @@ def check_output(output: sp.TaskOutput) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_trains_every_encoder(task, encoder):
     if task in TRANSFORMERS_ONLY and encoder != "timm ViT":
-        with pytest.raises(ArgumentError, match="which a plain vision transformer of timm can"):
+        with pytest.raises(ArgumentError, match="needs a plain vision transformer of timm"):
             build(task, ENCODERS[encoder] or net(3))
         return
     one = build(task, ENCODERS[encoder])
     output = one(images())
     check_output(output)
     output.loss.backward()
-    # What got no gradient would stop a run on several devices.
-    left = [name for name, p in one.named_parameters() if p.requires_grad and p.grad is None]
-    assert not left
+    # A parameter without a gradient would stop training on several devices.
+    without_gradient = [name for name, p in one.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without_gradient
     assert all(parameter.grad.isfinite().all() for parameter in one.parameters() if parameter.grad is not None)
     for layer in (None, one.layers()[-1]):
         assert one.eval().features(images(), layer).shape[0] == 4
@@ -95,21 +95,21 @@ def test_every_task_trains_every_encoder(task, encoder):
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_takes_any_number_of_channels(task, channels, tmp_path):
-    if channels == 1 and task in TWO_HALVES:
-        pytest.skip("one channel has no other to be compared with")
+    if channels == 1 and task in TWO_ENCODERS:
+        pytest.skip("the task needs at least two channels")
     one = build(task, named(task) if task in TRANSFORMERS_ONLY else None, channels)
     batch = images(channels)
     check_output(one(batch))
     assert one.encoder_channels.num_channels == channels
     assert one.untrained(1).eval().features(batch).shape == one.eval().features(batch).shape
     if channels == 13:
-        batch[:, :4, :9] = math.nan  # missing values are neither seen nor learned
+        batch[:, :4, :9] = math.nan  # missing values
         check_output(one(batch))
         assert one.features(batch).isfinite().all()
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_is_saved_whole(task, tmp_path):
+def test_every_task_is_saved_and_loaded(task, tmp_path):
     one = build(task, named(task), channels=13)
     one.trained_on = TrainedOn(image_size=32, resize="center crop")
     one.save_pretrained(tmp_path / "named")
@@ -130,7 +130,7 @@ def test_every_task_is_saved_whole(task, tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_gives_its_layers_to_probes(task):
+def test_every_task_offers_its_layers_as_representations(task):
     one, batch = build(task), images()
     found = one.representations()
     assert list(found) == one.layers()
@@ -161,7 +161,7 @@ def test_every_task_trains_when_it_is_cast(task, dtype):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_has_an_untrained_twin(task):
+def test_every_task_has_an_untrained_control(task):
     one = build(task, named(task))
     random = torch.get_rng_state()
     first, again, other = one.untrained(1), one.untrained(1), one.untrained(2)
@@ -173,7 +173,7 @@ def test_every_task_has_an_untrained_twin(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_is_deterministic_after_a_seed_in_either_mode(task):
+def test_every_task_is_deterministic_for_a_seed_in_both_modes(task):
     one, batch = build(task), images()
     for mode in (True, False):
         one.train(mode)
@@ -189,13 +189,13 @@ def test_every_task_is_deterministic_after_a_seed_in_either_mode(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_refuses_images_that_do_not_fit(task):
+def test_every_task_raises_for_images_that_do_not_fit(task):
     one = build(task)
     with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
         one(images() * 255)
     with pytest.raises(ArgumentError, match=r"shape \(B, 3, H, W\), got \(4, 1, 32, 32\)"):
         one(images()[:, :1])
-    with pytest.raises(ArgumentError, match="needs channels to see"):
+    with pytest.raises(ArgumentError, match="needs at least one channel, got"):
         build(task).set_encoder(net(3), sp.Channels("rgb", ()))
     with pytest.raises(ArgumentError, match="does not run on images of shape"):
         build(task, module(task, 13))
@@ -203,7 +203,10 @@ def test_every_task_refuses_images_that_do_not_fit(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_resumes_to_the_same_weights(task, tmp_path):
-    """A run that is interrupted in the middle of an epoch ends as one that is not, validation or not."""
+    """A run that is interrupted within an epoch and resumed has the same result as a run without interruption.
+
+    Validation does not change the result either.
+    """
     store = sp.ImageStore.from_arrays(torch.rand(24, 3, 32, 32), [0] * 24)
 
     def run(folder: str, *, stop_at: int | None = None, validation: "sp.ImageStore | None" = None):
@@ -225,10 +228,10 @@ def test_every_task_resumes_to_the_same_weights(task, tmp_path):
             run("stopped", stop_at=2)
     finally:
         signal.signal(signal.SIGINT, handler)
-    whole, history = run("whole")
+    uninterrupted, history = run("uninterrupted")
     resumed, again = run("stopped")
-    assert same(whole, resumed)
+    assert same(uninterrupted, resumed)
     assert history == again
-    judged, rows = run("judged", validation=store)
-    assert same(whole, judged)
+    validated, rows = run("validated", validation=store)
+    assert same(uninterrupted, validated)
     assert all(row["val_loss"] > 0 for row in rows)

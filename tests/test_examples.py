@@ -1,4 +1,4 @@
-"""The examples run, at toy size."""
+"""The examples run, on few photos and for few epochs."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ def example(name):
 
 @pytest.fixture(autouse=True)
 def few_photos(monkeypatch):
-    monkeypatch.setattr("ssl_pretext.data.samples.MOST", {"train": 12, "test": 4})
+    monkeypatch.setattr("ssl_pretext.data.samples.MAX_PATCHES", {"train": 12, "test": 4})
 
 
 @pytest.mark.parametrize("name", ["colorize_with_timm", "split_brain_on_photos"])
@@ -47,6 +47,6 @@ def test_depth_from_rgb(tmp_path):
 def test_satellite_bands(tmp_path):
     files = list(SATELLITE.glob("*13band*.npy"))
     if not files:
-        pytest.skip("the Sentinel-2 arrays lie beside the folder that SSL_PRETEXT_DATA names")
+        pytest.skip("needs a Sentinel-2 array in the folder sentinel-2, next to the folder that SSL_PRETEXT_DATA names")
     explained = example("satellite_bands").main(str(files[0]), str(tmp_path), epochs=8)
-    assert all(share > 0 for share in explained.values()), "worse than predicting the mean"
+    assert all(fraction > 0 for fraction in explained.values()), "worse than predicting the mean"

@@ -1,4 +1,4 @@
-"""What leaves the library: encoders for other code, and tasks with a card for the hub."""
+"""Export of encoders for other libraries, and of tasks with a model card for the Hugging Face hub."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def images(size: int = 64) -> Tensor:
 
 
 def task(encoder: "str | nn.Module" = "timm/resnet10t", **options: object) -> sp.PretextTask:
-    """With other weights, and other running statistics, than a new one."""
+    """A task whose weights and running statistics differ from those of a new one."""
     torch.manual_seed(1)
     made = sp.Colorization(encoder, **options)
     made(images())
@@ -44,12 +44,12 @@ def run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **scope: objec
 @pytest.mark.parametrize(
     "encoder", ["timm/resnet10t", "timm/mobilenetv3_small_050", SMALL_VIT, "timm/resnet10t[layer=layer2]"]
 )
-def test_the_code_beside_the_weights_gives_the_same_features(encoder, tmp_path, monkeypatch):
+def test_the_code_in_the_readme_gives_the_same_features(encoder, tmp_path, monkeypatch):
     trained = task(encoder)
     exported = sp.export_encoder(trained, tmp_path)
     inputs = sp.Channels.parse("lab:L").extract(images())
     code = code_of(tmp_path)
-    if "layer" in encoder:  # no whole network of timm's
+    if "layer" in encoder:  # timm cannot load an encoder that ends at an inner layer
         assert "timm" not in code
         fresh = sp.create_encoder(encoder, in_channels=1)
         scope = run(code.replace("...", "fresh", 1), tmp_path, monkeypatch, inputs=inputs, fresh=fresh)
@@ -61,14 +61,14 @@ def test_the_code_beside_the_weights_gives_the_same_features(encoder, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["resnet18", pytest.param("vit_b_32", marks=pytest.mark.slow), "swin_t", "googlenet"])
-def test_torchvision_constructors_load_them(name, tmp_path, monkeypatch):
+def test_torchvision_loads_the_weights(name, tmp_path, monkeypatch):
     size = 224 if name == "vit_b_32" else 64
     trained = sp.create_task("rotation", encoder=f"torchvision/{name}", channels="lab:L").eval()
     sp.export_encoder(trained, tmp_path)
     inputs = sp.Channels.parse("lab:L").extract(images(size))
     scope = run(code_of(tmp_path), tmp_path, monkeypatch, inputs=inputs)
     assert type(scope["encoder"]).__module__.startswith("torchvision.")
-    if name == "vit_b_32":  # whose classifier is given the class token, which is no part of the map
+    if name == "vit_b_32":  # its classifier gets the class token, which is not part of the map
         with torch.no_grad():
             tokens = scope["encoder"].encoder(
                 torch.cat(
@@ -80,7 +80,7 @@ def test_torchvision_constructors_load_them(name, tmp_path, monkeypatch):
         torch.testing.assert_close(scope["pooled"], trained.features(images(size)).mean(dim=(2, 3)))
 
 
-def test_what_timm_loads_is_refused_by_another_network(tmp_path):
+def test_another_network_of_timm_does_not_load_the_weights(tmp_path):
     import timm
 
     sp.export_encoder(task(), tmp_path)
@@ -90,23 +90,24 @@ def test_what_timm_loads_is_refused_by_another_network(tmp_path):
     assert timm.create_model("resnet10t", in_chans=1, num_classes=0, checkpoint_path=weights).num_features == 512
 
 
-def test_weights_that_the_features_do_not_need_are_named(tmp_path):
+def test_the_readme_names_weights_that_the_features_do_not_depend_on(tmp_path):
     sp.export_encoder(task("timm/mobilenetv3_small_050"), tmp_path)
     assert "which are not trained: conv_head.weight, conv_head.bias" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("resnet10t[stem_width=16]", "weights of other shapes"), ("vgg11", "has no weights conv1")]
+    ("name", "message"),
+    [("resnet10t[stem_width=16]", "its weights have other shapes"), ("vgg11", "it has no weights named conv1")],
 )
-def test_a_network_that_its_library_builds_otherwise_now(name, said, tmp_path):
+def test_an_encoder_that_the_installed_timm_builds_differently_is_refused(name, message, tmp_path):
     trained = task()
     trained.encoder_name = f"timm/{name}"
-    with pytest.raises(ArgumentError, match=said):
+    with pytest.raises(ArgumentError, match=message):
         sp.export_encoder(trained, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_fine_tuning_in_plain_torch_starts_from_the_same_features_and_leaves_the_task_alone():
+def test_fine_tuning_starts_from_the_features_of_the_task_and_does_not_change_it():
     trained = task()
     encoder = sp.export_encoder(trained)
     before = trained.features(images())
@@ -126,7 +127,7 @@ def test_fine_tuning_in_plain_torch_starts_from_the_same_features_and_leaves_the
     assert not hasattr(encoder, "decoder")
 
 
-def test_bands_with_missing_values_and_two_halves_are_exported_too(tmp_path):
+def test_export_of_bands_with_missing_values_and_of_two_encoders(tmp_path):
     space = sp.ChannelSpace.bands("export-test", ["A", "B", "C"], center=[1, 2, 3], scale=2)
     net = nn.Conv2d(2, 4, 3, stride=2, padding=1)
     bands = sp.CrossChannelPrediction(sp.Channels(space, ["C", "A"]), sp.Channels(space, ["B"]), net).eval()
@@ -136,24 +137,24 @@ def test_bands_with_missing_values_and_two_halves_are_exported_too(tmp_path):
     assert torch.equal(exported(values), bands.features(values))
     contract = read_json(tmp_path / "encoder.json")
     assert (contract["channels"], contract["center"], contract["scale"]) == (["C", "A"], [3, 1], [2, 2])
-    halves = sp.SplitBrain("lab:L", "lab:ab", "autoencoder").eval()
-    assert torch.equal(sp.export_encoder(halves)(images()), halves.features(images()))
+    split_brain = sp.SplitBrain("lab:L", "lab:ab", "autoencoder").eval()
+    assert torch.equal(sp.export_encoder(split_brain)(images()), split_brain.features(images()))
     with pytest.raises(
         ArgumentError, match=r"split_brain has two encoders.*export_encoder\(task.branches\[0\], folder\)"
     ):
-        sp.export_encoder(halves, tmp_path)
-    sp.export_encoder(halves.branches[1], tmp_path / "color")
+        sp.export_encoder(split_brain, tmp_path)
+    sp.export_encoder(split_brain.branches[1], tmp_path / "color")
     assert read_json(tmp_path / "color" / "encoder.json")["channels"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["split_brain", "cross_channel_contrast"])
-def test_a_half_tells_what_the_whole_was_trained_on(name, tmp_path):
-    whole = sp.create_task(name, first="lab:L", second="lab:ab", encoder="autoencoder")
+def test_an_exported_branch_has_the_image_size_of_the_task(name, tmp_path):
+    trained = sp.create_task(name, first="lab:L", second="lab:ab", encoder="autoencoder")
     store = sp.ImageStore.from_arrays(images(), [0] * len(images()))
-    sp.fit(whole, store, sp.FitConfig(out=tmp_path / "run", epochs=1, device="cpu"))
-    for one in (whole, sp.PretextTask.from_pretrained(tmp_path / "run" / "task")):
-        sp.export_encoder(one.branches[0], tmp_path / "half")
-        contract = read_json(tmp_path / "half" / "encoder.json")
+    sp.fit(trained, store, sp.FitConfig(out=tmp_path / "run", epochs=1, device="cpu"))
+    for one in (trained, sp.PretextTask.from_pretrained(tmp_path / "run" / "task")):
+        sp.export_encoder(one.branches[0], tmp_path / "branch")
+        contract = read_json(tmp_path / "branch" / "encoder.json")
         assert (contract["image_size"], contract["resize"]) == (store.image_size, store.resize)
         assert one.branches[1].trained_on == one.trained_on
         assert one.trained_on.settings is not None
@@ -166,7 +167,7 @@ def report(tmp_path_factory):
     return sp.evaluate({"colorization": trained.representation()}, store, store, probe="knn", seeds=2)
 
 
-def test_a_card_says_what_it_is_what_it_saw_and_how_it_did_beside_the_controls(tmp_path, report):
+def test_a_model_card_shows_the_license_the_training_and_the_scores(tmp_path, report):
     trained = task(nn.Conv2d(1, 4, 3, stride=2, padding=1))
     store = sp.ImageStore.from_arrays(torch.rand(8, 3, 16, 16), [0] * 8)
     sp.fit(trained, store, sp.FitConfig(out=tmp_path / "run", epochs=1, batch_size=4, device="cpu"))
@@ -183,30 +184,31 @@ def test_a_card_says_what_it_is_what_it_saw_and_how_it_did_beside_the_controls(t
         ["me/photos"],
     )
     assert {"self-supervised", "colorization"} <= set(card.data.tags)
-    (result,) = card.data.eval_results  # the trained one; controls are no results of this model
+    (result,) = card.data.eval_results  # controls are not results of this model
     assert result.metric_value == report.summary()[0]["test_accuracy_mean"]
     assert report.table() in card.text
     assert "- colorization: " in card.text
     assert "colorization (untrained)" in card.text
     assert store.sha256 in card.text
-    assert "The weights: apache-2.0." in card.text
+    assert "Weights: apache-2.0." in card.text
 
 
-def test_a_card_without_figures_says_so(tmp_path):
+def test_a_model_card_without_scores(tmp_path):
     task().save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.license, card.data.eval_results) == ("unknown", None)
-    assert "Not measured yet" in card.text
-    assert "`fit` did not train it" in card.text
-    assert "not stated by whoever saved it" in card.text
-    halves = sp.tasks.CrossChannelContrast(
+    assert "Not evaluated yet" in card.text
+    assert "the task was not trained with `fit`" in card.text
+    assert "Data: not stated." in card.text
+    assert "Weights: not stated." in card.text
+    two_encoders = sp.tasks.CrossChannelContrast(
         "lab:L", "rgb:G", [nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(1, 4, 2, stride=2)]
     )
-    assert "(B, 3, H, W), sRGB in [0, 1]" in str(halves.generate_model_card())
+    assert "(B, 3, H, W), sRGB in [0, 1]" in str(two_encoders.generate_model_card())
 
 
-def test_pushed_to_the_hub_and_back(tmp_path, monkeypatch, report):
-    """The hub is a folder: what is uploaded lies there, and what is asked for is taken from it."""
+def test_a_task_is_pushed_to_the_hub_and_loaded_from_it(tmp_path, monkeypatch, report):
+    """A folder stands in for the hub: uploads are copied to it, and downloads are read from it."""
     hub = tmp_path / "hub"
     made: list[object] = []
 
@@ -221,7 +223,7 @@ def test_pushed_to_the_hub_and_back(tmp_path, monkeypatch, report):
     def snapshot_download(repo_id, *, revision, allow_patterns):
         if not (hub / repo_id).is_dir():
             raise OSError("404 Client Error")
-        assert {"config.json", "model.safetensors"} == set(allow_patterns)  # and no pickle, whatever lies there
+        assert {"config.json", "model.safetensors"} == set(allow_patterns)  # never a pickle
         return str(hub / repo_id)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)

@@ -1,14 +1,10 @@
-import dataclasses
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_pretext.config import Config
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, PretextError
+from ssl_pretext.errors import CheckpointError, MissingFileError, PretextError
 from ssl_pretext.system.files import read_json, write_json, write_text
 
 values = st.recursive(
@@ -18,58 +14,34 @@ values = st.recursive(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example(Config):
-    folder: Path = Path("runs")
-    epochs: int = 1
-
-    def __post_init__(self):
-        object.__setattr__(self, "folder", Path(self.folder))
-
-
-@given(st.integers(), st.text("abc/", min_size=1))
-def test_configurations_come_back_through_json(epochs, folder):
-    config = Example(epochs=epochs, folder=folder)
-    assert Example.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-
-
-def test_configurations_are_frozen_and_refuse_unknown_keys():
-    assert Example.from_dict({}) == Example()
-    assert Example().to_dict() == {"folder": "runs", "epochs": 1}
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Example().epochs = 2
-    with pytest.raises(ArgumentError, match="Example has no epoch, seeed; it has epochs, folder"):
-        Example.from_dict({"seeed": 1, "epochs": 1, "epoch": 1})
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return tmp_path_factory.mktemp("json") / "a.json"
 
 
 @given(value=values)
-def test_json_comes_back(file, value):
+def test_json_round_trip(file, value):
     write_json(file, value)
     assert read_json(file) == value
 
 
-def test_text_replaces_the_file_and_leaves_no_part(tmp_path):
+def test_text_replaces_the_file_and_leaves_no_temporary_file(tmp_path):
     file = tmp_path / "new" / "folder" / "a.txt"
-    for text in ("first, longer", "zweiter, kürzer ≤"):
+    for text in ("first, longer", "second ≤"):
         write_text(file, text)
         assert file.read_text(encoding="utf-8") == text
         assert list(file.parent.iterdir()) == [file]
 
 
 def write_half(path, content):
-    """`Path.write_bytes` on a disk that fills up."""
+    """`Path.write_bytes` on a disk that becomes full."""
     with path.open("wb") as stream:
         stream.write(content[: len(content) // 2])
     raise OSError(28, "No space left on device")
 
 
 def old_file_survives(write, monkeypatch, file) -> bool:
-    """Whether a reader still finds the old text after `write(file, text)` has broken off half way."""
+    """Whether the file still has the old text after `write(file, text)` failed half way."""
     file.write_text("old text", encoding="utf-8")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", write_half)
@@ -78,38 +50,38 @@ def old_file_survives(write, monkeypatch, file) -> bool:
     return file.read_text(encoding="utf-8") == "old text"
 
 
-def test_a_reader_never_sees_half(monkeypatch, tmp_path):
+def test_a_failed_write_keeps_the_old_file(monkeypatch, tmp_path):
     assert old_file_survives(write_text, monkeypatch, tmp_path / "a.txt")
     assert old_file_survives(write_json, monkeypatch, tmp_path / "a.json")
     in_place = lambda path, text: path.write_bytes(text.encode())  # noqa: E731
-    assert not old_file_survives(in_place, monkeypatch, tmp_path / "b.txt"), "the check sees no half file"
+    assert not old_file_survives(in_place, monkeypatch, tmp_path / "b.txt"), "the check does not detect a partial file"
 
 
-def test_the_file_appears_only_once_it_is_whole(monkeypatch, tmp_path):
-    file, seen = tmp_path / "a.json", []
+def test_the_file_appears_when_it_is_complete(monkeypatch, tmp_path):
+    file, states = tmp_path / "a.json", []
     replace = Path.replace
 
-    def look(part, target):
-        seen.append((Path(target).exists(), part.parent, read_json(part)))
+    def record(part, target):
+        states.append((Path(target).exists(), part.parent, read_json(part)))
         return replace(part, target)
 
-    monkeypatch.setattr(Path, "replace", look)
+    monkeypatch.setattr(Path, "replace", record)
     write_json(file, [1, 2])
-    assert seen == [(False, tmp_path, [1, 2])], "the part must be whole, and beside the file, before the rename"
+    assert states == [(False, tmp_path, [1, 2])], "it must be complete and in the same folder when it is renamed"
     assert read_json(file) == [1, 2]
 
 
-def test_a_failed_write_leaves_no_part(monkeypatch, tmp_path):
+def test_a_failed_write_leaves_no_temporary_file(monkeypatch, tmp_path):
     assert old_file_survives(write_text, monkeypatch, tmp_path / "a.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_numbers_that_json_does_not_know_become_null(tmp_path):
+def test_numbers_that_are_not_finite_become_null(tmp_path):
     write_json(tmp_path / "a.json", {"loss": [1.5, float("nan"), (float("inf"), 2)], "nested": {"x": -float("inf")}})
     assert read_json(tmp_path / "a.json") == {"loss": [1.5, None, [None, 2]], "nested": {"x": None}}
 
 
-def test_a_value_that_is_no_json_leaves_nothing(tmp_path):
+def test_a_value_that_is_not_json_leaves_no_file(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(tmp_path / "a.json", {"a": object()})
     assert list(tmp_path.iterdir()) == []
@@ -124,10 +96,28 @@ def test_missing_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 200_000], ids=["empty", "cut", "bytes", "deep"]
+    "content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 200_000], ids=["empty", "truncated", "bytes", "nested"]
 )
-def test_broken_files_are_named(tmp_path, content):
-    file = tmp_path / "broken.json"
+def test_invalid_json_files_are_named(tmp_path, content):
+    file = tmp_path / "invalid.json"
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="broken.json is not valid JSON .* may be damaged"):
+    with pytest.raises(CheckpointError, match="invalid.json is not valid JSON .* may be damaged"):
         read_json(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [('{"a": 1, "a": 2}', "a key occurs twice"), ('{"a": NaN}', "NaN is not a number in JSON")]
+)
+def test_json_is_read_strictly(tmp_path, content, reason):
+    file = tmp_path / "a.json"
+    file.write_text(content)
+    with pytest.raises(CheckpointError, match=rf"a\.json is not valid JSON \({reason}\)"):
+        read_json(file)
+
+
+def test_large_files_are_refused(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text(f'"{"x" * 998}"')
+    assert len(read_json(file, most_bytes=1000)) == 998
+    with pytest.raises(CheckpointError, match=r"a\.json has 1,000 bytes, more than the limit of 999 for this file"):
+        read_json(file, most_bytes=999)

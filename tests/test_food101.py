@@ -1,3 +1,5 @@
+"""The Food-101 experiment: its split, its runs on the embedded sample, and its refusals."""
+
 import json
 import os
 from pathlib import Path
@@ -9,7 +11,7 @@ from PIL import Image
 from benchmarks.food101.__main__ import main
 from benchmarks.food101.presets import PRESETS
 from benchmarks.food101.protocol import EXCLUDED_CLASSES, split_roles
-from benchmarks.food101.studies import LAYERS, few
+from benchmarks.food101.studies import LAYERS, balanced_subset
 from ssl_pretext.data import ImageStore, list_food101
 from ssl_pretext.tasks import Colorization
 
@@ -17,7 +19,7 @@ CLASSES = sorted([*EXCLUDED_CLASSES, *(f"dish_{i:02d}" for i in range(83))])
 
 
 def food_folder(root: Path, per_class: dict[str, int], *, pictures: bool = False) -> Path:
-    """A Food-101 tree: the listing alone, or with a tiny picture for each name."""
+    """A folder in the layout of Food-101, with or without a tiny picture for each name."""
     meta = root / "food-101" / "meta"
     meta.mkdir(parents=True)
     (root / "food-101" / "images").mkdir()
@@ -56,12 +58,12 @@ def test_counts_of_the_full_split(tmp_path):
     assert len(used) == 56_025 + 6_225 + 1_350
 
 
-def test_smoke_runs_twice_to_the_same_results(tmp_path, capsys):
+def test_two_smoke_runs_give_the_same_results(tmp_path, capsys):
     for folder in ("one", "two"):
         assert main(["--preset", "smoke", "--out", str(tmp_path / folder)]) == 0
-    said = capsys.readouterr().out
-    assert "embedded sample" in said
-    assert "plan: 2 epochs of 32 px" in said
+    printed = capsys.readouterr().out
+    assert "embedded sample" in printed
+    assert "plan: 2 epochs of images at 32 px" in printed
     one, two = (json.loads((tmp_path / folder / "results.json").read_text()) for folder in ("one", "two"))
     for results in (one, two):
         del results["times"]
@@ -70,7 +72,7 @@ def test_smoke_runs_twice_to_the_same_results(tmp_path, capsys):
     keys = {"config", "environment", "data", "pretraining", "probes", "summary", "color_quality", "answers"}
     assert keys <= set(one)
     assert {row["domain"] for row in one["summary"]} == {"in", "out"}
-    assert [answer["question"] for answer in one["answers"]][3] == "Do other layers than the latent represent more?"
+    assert [answer["question"] for answer in one["answers"]][3] == "Do other layers represent more than the latent?"
     names = {row["representation"] for row in one["summary"] if row["study"] == "conv"}
     assert {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"} < names
     assert {"pixels rgb 8×8", "color histogram"} < names
@@ -83,26 +85,27 @@ def test_smoke_runs_twice_to_the_same_results(tmp_path, capsys):
     assert all(answer["question"] in page for answer in one["answers"])
     assert isinstance(Colorization.from_pretrained(tmp_path / "one" / "task"), Colorization)
 
-    # A finished run is refused, resumed, or replaced.
+    # A folder with a finished run is refused, unless the run is resumed with the same settings.
     out = str(tmp_path / "one")
     assert main(["--preset", "smoke", "--out", out]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(["--preset", "smoke", "--out", out, "--seed", "1", "--resume"]) == 2
     assert "other settings (seed" in capsys.readouterr().err
-    kept = sorted((tmp_path / "one" / "probes").iterdir())
-    for file in kept[::2]:
+    cached = sorted((tmp_path / "one" / "probes").iterdir())
+    for file in cached[::2]:
         file.unlink()
     assert main(["--preset", "smoke", "--out", out, "--resume"]) == 0
     assert json.loads((tmp_path / "one" / "results.json").read_text())["probes"] == one["probes"]
 
 
-def test_few_images_are_as_many_of_each_class():
+def test_a_balanced_subset_has_equally_many_images_of_each_class():
     store = ImageStore.from_arrays(torch.zeros(30, 3, 4, 4, dtype=torch.uint8), [0] * 10 + [1] * 10 + [2] * 10)
-    assert few(store, None) is few(store, 30) is store
-    assert few(store, 13).labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert balanced_subset(store, None) is balanced_subset(store, 30) is store
+    assert balanced_subset(store, 13).labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def refused(capsys, *arguments: str) -> str:
+    """The error of a command that must be refused in one line before it writes anything."""
     before = set(Path().iterdir())
     assert main(list(arguments)) == 2
     error = capsys.readouterr().err
@@ -113,7 +116,7 @@ def refused(capsys, *arguments: str) -> str:
     return error
 
 
-def test_bad_requests_end_in_one_clear_paragraph(tmp_path, capsys, monkeypatch):
+def test_wrong_options_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken").mkdir()
@@ -124,10 +127,10 @@ def test_bad_requests_end_in_one_clear_paragraph(tmp_path, capsys, monkeypatch):
     assert "no loss named 'smooth_l2'. Did you mean 'smooth_l1'" in refused(capsys, "--losses", "smooth_l2=1")
     assert "no study 'cnv'; known: conv, linear" in refused(capsys, "--studies", "cnv")
     assert "losses are written" in refused(capsys, "--losses", "smooth_l1")
-    assert "holds files of something else" in refused(capsys, "--preset", "smoke", "--out", "taken")
+    assert "holds files that no run of this experiment wrote" in refused(capsys, "--preset", "smoke", "--out", "taken")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "--preset documented is made for a GPU" in refused(capsys, "--preset", "documented")
-    assert "no CUDA device" in refused(capsys, "--device", "cuda")
+    assert "--device cuda needs a GPU, but PyTorch finds no CUDA device" in refused(capsys, "--device", "cuda")
 
 
 def test_unreadable_images_are_skipped_and_listed_up_to_one_percent(tmp_path, capsys):
@@ -137,7 +140,7 @@ def test_unreadable_images_are_skipped_and_listed_up_to_one_percent(tmp_path, ca
     arguments = ["--data", str(root), "--preset", "smoke", "--losses", "smooth_l1=1", "--studies", "conv"]
     arguments += ["--out", str(tmp_path / "out")]
     assert main(arguments) == 0
-    assert "skipped: 1 unreadable images" in capsys.readouterr().out
+    assert "skipped 1 unreadable images" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["data"]["skipped"][0]["name"] == f"{images[0].parent.name}/{images[0].stem}"
     for image in images[:12]:
@@ -147,18 +150,18 @@ def test_unreadable_images_are_skipped_and_listed_up_to_one_percent(tmp_path, ca
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_keeps_its_folder_to_itself_and_replaces_all_of_one(tmp_path, capsys, monkeypatch):
+def test_a_run_locks_its_folder_and_overwriting_empties_it(tmp_path, capsys, monkeypatch):
     def execute(run, *_):
         assert (run.out / ".lock").read_text().startswith("process ")
-        (run.out / "figures").mkdir()  # fails if it is there already
+        (run.out / "figures").mkdir()  # fails if the folder exists already
 
     monkeypatch.setattr("benchmarks.food101.experiment.Run.execute", execute)
     monkeypatch.delenv("SSL_PRETEXT_DATA", raising=False)
-    asked = ["--preset", "smoke", "--out", str(tmp_path / "run")]
-    assert main(asked) == 0
-    assert main(asked) == 2
-    assert "holds another run" in capsys.readouterr().err
-    assert main([*asked, "--overwrite"]) == 0
+    arguments = ["--preset", "smoke", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "figures"]
 
 
@@ -172,7 +175,7 @@ def test_help_shows_each_preset(name, capsys):
 REAL = os.environ.get("SSL_PRETEXT_DATA")
 
 
-@pytest.mark.skipif(not REAL, reason="SSL_PRETEXT_DATA names no Food-101 folder")
+@pytest.mark.skipif(not REAL, reason="SSL_PRETEXT_DATA is not set to a folder with Food-101")
 def test_smoke_on_real_food(tmp_path):
     arguments = ["--preset", "smoke", "--losses", "smooth_l1=1", "--studies", "conv", "--data", str(REAL)]
     arguments += ["--out", str(tmp_path / "out")]

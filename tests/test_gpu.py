@@ -1,4 +1,4 @@
-"""What is for GPUs, as far as a processor can tell; the last tests need one."""
+"""Compiling, precisions and the GPU benchmark, as far as a CPU can test them; the last tests need a GPU."""
 
 import json
 import re
@@ -12,7 +12,8 @@ import ssl_pretext as sp
 from benchmarks.food101 import experiment
 from benchmarks.food101.__main__ import main as food101
 from benchmarks.speed import gpu
-from benchmarks.speed.peaks import peak
+from benchmarks.speed.gpu_peaks import peak
+from ssl_pretext.data.loader import BatchLoader
 from ssl_pretext.errors import CheckpointError, PretextError
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
@@ -21,7 +22,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs that `torch.compile` finds; they are run as they are."""
+    """The graphs that `torch.compile` finds, which are run without being compiled."""
     found, compile_ = [], torch.compile
 
     def backend(graph, _inputs):
@@ -51,11 +52,11 @@ def fitted(out, **options):
     return trained, sp.fit(trained, store(), config, validation=store(8))
 
 
-def test_a_compiled_run_is_the_same_run(tmp_path, graphs):
+def test_a_compiled_run_equals_the_plain_run(tmp_path, graphs):
     plain, history = fitted(tmp_path / "plain")
     assert not graphs
     compiled, again = fitted(tmp_path / "compiled", compile=True)
-    # Encoder and decoder, once; validation is not compiled, and entering and leaving it compiles nothing again.
+    # Encoder and decoder are compiled once. Validation is not compiled, and does not make them compile again.
     assert len(graphs) == 2
     assert again == history
     assert list(plain.state_dict()) == list(compiled.state_dict())
@@ -65,18 +66,18 @@ def test_a_compiled_run_is_the_same_run(tmp_path, graphs):
     assert sp.FitConfig(out="x", compile=True).fingerprint() == sp.FitConfig(out="x").fingerprint()
 
 
-def test_both_halves_of_a_split_brain_are_compiled():
+def test_both_branches_of_a_split_brain_are_compiled():
     brain = sp.SplitBrain("lab:L", "lab:ab", [nn.Conv2d(1, 4, 1), nn.Conv2d(2, 4, 1)])
     first, second = brain.branches
     expected = [first.encoder, first.decoder, second.encoder, second.decoder]
     assert [id(network) for network in brain.networks()] == [id(network) for network in expected]
 
 
-def test_augmenting_is_part_of_what_a_run_is(tmp_path):
+def test_a_run_cannot_be_resumed_with_another_augmentation(tmp_path):
     plain, _ = fitted(tmp_path / "plain")
     augmented, _ = fitted(tmp_path / "augmented", augment=True)
     again, _ = fitted(tmp_path / "again", augment=True)
-    weights = [one.encoder[0].weight for one in (plain, augmented, again)]
+    weights = [trained.encoder[0].weight for trained in (plain, augmented, again)]
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[1], weights[2])
     with pytest.raises(CheckpointError, match=r"other settings \(augment\)"):
@@ -85,15 +86,15 @@ def test_augmenting_is_part_of_what_a_run_is(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16-mixed"])
-def test_precisions_train_and_leave_no_switch_behind(precision, tmp_path):
-    seen = set()
+def test_precisions_train_and_restore_the_settings_of_torch(precision, tmp_path):
+    settings = set()
     trained = task()
     trained.register_forward_hook(
-        lambda *_: seen.add((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        lambda *_: settings.add((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
     )
     config = sp.FitConfig(out=tmp_path / "run", epochs=2, batch_size=16, device="cpu", precision=precision)
     history = sp.fit(trained, store(), config)
-    assert seen == {("high", False) if precision == "tf32" else ("highest", True)}
+    assert settings == {("high", False) if precision == "tf32" else ("highest", True)}
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.benchmark
     exact = fitted(tmp_path / "exact")[1]
@@ -101,26 +102,26 @@ def test_precisions_train_and_leave_no_switch_behind(precision, tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--compile", "--precision", "bf16-mixed"], []])
-def test_the_experiment_hands_its_options_to_fit(options, tmp_path, monkeypatch, capsys):
+def test_the_experiment_passes_its_options_to_fit(options, tmp_path, monkeypatch, capsys):
     configs = []
 
     def fit(task, images, config, *, validation):
         configs.append(config)
-        raise PretextError("seen enough")
+        raise PretextError("stopped by the test")
 
     monkeypatch.setattr(experiment, "fit", fit)
     monkeypatch.delenv("SSL_PRETEXT_DATA", raising=False)
     arguments = ["--preset", "smoke", "--out", str(tmp_path / "run"), "--device", "cpu"]
     assert food101([*arguments, *options]) == 2
-    assert "seen enough" in capsys.readouterr().err
+    assert "stopped by the test" in capsys.readouterr().err
     expected = (True, "bf16-mixed") if options else (False, "32-true")
     assert [(config.compile, config.precision) for config in configs] == [expected]
     assert "compile" not in json.loads((tmp_path / "run" / "config.json").read_text())
 
 
-def test_steps_are_measured_on_a_processor_too(tmp_path, capsys, monkeypatch):
+def test_steps_are_measured_on_a_cpu(tmp_path, capsys, monkeypatch):
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))  # seconds, if it did
+    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))  # compiling would take seconds
     out = tmp_path / "gpu.json"
     assert gpu.main(["--device", "cpu", "--small", "--compiled", "--losses", "smooth_l1=1", "--out", str(out)]) == 0
     results = json.loads(out.read_text())
@@ -131,7 +132,7 @@ def test_steps_are_measured_on_a_processor_too(tmp_path, capsys, monkeypatch):
         ("fp32", True),
         ("bf16", True),
     ]
-    assert len(compiled) == 4  # encoder and decoder, in two kinds of arithmetic
+    assert len(compiled) == 4  # encoder and decoder, in two precisions
     assert results["environment"]["device"] == "cpu"
     assert results["command"] == (
         "python -m benchmarks.speed.gpu --device=cpu --image-size=64 --batch-size=256 --losses=smooth_l1=1 --rounds=9 "
@@ -146,16 +147,16 @@ def test_steps_are_measured_on_a_processor_too(tmp_path, capsys, monkeypatch):
     assert "| bf16 compiled |" in capsys.readouterr().out
 
 
-def test_flop_are_those_of_the_layers():
+def test_floating_point_operations_are_counted_per_layer():
     step = gpu.Step(gpu.Mode("fp32"), torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {"smooth_l1": 1.0})
     step.task.encoder, step.task.decoder = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
     pixels, encoder, decoder, lightness = 2 * 16 * 16, 9 * 1 * 4, 4 * 3, 3 * 3
     forward = pixels * (lightness + encoder + decoder)
-    backward = pixels * (encoder + 2 * decoder)  # the gradients of the weights, and of the decoder's input
+    backward = pixels * (encoder + 2 * decoder)  # gradients of the weights, and of the decoder's input
     assert step.flop() == 2 * (forward + backward)
 
 
-def test_peaks_are_those_of_dense_work_on_devices_that_are_known():
+def test_peaks_are_known_for_some_devices():
     assert peak("NVIDIA H100 80GB HBM3", "bf16") == 989.5
     assert peak("NVIDIA H100 PCIe", "tf32") == 378
     assert peak("NVIDIA A100-SXM4-40GB", "bf16") == peak("NVIDIA A100 80GB PCIe", "bf16") == 312
@@ -166,24 +167,24 @@ def test_peaks_are_those_of_dense_work_on_devices_that_are_known():
         assert peak(unknown, "fp32") is None
 
 
-def test_the_page_runs_as_written(tmp_path, monkeypatch):
+def test_the_code_on_the_page_runs(tmp_path, monkeypatch):
     (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch, "compile", lambda function: function)  # it takes its time, and is tested above
-    monkeypatch.setattr("ssl_pretext.data.samples.MOST", {"train": 2, "test": 2})
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # compiling is slow, and tested above
+    monkeypatch.setattr("ssl_pretext.data.samples.MAX_PATCHES", {"train": 2, "test": 2})
     exec(block, {})
     assert (tmp_path / "runs" / "gpu" / "task" / "model.safetensors").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests machines without CUDA")
 def test_without_a_gpu_the_benchmark_says_what_to_do(capsys):
     assert gpu.main([]) == 2
-    assert "PyTorch sees no CUDA device here; --device cpu --small shows" in capsys.readouterr().err
+    assert "PyTorch finds no CUDA device here; use --device cpu --small" in capsys.readouterr().err
 
 
 @needs_cuda
 @pytest.mark.parametrize("options", [{}, {"augment": True}, {"precision": "bf16-mixed"}, {"precision": "tf32"}])
-def test_a_gpu_trains_and_goes_on(options, tmp_path):
+def test_training_and_resuming_on_a_gpu(options, tmp_path):
     trained = task()
     config = {"out": tmp_path, "batch_size": 12, "device": "cuda", "resume": True, **options}
     history = sp.fit(trained, store(), sp.FitConfig(epochs=2, **config))
@@ -193,10 +194,10 @@ def test_a_gpu_trains_and_goes_on(options, tmp_path):
 
 
 @needs_cuda
-def test_a_step_never_waits_for_the_gpu():
+def test_a_step_does_not_wait_for_the_gpu():
     trained = sp.Colorization("autoencoder", target="rgb").to("cuda")
-    batches = iter(sp.data.batches.BatchLoader(store(), 8, seed=0, augment=True, device="cuda"))
-    trained(next(batches)).loss.backward()  # the first one loads kernels
+    batches = iter(BatchLoader(store(), 8, seed=0, augment=True, device="cuda"))
+    trained(next(batches)).loss.backward()  # the first step loads kernels and may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
         trained(next(batches)).loss.backward()
@@ -205,7 +206,7 @@ def test_a_step_never_waits_for_the_gpu():
 
 
 @needs_cuda
-def test_every_mode_is_measured_on_a_gpu(tmp_path):
+def test_every_precision_is_measured_on_a_gpu(tmp_path):
     out = tmp_path / "gpu.json"
     assert gpu.main(["--small", "--no-compiled", "--losses", "smooth_l1=1", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]

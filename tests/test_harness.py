@@ -1,36 +1,41 @@
-"""Comparisons: rows are kept one by one, and published without photographs."""
+"""Comparisons: each row is saved when it is finished, and pages are made from the stored results alone."""
 
 import json
 from dataclasses import replace
 
 import pytest
+from test_structure import ROOT
 
 from benchmarks.food101.protocol import open_data
-from benchmarks.harness import PRESETS, Comparison, Row, linear_probes
+from benchmarks.harness import PRESETS, TaskComparison, TaskSpec, linear_probes
 from benchmarks.networks import SMALL_CNN
-from benchmarks.result_page import publish
+from benchmarks.result_page import PAGES, draw, page, publish, remark_of
 from ssl_pretext.errors import CheckpointError
 
 OPTIONS = {"source": "lab:L", "target": "lab:ab", "encoder": f"{SMALL_CNN}[width=0.25]", "output_stride": 4}
+STORED = sorted(file.parent.name for file in (ROOT / PAGES).glob("*/results.json"))
 
 
 @pytest.fixture
 def comparison():
-    rows = [Row("untrained", "cross_channel", OPTIONS), Row("trained", "cross_channel", OPTIONS, control="untrained")]
+    tasks = [
+        TaskSpec("untrained", "cross_channel", OPTIONS),
+        TaskSpec("trained", "cross_channel", OPTIONS, control="untrained"),
+    ]
     quality = dict.fromkeys(
-        f"{key}{of}"
+        f"{key}{suffix}"
         for key in ("psnr", "ssim", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b")
-        for of in ("", "_truth")
+        for suffix in ("", "_truth")
     )
-    return Comparison(
+    return TaskComparison(
         "A comparison",
-        rows,
+        tasks,
         [linear_probes(["conv1", None])],
         lambda _task, _data: {"quality": dict.fromkeys(quality, 1.0)},
     )
 
 
-def test_rows_are_kept_and_gone_on_with(comparison, tmp_path, monkeypatch):
+def test_finished_rows_are_not_measured_again(comparison, tmp_path, monkeypatch):
     preset = PRESETS["smoke"]
     data = open_data(None, preset, seed=0)
     first = comparison.run(data, preset, out=tmp_path / "run", device="cpu")
@@ -43,7 +48,7 @@ def test_rows_are_kept_and_gone_on_with(comparison, tmp_path, monkeypatch):
     assert set(first[1]["accuracy"]["in"]) == {"conv1", "encoder"}
     monkeypatch.setattr("ssl_pretext.evaluate", lambda *_a, **_k: pytest.fail("a row was measured twice"))
     assert comparison.run(data, preset, out=tmp_path / "run", device="cpu") == first
-    with pytest.raises(CheckpointError, match="holds rows of other settings"):
+    with pytest.raises(CheckpointError, match="holds results of a run with other settings"):
         comparison.run(data, replace(preset, epochs=2), out=tmp_path / "run", device="cpu")
 
     results = {
@@ -57,9 +62,26 @@ def test_rows_are_kept_and_gone_on_with(comparison, tmp_path, monkeypatch):
     }
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     (tmp_path / "run" / "grid.png").write_bytes(b"png")
-    publish(tmp_path / "run" / "results.json", tmp_path / "docs" / "it", "A remark.")
-    page = (tmp_path / "docs" / "it.md").read_text()
-    assert "# A comparison\n\nA remark." in page
-    assert "| pixels RGB | 50.0 |" in page
-    assert "| trained | 1.0 | 1.000 | 1.000 | 1.000 | 1.0 | 1.0 | 1.0 |" in page
-    assert sorted(path.name for path in (tmp_path / "docs" / "it").iterdir()) == ["grid.png", "results.json"]
+    target = tmp_path / "docs" / "it"
+    publish(tmp_path / "run" / "results.json", target, "A remark.\n\nIn two paragraphs.")
+    text = (tmp_path / "docs" / "it.md").read_text()
+    assert "# A comparison\n\nA remark." in text
+    assert "| pixels RGB | 50.0 |" in text
+    assert "| trained | 1.0 | 1.000 | 1.000 | 1.000 | 1.0 | 1.0 | 1.0 |" in text
+    assert sorted(path.name for path in target.iterdir()) == ["grid.png", "results.json"]
+    publish(target / "results.json", target)
+    assert (tmp_path / "docs" / "it.md").read_text() == text, "a page that is written again keeps its remark"
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_committed_pages_follow_from_the_committed_results(name):
+    text = (ROOT / PAGES / f"{name}.md").read_text()
+    results = json.loads((ROOT / PAGES / name / "results.json").read_text())
+    assert page(results, ROOT / PAGES / name, remark_of(text)) == text
+
+
+@pytest.mark.parametrize("name", ["recipe", "food101"])
+def test_the_plots_can_be_drawn_again(name, tmp_path):
+    draw(json.loads((ROOT / PAGES / name / "results.json").read_text()), tmp_path)
+    committed = {file.name for file in (ROOT / PAGES / name).glob("*.png")}
+    assert {file.name for file in tmp_path.iterdir()} == committed

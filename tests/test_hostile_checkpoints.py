@@ -1,4 +1,4 @@
-"""Hostile and damaged files: saved tasks, representations, stores, caches and checkpoints end in a PretextError."""
+"""Damaged and malicious files: reading a task, representation, store, cache or checkpoint raises a PretextError."""
 
 import json
 import os
@@ -27,6 +27,7 @@ from ssl_pretext.system.files import json_sha256, write_json
 FEW = 200
 MANY = pytest.param(1000, marks=pytest.mark.slow)
 ENCODER = "autoencoder[width=0.125]"
+OPTIONS = {"encoder": ENCODER, "channels": "lab:L", "all_rotations": True}
 
 
 def saved(folder):
@@ -50,40 +51,41 @@ def folder(original, tmp_path):
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     def refuse(*_):
-        raise AssertionError("a file of somebody else's reached for the network")
+        raise AssertionError("loading an untrusted file used the network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def loaded(folder):
-    """What a saved task is, comparable."""
+    """Loads a task, and returns its weights hash, options and training for comparison."""
     task = sp.PretextTask.from_pretrained(folder)
     return network_identity(task), task.options(), task.trained_on, task.name
 
 
 class Payload:
-    """What a pickle would run."""
+    """Ends the process with code 66 when it is unpickled."""
 
     def __reduce__(self):
         return os._exit, (66,)
 
 
-def refused(folder, match):
+def check_refused(folder, match):
+    """Checks that loading a task raises an error with a matching message, within limits of memory and time."""
     with bounded(), pytest.raises(PretextError, match=match):
         sp.PretextTask.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
-def test_random_harm_to_a_saved_task_is_noticed(folder, count):
+def test_random_damage_to_a_saved_task_is_detected(folder, count):
     found = outcomes(
         [folder / "config.json", folder / "model.safetensors"], lambda: loaded(folder), loaded(folder), count, seed=1
     )
     print(found)
     assert found.keys() <= {"refused", "same"}, found
-    assert found["same"] < 0.1 * count  # what changes the layout of the contract alone, or nothing at all
+    assert found["same"] < 0.1 * count  # damage to whitespace in the contract, or no change
 
 
-def test_a_reader_that_lets_harm_pass_would_be_seen(folder):
+def test_outcomes_reports_readers_that_do_not_detect_damage(folder):
     found = outcomes(
         [folder / "model.safetensors"], lambda: len((folder / "model.safetensors").read_bytes()), 0, 20, seed=3
     )
@@ -98,19 +100,19 @@ def test_a_reader_that_lets_harm_pass_would_be_seen(folder):
     assert {name.partition(":")[0] for name in found} >= {"same", "JSONDecodeError"}
 
 
-ENDLESS = 10**9
+HUGE = 10**9
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {"encoder": "autoencoder[width=1000000]"},
-        {"encoder": f"autoencoder[latent_channels={ENDLESS}]"},
+        {"encoder": f"autoencoder[latent_channels={HUGE}]"},
         {"encoder": "autoencoder[width=-1]"},
         {"encoder": "autoencoder[width=nan]"},
         {"encoder": "autoencoder[width=inf]"},
         {"encoder": f"timm/vit_tiny_patch16_224[img_size={10**6}]"},
-        {"encoder": f"timm/vit_tiny_patch16_224[depth={ENDLESS}]"},
+        {"encoder": f"timm/vit_tiny_patch16_224[depth={HUGE}]"},
         {"encoder": f"timm/vit_tiny_patch16_224[embed_dim={3 * 10**6}]"},
         {"encoder": "timm/resnet18[checkpoint_path=PAYLOAD]"},
         {"encoder": "timm/resnet18[pretrained_cfg=PAYLOAD]"},
@@ -123,7 +125,7 @@ ENDLESS = 10**9
         {"encoder": "timm/../../evil"},
         {"encoder": "torchvision/resnet18[weights=DEFAULT]"},
         {"encoder": "torchvision/resnet18[weights=PAYLOAD]"},
-        {"encoder": f"torchvision/resnet18[width_per_group={ENDLESS}]"},
+        {"encoder": f"torchvision/resnet18[width_per_group={HUGE}]"},
         {"encoder": "os.system"},
         {"encoder": "../model.safetensors"},
         {"encoder": None},
@@ -135,21 +137,29 @@ ENDLESS = 10**9
         {"channels": "os:system"},
         {"channels": "lab:" + "L," * 10**5},
         {"channels": 7},
-        {"every": {"__class__": "os.system"}},
+        {"all_rotations": {"__class__": "os.system"}},
         {"__class__": "os.system"},
         {"self": 1},
         {"": 1},
     ],
     ids=lambda options: str(options)[:60],
 )
-def test_what_a_contract_asks_for_is_not_done(folder, options):
+def test_malicious_options_are_refused(folder, options):
     payload = folder / "payload.pth"
     payload.write_bytes(pickle.dumps(Payload()))
-    changed = {"encoder": ENCODER, "channels": "lab:L", "every": True} | options
+    changed = OPTIONS | options
     if isinstance(changed["encoder"], str):
         changed["encoder"] = changed["encoder"].replace("PAYLOAD", str(payload))
     forge(folder, options=changed)
-    refused(folder, "no task can be made from the contract .*config.json|was given as a module|do not fit the task")
+    check_refused(
+        folder, "cannot create a task from the contract .*config.json|was given as a module|do not fit the task"
+    )
+
+
+def test_a_forged_contract_with_valid_options_is_loaded(folder):
+    """Negative control: `test_malicious_options_are_refused` changes these options."""
+    forge(folder, options=OPTIONS)
+    assert loaded(folder)[1] == OPTIONS
 
 
 VIT = "timm/vit_tiny_patch16_224[img_size=32]"
@@ -161,7 +171,7 @@ COLOR = {"encoder": ENCODER, "target": "lab:ab", "losses": {"l1": 1.0}}
     [
         ("os.system", {}),
         ("../rotation", {"encoder": ENCODER}),
-        ("colorization", COLOR | {"output_stride": ENDLESS}),
+        ("colorization", COLOR | {"output_stride": HUGE}),
         ("colorization", COLOR | {"output_stride": 0}),
         ("colorization", COLOR | {"decoder": "os.system"}),
         ("colorization", COLOR | {"decoder": None, "losses": {}}),
@@ -170,25 +180,25 @@ COLOR = {"encoder": ENCODER, "target": "lab:ab", "losses": {"l1": 1.0}}
         ("colorization", COLOR | {"losses": {"l1": "1"}}),
         ("colorization", COLOR | {"losses": ["l1"]}),
         ("colorization", COLOR | {"losses": {"os.system": 1}}),
-        ("colorization", COLOR | {"losses": {f"channel_classification[bins={ENDLESS}]": 1}}),
+        ("colorization", COLOR | {"losses": {f"channel_classification[bins={HUGE}]": 1}}),
         ("colorization", COLOR | {"losses": {"channel_classification[bins=100000]": 1}}),
-        ("colorization", COLOR | {"losses": {f"adversarial[width={ENDLESS}]": 1}}),
+        ("colorization", COLOR | {"losses": {f"adversarial[width={HUGE}]": 1}}),
         ("colorization", COLOR | {"losses": {"lpips[net=../../evil]": 1}}),
         ("colorization", COLOR | {"losses": {"perceptual[network=hf-hub:evil/model]": 1}}),
         ("colorization", COLOR | {"regularizers": {"nuclear_norm": float("1e999")}}),
-        pytest.param("masked_patches", {"encoder": VIT, "depth": ENDLESS}, marks=pytest.mark.slow),
-        ("masked_patches", {"encoder": VIT, "width": 64 * ENDLESS}),
+        pytest.param("masked_patches", {"encoder": VIT, "depth": HUGE}, marks=pytest.mark.slow),
+        ("masked_patches", {"encoder": VIT, "width": 64 * HUGE}),
         ("jigsaw", {"encoder": ENCODER, "num_permutations": 362_880}),
-        ("jigsaw", {"encoder": ENCODER, "grid": ENDLESS}),
-        ("cross_channel_contrast", {"first": "lab:L", "second": "lab:ab", "encoder": ENCODER, "embed_dim": ENDLESS}),
+        ("jigsaw", {"encoder": ENCODER, "grid": HUGE}),
+        ("cross_channel_contrast", {"first": "lab:L", "second": "lab:ab", "encoder": ENCODER, "embed_dim": HUGE}),
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_no_task_is_built_far_beyond_its_weights(folder, task, options):
+def test_tasks_that_need_far_more_memory_than_their_weights_are_refused(folder, task, options):
     forge(folder, task=task, options=options)
-    refused(
+    check_refused(
         folder,
-        "no task can be made from the contract|do not fit the task|is not valid JSON|was given as a module",
+        "cannot create a task from the contract|do not fit the task|is not valid JSON|was given as a module",
     )
 
 
@@ -200,8 +210,8 @@ def trained_on(**changes):
     ("changes", "match"),
     [
         ({"format": "2"}, "is not the contract of a task"),
-        ({"format": 1}, "made by an unreleased version of ssl_pretext"),
-        ({"format": 3}, "has format 3, and this version reads 2; update ssl_pretext"),
+        ({"format": 1}, "written by an unreleased version of ssl_pretext"),
+        ({"format": 3}, "has format 3, but this version of ssl_pretext reads only format 2; update ssl_pretext"),
         ({"format": True}, "is not the contract of a task"),
         ({"task": ["rotation"]}, r"is damaged: task is \['rotation'\]"),
         ({"task": None}, "is damaged: task is None"),
@@ -210,8 +220,8 @@ def trained_on(**changes):
         (trained_on(resize=3), r"is damaged: resize is 3"),
         ({"weights_sha256": 0}, "is damaged: weights_sha256 is 0"),
         ({"weights_sha256": "0" * 64}, "are not those that the contract was saved with"),
-        ({"code": "os.system('true')"}, "holds code, which this version does not know"),
-        (trained_on(image_size=ENDLESS), r"is damaged: image_size is 1000000000"),
+        ({"code": "os.system('true')"}, "contains the keys code, which this version of ssl_pretext does not know"),
+        (trained_on(image_size=HUGE), r"is damaged: image_size is 1000000000"),
         (trained_on(image_size=-1), r"is damaged: image_size is -1"),
         (trained_on(image_size=0), r"is damaged: image_size is 0"),
         (trained_on(image_size=True), r"is damaged: image_size is True"),
@@ -220,43 +230,43 @@ def trained_on(**changes):
         (trained_on(image_size=[8, "8"]), r"is damaged: image_size is"),
         (trained_on(image_size=[]), r"is damaged: image_size is"),
         ({"channel_spaces": 5}, "is damaged: channel_spaces is 5"),
-        ({"channel_spaces": [5]}, "no task can be made"),
-        ({"channel_spaces": [{}]}, "no task can be made"),
-        ({"channel_spaces": [{"name": "rgb", "channels": ["x"], "center": 0, "scale": 1}]}, "exists already"),
-        ({"channel_spaces": [{"name": "h1", "channels": ["x"], "center": "0", "scale": 1}]}, "no task can be made"),
+        ({"channel_spaces": [5]}, "cannot create a task"),
+        ({"channel_spaces": [{}]}, "cannot create a task"),
+        ({"channel_spaces": [{"name": "rgb", "channels": ["x"], "center": 0, "scale": 1}]}, "already exists"),
+        ({"channel_spaces": [{"name": "h1", "channels": ["x"], "center": "0", "scale": 1}]}, "cannot create a task"),
         ({"channel_spaces": [{"name": "h2", "channels": ["x"], "center": 1e999, "scale": 1}]}, "not valid JSON|finite"),
         ({"channel_spaces": [{"name": "h3", "channels": ["x", "x"], "center": 0, "scale": 1}]}, "distinct"),
-        ({"channel_spaces": [{"name": "h4", "channels": [["x"]], "center": 0, "scale": 1}]}, "no task can be made"),
+        ({"channel_spaces": [{"name": "h4", "channels": [["x"]], "center": 0, "scale": 1}]}, "cannot create a task"),
     ],
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
-def test_a_contract_of_other_values_is_refused(folder, changes, match):
+def test_a_contract_with_invalid_values_is_refused(folder, changes, match):
     forge(folder, **changes)
-    refused(folder, match)
+    check_refused(folder, match)
 
 
-def test_a_number_that_json_does_not_know_is_no_damage(folder):
+def test_a_setting_that_is_not_finite_is_saved_as_null(folder):
     task = sp.PretextTask.from_pretrained(folder)
     task.trained_on = TrainedOn(settings={"learning_rate": float("inf")})
     task.save_pretrained(folder)
     assert sp.PretextTask.from_pretrained(folder).trained_on.settings == {"learning_rate": None}
 
 
-def test_an_edited_contract_and_other_weights_are_refused(folder):
+def test_an_edited_contract_and_replaced_weights_are_refused(folder):
     file = folder / "config.json"
     contract = json.loads(file.read_text())
     file.write_text(json.dumps(contract | trained_on(image_size=64)))
-    refused(folder, "has changed since it was saved: it is damaged or was edited")
+    check_refused(folder, "has changed since it was saved: it is damaged or was edited")
     for key in ("contract_sha256", "weights_sha256"):
         file.write_text(json.dumps({name: value for name, value in contract.items() if name != key}))
-        refused(folder, f"is damaged: {key} is 'missing'|has changed since it was saved")
+        check_refused(folder, f"is damaged: {key} is missing|has changed since it was saved")
     file.write_text(json.dumps(contract))
     weights = load_file(folder / "model.safetensors")
     save_file(
         {name: value + 1 if value.is_floating_point() else value for name, value in weights.items()},
         folder / "model.safetensors",
     )
-    refused(folder, "damaged or were replaced")
+    check_refused(folder, "damaged or were replaced")
 
 
 JSON_FILES = {
@@ -281,15 +291,15 @@ JSON_FILES = {
 
 
 @pytest.mark.parametrize("content", JSON_FILES.values(), ids=JSON_FILES)
-def test_a_contract_that_is_no_strict_json_is_refused(folder, content):
+def test_a_contract_that_is_not_strict_json_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
-    refused(folder, r"config\.json (is not valid JSON|is not the contract|has [\d,]+ bytes, more than)")
+    check_refused(folder, r"config\.json (is not valid JSON|is not the contract|has [\d,]+ bytes, more than)")
 
 
-def no_file(kind):
-    """A maker of what stands in a file's place."""
+def replacement(kind):
+    """Returns a function that replaces a file by something that is not a regular file."""
 
-    def make(path):
+    def replace(path):
         path.unlink()
         if kind == "pipe":
             os.mkfifo(path)
@@ -302,17 +312,17 @@ def no_file(kind):
         elif kind == "broken disk":
             path.symlink_to("/proc/self/mem")
 
-    return make
+    return replace
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("kind", ["nothing", "pipe", "folder", "device", "loop", "broken disk"])
-def test_what_stands_in_a_files_place_is_not_waited_for(folder, name, kind):
-    no_file(kind)(folder / name)
-    refused(folder, rf"{name} does not exist|no {name}|{name} is no regular file|{name} cannot be read")
+def test_pipes_devices_and_folders_in_place_of_a_file_are_refused(folder, name, kind):
+    replacement(kind)(folder / name)
+    check_refused(folder, rf"{name} does not exist|no {name}|{name} is not a regular file|{name} cannot be read")
 
 
-def test_links_to_files_are_followed_as_the_hub_keeps_them(folder, tmp_path):
+def test_symbolic_links_to_files_are_followed(folder, tmp_path):
     expected = loaded(folder)
     for name in ("config.json", "model.safetensors"):
         (folder / name).rename(tmp_path / name)
@@ -357,23 +367,23 @@ WEIGHTS = {
     "names that are paths": header({"../../../etc/passwd": entry([1], 0, 4)}, data=bytes(4)),
     "a name of a part of Python": header({"__class__": entry([1], 0, 4)}, data=bytes(4)),
     "very many tensors": header({f"t{i}": entry([0], 0, 0) for i in range(10_000)}),
-    "odd notes": header({"__metadata__": {"a": 1}}),
+    "invalid metadata": header({"__metadata__": {"a": 1}}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("content", WEIGHTS.values(), ids=WEIGHTS)
-def test_weights_that_are_no_safetensors_of_this_task_are_refused(folder, content):
+def test_weights_that_are_not_those_of_the_task_are_refused(folder, content):
     (folder / "model.safetensors").write_bytes(content)
-    refused(folder, "are not those that the contract was saved with")
-    forge(folder)  # else the hash alone would refuse them
-    refused(folder, r"the weights .*model\.safetensors do not fit the task")
+    check_refused(folder, "are not those that the contract was saved with")
+    forge(folder)  # with a valid hash, so that the content itself is checked
+    check_refused(folder, r"the weights .*model\.safetensors do not fit the task")
 
 
 def change(name):
-    def one_more(weights):
+    def extra(weights):
         weights["os.system"] = torch.zeros(1)
 
-    def one_less(weights):
+    def missing(weights):
         del weights[sorted(weights)[0]]
 
     def other_shape(weights):
@@ -384,7 +394,7 @@ def change(name):
         first = next(key for key in sorted(weights) if weights[key].is_floating_point())
         weights[first] = weights[first].to(torch.int8 if name == "integers" else torch.float64)
 
-    return {"extra": one_more, "missing": one_less, "shape": other_shape}.get(name, other_dtype)
+    return {"extra": extra, "missing": missing, "shape": other_shape}.get(name, other_dtype)
 
 
 @pytest.mark.parametrize("name", ["extra", "missing", "shape", "integers", "double"])
@@ -393,47 +403,49 @@ def test_other_tensors_are_refused(folder, name):
     change(name)(weights)
     save_file(weights, folder / "model.safetensors")
     forge(folder)
-    refused(folder, "do not fit the task: .*" + ("instead of torch.float32" if name in ("integers", "double") else ""))
+    check_refused(
+        folder, "do not fit the task: .*" + ("instead of torch.float32" if name in ("integers", "double") else "")
+    )
 
 
-def test_pickles_beside_the_weights_are_not_looked_at(folder):
+def test_pickles_in_the_folder_are_ignored(folder):
     expected = loaded(folder)
     for name in ("pytorch_model.bin", "model.pt", "model.pth", "checkpoint.ckpt", "model.safetensors.index.json"):
         (folder / name).write_bytes(pickle.dumps(Payload()))
     (folder / "modeling.py").write_text("raise SystemExit(66)")
     assert loaded(folder) == expected
     (folder / "model.safetensors").unlink()
-    refused(folder, r"has a contract but no model\.safetensors")
+    check_refused(folder, r"contains a contract but no model\.safetensors")
 
 
 @pytest.mark.parametrize(
     "folder_name", ["~", "..", "/", "a/../../b", "evil/model/../..", "file:///etc", "https://evil/x", "\0"]
 )
-def test_a_name_that_is_no_folder_is_refused(folder_name, tmp_path, monkeypatch):
+def test_a_name_that_is_not_a_folder_is_refused(folder_name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(folder_name, "no folder|does not exist|neither a folder")
+    check_refused(folder_name, "no folder|does not exist|neither a folder")
 
 
-def test_an_allowance_counts_what_is_made_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(memory_limit, "BESIDES", 1000)
+def test_the_memory_limit_counts_new_tensors_only(monkeypatch):
+    monkeypatch.setattr(memory_limit, "EXTRA_BYTES", 1000)
     with memory_limit.MemoryLimit(500):
         first = torch.nn.Linear(16, 16)  # 1,088 bytes
         torch.randperm(10, generator=torch.Generator().manual_seed(0))
         first(torch.ones(2, 16)).relu() + first.weight.sum()
     assert not first.weight.is_meta
     with (
-        pytest.raises(ArgumentError, match="far more memory than its weights, of 500 bytes"),
+        pytest.raises(ArgumentError, match="needs far more memory than its weights file of 500 bytes can fill"),
         memory_limit.MemoryLimit(500),
     ):
         nn.Sequential(*(nn.Linear(16, 16) for _ in range(3)))
-    torch.zeros(10**6)  # only inside
+    torch.zeros(10**6)  # outside of the block there is no limit
 
 
 # Representations
 
 
 @pytest.mark.parametrize("count", [FEW // 4, pytest.param(300, marks=pytest.mark.slow)])
-def test_random_harm_to_a_saved_representation_is_noticed(folder, tmp_path, count):
+def test_random_damage_to_a_saved_representation_is_detected(folder, tmp_path, count):
     task = sp.PretextTask.from_pretrained(folder)
     one = sp.representations.Concatenated([task.representation(), sp.Pixels("lab:L", size=4)], size=2)
     sp.save_representation(one, tmp_path / "saved")
@@ -456,11 +468,11 @@ NETWORK = {"kind": "network", "class": "", "channels": "rgb", "mean": [0] * 3, "
     "describe",
     [
         {"kind": "concatenated", "parts": [0, 0], "size": None},
-        {"kind": "histogram", "bins": ENDLESS},
+        {"kind": "histogram", "bins": HUGE},
         {"kind": "histogram", "bins": -1},
-        {"kind": "pixels", "channels": "lab:L", "size": [ENDLESS]},
+        {"kind": "pixels", "channels": "lab:L", "size": [HUGE]},
         {"kind": "pixels", "channels": ["os"]},
-        NETWORK | {"encoder": f"timm/vit_tiny_patch16_224[depth={ENDLESS}]"},
+        NETWORK | {"encoder": f"timm/vit_tiny_patch16_224[depth={HUGE}]"},
         NETWORK | {"encoder": "timm/resnet18[checkpoint_path=x]"},
         {"kind": "os.system"},
         {"space": {"name": "x"}, "kind": "pixels"},
@@ -470,13 +482,16 @@ NETWORK = {"kind": "network", "class": "", "channels": "rgb", "mean": [0] * 3, "
     ],
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
-def test_a_hostile_note_of_a_representation_is_refused(folder, tmp_path, describe):
-    note = {"format": 2, "name": "x", "layer": "", "describe": describe, "network": None}
-    write_json(tmp_path / "saved" / "representation.json", {**note, "sha256": json_sha256(note)})
-    for place in ("part0", "part1"):
-        (tmp_path / "saved" / place).symlink_to(".")  # each holds both of them again, and so on
+def test_a_malicious_description_of_a_representation_is_refused(folder, tmp_path, describe):
+    description = {"format": 2, "name": "x", "layer": "", "describe": describe, "network": None}
+    write_json(tmp_path / "saved" / "representation.json", {**description, "sha256": json_sha256(description)})
+    for part in ("part0", "part1"):
+        (tmp_path / "saved" / part).symlink_to(".")  # a cycle: each part contains both parts
     shutil.copy(folder / "model.safetensors", tmp_path / "saved")
-    with bounded(), pytest.raises(PretextError, match="does not describe|is a link|unknown kind|not fit|not those"):
+    with (
+        bounded(),
+        pytest.raises(PretextError, match="does not describe|is a symbolic link|unknown kind|not fit|not those"),
+    ):
         sp.load_representation(tmp_path / "saved")
 
 
@@ -494,28 +509,28 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
-def test_random_harm_to_a_store_is_noticed(photos, tmp_path, count):
+def test_random_damage_to_a_store_is_detected(photos, tmp_path, count):
     def read():
         store = sp.ImageStore.from_folder(photos, image_size=8, cache=tmp_path / "cache")
         return store.images().tolist(), store.names, store.labels.tolist(), store.classes, store.skipped, store.sha256
 
-    whole = read()
-    (made,) = (tmp_path / "cache").iterdir()
-    found = outcomes([made / "index.json", made / "images.u8"], read, whole, count, seed=5)
+    expected = read()
+    (built,) = (tmp_path / "cache").iterdir()
+    found = outcomes([built / "index.json", built / "images.u8"], read, expected, count, seed=5)
     print(found)
     assert found.keys() <= {"refused", "same"}, found
     assert found["same"] < 0.1 * count
 
 
-def test_a_damaged_store_names_its_image_and_is_checked_once(photos, tmp_path, monkeypatch):
+def test_a_damaged_store_names_the_image_and_checks_each_image_once(photos, tmp_path, monkeypatch):
     def opened():
         return sp.ImageStore.from_folder(photos, image_size=8, cache=tmp_path / "cache")
 
     opened()
-    (made,) = (tmp_path / "cache").iterdir()
-    content = bytearray((made / "images.u8").read_bytes())
+    (built,) = (tmp_path / "cache").iterdir()
+    content = bytearray((built / "images.u8").read_bytes())
     content[5 * 192 + 7] ^= 1
-    (made / "images.u8").write_bytes(content)
+    (built / "images.u8").write_bytes(content)
     store = opened()
     assert store.images([0, 4, 6]).shape == (3, 3, 8, 8)
     for read in (store.images, lambda: store[5], lambda: store.subset([5]).images()):
@@ -551,7 +566,7 @@ def test_a_damaged_store_names_its_image_and_is_checked_once(photos, tmp_path, m
     ],
     ids=str,
 )
-def test_a_hostile_index_is_refused(photos, tmp_path, changes):
+def test_a_malicious_index_is_refused(photos, tmp_path, changes):
     sp.ImageStore.from_folder(photos, image_size=8, cache=tmp_path / "cache")
     (file,) = (tmp_path / "cache").glob("*/index.json")
     index = json.loads(file.read_text()) | changes
@@ -563,16 +578,16 @@ def test_a_hostile_index_is_refused(photos, tmp_path, changes):
 
 @pytest.mark.parametrize("name", ["index.json", "images.u8"])
 @pytest.mark.parametrize("kind", ["nothing", "pipe", "folder", "device", "loop"])
-def test_what_stands_in_the_place_of_a_store_is_not_waited_for(photos, tmp_path, name, kind):
+def test_pipes_devices_and_folders_in_place_of_a_store_are_refused(photos, tmp_path, name, kind):
     sp.ImageStore.from_folder(photos, image_size=8, cache=tmp_path / "cache")
-    (made,) = (tmp_path / "cache").iterdir()
-    no_file(kind)(made / name)
+    (built,) = (tmp_path / "cache").iterdir()
+    replacement(kind)(built / name)
     with bounded(), pytest.raises(DataError, match="is damaged; delete that folder"):
         sp.ImageStore.from_folder(photos, image_size=8, cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
-def test_harm_to_a_cache_is_as_if_nothing_were_there(tmp_path, count):
+def test_a_damaged_cache_is_ignored(tmp_path, count):
     cache, features, result = Cache(tmp_path), torch.randn(6, 5, 2, 2), {"accuracy": [0.5, None], 3: "x", 20: "y"}
     cache.store_features({"of": "features"}, features)
     cache.store_result({"of": "results"}, result)
@@ -581,31 +596,31 @@ def test_harm_to_a_cache_is_as_if_nothing_were_there(tmp_path, count):
         found = cache.features({"of": "features"})
         return None if found is None else found.tolist(), cache.result({"of": "results"})
 
-    whole = read()
-    assert whole == (features.tolist(), {"accuracy": [0.5, None], "3": "x", "20": "y"})
+    expected = read()
+    assert expected == (features.tolist(), {"accuracy": [0.5, None], "3": "x", "20": "y"})
 
-    def harmless():
-        return all(found in (None, right) for found, right in zip(read(), whole, strict=True))
+    def unharmed():
+        return all(found in (None, right) for found, right in zip(read(), expected, strict=True))
 
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
-    assert outcomes(files, harmless, True, count, seed=6) == {"same": count}
+    assert outcomes(files, unharmed, True, count, seed=6) == {"same": count}
     for file in files:
         for kind in ("pipe", "folder", "device", "loop"):
-            shutil.copy(file, tmp_path / "kept")
-            no_file(kind)(file)
+            shutil.copy(file, tmp_path / "backup")
+            replacement(kind)(file)
             with bounded():
-                assert harmless()
+                assert unharmed()
             shutil.rmtree(file) if kind == "folder" else file.unlink()
-            (tmp_path / "kept").rename(file)
+            (tmp_path / "backup").rename(file)
 
 
-# Checkpoints of a run
+# Training checkpoints
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that has a checkpoint to go on from."""
+    """The folder of a run with a checkpoint."""
     out = tmp_path_factory.mktemp("stopped") / "run"
     trained(out)
     return out
@@ -620,7 +635,7 @@ def trained(out, **options):
 
 
 @pytest.mark.parametrize("count", [FEW // 5, pytest.param(300, marks=pytest.mark.slow)])
-def test_random_harm_to_the_checkpoint_of_a_run_is_noticed(stopped, tmp_path, count):
+def test_random_damage_to_a_training_checkpoint_is_detected(stopped, tmp_path, count):
     out = Path(shutil.copytree(stopped, tmp_path / "run"))
     file = out / "checkpoints" / "last.ckpt"
     found = outcomes([file], lambda: trained(out, resume=True), trained(out, resume=True), count, seed=7)
@@ -629,38 +644,38 @@ def test_random_harm_to_the_checkpoint_of_a_run_is_noticed(stopped, tmp_path, co
     assert found["same"] < 0.2 * count
 
 
-def test_a_damaged_checkpoint_says_what_to_do(stopped, tmp_path):
+def test_the_error_for_a_damaged_checkpoint_says_what_to_do(stopped, tmp_path):
     out = Path(shutil.copytree(stopped, tmp_path / "run"))
     file = out / "checkpoints" / "last.ckpt"
-    whole = file.read_bytes()
+    content = file.read_bytes()
     state = torch.load(file, weights_only=True)
 
-    def refused_because(words):
+    def check_message(words):
         with bounded(), pytest.raises(CheckpointError, match=f"{file} cannot be resumed: .*{words}.*delete it"):
             trained(out, resume=True)
 
     file.write_bytes(pickle.dumps(Payload()))
-    refused_because("not a zip file")
+    check_message("not a zip file")
     torch.save({**state, "code": Payload()}, file)
-    refused_because("Weights only load failed")
+    check_message("Weights only load failed")
     torch.save([1], file)
-    refused_because("no attribute 'keys'")
+    check_message("no attribute 'keys'")
     torch.save({"state_dict": {}}, file)
-    refused_because("it holds no epoch, global_step, loops, optimizer_states")
-    file.write_bytes(whole)
+    check_message("it holds no epoch, global_step, loops, optimizer_states")
+    file.write_bytes(content)
     with zipfile.ZipFile(file) as archive:
-        largest = max(archive.infolist(), key=lambda one: one.file_size)
-        place = whole.index(archive.read(largest))
-    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    refused_because("has changed since it was written")
-    file.write_bytes(whole)
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        start = content.index(archive.read(largest))
+    file.write_bytes(content[:start] + bytes([content[start] ^ 1]) + content[start + 1 :])
+    check_message("has changed since it was written")
+    file.write_bytes(content)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/bomb", bytes(10**7))
-    refused_because("compressed entries, which PyTorch does not write")
-    no_file("pipe")(file)
-    refused_because("is no regular file")
+    check_message("compressed entries, which PyTorch does not write")
+    replacement("pipe")(file)
+    check_message("is not a regular file")
     file.unlink()
-    assert len(trained(out, resume=True)) == 1, "begun anew"
+    assert len(trained(out, resume=True)) == 1, "training must start from the beginning"
     (out / "fit.json").write_text("[1]")
     with pytest.raises(CheckpointError, match=r"fit\.json does not hold the settings of a run"):
         trained(out, resume=True)

@@ -21,16 +21,16 @@ def same(one, other) -> bool:
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_the_order_and_the_moves_depend_on_seed_and_epoch_alone(augment):
+def test_order_and_augmentation_depend_on_seed_and_epoch_only(augment):
     images = store()
     loader, other = (BatchLoader(images, 16, seed=1, augment=augment) for _ in range(2))
     first = list(loader)
     assert len(first) == len(loader) == 3
-    torch.manual_seed(7)  # no one else's
+    torch.manual_seed(7)  # the order must not depend on the global seed
     assert same(first, other)
     loader.set_epoch(1)
     assert not torch.equal(next(iter(loader)), first[0])
-    # A loader that is told where another stopped goes on from there.
+    # A loader with the state of another one continues where that one stopped.
     other.set_epoch(0)
     passing = iter(other)
     next(passing)
@@ -39,7 +39,7 @@ def test_the_order_and_the_moves_depend_on_seed_and_epoch_alone(augment):
     assert same(resumed, first[1:])
 
 
-def test_large_seeds_are_seeds_too():
+def test_large_seeds_are_distinguished():
     first, again, other = (torch.cat(list(BatchLoader(store(), 16, seed=seed))) for seed in (2**62, 2**62, 2**62 + 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -49,13 +49,13 @@ def test_large_seeds_are_seeds_too():
     ("count", "size", "sizes"),
     [(33, 16, [16, 17]), (34, 16, [16, 16, 2]), (32, 16, [16, 16]), (1, 16, [1]), (2, 1, [1, 1])],
 )
-def test_a_single_image_that_is_left_joins_the_last_batch(count, size, sizes):
+def test_a_single_remaining_image_joins_the_last_batch(count, size, sizes):
     loader = BatchLoader(store(count), size, seed=0)
     assert [len(batch) for batch in loader] == sizes
     assert len(loader) == len(sizes)
 
 
-def test_moves_keep_the_order_of_the_images():
+def test_augmentation_keeps_the_order_of_images():
     images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 16, 16)
     plain, augmented = (
         BatchLoader(sp.ImageStore.from_arrays(images, [0] * 40), 16, seed=1, augment=augment)
@@ -66,32 +66,32 @@ def test_moves_keep_the_order_of_the_images():
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_processes_share_each_batch_and_see_what_one_would(augment, monkeypatch):
-    whole = list(BatchLoader(store(), 16, seed=1, augment=augment))
+def test_processes_divide_the_batches_of_a_single_process(augment, monkeypatch):
+    single = list(BatchLoader(store(), 16, seed=1, augment=augment))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        share = list(BatchLoader(store(), 16, seed=1, augment=augment))
-        assert same(share, [batch[rank::2] for batch in whole])
+        part = list(BatchLoader(store(), 16, seed=1, augment=augment))
+        assert same(part, [batch[rank::2] for batch in single])
 
 
-def test_a_process_for_which_no_image_is_left_gets_one_that_counts_nothing(monkeypatch):
-    whole = list(BatchLoader(store(42), 8, seed=1))
+def test_a_process_without_an_image_gets_one_of_weight_zero(monkeypatch):
+    single = list(BatchLoader(store(42), 8, seed=1))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
     loader = BatchLoader(store(42), 8, seed=1)
     shares = []
-    for batch, of_all in zip(loader, whole, strict=True):
+    for batch, full in zip(loader, single, strict=True):
         shares.append(loader.share)
-        assert torch.equal(batch, of_all[2::3] if len(of_all) > 2 else of_all[:1])
+        assert torch.equal(batch, full[2::3] if len(full) > 2 else full[:1])
     assert shares == [2 * 3 / 8] * 5 + [0]
 
 
 @pytest.mark.parametrize("augment", [False, True])
-@pytest.mark.parametrize(("free", "said"), [(10**6, "kept on cpu"), (10**4, "copied batch by batch to cpu")])
-def test_a_store_that_fits_is_kept_on_the_device_and_gives_the_same(free, said, augment, monkeypatch, caplog):
+@pytest.mark.parametrize(("free", "message"), [(10**6, "stored on cpu"), (10**4, "copied batch by batch to cpu")])
+def test_a_store_that_fits_is_copied_to_the_device(free, message, augment, monkeypatch, caplog):
     images = store().subset([5, 5, *range(30, 3, -1)])
     plain = list(BatchLoader(images, 8, seed=1, augment=augment))
     monkeypatch.setattr(loader_module, "_free_memory", lambda device: free)
@@ -101,41 +101,41 @@ def test_a_store_that_fits_is_kept_on_the_device_and_gives_the_same(free, said, 
         assert same(loader, plain)
         reading = images.images
         monkeypatch.setattr(images, "images", lambda rows: reading(rows) if len(rows) == 1 else pytest.fail("read"))
-        if "kept" in said:
-            assert same(loader, plain)  # without the store
+        if "stored" in message:
+            assert same(loader, plain)  # without reading the store again
         else:
             with pytest.raises(pytest.fail.Exception):
                 list(loader)
     assert len(caplog.messages) == 1
-    assert said in caplog.messages[0]
+    assert message in caplog.messages[0]
 
 
-def by_hand(image, flip, down, right):
-    """The same move of one image `(C, H, W)` in numpy."""
-    most = 8
-    padded = np.pad(image[..., ::-1] if flip else image, [(0, 0), (most, most), (most, most)], mode="reflect")
+def expected_image(image, flip, down, right):
+    """Flips and shifts one image `(C, H, W)` with numpy."""
+    pad = 8
+    padded = np.pad(image[..., ::-1] if flip else image, [(0, 0), (pad, pad), (pad, pad)], mode="reflect")
     height, width = image.shape[1:]
-    return padded[:, most - down : most - down + height, most - right : most - right + width]
+    return padded[:, pad - down : pad - down + height, pad - right : pad - right + width]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 13])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_moves_are_numpys(channels, dtype):
+def test_flips_and_shifts_match_numpy(channels, dtype):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, channels, 24, 17), generator=generator).to(dtype)
     if dtype == torch.float32:
         images[images > 240] = torch.nan
-    moves = draw_flips_and_shifts(20, 24, 17, generator)
-    found = flip_and_shift(images, moves)
-    assert found.dtype == dtype
-    assert found.is_contiguous()
-    for image, move, one in zip(images.numpy(), moves.tolist(), found.numpy(), strict=True):
-        np.testing.assert_array_equal(one, by_hand(image, *move))
+    draws = draw_flips_and_shifts(20, 24, 17, generator)
+    result = flip_and_shift(images, draws)
+    assert result.dtype == dtype
+    assert result.is_contiguous()
+    for image, draw, one in zip(images.numpy(), draws.tolist(), result.numpy(), strict=True):
+        np.testing.assert_array_equal(one, expected_image(image, *draw))
     with pytest.raises(AssertionError):
-        np.testing.assert_array_equal(found[0].numpy(), by_hand(images[0].numpy(), *(moves[0] + 1).tolist()))
+        np.testing.assert_array_equal(result[0].numpy(), expected_image(images[0].numpy(), *(draws[0] + 1).tolist()))
 
 
-def test_shifts_reach_an_eighth_of_the_side_both_ways_and_no_further():
+def test_shifts_are_at_most_an_eighth_of_the_image():
     flip, down, right = draw_flips_and_shifts(2_000, 24, 17, torch.Generator().manual_seed(0)).unbind(1)
     assert flip.unique().tolist() == [0, 1]
     assert down.unique().tolist() == [-3, -2, -1, 0, 1, 2, 3]

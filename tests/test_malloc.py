@@ -1,11 +1,11 @@
-"""glibc keeps freed memory within the block, and gives it back after it."""
+"""glibc keeps freed memory within the block and returns it afterward."""
 
 import subprocess
 import sys
 
 import pytest
 
-# In a process of its own, because thresholds of the C library are those of the whole process.
+# Runs in a separate process, because the thresholds of the C library apply to the entire process.
 COUNT_FAULTS = """
 import resource, torch, ssl_pretext.channels
 from ssl_pretext.system.malloc import keep_freed_memory
@@ -21,14 +21,14 @@ def resident():
 faults()
 outside = faults()
 with keep_freed_memory():
-    # At times a small object takes a corner of the first one that is freed.
-    inside, kept = min(faults() for _ in range(5)), resident()
-print(outside, inside, faults(), kept - resident())
+    # Sometimes a small object is allocated in the first block that is freed.
+    inside, before = min(faults() for _ in range(5)), resident()
+print(outside, inside, faults(), before - resident())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_a_block_is_faulted_in_once_within_and_returned_at_the_end():
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_memory_is_reused_within_the_block_and_returned_at_the_end():
     run = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
     outside, inside, after, returned = map(int, run.stdout.split())
     assert outside > 10 * max(1, inside)

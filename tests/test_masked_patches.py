@@ -1,4 +1,4 @@
-"""Masked patches: hidden ones are left out of the encoder, alone judged, and restored."""
+"""Masked patches: hidden patches do not reach the encoder, are the only ones in the loss, and are restored."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ def task(encoder: str = VIT, **options: object) -> sp.PretextTask:
     return sp.tasks.MaskedPatches(encoder, **{"width": 64, "depth": 1, **options})
 
 
-def watched(one: sp.PretextTask, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, sp.TaskOutput]:
-    """Tokens and places that the decoder is given, what it finds, and the output of the task."""
+def decoder_call(one: sp.PretextTask, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, sp.TaskOutput]:
+    """Runs a task, and returns the tokens, indices and prediction of its decoder, and the output of the task."""
     seen: list[Tensor] = []
     with one.decoder.register_forward_hook(lambda _module, inputs, output: seen.extend([*inputs[:2], output])):
         torch.manual_seed(1)
@@ -26,40 +26,40 @@ def watched(one: sp.PretextTask, batch: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
 
 @pytest.mark.parametrize("encoder", [VIT, VIT.replace("]", ";class_token=false;global_pool=avg]")])
-def test_the_encoder_is_given_what_is_shown_and_nothing_else(encoder):
+def test_the_encoder_gets_only_the_visible_patches(encoder):
     one, batch = task(encoder).eval(), torch.rand(3, 3, 16, 16)
-    tokens, places, found, _ = watched(one, batch)
+    tokens, indices, found, _ = decoder_call(one, batch)
     assert tokens.shape == (3, 4, 48)
     assert found.shape == (3, 16, 48)
-    hidden = (places >= 4).unflatten(1, (4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    hidden = (indices >= 4).unflatten(1, (4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
     other = torch.where(hidden, torch.rand(3, 3, 16, 16), batch)
-    again, same_places, same_found, _ = watched(one, other)
-    assert torch.equal(places, same_places)
+    again, same_indices, same_found, _ = decoder_call(one, other)
+    assert torch.equal(indices, same_indices)
     assert torch.equal(tokens, again)
     assert torch.equal(found, same_found)
-    # Negative control: what is shown is seen.
-    assert not torch.allclose(watched(one, torch.where(hidden, batch, 1 - batch))[0], tokens, atol=1e-3)
+    # Negative control: changes of the visible patches change the tokens.
+    assert not torch.allclose(decoder_call(one, torch.where(hidden, batch, 1 - batch))[0], tokens, atol=1e-3)
 
 
-def test_with_all_patches_the_tokens_are_the_features():
+def test_tokens_of_all_patches_equal_the_features():
     one, batch = task().eval(), torch.rand(2, 3, 16, 16)
     order = torch.stack([torch.randperm(16) for _ in range(2)])
-    tokens = one._encoded(one.inputs(batch), order)
+    tokens = one._encode(one.inputs(batch), order)
     expected = one.features(batch).flatten(2).mT.take_along_dim(order[..., None], dim=1)
     torch.testing.assert_close(tokens, expected)
 
 
-def test_the_loss_is_the_papers():
+def test_the_loss_is_that_of_the_paper():
     one, batch = task().eval(), torch.rand(2, 3, 16, 16)
-    _, places, found, output = watched(one, batch)
+    _, indices, found, output = decoder_call(one, batch)
     errors, predicted = [], (2 * batch - 1).numpy().copy()
     for number, image in enumerate((2 * batch - 1).double().numpy()):
-        for place in range(16):
-            if places[number, place] < 4:
+        for position in range(16):
+            if indices[number, position] < 4:
                 continue
-            rows, columns = (slice(4 * k, 4 * k + 4) for k in divmod(place, 4))
+            rows, columns = (slice(4 * k, 4 * k + 4) for k in divmod(position, 4))
             patch = image[:, rows, columns]
-            guess = found[number, place].detach().double().numpy().reshape(3, 4, 4)
+            guess = found[number, position].detach().double().numpy().reshape(3, 4, 4)
             errors.append((guess - (patch - patch.mean()) / patch.std(ddof=1)) ** 2)
             predicted[number][:, rows, columns] = guess * patch.std(ddof=1) + patch.mean()
     assert len(errors) == 24
@@ -76,21 +76,20 @@ def test_images_of_other_sizes_and_missing_values():
     assert output.prediction.shape == output.target.shape == batch.shape
     assert output.loss.isfinite()
     batch[:, 0] = float("nan")
-    half = one(batch)
-    assert half.loss.isfinite()
+    assert one(batch).loss.isfinite()
     batch[:] = float("nan")
-    assert one(batch).loss == 0  # nothing is known, so nothing can be learned
+    assert one(batch).loss == 0  # all values are missing
 
 
-@pytest.mark.parametrize(("share", "shown"), [(0.01, 15), (0.99, 1)])
-def test_some_patches_are_shown_and_some_hidden_whatever_the_share(share, shown):
-    tokens, _, _, output = watched(task(mask_ratio=share), torch.rand(2, 3, 16, 16))
-    assert tokens.shape[1] == shown
+@pytest.mark.parametrize(("mask_ratio", "visible"), [(0.01, 15), (0.99, 1)])
+def test_at_least_one_patch_is_visible_and_one_is_hidden(mask_ratio, visible):
+    tokens, _, _, output = decoder_call(task(mask_ratio=mask_ratio), torch.rand(2, 3, 16, 16))
+    assert tokens.shape[1] == visible
     assert output.loss > 0
 
 
-def test_it_learns_to_restore():
-    """Textures that repeat from patch to patch; a patch's own mean would leave a loss of about one."""
+def test_masked_patches_learns_on_textures():
+    """The textures repeat in all patches. Predicting the mean of each patch would give a loss of about one."""
     draw = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     one = task()
@@ -106,17 +105,19 @@ def test_it_learns_to_restore():
     assert np.mean(course[-10:]) < 0.6
 
 
-def test_errors_say_what_is_wrong():
+def test_error_messages():
     for encoder, name in (("autoencoder", "AutoencoderEncoder"), ("timm/resnet10t", "timm/resnet10t")):
-        with pytest.raises(ArgumentError, match=f"leaves tokens out.* and {name} cannot; inpainting"):
+        with pytest.raises(
+            ArgumentError, match=f"because other networks cannot leave out tokens; got {name}. The task inpainting"
+        ):
             sp.tasks.MaskedPatches(encoder)
-    with pytest.raises(ArgumentError, match="cannot; inpainting"):
+    with pytest.raises(ArgumentError, match="needs a plain vision transformer of timm"):
         task(VIT.replace("]", ";patch_drop_rate=0.5]"))
-    with pytest.raises(ArgumentError, match="share that masked_patches hides lies between 0 and 1, got 1.5"):
+    with pytest.raises(ArgumentError, match="mask_ratio of masked_patches must be between 0 and 1, got 1.5"):
         task(mask_ratio=1.5)
-    with pytest.raises(ArgumentError, match="width of masked_patches is a multiple of 32, got 48"):
+    with pytest.raises(ArgumentError, match="width of masked_patches must be a multiple of 32, got 48"):
         task(width=48)
-    with pytest.raises(ArgumentError, match="several patches of 4×4 pixels, got 4×4; choose larger images"):
+    with pytest.raises(ArgumentError, match="at least two patches of 4×4 pixels, got 4×4; choose larger images"):
         task()(torch.rand(2, 3, 4, 4))
     with pytest.raises(ArgumentError, match="depth of masked_patches is a whole number of at least 1, got 0"):
         task(depth=0)

@@ -1,4 +1,4 @@
-"""Nasty files: each is read right, or skipped with its reason, and the run goes on."""
+"""Nasty files: each one is read correctly, or skipped with a reason while the other images are used."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ HERE = [kind for kind in KINDS if os.geteuid() or kind.name not in NEEDS_RIGHTS]
 
 @pytest.fixture(autouse=True)
 def bounded():
-    """What would take gigabytes fails here, whatever memory the machine has."""
+    """Limits the memory, so that reading gigabytes fails on every machine."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -42,86 +42,86 @@ def opened(root, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id or kind.name)
-def test_each_kind_is_read_right_or_skipped_with_its_reason(tmp_path, kind):
+def test_each_kind_is_read_or_skipped_with_a_reason(tmp_path, kind):
     if kind not in HERE:
-        pytest.skip("nothing is forbidden to root")
+        pytest.skip("root can read every file")
     (tmp_path / "data").mkdir()
     names = good(tmp_path / "data", kind.among)
     kind.make(tmp_path / "data" / kind.name)
     store = opened(tmp_path)
-    if isinstance(kind.becomes, str):
+    if isinstance(kind.expected, str):
         assert store.names == names
         ((name, reason),) = [item.values() for item in store.skipped]
         assert name == kind.name
-        assert re.search(kind.becomes, reason)
+        assert re.search(kind.expected, reason)
     else:
         assert (sorted(store.names), store.skipped) == (sorted([*names, kind.name]), [])
         pixels = store[store.names.index(kind.name)][0].numpy()
-        np.testing.assert_allclose(pixels, kind.becomes, rtol=0, atol=kind.tolerance)
+        np.testing.assert_allclose(pixels, kind.expected, rtol=0, atol=kind.tolerance)
 
 
 @pytest.fixture
 def all_kinds(tmp_path):
-    """A folder of all kinds, itself of a name that is not UTF-8, and what is known of each file."""
+    """A folder with all kinds of files, whose name is not UTF-8, and the kind of each file (None for good ones)."""
     folder = tmp_path / "made"
-    known = {}
+    kinds = {}
     for among in ("photos", "arrays"):
         (folder / among).mkdir(parents=True)
-        known |= {f"{among}/{name}": None for name in good(folder / among, among)}
+        kinds |= {f"{among}/{name}": None for name in good(folder / among, among)}
         for kind in HERE:
             if kind.among == among:
                 kind.make(folder / among / kind.name)
-                known[f"{among}/{kind.name}"] = kind
-    return folder.rename(tmp_path / "d\udcffta"), known
+                kinds[f"{among}/{kind.name}"] = kind
+    return folder.rename(tmp_path / "d\udcffta"), kinds
 
 
-def arrays_among_photos(known):
-    """The files that could be read where they lay among their like."""
-    readable = {name for name, kind in known.items() if kind is None or not isinstance(kind.becomes, str)}
+def arrays_among_photos(kinds):
+    """The arrays that are only skipped because they are in a folder of photos."""
+    readable = {name for name, kind in kinds.items() if kind is None or not isinstance(kind.expected, str)}
     return {name for name in readable if name.startswith("arrays/")}
 
 
 def test_all_kinds_in_one_folder(all_kinds, tmp_path, caplog):
-    folder, known = all_kinds
+    folder, kinds = all_kinds
     store = ImageStore.from_folder(folder, image_size=8, labeled=False, cache=tmp_path / "cache")
     reasons = {item["name"]: item["reason"] for item in store.skipped}
-    assert len(known) > 120
+    assert len(kinds) > 120
     assert len(store.names) == len({*store.names})
-    assert {*store.names} | {*reasons} == {*known}
+    assert {*store.names} | {*reasons} == {*kinds}
     assert not {*store.names} & {*reasons}
-    for name, kind in known.items():
-        if name in arrays_among_photos(known):
-            assert "where most hold 3 channels of uint8, 8×8 pixels" in reasons[name]
+    for name, kind in kinds.items():
+        if name in arrays_among_photos(kinds):
+            assert "but most images have 3 channels of uint8, 8×8 pixels" in reasons[name]
         elif kind is not None and name in reasons:
-            assert re.search(kind.becomes, reasons[name]) or "where most hold" in reasons[name]
+            assert re.search(kind.expected, reasons[name]) or "but most images have" in reasons[name]
         elif kind is not None and kind.among == "photos":
             pixels = store[store.names.index(name)][0].numpy()
-            np.testing.assert_allclose(pixels, kind.becomes, rtol=0, atol=kind.tolerance)
-    assert [record.levelname for record in caplog.records if "images are left out: " in record.message] == ["WARNING"]
+            np.testing.assert_allclose(pixels, kind.expected, rtol=0, atol=kind.tolerance)
+    assert [record.levelname for record in caplog.records if "images were skipped: " in record.message] == ["WARNING"]
     again = ImageStore.from_folder(folder, image_size=8, labeled=False, cache=tmp_path / "cache")
     assert (again.names, again.skipped, again.sha256) == (store.names, store.skipped, store.sha256)
     kept, held_out = holdout_split(store.names, store.labels)
     assert len(kept) + len(held_out) == len(store)
 
 
-def test_pretraining_goes_on_over_all_kinds(all_kinds, tmp_path, monkeypatch, capsys):
-    folder, known = all_kinds
+def test_pretraining_skips_nasty_files(all_kinds, tmp_path, monkeypatch, capsys):
+    folder, kinds = all_kinds
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
     small = ["--image-size", "16", "--epochs", "1", "--device", "cpu"]
     assert main(["pretrain", "--data", str(folder), "--out", str(tmp_path / "run"), *small]) == 0
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text(encoding="utf-8"))
     assert all(item["reason"] for item in skipped)
     store = ImageStore.from_folder(folder, image_size=16, labeled=False)
-    assert {item["name"] for item in skipped} == {*known} - {*store.names}
+    assert {item["name"] for item in skipped} == {*kinds} - {*store.names}
     assert f"unreadable and skipped: {len(skipped)}, see" in capsys.readouterr().out
     assert (tmp_path / "run" / "task" / "model.safetensors").exists()
 
 
-def test_a_folder_of_which_too_much_is_unreadable_says_where_the_reasons_stand(tmp_path, capsys, monkeypatch):
+def test_too_many_unreadable_images_are_refused_with_reasons(tmp_path, capsys, monkeypatch):
     (tmp_path / "data").mkdir()
     good(tmp_path / "data", "photos")
-    (tmp_path / "data" / "x.png").write_bytes(b"no picture")
-    match = r"1 of 4 images cannot be read, more than 20%: x\.png: Unid.*skipped\.json lists all"
+    (tmp_path / "data" / "x.png").write_bytes(b"no image")
+    match = r"1 of 4 images cannot be read, more than 20%: x\.png: Unid.*skipped\.json lists all of them"
     with pytest.raises(DataError, match=match) as caught:
         opened(tmp_path, max_unreadable=0.2)
     (reasons,) = (tmp_path / "cache").iterdir()
@@ -129,7 +129,7 @@ def test_a_folder_of_which_too_much_is_unreadable_says_where_the_reasons_stand(t
     assert json.loads(reasons.read_text()) == list(caught.value.skipped)
     assert [item["name"] for item in caught.value.skipped] == ["x.png"]
     assert [item["name"] for item in opened(tmp_path, max_unreadable=0.25).skipped] == ["x.png"]
-    with pytest.raises(ArgumentError, match="max_unreadable is a fraction between 0 and 1, got 2"):
+    with pytest.raises(ArgumentError, match="max_unreadable must be a fraction between 0 and 1, got 2"):
         opened(tmp_path, max_unreadable=2)
     for name in ("good0.png", "good1.png", "good2.png"):
         (tmp_path / "data" / name).write_bytes(b"")
@@ -141,8 +141,8 @@ def test_a_folder_of_which_too_much_is_unreadable_says_where_the_reasons_stand(t
     assert len(json.loads((tmp_path / "run" / "skipped.json").read_text())) == 4
 
 
-def test_most_images_decide_what_a_store_holds(tmp_path):
-    """Not the first one, which here is an odd one."""
+def test_the_majority_determines_the_format(tmp_path):
+    """The first image, which has another format here, does not."""
     (tmp_path / "data").mkdir()
     np.save(tmp_path / "data" / "a.npy", np.zeros((5, 8, 8), np.uint16))
     good(tmp_path / "data", "photos")
@@ -152,11 +152,11 @@ def test_most_images_decide_what_a_store_holds(tmp_path):
     assert sorted(file.name for file in made.iterdir()) == ["images.u8", "index.json"]
     five = opened(tmp_path, channels=5)
     assert (five.names, len(five.skipped)) == (["a.npy"], 3)
-    assert five.skipped[0]["reason"] == "it holds 3 channels of uint8, 8×8 pixels, but channels=5 was asked for"
+    assert five.skipped[0]["reason"] == "the image has 3 channels of uint8, 8×8 pixels, but channels=5 was requested"
     for i in range(70):
         np.save(tmp_path / "data" / f"{i}.npy", np.zeros((1, 1 + i, 8), np.uint8))
     with pytest.raises(
-        DataError, match="1 channels of uint8, 1×8 pixels, and 1.npy .* here no format is that of more than half"
+        DataError, match="has 1 channel of uint8, 1×8 pixels, but 1.npy .* here no format is shared by more than half"
     ):
         opened(tmp_path, image_size=None)
     assert not list((tmp_path / "cache").glob("*.part*"))
@@ -174,33 +174,33 @@ def test_links_to_folders_are_followed_once(tmp_path):
     listing = list_folder(tmp_path / "data")
     assert (listing.names, listing.classes) == (["b/2.png", "c/deep/1.png"], ["b", "c"])
     assert [item["name"] for item in listing.skipped] == ["a", "b/loop", "c/back", "d", "root", "up"]
-    assert {item["reason"].split(";")[0] for item in listing.skipped} == {
-        "it links to a folder whose images are taken already, or to one around this folder"
+    assert {item["reason"] for item in listing.skipped} == {
+        "the link points to a folder that is already included, or to a parent of the data folder"
     }
 
 
-def test_a_folder_of_hidden_images_says_so(tmp_path):
+def test_a_folder_with_only_hidden_images_is_refused(tmp_path):
     rgb().save(tmp_path / ".1.png")
-    with pytest.raises(DataError, match=r"holds no images; .*; left out: \.1\.png: it is hidden"):
+    with pytest.raises(DataError, match=r"holds no images; .*; skipped \.1\.png: the file or folder is hidden"):
         list_folder(tmp_path, labeled=False)
 
 
-def test_photos_of_16_bits_in_memory_are_scaled_too():
+def test_16_bit_photos_in_memory_are_scaled():
     deep = Image.fromarray(np.array([[0, 256, 65535]], np.uint16))
     assert as_store([(deep, 0)]).images()[0, 0].tolist() == [[0, 1, 255]]
-    with pytest.raises(ArgumentError, match="gray of a range that nothing states .*mode F"):
+    with pytest.raises(ArgumentError, match="grayscale with an unknown range of values .*mode F"):
         as_store([(Image.new("F", (2, 2)), 0)])
 
 
-def test_no_flipped_bit_of_a_png_changes_pixels_unseen(tmp_path):
-    """Decoding alone would let some pass, which is why PNG files are verified."""
-    decode, unseen = decoder(None, None), 0
-    for place, mask in itertools.product(range(33, len(PNG)), (1, 128)):  # behind the header
+def test_flipped_bits_in_a_png_are_detected(tmp_path):
+    """Decoding alone does not detect some of them, so PNG files are also verified."""
+    decode, undetected = decoder(None, None), 0
+    for place, mask in itertools.product(range(33, len(PNG)), (1, 128)):  # after the header
         content = bytearray(PNG)
         content[place] ^= mask
         (tmp_path / "x.png").write_bytes(content)
         decoded = decode(tmp_path / "x.png")
         assert isinstance(decoded, str) or np.array_equal(decoded.pixels, np.moveaxis(np.asarray(rgb()), -1, 0))
         with contextlib.suppress(Exception), Image.open(tmp_path / "x.png") as image:
-            unseen += not np.array_equal(np.asarray(image), np.asarray(rgb()))
-    assert unseen
+            undetected += not np.array_equal(np.asarray(image), np.asarray(rgb()))
+    assert undetected

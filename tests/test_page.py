@@ -1,3 +1,5 @@
+"""Report pages of the experiment, Markdown tables and image grids."""
+
 import io
 import re
 
@@ -19,7 +21,7 @@ NASTY = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def findings() -> Findings:
-    """Probes of both kinds on noise, under the names of the experiment."""
+    """Reports of the conv and the linear probe on noise, with the names of the experiment."""
     images, labels = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8), [0, 1] * 8
     net = sp.FrozenNetwork(nn.Conv2d(3, 4, 2, stride=2))
     named = {LATENT: net.representation(), NASTY: sp.Pixels("lab:L")}
@@ -62,9 +64,9 @@ PLOTS = {
 }
 
 
-def test_the_page_stands_alone_and_escapes(tmp_path, findings):
+def test_the_page_needs_no_other_file_and_escapes_text(tmp_path, findings):
     grid = image_grid([[torch.rand(3, 8, 8)] * 3] * 6, ("gray", "ours", "truth"))
-    write_report(tmp_path, results(findings), {"train": grid, "validation": grid, "excluded": grid}, findings)
+    write_report(tmp_path, results(findings), {"train": grid, "validation": grid, "excluded": grid})
     page = (tmp_path / "report.html").read_text()
     sources = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']{0,5})", page)
     assert len(sources) == len(PLOTS) + 3
@@ -81,9 +83,9 @@ def test_the_page_stands_alone_and_escapes(tmp_path, findings):
             assert min(image.size) > 50
 
 
-def test_the_summary_for_the_documentation_holds_what_the_page_does(tmp_path, findings):
+def test_the_summary_for_the_documentation_shows_the_results_of_the_page(tmp_path, findings):
     found = results(findings)
-    draw(tmp_path, found, findings)
+    draw(tmp_path, found)
     text = markdown_summary(found, figures=tmp_path, link="figures")
     shown = [percent(*mean_interval(findings.reports["conv"][domain].accuracies(LATENT))) for domain in DOMAINS]
     assert f"| {LATENT} | {shown[0]} | {shown[1]} |" in text
@@ -93,16 +95,18 @@ def test_the_summary_for_the_documentation_holds_what_the_page_does(tmp_path, fi
     assert "grid" not in text, "no photographs"
 
 
-def test_pieces():
+def test_tables_pages_and_grids():
     assert as_markdown("Lead:\n- a\n- b\nPlain.\nMore:\n- c") == "Lead:\n\n- a\n- b\n\nPlain.\n\nMore:\n\n- c"
     assert markdown_table([{"a": "x|y"}], ["a", "b"]) == "| a | b |\n|---|---|\n| x\\|y |  |"
     assert "&lt;b&gt;" in html_page("<b>", [Section("heading")])
     wide = html_page("page", [Section("heading", table=[{"a": 1}], figures=[Figure(b"", "a plot")])])
-    assert all(f'<div class="scroll"><{part}' in wide for part in ("img", "table")), "would push the page on a phone"
+    assert all(f'<div class="scroll"><{part}' in wide for part in ("img", "table")), (
+        "on a phone, wide parts must scroll without the page"
+    )
     image = torch.zeros(3, 2, 2)
     image[0, 0, 0] = 1
     grid = Image.open(io.BytesIO(image_grid([[image]], ["red"], side=4))).convert("RGB")
     assert grid.getpixel((7, 23)) == (255, 0, 0)
     assert grid.getpixel((8, 23)) == (0, 0, 0) or grid.getpixel((9, 25)) == (0, 0, 0)
-    with pytest.raises(ArgumentError, match="rows of 2 images"):
+    with pytest.raises(ArgumentError, match=r"rows of 2 images, one for each title; got rows of \[1\] images"):
         image_grid([[image]], ["one", "two"])

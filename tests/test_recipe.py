@@ -1,4 +1,4 @@
-"""The recipe: chosen without test images, judged with its controls, published with its plots."""
+"""The recipe: selected without test images, evaluated with its controls, published with its plots."""
 
 import json
 from dataclasses import replace
@@ -15,31 +15,31 @@ from benchmarks.result_page import publish
 def small(monkeypatch):
     monkeypatch.setattr(recipe, "CANDIDATES", recipe.CANDIDATES[1:2] + recipe.CANDIDATES[3:4])
     monkeypatch.setattr(recipe, "READOUTS", dict(list(recipe.READOUTS.items())[-2:]))
-    reference = sp.Pixels("lab:ab", size=2)  # stands in for weights that are not everywhere
+    reference = sp.Pixels("lab:ab", size=2)  # in place of a network whose weights may not be installed
     monkeypatch.setattr(recipe, "imagenet_reference", lambda: reference)
     preset = replace(recipe.PRESETS["smoke"], seeds=2)
     return open_data(None, preset, seed=0), preset
 
 
-def test_choices_are_made_without_test_images_and_kept(small, tmp_path, monkeypatch):
+def test_selection_uses_no_test_images_and_is_saved(small, tmp_path, monkeypatch):
     data, preset = small
-    unopened = replace(data, probe_test={})
-    rows = recipe.choose(unopened, preset, tmp_path, "cpu")
+    without_test = replace(data, probe_test={})
+    rows = recipe.validate_candidates(without_test, preset, tmp_path, "cpu")
     assert {row["trained"] for row in rows} == {True, False}
     assert {row["candidate"] for row in rows} == {"ab → L (cl)", "split-brain (reg, reg)"}
     assert len(rows) == 2 * 2 * 2
-    monkeypatch.setattr(recipe, "pretrained", lambda *_a, **_k: pytest.fail("a candidate was pretrained twice"))
-    assert recipe.choose(unopened, preset, tmp_path, "cpu") == rows
+    monkeypatch.setattr(recipe, "pretrain_or_load", lambda *_a, **_k: pytest.fail("a candidate was pretrained twice"))
+    assert recipe.validate_candidates(without_test, preset, tmp_path, "cpu") == rows
 
 
-def test_the_best_is_judged_from_several_seeds_and_published(small, tmp_path):
+def test_the_best_candidate_is_evaluated_with_several_seeds_and_published(small, tmp_path):
     data, preset = small
     found = recipe.run(data, preset, tmp_path / "run", "cpu")
     best = max((row for row in found["validation"] if row["trained"]), key=lambda row: row["accuracy"])
     assert found["chosen"] == best
     names = {row["representation"] for row in found["summary"]}
     assert {"recipe", "recipe (untrained)", "pixels 8×8", "pixels rgb", "color histogram"} <= names
-    assert len(found["probe_card"]["in"]["representations"]["recipe"]) == 2, "another network for each seed"
+    assert len(found["probe_card"]["in"]["representations"]["recipe"]) == 2, "each seed has its own network"
     results = found | {
         "command": "python -m benchmarks.recipe",
         "config": {"seeds": 2, "epochs": 1, "image_size": 32, "learning_rate": 1e-3},
@@ -49,7 +49,7 @@ def test_the_best_is_judged_from_several_seeds_and_published(small, tmp_path):
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     publish(tmp_path / "run" / "results.json", tmp_path / "docs" / "recipe")
     page = (tmp_path / "docs" / "recipe.md").read_text()
-    assert f"Best: **{best['candidate']}**, read out from {best['readout']}." in page
+    assert f"The best recipe is **{best['candidate']}**, read out from {best['readout']}." in page
     assert "| recipe (untrained) |" in page
     assert {file.name for file in (tmp_path / "docs" / "recipe").iterdir()} == {
         "results.json", "differences_in.png", "differences_out.png"

@@ -1,4 +1,4 @@
-"""Rotation: the copies are exact turns, the labels say which, and the content alone tells them apart."""
+"""Rotation: exact copies with correct labels, the loss of the paper, and learning from the content of images."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
 
 
-def shown(task: sp.PretextTask, batch: Tensor) -> tuple[Tensor, Tensor]:
+def encoder_input(task: sp.PretextTask, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs a task, and returns the input that its encoder got, and the labels."""
     seen: list[Tensor] = []
     with task.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0])):
         output = task(batch)
@@ -37,27 +38,27 @@ def train(task: sp.PretextTask, batches, *, steps: int, rate: float = 3e-3) -> N
 
 
 @pytest.mark.parametrize("all_rotations", [True, False])
-def test_copies_are_numpys_turns(all_rotations):
+def test_copies_equal_those_of_numpy(all_rotations):
     torch.manual_seed(0)
     batch = torch.rand(12, 3, 8, 8)
-    seen, turns = shown(sp.tasks.Rotation(net(), all_rotations=all_rotations), batch)
+    seen, labels = encoder_input(sp.tasks.Rotation(net(), all_rotations=all_rotations), batch)
     normalized = (2 * batch - 1).repeat(4, 1, 1, 1).numpy()
-    expected = [np.rot90(image, turn, (1, 2)) for turn, image in zip(turns, normalized, strict=False)]
+    expected = [np.rot90(image, label, (1, 2)) for label, image in zip(labels, normalized, strict=False)]
     np.testing.assert_allclose(seen, np.stack(expected), atol=1e-6)
-    assert len(turns) == (48 if all_rotations else 12)
-    assert set(turns.tolist()) == {0, 1, 2, 3}
+    assert len(labels) == (48 if all_rotations else 12)
+    assert set(labels.tolist()) == {0, 1, 2, 3}
 
 
-def test_the_loss_is_the_papers():
+def test_the_loss_is_that_of_the_paper():
     torch.manual_seed(0)
     output = sp.tasks.Rotation(net())(torch.rand(5, 3, 8, 8))
     scores = output.prediction.detach().double().numpy().reshape(4, 5, 4)
     log = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    assert output.loss.item() == pytest.approx(-np.mean([log[turn, :, turn].mean() for turn in range(4)]), rel=1e-5)
+    assert output.loss.item() == pytest.approx(-np.mean([log[label, :, label].mean() for label in range(4)]), rel=1e-5)
 
 
-def test_it_learns_which_way_is_up():
-    """Of images that are brighter above; new ones are told apart too, and noise is not."""
+def test_rotation_learns_on_gradients():
+    """Images that are brighter at the top are classified, also unseen ones; noise is not."""
     draw = torch.Generator().manual_seed(0)
 
     def sky() -> Tensor:
@@ -71,7 +72,7 @@ def test_it_learns_which_way_is_up():
     assert accuracy(task, torch.rand(64, 3, 16, 16, generator=draw)) < 0.4
 
 
-def test_it_learns_on_photos():
+def test_rotation_learns_on_photos():
     photos = sp.sample_photos("train", image_size=32)
     batch = photos.images(range(0, len(photos), 150))
     torch.manual_seed(0)
@@ -82,8 +83,8 @@ def test_it_learns_on_photos():
     assert accuracy(task, batch) > 0.5
 
 
-def test_a_turn_must_keep_the_shape():
-    with pytest.raises(ArgumentError, match="are square; got 16×12"):
+def test_error_messages():
+    with pytest.raises(ArgumentError, match="rotation needs square images, .*; got 16×12"):
         sp.tasks.Rotation(net())(torch.rand(2, 3, 16, 12))
-    with pytest.raises(ArgumentError, match="all_rotations of rotation is True or False, got 4"):
+    with pytest.raises(ArgumentError, match="all_rotations of rotation must be True or False, got 4"):
         sp.tasks.Rotation(net(), all_rotations=4)

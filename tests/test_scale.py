@@ -1,4 +1,4 @@
-"""The page that plans large runs says what its figures say."""
+"""The page about large runs is computed from the measured costs."""
 
 import json
 import re
@@ -8,10 +8,10 @@ import pytest
 from test_structure import ROOT
 
 from benchmarks import scale
-from benchmarks.scale import Figures, figures_of, page, plan
+from benchmarks.scale import ImageCosts, costs_from, page, plan
 
 MEASURED, SPEED = (json.loads((ROOT / file).read_text()) for file in (scale.MEASURED, scale.SPEED))
-ROUND = Figures(
+ROUND = ImageCosts(
     file_bytes=100_000,
     store_bytes=150_000,
     index_bytes=50,
@@ -22,16 +22,16 @@ ROUND = Figures(
 )
 
 
-def test_the_page_is_what_the_script_writes():
+def test_the_committed_page_is_what_the_script_writes():
     assert (ROOT / scale.PAGE).read_text() == page(MEASURED, SPEED)
 
 
-def test_other_figures_make_another_page():
+def test_other_costs_make_another_page():
     slower = MEASURED | {"per_image": MEASURED["per_image"] | {"stream_seconds": 1.0}}
     assert page(slower, SPEED) != page(MEASURED, SPEED)
 
 
-def test_a_plan_by_hand():
+def test_a_plan_with_round_numbers():
     found = plan(ROUND, images=1_000_000, epochs=10, gpus=4, rate=500)
     assert found == pytest.approx(
         {
@@ -50,11 +50,11 @@ def test_a_plan_by_hand():
     assert {name for name in found if twice[name] != found[name]} == {"shards", "shards per second"}
 
 
-def test_figures_come_from_what_was_measured():
-    figures = figures_of(MEASURED, SPEED)
-    assert figures.store_bytes == 3 * scale.SIZE**2
+def test_the_costs_are_those_that_were_measured():
+    costs = costs_from(MEASURED, SPEED)
+    assert costs.store_bytes == 3 * scale.SIZE**2
     row = next(row for row in SPEED["parts"]["settings"]["rows"] if row["side"] == "one thread")
-    assert figures.cpu_step_seconds == row["median"]
+    assert costs.cpu_step_seconds == row["median"]
     text = page(MEASURED, SPEED)
     assert f"{MEASURED['per_image']['stream_seconds'] * 1000:.3g} ms" in text
     assert re.search(r"GPU hours \| 36 \| 278 \|", text)  # 1,281,167 × 100 / 1,000 / 3600, and 10⁹ / 1,000 / 3600

@@ -1,45 +1,52 @@
+"""The speed benchmarks: variants take turns, only equal results are compared, and each part runs."""
+
 import json
 
 import pytest
 import torch
 
 from benchmarks.speed.__main__ import PARTS, SCALING, main
-from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
-from benchmarks.speed.training import limited
+from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal, time_in_turn
+from benchmarks.speed.training import memory_limit
 from ssl_pretext.errors import ArgumentError
 
 
-def test_a_finding_says_how_many_times_ours_each_side_takes():
-    finding = Finding(work="work", sides={OURS: [1.0, 2.0, 9.0], "other": [5.0, 6.0, 7.0]}, goals={"other": 4})
-    ours, other = finding.rows()
+def test_a_measurement_has_the_ratio_of_each_variant_to_ours():
+    measurement = Measurement(
+        work="work", variants={OURS: [1.0, 2.0, 9.0], "other": [5.0, 6.0, 7.0]}, goals={"other": 4}
+    )
+    ours, other = measurement.rows()
     assert (ours["median"], ours["times_ours"], "goal" in ours) == (2.0, 1.0, False)
     assert (other["times_ours"], other["met"], other["least"], other["most"]) == (3.0, False, 5.0, 7.0)
 
 
-def test_sides_are_timed_in_turn():
+def test_variants_are_timed_in_turn():
     calls = []
-    taken = race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, least_seconds=0)
+    taken = time_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, least_seconds=0)
     assert {name: len(times) for name, times in taken.items()} == {"a": 3, "b": 3}
     assert calls == ["a", "a", "b", "b"] + ["a", "b"] * 3
 
 
-def test_what_differs_is_not_compared():
+def test_different_results_are_not_compared():
     one = torch.ones(3)
     assert check_equal("same", one, one, within=0.0) == 0
     for other in (one * 1.1, torch.full((3,), torch.nan)):
-        with pytest.raises(ArgumentError, match="other differs from ssl_pretext by"):
+        with pytest.raises(
+            ArgumentError,
+            match="the result of other differs from that of ssl_pretext by .*, more than 0.001; only equal results",
+        ):
             check_equal("other", one, other, within=1e-3)
     few = torch.zeros(1_000)
     few[:2] = 1
-    assert check_equal("few", torch.zeros(1_000), few, within=0.0, apart_from=2e-3) == 0
-    for share in (0.0, 1e-3):
-        with pytest.raises(ArgumentError, match="few differs"):
-            check_equal("few", torch.zeros(1_000), few, within=0.0, apart_from=share)
+    assert check_equal("few", torch.zeros(1_000), few, within=0.0, except_fraction=2e-3) == 0
+    for fraction in (0.0, 1e-3):
+        with pytest.raises(ArgumentError, match="the result of few differs"):
+            check_equal("few", torch.zeros(1_000), few, within=0.0, except_fraction=fraction)
 
 
-def test_a_store_four_times_as_large_as_the_memory_allowed_works():
-    # The child itself fails where the limit does not hold.
-    ours, store = limited(Size(small=True)).rows()
+def test_a_store_of_four_times_the_allowed_memory_works():
+    # The process that measures it fails if the limit has no effect.
+    ours, store = memory_limit(RunOptions(small=True)).rows()
     assert store["median"] == 4 * 80
     assert 0 < ours["median"] < 80
     assert store["met"]
@@ -51,11 +58,13 @@ def test_an_unknown_part_is_refused(capsys):
 
 
 QUICK = ("rgb_to_lab", "lab_to_rgb", "lab_gradients", "soft_encoding", "color_loss")
-SLOW = [name for name in (*PARTS, SCALING) if name not in (*QUICK, "lpips", "reading")]  # those need weights and data
+SLOW = [
+    name for name in (*PARTS, SCALING) if name not in (*QUICK, "lpips", "reading")
+]  # these two need weights or data
 
 
 @pytest.mark.parametrize("part", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_each_part_agrees_and_is_measured(part, tmp_path):
+def test_each_part_runs_and_writes_its_page(part, tmp_path):
     for library in ("kornia", "cv2") if "lab" in part else ():
         pytest.importorskip(library)
     out = tmp_path / "speed.json"

@@ -1,4 +1,4 @@
-"""Building a store that was stopped goes on from the first image of which something is missing."""
+"""A build of a store that was stopped resumes at the first image whose data is incomplete."""
 
 import shutil
 from pathlib import Path
@@ -19,8 +19,8 @@ from ssl_pretext.data.staging import JOURNAL_FILE, Staging
 COUNT = 30
 
 
-def nth(place: int) -> Decoded | str:
-    """Mostly small photos, and among them some of another size, others with two bands, and unreadable ones."""
+def image_at(place: int) -> Decoded | str:
+    """The image at a place: mostly photos of one size, some of another size or with two bands, and some unreadable."""
     if place % 7 == 3:
         return f"no image:\n\udcff{place}"
     shape, dtype = {5: ((2, 4, 4), np.float32), 8: ((3, 2, 4), np.uint8)}.get(place % 9, ((3, 4, 4), np.uint8))
@@ -28,10 +28,10 @@ def nth(place: int) -> Decoded | str:
     return Decoded(pixels, np.dtype(dtype).name)
 
 
-def fill(folder: Path, until: int = COUNT) -> Staging:
+def fill(folder: Path, end: int = COUNT) -> Staging:
     with Staging(folder) as staging:
-        for place in range(staging.done, until):
-            image = nth(place)
+        for place in range(staging.done, end):
+            image = image_at(place)
             if isinstance(image, str):
                 staging.skip(place, image)
             else:
@@ -39,42 +39,42 @@ def fill(folder: Path, until: int = COUNT) -> Staging:
     return staging
 
 
-def found(folder: Path, staging: Staging) -> dict[str, object]:
-    most, others = staging.majority()
+def contents(folder: Path, staging: Staging) -> dict[str, object]:
+    majority, others = staging.majority()
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return files | {"most": {**vars(most), "file": None}, "others": others, "unreadable": staging.unreadable}
+    return files | {"majority": {**vars(majority), "file": None}, "others": others, "unreadable": staging.unreadable}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, found(folder, fill(folder))
+def complete(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("complete")
+    return folder, contents(folder, fill(folder))
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), until=st.integers(0, COUNT))
-def test_files_that_were_cut_anywhere_end_the_same(data, until, whole, tmp_path_factory):
+@given(data=st.data(), end=st.integers(0, COUNT))
+def test_damaged_staging_folders_end_with_the_same_contents(data, end, complete, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cut")
-    fill(folder, until)
+    fill(folder, end)
     for path in sorted(folder.iterdir()):
-        kind, size = data.draw(st.sampled_from(["whole", "cut", "zeros", "gone"])), path.stat().st_size
+        kind, size = data.draw(st.sampled_from(["intact", "cut", "zeros", "deleted"])), path.stat().st_size
         kept = path.read_bytes()[: data.draw(st.integers(0, size))]
-        if kind == "gone":
+        if kind == "deleted":
             path.unlink()
-        elif kind != "whole":  # zeros are what a computer that lost its power leaves
+        elif kind != "intact":  # zeros are what a power failure may leave
             path.write_bytes(kept if kind == "cut" else kept.ljust(size, b"\0"))
-    assert found(folder, fill(folder)) == whole[1]
+    assert contents(folder, fill(folder)) == complete[1]
     shutil.rmtree(folder)
 
 
-def test_staging_resumes_after_all_that_is_whole(whole, tmp_path):
-    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+def test_staging_resumes_after_the_last_complete_image(complete, tmp_path):
+    shutil.copytree(complete[0], tmp_path, dirs_exist_ok=True)
     assert fill(tmp_path).done == COUNT
     (tmp_path / JOURNAL_FILE).write_bytes((tmp_path / JOURNAL_FILE).read_bytes()[:-1])
     assert fill(tmp_path).done == COUNT - 1
 
 
-def test_a_store_goes_on_from_where_ctrl_c_stopped_it(tmp_path, monkeypatch):
+def test_building_resumes_after_ctrl_c(tmp_path, monkeypatch):
     photos, cache = tmp_path / "photos", tmp_path / "cache"
     photos.mkdir()
     for place in range(120):
@@ -83,10 +83,10 @@ def test_a_store_goes_on_from_where_ctrl_c_stopped_it(tmp_path, monkeypatch):
     (photos / "050.png").write_bytes(b"no image")
     (photos / "051.png").rename(photos / "051.npy")
 
-    def built(where: Path) -> sp.ImageStore:
-        return sp.ImageStore.from_folder(photos, image_size=8, labeled=False, cache=where)
+    def build_store(cache: Path) -> sp.ImageStore:
+        return sp.ImageStore.from_folder(photos, image_size=8, labeled=False, cache=cache)
 
-    expected = built(tmp_path / "whole")
+    expected = build_store(tmp_path / "complete")
     decoded, add = [], build.Staging.add
 
     def interrupted(staging, place, *rest):
@@ -97,14 +97,14 @@ def test_a_store_goes_on_from_where_ctrl_c_stopped_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(build.Staging, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            built(cache)
+            build_store(cache)
     decode = build.decoder(8, None)
     monkeypatch.setattr(build, "decoder", lambda *_: lambda path: decoded.append(path.name) or decode(path))
-    again = built(cache)
+    again = build_store(cache)
     assert sorted(decoded) == [f"{place:03}.png" for place in range(100, 120)]
     assert (again.sha256, again.skipped) == (expected.sha256, expected.skipped)
     assert len(again) == 118
-    (one,), (other,) = (tmp_path / "whole").iterdir(), cache.iterdir()
-    assert {path.name: path.read_bytes() for path in one.iterdir()} == {
-        path.name: path.read_bytes() for path in other.iterdir()
+    (first,), (second,) = (tmp_path / "complete").iterdir(), cache.iterdir()
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == {
+        path.name: path.read_bytes() for path in second.iterdir()
     }

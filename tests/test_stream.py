@@ -29,7 +29,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def photo(number: int, size: "tuple[int, int]" = (20, 20)) -> Image.Image:
-    """Gray of a level that tells which one it is, with one corner white."""
+    """A gray image whose level identifies it, with one white corner."""
     image = Image.new("RGB", size, (5 * number,) * 3)
     image.paste((255, 255, 255), (0, 0, size[0] // 2, size[1] // 2))
     return image
@@ -52,7 +52,7 @@ def write(path: Path, members: "dict[str, bytes]") -> None:
 
 @pytest.fixture
 def shards(tmp_path):
-    """Five shards of 8 or 9 images each, with what else lies in such files."""
+    """Five shards with 8 or 9 images each, and other files that shards contain."""
     numbers = np.array_split(np.arange(COUNT), 5)
     for shard, mine in enumerate(numbers):
         members = {f"{number:04}.png": encoded(photo(number)) for number in mine}
@@ -66,7 +66,7 @@ def stream(shards: str, **options: object) -> sp.ImageStream:
 
 
 def levels(batches) -> "list[int]":
-    """The numbers of the images."""
+    """The numbers of the images in batches, from their gray levels."""
     return [int(level) // 5 for batch in batches for level in batch[:, 0, -1, -1]]
 
 
@@ -74,7 +74,7 @@ def loader(images: sp.ImageStream, **options: object) -> StreamLoader:
     return StreamLoader(images, 8, **{"seed": 1, **options})
 
 
-def test_an_epoch_is_each_image_once_in_an_order_of_seed_and_epoch(shards):
+def test_an_epoch_has_each_image_once_in_an_order_of_seed_and_epoch(shards):
     images = stream(shards)
     assert (len(images), images.image_size, len(loader(images))) == (COUNT, 16, 5)
     batches = loader(images)
@@ -82,19 +82,19 @@ def test_an_epoch_is_each_image_once_in_an_order_of_seed_and_epoch(shards):
     assert [len(batch) for batch in first] == [8, 8, 8, 8, 9]
     assert first[0].dtype == torch.uint8
     assert sorted(levels(first)) == list(range(COUNT))
-    torch.manual_seed(7)  # no one else's
+    torch.manual_seed(7)  # the order must not depend on the global seed
     assert levels(loader(images)) == levels(first)
     assert levels(loader(images, seed=2)) != levels(first)
     batches.set_epoch(1)
     assert sorted(levels(second := list(batches))) == list(range(COUNT))
     assert levels(second) != levels(first)
     assert levels(loader(images, seed=None)) == list(range(COUNT))
-    # Shuffled within the buffer too, not by shards alone.
-    eights = [level // 8 for level in levels(first)]
-    assert sum(one != other for one, other in pairwise(eights)) > 10
+    # Images are shuffled in the buffer, and not only shards.
+    shards_of_images = [level // 8 for level in levels(first)]
+    assert sum(one != other for one, other in pairwise(shards_of_images)) > 10
 
 
-def test_pixels_are_those_of_a_folder(shards, tmp_path):
+def test_pixels_equal_those_of_a_folder(shards, tmp_path):
     for name in ("a.jpg", "b.npy", "c.tif"):
         (tmp_path / "folder").mkdir(exist_ok=True)
         exif = Image.Exif()
@@ -118,23 +118,23 @@ def test_pixels_are_those_of_a_folder(shards, tmp_path):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_a_pass_goes_on_where_it_stopped(shards, augment):
-    whole = list(batches := loader(stream(shards), augment=augment))
-    assert augment == (not all(map(torch.equal, whole, loader(stream(shards)))))
+def test_a_pass_resumes_where_it_stopped(shards, augment):
+    full_pass = list(batches := loader(stream(shards), augment=augment))
+    assert augment == (not all(map(torch.equal, full_pass, loader(stream(shards)))))
     passing = iter(batches)
     for _ in range(3):
         next(passing)
     passing.close()
-    going_on = loader(stream(shards), augment=augment)
-    going_on.load_state_dict(batches.state_dict())
-    for one, other in zip(going_on, whole[3:], strict=True):
+    resumed = loader(stream(shards), augment=augment)
+    resumed.load_state_dict(batches.state_dict())
+    for one, other in zip(resumed, full_pass[3:], strict=True):
         assert torch.equal(one, other)
 
 
 def test_processes_read_different_shards(shards, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    seen, shares = [], []
+    shards_read, shares = [], []
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         batches = loader(stream(shards))
@@ -142,38 +142,38 @@ def test_processes_read_different_shards(shards, monkeypatch):
         for batch in batches:
             mine.append(batch)
             shares.append((len(batch), batches.share))
-        seen.append({level // 8 if level < 9 else (level - 1) // 8 for level in levels(mine)})
-    assert not seen[0] & seen[1]
-    assert seen[0] | seen[1] == set(range(5))
+        shards_read.append({level // 8 if level < 9 else (level - 1) // 8 for level in levels(mine)})
+    assert not shards_read[0] & shards_read[1]
+    assert shards_read[0] | shards_read[1] == set(range(5))
     assert shares == [*[(4, 1.0)] * 4, (5, 10 / 9), *[(4, 1.0)] * 4, (4, 8 / 9)]
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
     batches = loader(stream(shards, epoch_images=COUNT + 1))
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 2, 1]
-    assert batches.share == 0, "for this process there is no image in a last batch of two"
+    assert batches.share == 0, "a last batch of two images has none for the third process"
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 6)
-    with pytest.raises(ArgumentError, match="6 processes share 5 shards; write the images into more of them"):
+    with pytest.raises(ArgumentError, match="6 processes need at least 6 shards, got 5; write more shards"):
         next(iter(loader(stream(shards))))
 
 
-def test_what_cannot_be_read_is_skipped_with_its_reason(shards, tmp_path, caplog):
+def test_unreadable_images_are_skipped_with_a_reason(shards, tmp_path, caplog):
     good = {f"{number}.png": encoded(photo(number)) for number in range(6)}
     deep = io.BytesIO()
     np.save(deep, np.zeros((3, 20, 20), np.uint16))
     write(tmp_path / "bad/0.tar", {"broken.png": b"no photo", **good, "deep.npy": deep.getvalue()})
     write(tmp_path / "bad/1.tar", {f"{number}.png": encoded(photo(number)) for number in (6, 7, 8)})
     write(tmp_path / "bad/2.tar", {f"{number}.png": encoded(photo(number)) for number in (9, 10)})
-    whole = (tmp_path / "bad/2.tar").read_bytes()
-    (tmp_path / "bad/2.tar").write_bytes(whole[:600])  # in the middle of the first image
+    content = (tmp_path / "bad/2.tar").read_bytes()
+    (tmp_path / "bad/2.tar").write_bytes(content[:600])  # in the middle of the first image
     images = stream(str(tmp_path / "bad/*.tar"))
-    assert len(images) == 12  # by the headers; those that cannot be read are made up for by the first ones again
-    seen = levels(loader(images))
-    assert (len(seen), set(seen)) == (12, set(range(9)))
-    reasons = {one["name"]: one["reason"] for one in images.skipped}
+    assert len(images) == 12  # counted from the headers; the first images replace the unreadable ones
+    numbers = levels(loader(images))
+    assert (len(numbers), set(numbers)) == (12, set(range(9)))
+    reasons = {item["name"]: item["reason"] for item in images.skipped}
     assert set(reasons) == {"0.tar/broken.png", "0.tar/deep.npy", "2.tar"}
     assert "cannot identify image file" in reasons["0.tar/broken.png"]
     assert "3 channels of uint16" in reasons["0.tar/deep.npy"]
-    assert "the shard ends early: ReadError" in reasons["2.tar"]
+    assert "the shard is damaged or truncated: ReadError" in reasons["2.tar"]
     with caplog.at_level(logging.WARNING, "ssl_pretext"):
         sp.fit(task(), images, sp.FitConfig(out=tmp_path / "run", epochs=1, batch_size=4, device="cpu"))
     assert json.loads((tmp_path / "run/skipped.json").read_text()) == images.skipped
@@ -193,28 +193,28 @@ def test_fit_on_a_stream_resumes_to_the_same_weights(shards, tmp_path, monkeypat
         sp.fit(made, stream(shards), sp.FitConfig(**config.to_dict() | {"checkpoint_minutes": 1e-5}))
         return made.state_dict()
 
-    whole = run("whole")
-    seen, steps = StreamLoader.last_names, iter([*range(9)])  # until the second of three epochs
+    expected = run("uninterrupted")
+    original, steps = StreamLoader.last_names, iter([*range(9)])  # interrupts the second of three epochs
 
     def last_names(self):
         if next(steps, None) is None:
             raise InterruptedError
-        return seen(self)
+        return original(self)
 
     monkeypatch.setattr(StreamLoader, "last_names", last_names)
     with pytest.raises(InterruptedError):
         run("stopped")
-    monkeypatch.setattr(StreamLoader, "last_names", seen)
+    monkeypatch.setattr(StreamLoader, "last_names", original)
     for name, value in run("stopped").items():
-        assert torch.equal(value, whole[name])
-    saved = json.loads((tmp_path / "whole/task/config.json").read_text())["trained_on"]["settings"]
+        assert torch.equal(value, expected[name])
+    saved = json.loads((tmp_path / "uninterrupted/task/config.json").read_text())["trained_on"]["settings"]
     assert (saved["images"], saved["sha256"]) == (COUNT, stream(shards).sha256)
     write(tmp_path / "shards/train-0.tar", {"0.png": encoded(photo(0))})
     with pytest.raises(CheckpointError, match="images"):
-        run("whole")
+        run("uninterrupted")
 
 
-def test_losses_are_prepared_on_a_sample(shards, tmp_path):
+def test_losses_are_fitted_to_a_sample(shards, tmp_path):
     torch.manual_seed(0)
     made = sp.Colorization(nn.Conv2d(1, 8, 2, stride=2), losses={"color_classification": 1.0})
     sp.fit(made, stream(shards), sp.FitConfig(out=tmp_path / "run", epochs=1, batch_size=8, device="cpu"))
@@ -224,14 +224,14 @@ def test_losses_are_prepared_on_a_sample(shards, tmp_path):
     assert sorted(levels([sample.images()])) == list(range(COUNT))
 
 
-def test_shards_elsewhere_are_read_by_their_protocol(shards, tmp_path):
+def test_remote_shards_are_read_with_their_protocol(shards, tmp_path):
     import fsspec
 
     memory = fsspec.filesystem("memory")
     for shard in find_shards(shards):
         memory.pipe(f"/far/{Path(shard).name}", Path(shard).read_bytes())
     far = "memory://far/train-{0..4}.tar"
-    with pytest.raises(ArgumentError, match="counted in shards on this machine; for memory://far/train-0"):
+    with pytest.raises(ArgumentError, match="only counted in local shards; pass epoch_images for memory://far/train-0"):
         stream(far)
     images = stream(far, epoch_images=20)
     assert levels(loader(images)) == levels(loader(stream(shards, epoch_images=20)))
@@ -248,7 +248,7 @@ def test_images_are_counted_once(shards, tmp_path, monkeypatch):
     assert len(stream(shards)) == COUNT
 
 
-def test_shards_of_the_same_name_and_size_are_counted_anew(tmp_path):
+def test_other_shards_of_the_same_name_and_size_are_counted_again(tmp_path):
     for folder, count in (("a", 3), ("b", 4)):
         write(tmp_path / folder / "0.tar", {f"{number}.png": encoded(photo(number)) for number in range(count)})
     first, other = tmp_path / "a/0.tar", tmp_path / "b/0.tar"
@@ -258,48 +258,50 @@ def test_shards_of_the_same_name_and_size_are_counted_anew(tmp_path):
     assert len(stream(str(first))) == 4
 
 
-def test_images_of_other_channels_than_asked_for_are_left_out(tmp_path):
+def test_images_with_other_numbers_of_channels_are_skipped(tmp_path):
     bands = io.BytesIO()
     np.save(bands, np.zeros((4, 20, 20), np.uint8))
     write(tmp_path / "0.tar", {"a.png": encoded(photo(0)), "b.npy": bands.getvalue(), "c.png": encoded(photo(2))})
     assert stream(str(tmp_path / "0.tar")).sample().num_channels == 3
     images = stream(str(tmp_path / "0.tar"), channels=4)
     assert images.sample().num_channels == 4
-    assert [one["name"] for one in images.skipped] == ["0.tar/a.png", "0.tar/c.png"]
-    assert "channels=4 was asked for" in images.skipped[0]["reason"]
-    with pytest.raises(DataError, match="channels=5 was asked for"):
+    assert [item["name"] for item in images.skipped] == ["0.tar/a.png", "0.tar/c.png"]
+    assert "channels=4 was requested" in images.skipped[0]["reason"]
+    with pytest.raises(DataError, match="channels=5 was requested"):
         stream(str(tmp_path / "0.tar"), channels=5)
     with pytest.raises(ArgumentError, match="channels is a whole number of at least 1, got 0"):
         stream(str(tmp_path / "0.tar"), channels=0)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut"])
-def test_a_damaged_header_is_not_taken_for_the_end(damage, tmp_path):
+def test_a_damaged_header_is_not_the_end_of_a_shard(damage, tmp_path):
     shard = tmp_path / "0.tar"
     write(shard, {f"{number}.png": encoded(photo(number)) for number in range(4)})
     with tarfile.open(shard) as archive:
         third = archive.getmembers()[2].offset
-    whole = shard.read_bytes()
+    content = shard.read_bytes()
     garbage = bytes(range(256)) * 2
-    shard.write_bytes(whole[:third] + garbage + whole[third + 512 :] if damage == "garbage" else whole[: third + 99])
+    shard.write_bytes(
+        content[:third] + garbage + content[third + 512 :] if damage == "garbage" else content[: third + 99]
+    )
     names, contents = zip(*read_shard(str(shard)), strict=True)
     assert names == ("0.tar/0.png", "0.tar/1.png", "0.tar")
-    assert contents[2].startswith("the shard ends early: ReadError")
+    assert contents[2].startswith("the shard is damaged or truncated: ReadError")
     assert count_images(str(shard)) == 2
 
 
 def test_errors_say_what_is_wrong(shards, tmp_path):
-    with pytest.raises(DataError, match=r"there is no shard .*train-5.tar; shards are tar files"):
+    with pytest.raises(DataError, match=r"there is no shard .*train-5.tar; pass tar files"):
         stream(shards.replace("4}", "5}"))
     with pytest.raises(DataError, match="there are no shards"):
         stream([])
     with pytest.raises(ArgumentError, match="buffer is a whole number of at least 1, got 0"):
         stream(shards, buffer=0)
     write(tmp_path / "none.tar", {"a.png": b"no photo"})
-    with pytest.raises(DataError, match=r"no image in .*none.tar .*can be read. none.tar/a.png: Unidentified"):
+    with pytest.raises(DataError, match=r"no image can be read from .*none.tar .*: none.tar/a.png: Unidentified"):
         stream(str(tmp_path / "none.tar"))
     (tmp_path / "text.tar").write_text("no tar file")
-    with pytest.raises(DataError, match=r"text.tar: the shard ends early: ReadError"):
+    with pytest.raises(DataError, match=r"text.tar: the shard is damaged or truncated: ReadError"):
         stream(str(tmp_path / "text.tar"))
 
 
@@ -308,9 +310,9 @@ def test_the_command_line_takes_shards(shards, tmp_path, capsys):
     small = ["--image-size", "16", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
     out = tmp_path / "run"
     assert main(["pretrain", "--data", shards, "--out", str(out), *small]) == 0
-    assert [one["name"] for one in json.loads((out / "skipped.json").read_text())] == ["train-4.tar/broken.png"]
+    assert [item["name"] for item in json.loads((out / "skipped.json").read_text())] == ["train-4.tar/broken.png"]
     assert main(["pretrain", "--config", str(out / "pretrain.yaml"), "--resume"]) == 0
     assert sp.PretextTask.from_pretrained(out / "task").trained_on.settings["images"] == 35
     folder = ["pretrain", "--data", str(tmp_path), "--out", str(tmp_path / "new"), "--epoch-images", "5", *small]
     assert main(folder) == 2
-    assert "--epoch-images is about shards" in capsys.readouterr().err
+    assert "--epoch-images is for shards only" in capsys.readouterr().err

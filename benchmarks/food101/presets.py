@@ -1,4 +1,4 @@
-"""How large the experiment is run."""
+"""Presets of the Food-101 experiment: how many images, epochs and seeds a run has."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from ssl_pretext.config import Config
 
 __all__ = ["PRESETS", "STUDIES", "Preset"]
 
-# What each adds to the documented conv probe, as the report calls it.
+# Names of the studies with the headings that the report gives them.
 STUDIES = {
     "conv": "the documented probe, on the latent and on the middle block",
     "linear": "linear probes on every layer",
@@ -18,24 +18,25 @@ STUDIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(Config):
-    """A size of the experiment; None means all there are.
+    """The size of a run. None means that there is no limit.
 
     Attributes:
         about: One line for `--help`.
-        image_size: Side of the square images, in pixels. Unknown in the source.
-        batch_size: Of pretraining. Unknown in the source.
-        epochs: Of pretraining; 16 in the source.
-        pretrain_per_class: Pretraining images per in-domain class.
-        validation_per_class: Held-out images per class for `val_loss`, color quality and grids.
-        probe_classes: Classes per domain that the probes tell apart.
-        labels_per_class: Labeled images per class that a probe is trained on.
-        test_per_class: Test images per class.
-        probe_epochs: Of the probes that are networks; 10 in the source.
-        linear_epochs: Of the linear probes; their own number by default.
-        seeds: How many times each probe is trained.
-        conv_images: The conv probe, which costs the most, is trained on at most this many images per domain.
-        label_counts: Labeled images per class of the curves of label efficiency; those that there are.
-        studies: Which of `STUDIES` are done.
+        image_size: Height and width of the images, in pixels. Unknown in the source.
+        batch_size: Batch size of pretraining. Unknown in the source.
+        epochs: Epochs of pretraining; 16 in the source.
+        pretrain_per_class: Number of pretraining images per in-domain class.
+        validation_per_class: Number of held-out images per class for `val_loss`, color quality and grids.
+        probe_classes: Number of classes per domain that the probes distinguish.
+        labels_per_class: Number of labeled images per class that a probe is trained on.
+        test_per_class: Number of test images per class.
+        probe_epochs: Epochs of the probes that are networks; 10 in the source.
+        linear_epochs: Epochs of the linear probes; by default the number that the linear probe has itself.
+        seeds: Number of seeds with which each probe is trained.
+        conv_images: Maximum number of training images per domain for the conv probe, which is the slowest.
+        label_counts: Numbers of labeled images per class for the study of label efficiency. Counts that the smallest
+            class does not have are left out.
+        studies: Names of the studies to run, from `STUDIES`.
     """
 
     about: str
@@ -57,7 +58,7 @@ class Preset(Config):
 
 PRESETS = {
     "smoke": Preset(
-        about="seconds; shows that everything runs, its figures mean nothing",
+        about="takes seconds; shows that everything runs, its results mean nothing",
         image_size=32,
         batch_size=32,
         epochs=2,
@@ -95,8 +96,8 @@ PRESETS = {
         conv_images=1_000,
     ),
     "documented": Preset(
-        # 64 px: what LPIPS was calibrated on, and what both Food-101 and Food-101-64 can give.
-        about="one GPU; the whole data set, 16 epochs at 64 px",
+        # LPIPS was calibrated at 64 px, and both Food-101 and Food-101-64 have images of that size.
+        about="for one GPU; the full data set, 16 epochs at 64 px",
         image_size=64,
         batch_size=64,
         epochs=16,

@@ -1,4 +1,4 @@
-"""Who is trained and tested on what: the split of the documented experiment."""
+"""The data of the documented experiment: which images are used for pretraining, for probes and for tests."""
 
 import os
 from collections import defaultdict
@@ -10,9 +10,9 @@ from benchmarks.food101.presets import Preset
 from ssl_pretext.data import EXCLUDED_PHOTOS, ImageStore, holdout_split, sample_photos
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["EXCLUDED_CLASSES", "Experiment", "open_data", "split_roles"]
+__all__ = ["EXCLUDED_CLASSES", "ExperimentData", "open_data", "split_roles"]
 
-# Twenty names were published, peking_duck and scallops twice: eighteen classes, so 83 are in-domain, not 81.
+# The source lists twenty names, two of them twice (peking_duck, scallops): 18 classes, so 83 are in-domain, not 81.
 EXCLUDED_CLASSES = [
     "guacamole",
     "spring_rolls",
@@ -34,26 +34,27 @@ EXCLUDED_CLASSES = [
     "filet_mignon",
 ]
 
-HELD_OUT = 0.1
+HELD_OUT = 0.1  # fraction of the training images that the probes get
 SAMPLE_NOTE = (
-    "This run used the embedded sample: patches of ten freely licensed photos, where a class is a photo. It shows how "
-    "the experiment works; it says nothing about Food-101."
+    "This run used the embedded sample: patches of ten freely licensed photographs, each of which is a class. It shows "
+    "how the experiment works; its results say nothing about Food-101."
 )
+SUBSET_NOTE = "This is a subset; the results are not comparable with results on the full Food-101."
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The image stores by role.
+class ExperimentData:
+    """The image stores of an experiment, by role.
 
     Attributes:
-        name: Of the data set, as it may be quoted.
-        note: What a reader must know of it.
-        pretrain: In-domain images that the task learns from, unlabeled.
-        validation: In-domain images held out from it.
-        excluded: Images of the classes that it never sees.
-        probe_train: Labeled images by domain, `"in"` and `"out"`.
+        name: Name of the data set, as reports show it.
+        note: What readers of the results must know about the data set.
+        pretrain: In-domain images for pretraining; their labels are not used.
+        validation: Held-out in-domain images.
+        excluded: Images of the excluded classes.
+        probe_train: Labeled training images of the probes by domain, `"in"` and `"out"`.
         probe_test: Test images by domain.
-        spare: Labeled training images by domain that nothing else uses: for whoever must choose or find out why.
+        spare: Labeled training images by domain that nothing else uses, for choices and for diagnoses.
         skipped: Files that could not be read, with the reason.
     """
 
@@ -68,7 +69,7 @@ class Experiment:
     skipped: list[dict[str, str]]
 
     def counts(self) -> dict[str, int]:
-        """Images by role."""
+        """The number of images by role."""
         return {
             "pretraining": len(self.pretrain),
             "validation": len(self.validation),
@@ -80,10 +81,18 @@ class Experiment:
 def split_roles(
     names: Sequence[str], labels: Sequence[int], classes: Sequence[str], excluded: Iterable[str], seed: int
 ) -> dict[str, list[int]]:
-    """Cuts the training images 9 : 1 per class, and both parts by domain.
+    """Splits the training images 9 : 1 within each class, and both parts by domain.
+
+    Args:
+        names: Names of the images.
+        labels: Labels of the images.
+        classes: Names of the classes.
+        excluded: Names of the classes that are excluded from pretraining.
+        seed: Seed of the split.
 
     Returns:
-        Indices by role: `pretrain` (nine tenths of the in-domain classes), `probe_in` and `probe_out` (one tenth).
+        Indices of the images by role: `pretrain` (nine tenths of the in-domain classes), `probe_in` and `probe_out`
+        (one tenth of the in-domain and of the excluded classes).
     """
     out = {classes.index(name) for name in excluded if name in classes}
     kept, held_out = holdout_split(names, labels, fraction=HELD_OUT, seed=seed)
@@ -94,8 +103,19 @@ def split_roles(
     }
 
 
-def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = False) -> Experiment:
-    """Opens a Food-101 folder, or the embedded sample without one, and cuts it to the preset's size."""
+def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = False) -> ExperimentData:
+    """Opens the data of an experiment and reduces it to the size of a preset.
+
+    Args:
+        data: Folder with `food-101/` in it. None stands for the download folder if `download` is set, and for the
+            embedded sample photographs otherwise.
+        preset: Size of the run.
+        seed: Seed of the split.
+        download: Whether to download Food-101 if it is not in the folder.
+
+    Raises:
+        ArgumentError: Some of the excluded classes are missing from the data.
+    """
     size = preset.image_size
     if data is None and not download:
         train, test = sample_photos("train", image_size=size), sample_photos("test", image_size=size)
@@ -108,13 +128,14 @@ def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = 
         excluded = EXCLUDED_CLASSES
         if missing := set(excluded) - set(train.classes):
             raise ArgumentError(
-                f"{root} lacks the excluded classes {', '.join(sorted(missing))}; is it all of Food-101?"
+                f"the data folder {root} lacks the classes {', '.join(sorted(missing))}, which the experiment excludes "
+                "from pretraining; use a folder with all classes of Food-101"
             )
         images = len(train) + len(test) + len(train.skipped) + len(test.skipped)
         folder = Path(root).resolve().name.capitalize()
         subset = folder if folder.startswith("Food-101-") else "Food-101"
         name = "Food-101" if images == 101_000 else f"{subset} ({images:,}-image subset)"
-        note = "" if images == 101_000 else "A subset: its figures are not those of the official Food-101."
+        note = "" if images == 101_000 else SUBSET_NOTE
     roles = split_roles(train.names, train.labels.tolist(), train.classes, excluded, seed)
     out = {train.classes.index(name) for name in excluded}
     test_labels = test.labels.tolist()
@@ -127,7 +148,7 @@ def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = 
     pretrain = _limit(train, roles["pretrain"], preset.pretrain_per_class)
     used = {*pretrain.names, *(train.names[index] for role in ("probe_in", "probe_out") for index in roles[role])}
     unused = [index for index, name in enumerate(train.names) if name not in used]
-    return Experiment(
+    return ExperimentData(
         name=name,
         note=note,
         pretrain=pretrain,
@@ -146,14 +167,14 @@ def open_data(data: Path | None, preset: Preset, *, seed: int, download: bool = 
 
 
 def default_download_folder() -> Path:
-    """Where `--download` without `--data` puts Food-101."""
+    """The folder to which `--download` without `--data` downloads Food-101."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssl_pretext" / "food101"
 
 
 def _limit(
     store: ImageStore, indices: Iterable[int], per_class: int | None, classes: Sequence[int] | None = None
 ) -> ImageStore:
-    """At most `per_class` images of each class, evenly spaced over the list."""
+    """A subset with at most `per_class` images of each class, evenly spaced over the given indices."""
     labels = store.labels.tolist()
     by_class: dict[int, list[int]] = defaultdict(list)
     for index in indices:
@@ -163,7 +184,7 @@ def _limit(
 
 
 def _spread(items: Sequence[int], count: int | None) -> Sequence[int]:
-    """`count` of the items, evenly spaced."""
+    """Returns `count` of the items, evenly spaced; all of them if there are not more."""
     if count is None or count >= len(items):
         return items
     return [items[i * len(items) // count] for i in range(count)]

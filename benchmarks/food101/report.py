@@ -1,88 +1,159 @@
-"""The report page of a run, its figures, and its summary for the documentation."""
+"""The HTML report of a run, its plots, and its summary in Markdown for the documentation.
+
+Everything is made from what `results.json` holds, so that a page or a plot can be made again later.
+"""
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.food101.presets import STUDIES
-from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
-from ssl_pretext.probes.report import percent
-from ssl_pretext.reporting.page import Figure, Section, html_page, markdown_table
-from ssl_pretext.reporting.plots import curves
-from ssl_pretext.representations.collapse import Health, collapse_warnings, health_rows
-from ssl_pretext.representations.network import IMAGENET_LABELS
+from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
+from ssl_pretext.probes import difference_plot, percent, untrained_name
+from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table
+from ssl_pretext.representations import IMAGENET_LABELS, Health, collapse_warnings, health_rows
 from ssl_pretext.system.files import write_bytes, write_text
 
-__all__ = ["UNKNOWN", "markdown_summary", "side_by_side", "write_report"]
+__all__ = ["UNKNOWN", "draw", "markdown_summary", "side_by_side", "write_report"]
 
 UNKNOWN = (
-    "The source states neither the image size nor the batch size of pretraining; both are this preset's choice.",
-    "It states no augmentation, and none is used here. It states no seed, and reports one run without intervals.",
-    "It lists twenty excluded classes, of which eighteen are distinct; so 83 classes are in-domain where it says 81.",
-    "It has no untrained encoder and no lightness channel among its baselines; both controls are added here.",
+    "The source states neither the image size nor the batch size of pretraining. Both are choices of the preset.",
+    "The source states no augmentation, and none is used here. It states no seed, and it reports one run "
+    "without intervals.",
+    "The source lists twenty excluded classes, of which eighteen are distinct. So 83 classes are in-domain, where the "
+    "source says 81.",
+    "The source has no untrained encoder and no lightness channel among its baselines. Both controls are added here.",
 )
 PLOTS_OF = {"conv": ("conv_differences", "conv", "conv_loss"), "linear": ("linear_differences", "layers")}
 CAPTIONS = {
     "pretraining": "Pretraining loss on training and validation images",
-    "conv": "Test accuracy per epoch of the conv probe; shaded: range over the seeds",
-    "conv_loss": "Test loss per epoch of the conv probe; shaded: range over the seeds",
+    "conv": "Test accuracy per epoch of the conv probe; shaded area: range over the seeds",
+    "conv_loss": "Test loss per epoch of the conv probe; shaded area: range over the seeds",
     "conv_differences": "Conv probe, colorization encoder minus each control, 95% intervals",
     "linear_differences": "Linear probe, colorization encoder minus each control, 95% intervals",
     "layers": "Linear probe by layer, trained and untrained",
     "labels": "Linear probe by the number of labeled images",
-    "grid_train": "Training images: gray as the network sees it, ours, truth",
-    "grid_validation": "Validation images, of the same classes but never trained on: gray, ours, truth",
-    "grid_excluded": "Excluded classes, never seen in pretraining: gray, ours, truth",
+    "grid_train": "Training images: grayscale input, prediction, original",
+    "grid_validation": "Held-out images of the pretraining classes: grayscale input, prediction, original",
+    "grid_excluded": "Images of the excluded classes, never seen in pretraining: grayscale input, prediction, original",
 }
 
 
-def write_report(out: Path, results: Mapping[str, Any], grids: Mapping[str, bytes], findings: Findings) -> None:
-    """Writes `report.html` and `figures/` into the folder of a run."""
+def write_report(out: Path, results: Mapping[str, Any], grids: Mapping[str, bytes]) -> None:
+    """Writes `report.html` and `figures/` to the folder of a run.
+
+    Args:
+        out: Folder of the run.
+        results: What `results.json` holds.
+        grids: PNG files of colorized images, by the name of the images.
+    """
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    draw(folder, results, findings)
+    draw(folder, results)
     for name, png in grids.items():
         write_bytes(folder / f"grid_{name}.png", png)
     page = html_page("Does colorizing food photos help to classify them?", sections(results, folder))
     write_text(out / "report.html", page)
 
 
-def draw(folder: Path, results: Mapping[str, Any], findings: Findings) -> None:
-    """Writes the plots as PNG files; `CAPTIONS` says what each shows."""
+def draw(folder: Path, results: Mapping[str, Any]) -> None:
+    """Writes the plots of a run as PNG files, which `CAPTIONS` describes.
+
+    Args:
+        folder: Folder for the files; it must exist.
+        results: What `results.json` holds.
+    """
     history = results["pretraining"]["history"]
-    losses = {
-        "training": [[row["train_loss"] for row in history]],
-        "validation": [[row["val_loss"] for row in history]],
-    }
     if history:
+        losses = {
+            "training": [[row["train_loss"] for row in history]],
+            "validation": [[row["val_loss"] for row in history]],
+        }
         picture = curves(losses, title="Pretraining", x_label="epoch", y_label="loss")
         write_bytes(folder / "pretraining.png", picture)
-    for study, domains in findings.reports.items():
-        for domain, report in domains.items():
-            title = f"{study} probe, {DOMAINS[domain]} classes"
-            if study == "conv":
-                report.plot(folder / f"conv_{domain}.png", title=title)
-                report.plot(folder / f"conv_loss_{domain}.png", title=title, loss=True)
-                report.plot_differences(folder / f"conv_differences_{domain}.png", title=title)
-            if study == "linear":
-                shown = [LATENT, *filter(None, [results["chosen_layer"]])]
-                report.plot_differences(folder / f"linear_differences_{domain}.png", shown, title=title)
-                report.plot_layers(folder / f"layers_{domain}.png", [*LAYERS, LATENT], title=title)
-    for domain, curve in findings.labels.items():
-        # One that has seen a million labels would flatten all others; the table has it.
-        shown = [name for name in next(iter(curve.reports.values())).names if name != IMAGENET_LABELS]
-        curve.plot(folder / f"labels_{domain}.png", shown, title=f"linear probe, {DOMAINS[domain]} classes")
+    for domain, heading in DOMAINS.items():
+        if "conv" in results["probe_card"]:
+            title = f"conv probe, {heading} classes"
+            write_bytes(folder / f"conv_{domain}.png", _probe_curves(results, domain, title))
+            write_bytes(folder / f"conv_loss_{domain}.png", _probe_curves(results, domain, title, loss=True))
+            write_bytes(folder / f"conv_differences_{domain}.png", _differences(results, "conv", domain, title))
+        if "linear" in results["probe_card"]:
+            title = f"linear probe, {heading} classes"
+            shown = [LATENT, *filter(None, [results["chosen_layer"]])]
+            picture = _differences(results, "linear", domain, title, shown)
+            write_bytes(folder / f"linear_differences_{domain}.png", picture)
+            write_bytes(folder / f"layers_{domain}.png", _layers(results, domain, title))
+        if any(row["domain"] == domain for row in results["label_efficiency"]):
+            title = f"linear probe, {heading} classes"
+            write_bytes(folder / f"labels_{domain}.png", _label_curves(results, domain, title))
+
+
+def _probe_curves(results: Mapping[str, Any], domain: str, title: str, *, loss: bool = False) -> bytes:
+    """Accuracy, or loss, of the conv probe per epoch."""
+    key, label, factor = ("test_loss", "test loss", 1) if loss else ("test_accuracy", "test accuracy, %", 100)
+    series: dict[str, list[list[float]]] = {}
+    for run in results["probes"]:
+        if (run["study"], run["domain"]) == ("conv", domain):
+            # JSON has no NaN: a value that is not finite is stored as null.
+            values = [math.nan if row[key] is None else factor * row[key] for row in run["history"]]
+            series.setdefault(run["representation"], []).append(values)
+    return curves(series, title=title, x_label="epoch", y_label=label)
+
+
+def _differences(
+    results: Mapping[str, Any], study: str, domain: str, title: str, names: Iterable[str] | None = None
+) -> bytes:
+    """Paired differences of a study against the controls; those of all representations by default."""
+    rows = [row for row in results["differences"] if (row["study"], row["domain"]) == (study, domain)]
+    return difference_plot([row for row in rows if names is None or row["representation"] in names], title=title)
+
+
+def _layers(results: Mapping[str, Any], domain: str, title: str) -> bytes:
+    """Accuracy of the linear probe by layer, for the trained and the untrained encoder."""
+    rows = {
+        row["representation"]: row for row in results["summary"] if (row["study"], row["domain"]) == ("linear", domain)
+    }
+    layers = list(enumerate([*LAYERS, LATENT]))
+    controls = results["probe_card"]["linear"][domain]["controls"]
+    return lines(
+        {
+            "trained": [(i, *_in_percent(rows[name])) for i, name in layers],
+            "untrained": [(i, *_in_percent(rows[untrained_name(name)])) for i, name in layers],
+        },
+        title=title,
+        x_label="layer",
+        y_label="test accuracy, %",
+        x_names=[name for _, name in layers],
+        reference={name: _in_percent(rows[name])[0] for name in controls if not name.endswith(untrained_name(""))},
+    )
+
+
+def _label_curves(results: Mapping[str, Any], domain: str, title: str) -> bytes:
+    """Accuracy of the linear probe by the number of labeled images per class."""
+    series: dict[str, list[tuple[float, float, float | None]]] = {}
+    for row in results["label_efficiency"]:
+        # A network trained on a million labels would flatten all other curves. The table shows it.
+        if row["domain"] == domain and row["representation"] != IMAGENET_LABELS:
+            series.setdefault(row["representation"], []).append((row["per_class"], *_in_percent(row)))
+    return lines(series, title=title, x_label="labeled images per class", y_label="test accuracy, %", log=True)
+
+
+def _in_percent(row: Mapping[str, Any]) -> tuple[float, float | None]:
+    """Mean accuracy and half the width of its interval."""
+    mean, half = row["test_accuracy_mean"], row["test_accuracy_ci95"]
+    return 100 * mean, None if half is None else 100 * half
 
 
 def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
-    """The page in the order in which a stranger would ask."""
+    """The sections of the HTML report, from the most to the least important."""
     data, config = results["data"], results["config"]
     history = results["pretraining"]["history"]
     skipped = data["skipped"]
 
-    def shown(*names: str) -> list[Figure]:
+    def figures(*names: str) -> list[Figure]:
         files = {name: folder / f"{name}.png" for name in names}
         return [Figure(file.read_bytes(), caption(name)) for name, file in files.items() if file.exists()]
 
@@ -96,9 +167,9 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
         *(
             Section(
                 f"Test accuracy, %: {STUDIES[study]}",
-                [about(results, study)],
+                [describe_study(results, study)],
                 summary_rows(results, study),
-                shown(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS)),
+                figures(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS)),
             )
             for study in results["probe_card"]
         ),
@@ -106,8 +177,8 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
             [
                 Section(
                     f"Test accuracy, %: {STUDIES['labels']}",
-                    [f"Labeled images per class; means over {config['seeds']} seeds with 95% intervals."],
-                    figures=shown(*(f"labels_{domain}" for domain in DOMAINS)),
+                    [f"Means over {config['seeds']} seeds with 95% intervals, by the number of labels per class."],
+                    figures=figures(*(f"labels_{domain}" for domain in DOMAINS)),
                 )
             ]
             if results["label_efficiency"]
@@ -116,47 +187,50 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
         Section(
             "Have the features collapsed?",
             [
-                "Standard deviation over images and positions, effective rank (RankMe) of the averages over positions, "
-                "and how much the features at one place differ between images, as a share of their size.",
+                "The table shows the standard deviation over images and positions, the effective rank (RankMe) of the "
+                "features averaged over positions, and how much the features at one position differ between images, "
+                "as a fraction of their root mean square.",
                 *collapse_warnings(_health(results)),
             ],
-            health_rows(_health(results)),
+            _health_rows(results),
         ),
-        Section("Colorized images", figures=shown("grid_train", "grid_validation", "grid_excluded")),
+        Section("Colorized images", figures=figures("grid_train", "grid_validation", "grid_excluded")),
         Section(
             "Color quality",
             [
-                "PSNR in dB; AuC is the share of pixels within 0..150 of the true ab (gray alone gives about 0.9), "
-                "rebalanced with rare colors counting as much as common ones; LPIPS, where shown, of another network "
-                "than the loss's; colorfulness after Hasler & Süsstrunk; a runs from green to red, b from blue "
-                "to yellow."
+                "PSNR is in dB. AuC is the normalized area under the curve of the fraction of pixels within 0..150 of "
+                "the true ab; gray images get about 0.9. Rebalanced AuC weights rare colors as much as common ones. "
+                "LPIPS, where shown, uses a different network than the loss. Colorfulness is that of Hasler & "
+                "Süsstrunk. a runs from green to red, b from blue to yellow."
             ],
             quality_rows(results),
         ),
         Section(
             "Pretraining",
-            [f"Loss per epoch, the sum of {' and '.join(history[0]['terms'])}." if history else "No epochs."],
-            figures=shown("pretraining"),
+            [f"The loss per epoch is the sum of {' and '.join(history[0]['terms'])}." if history else "No epochs."],
+            figures=figures("pretraining"),
         ),
         Section(
             "Unreadable images",
-            [f"{len(skipped)} files were skipped." if skipped else "None; every file was read."],
+            [f"{len(skipped)} files were skipped." if skipped else "All files could be read."],
             skipped[:200],
         ),
         Section("What is unknown about the source", UNKNOWN),
         Section("Configuration", [results["command"]], code=json.dumps({**config, **results["environment"]}, indent=2)),
-        Section("Probe cards", ["All that decides the figures."], code=json.dumps(results["probe_card"], indent=1)),
+        Section(
+            "Probe cards", ["The settings that decide the results."], code=json.dumps(results["probe_card"], indent=1)
+        ),
     ]
 
 
 def caption(name: str) -> str:
-    """What a picture shows."""
+    """The caption of a plot, from the name of its file."""
     plot, _, part = name.rpartition("_")
     return CAPTIONS[name] if name in CAPTIONS else f"{CAPTIONS[plot]}, {DOMAINS[part]} classes"
 
 
-def about(results: Mapping[str, Any], study: str) -> str:
-    """How the figures of a study are to be read."""
+def describe_study(results: Mapping[str, Any], study: str) -> str:
+    """Says how many seeds, images and classes the results of a study come from."""
     cards = results["probe_card"][study]
     trained = " and ".join(
         f"{card['train']['images']:,} images of {card['classes']} {DOMAINS[domain]} classes (chance "
@@ -164,17 +238,17 @@ def about(results: Mapping[str, Any], study: str) -> str:
         for domain, card in cards.items()
     )
     seeds = len(next(iter(cards.values()))["seeds"])
-    return f"Means over {seeds} seeds with 95% intervals. Trained on frozen features of {trained}."
+    return f"Means over {seeds} seeds with 95% intervals. The probes were trained on frozen features of {trained}."
 
 
 def summary_rows(results: Mapping[str, Any], study: str) -> list[dict[str, str]]:
-    """Both domains side by side."""
+    """One row per representation, one column per domain."""
     rows = [row for row in results["summary"] if row["study"] == study]
     return side_by_side(rows, lambda row: DOMAINS[row["domain"]])
 
 
 def label_rows(results: Mapping[str, Any], domain: str) -> list[dict[str, str]]:
-    """A row per representation, a column per number of labels."""
+    """One row per representation, one column per number of labels."""
     rows = [row for row in results["label_efficiency"] if row["domain"] == domain]
     return side_by_side(rows, lambda row: str(row["per_class"]))
 
@@ -182,22 +256,32 @@ def label_rows(results: Mapping[str, Any], domain: str) -> list[dict[str, str]]:
 def side_by_side(
     summary: Iterable[Mapping[str, Any]], column: Callable[[Mapping[str, Any]], str]
 ) -> list[dict[str, str]]:
-    """Rows of a summary by representation, the accuracy of each in the column that is named for it."""
+    """One row per representation, with the accuracy of each row of a summary in the column that `column` names."""
     rows: dict[str, dict[str, str]] = {}
     for row in summary:
-        shown = rows.setdefault(row["representation"], {"representation": row["representation"]})
-        shown[column(row)] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
+        cells = rows.setdefault(row["representation"], {"representation": row["representation"]})
+        cells[column(row)] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
     return list(rows.values())
 
 
 def _health(results: Mapping[str, Any]) -> dict[str, Health]:
-    """Of the study that looks at the most layers, in-domain."""
+    """The in-domain feature health of the study with the most layers.
+
+    Results that were stored before `between_images` was measured get NaN for it.
+    """
     cards = results["probe_card"].get("linear") or next(iter(results["probe_card"].values()), None)
-    return {} if cards is None else cards["in"]["health"]
+    stored = {} if cards is None else cards["in"]["health"]
+    health: dict[str, Any] = {name: {"between_images": math.nan} | values for name, values in stored.items()}
+    return health
+
+
+def _health_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The table of feature health, without the values that were not measured."""
+    return [{key: value for key, value in row.items() if value != "nan%"} for row in health_rows(_health(results))]
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Color quality, with as many digits as mean something."""
+    """The table of color quality, with three decimals for values between 0 and 1."""
     return [
         {
             "images": row["images"],
@@ -214,48 +298,52 @@ def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) -> str:
-    """A page for the documentation: the same answers, tables and plots, with command, commit and machine.
+    """The body of the page for the documentation: answers, tables and plots, with command, commit and machine.
 
     Args:
-        results: Of the run.
-        figures: Where its plots lie.
-        link: Where the page finds them.
+        results: What `results.json` holds.
+        figures: Folder with the plots.
+        link: Path of that folder as the page links to it.
     """
     env, data = results["environment"], results["data"]
     machine = f"{env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}"
 
-    def shown(*names: str) -> list[str]:
+    def images(*names: str) -> list[str]:
         return [f"![{caption(name)}]({link}/{name}.png)" for name in names if (figures / f"{name}.png").exists()]
 
     parts = [
-        f"Data: **{data['name']}**. {data['note']}",
+        f"Data: **{data['name']}**. {data['note']}".strip(),
         "```bash\n" + results["command"] + "\n```",
         f"Commit `{env['commit']}`; {machine}; {sum(results['times'].values()) / 60:.1f} minutes.",
         "## Answers",
         *(f"**{answer['question']}**\n\n{as_markdown(answer['answer'])}" for answer in results["answers"]),
     ]
     for study in results["probe_card"]:
-        parts += [f"## Test accuracy, %: {STUDIES[study]}", about(results, study), _table(summary_rows(results, study))]
-        parts += shown(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS))
+        parts += [
+            f"## Test accuracy, %: {STUDIES[study]}",
+            describe_study(results, study),
+            _table(summary_rows(results, study)),
+        ]
+        parts += images(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS))
     for domain, heading in DOMAINS.items():
         if rows := label_rows(results, domain):
-            parts += [f"## Test accuracy, %: {STUDIES['labels']}, {heading}", _table(rows), *shown(f"labels_{domain}")]
+            parts += [f"## Test accuracy, %: {STUDIES['labels']}, {heading}", _table(rows), *images(f"labels_{domain}")]
     parts += [
-        "## Health of the features",
+        "## Feature health",
         "\n\n".join(collapse_warnings(_health(results))),
-        _table(health_rows(_health(results))),
+        _table(_health_rows(results)),
         "## Color quality",
         _table(quality_rows(results)),
         "## Images used",
         _table([{"role": role, "images": f"{count:,}"} for role, count in data["counts"].items()]),
         "## Pretraining",
-        *shown("pretraining"),
+        *images("pretraining"),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def as_markdown(answer: str) -> str:
-    """An answer's lines as paragraphs, those that begin with a dash as lists."""
+    """Converts an answer to Markdown: lines that begin with a dash become lists, all others paragraphs."""
     kinds = itertools.groupby(answer.splitlines(), key=lambda line: line.startswith("- "))
     return "\n\n".join(("\n" if listed else "\n\n").join(lines) for listed, lines in kinds)
 

@@ -1,4 +1,4 @@
-"""What the pretrained encoder is good for: every question of the source as a study of probes, with its controls."""
+"""The studies of the experiment: each answers a question of the source by probes and their controls."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.food101.presets import STUDIES
-from benchmarks.food101.protocol import Experiment
+from benchmarks.food101.protocol import ExperimentData
 from ssl_pretext.data import ImageStore
 from ssl_pretext.probes import LabelEfficiency, ProbeConfig, ProbeReport, evaluate, label_efficiency
-from ssl_pretext.representations.base import Pixels, Representation
-from ssl_pretext.representations.network import imagenet_reference
+from ssl_pretext.representations import Pixels, Representation, imagenet_reference
 from ssl_pretext.tasks import Colorization
 
-__all__ = ["DOMAINS", "LATENT", "LAYERS", "LIGHTNESS", "MIDDLE", "PIXELS", "Findings", "study"]
+__all__ = ["DOMAINS", "LATENT", "LAYERS", "LIGHTNESS", "MIDDLE", "PIXELS", "Findings", "run_studies"]
 
 DOMAINS = {"in": "in-domain", "out": "out-of-domain"}
 LATENT, MIDDLE = "colorization latent", "colorization middle block"
@@ -28,20 +27,25 @@ LAYERS = (
     "body.conv_act",
     "body.conv_out",
 )
-NUCLEAR_NORM = 1e-3
+NUCLEAR_NORM = 1e-3  # weight of the regularizer
 
 
 @dataclass
 class Findings:
-    """Reports by study and domain."""
+    """The results of the studies.
+
+    Attributes:
+        reports: Probe reports by study and domain.
+        labels: Reports of label efficiency by domain.
+    """
 
     reports: dict[str, dict[str, ProbeReport]] = field(default_factory=dict)
     labels: dict[str, LabelEfficiency] = field(default_factory=dict)
 
-    def layer(self) -> str | None:
-        """The layer that linear probes do best on, by held-out training images of the in-domain classes.
+    def best_layer(self) -> str | None:
+        """The layer with the best linear probe on held-out training images of the in-domain classes.
 
-        None without linear probes, or with one labeled image per class, which leaves none to hold out.
+        None if there are no linear probes, or if no training images were held out because each class has only one.
         """
         report = self.reports["linear"]["in"] if "linear" in self.reports else None
         if report is None or not any("validation_accuracy" in run for run in report.runs):
@@ -49,23 +53,27 @@ class Findings:
         return report.best(LAYERS)
 
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds of the probes."""
-        each = [
+        """The part of `results.json` that is about the probes."""
+        reports = [
             ({"study": name, "domain": domain}, report)
             for name, domains in self.reports.items()
             for domain, report in domains.items()
         ]
         return {
-            "probes": [where | run | {"history": thinned(run["history"])} for where, one in each for run in one.runs],
-            "summary": [where | row for where, report in each for row in report.summary()],
-            "differences": [where | row for where, report in each for row in report.against_controls()],
+            "probes": [
+                where | run | {"history": thin_history(run["history"])}
+                for where, report in reports
+                for run in report.runs
+            ],
+            "summary": [where | row for where, report in reports for row in report.summary()],
+            "differences": [where | row for where, report in reports for row in report.against_controls()],
             "label_efficiency": [
                 {"domain": domain, "per_class": count} | row
                 for domain, curve in self.labels.items()
                 for count, report in curve.reports.items()
                 for row in report.summary()
             ],
-            "chosen_layer": self.layer(),
+            "chosen_layer": self.best_layer(),
             "probe_card": {
                 name: {domain: report.card for domain, report in domains.items()}
                 for name, domains in self.reports.items()
@@ -74,30 +82,31 @@ class Findings:
         }
 
 
-def thinned(history: list[dict[str, float]], rows: int = 10) -> list[dict[str, float]]:
-    """At most ten rows of a history, the last one among them, to five decimals."""
+def thin_history(history: list[dict[str, float]], rows: int = 10) -> list[dict[str, float]]:
+    """Returns at most `rows` evenly spaced rows of a training history, with the last one, rounded to five decimals."""
     step = max(1, -(-len(history) // rows))
     return [{name: round(value, 5) for name, value in row.items()} for row in history[::-1][::step][::-1]]
 
 
-def study(
+def run_studies(
     task: Colorization,
-    data: Experiment,
+    data: ExperimentData,
     config: Mapping[str, Any],
     *,
     cache: Path,
     device: str,
-    say: Callable[..., None],
+    log: Callable[..., None],
 ) -> Findings:
-    """Does the studies that the configuration names; what was done before is looked up in the cache.
+    """Runs the studies that the configuration names; probes that were trained before are read from the cache.
 
     Args:
-        task: Pretrained.
+        task: The pretrained task.
         data: The images by role.
-        config: `studies`, `seeds`, `probe_epochs`, `linear_epochs`, `label_counts`, `conv_images`, `supervised`.
-        cache: A folder of the run.
+        config: The configuration of the run, of which `studies`, `seeds`, `probe_epochs`, `linear_epochs`,
+            `label_counts`, `conv_images` and `supervised` are used.
+        cache: Folder of the run for features and finished probes.
         device: `"cpu"` or `"cuda"`.
-        say: Is told of each table.
+        log: Function that logs the table of each study, with the arguments of `logging.info`.
     """
     findings = Findings()
     backbone = task.backbone()
@@ -105,7 +114,7 @@ def study(
     maps = {LATENT: backbone.representation(name=LATENT), MIDDLE: backbone.representation(MIDDLE_LAYER, MIDDLE)}
     layers = {LATENT: maps[LATENT]} | {name: backbone.representation(name) for name in LAYERS}
     reference = [imagenet_reference()] if config["supervised"] else []
-    supervised = {one.name: one for one in reference}
+    supervised = {representation.name: representation for representation in reference}
     shared = {"seeds": config["seeds"], "cache": cache, "device": device}
     by_steps, linear = (shared | {"epochs": config[name]} for name in ("probe_epochs", "linear_epochs"))
     reduced = ("untrained", "reduced")
@@ -124,24 +133,24 @@ def study(
             if name == "labels":
                 fewest = int(train.labels.unique(return_counts=True)[1].min())
                 counts = [count for count in config["label_counts"] if count <= fewest]
-                best = findings.layer()
-                shown = pixels | {LATENT: layers[LATENT]} | ({best: layers[best]} if best else {}) | supervised
+                best = findings.best_layer()
+                compared = pixels | {LATENT: layers[LATENT]} | ({best: layers[best]} if best else {}) | supervised
                 curve = label_efficiency(
-                    shown, train, test, per_class=counts, controls=("untrained", "histogram"), **linear
+                    compared, train, test, per_class=counts, controls=("untrained", "histogram"), **linear
                 )
                 findings.labels[domain] = curve
-                say("%s, %s classes\n%s\n", STUDIES[name], heading, curve.table())
+                log("%s, %s classes\n%s\n", STUDIES[name], heading, curve.table())
                 continue
             if name != "linear":
-                train = few(train, config["conv_images"])
+                train = balanced_subset(train, config["conv_images"])
             report = networks[name](train, test)
             findings.reports.setdefault(name, {})[domain] = report
-            say("%s, %s classes\n%s\n", STUDIES[name], heading, report.table())
+            log("%s, %s classes\n%s\n", STUDIES[name], heading, report.table())
     return findings
 
 
-def few(images: ImageStore, most: int | None) -> ImageStore:
-    """The same number of images of each class, at most `most` together."""
+def balanced_subset(images: ImageStore, most: int | None) -> ImageStore:
+    """A subset of at most `most` images, with equally many (and at least one) of each class; all images for None."""
     if most is None or len(images) <= most:
         return images
     per_class = max(1, most // len(images.labels.unique()))

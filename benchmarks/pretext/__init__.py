@@ -1,1 +1,1 @@
-"""Every pretext task of the library under the same judge: `python -m benchmarks.pretext`."""
+"""Comparison of all pretext tasks of the library by the same probes: `python -m benchmarks.pretext`."""

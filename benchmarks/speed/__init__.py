@@ -1,1 +1,1 @@
-"""Us against what a user would pick instead, side by side: `python -m benchmarks.speed`."""
+"""Speed and memory of ssl_pretext compared with the alternatives that a user has: `python -m benchmarks.speed`."""

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks.speed`, all parts or some by name."""
+"""The command line of the speed benchmarks, for all parts or for some by name: `python -m benchmarks.speed`."""
 
 import argparse
 import logging
@@ -12,17 +12,17 @@ import torch
 
 from benchmarks.food101.experiment import environment
 from benchmarks.speed import color, data, losses, probes, training
+from benchmarks.speed.cpu_settings import cpu_settings
 from benchmarks.speed.page import table, write_page
-from benchmarks.speed.race import Finding, Size
 from benchmarks.speed.scaling import scaling
-from benchmarks.speed.settings import settings
+from benchmarks.speed.timing import Measurement, RunOptions
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import UnknownNameError
 from ssl_pretext.system.files import read_json, write_json
 
 log = logging.getLogger("benchmarks.speed")
 
-PARTS: dict[str, Callable[[Size], list[Finding]]] = {
+PARTS: dict[str, Callable[[RunOptions], list[Measurement]]] = {
     "rgb_to_lab": color.rgb_to_lab,
     "lab_to_rgb": color.lab_to_rgb,
     "lab_gradients": color.lab_gradients,
@@ -35,50 +35,62 @@ PARTS: dict[str, Callable[[Size], list[Finding]]] = {
     "linear_probes": probes.linear_probes,
     "import": training.imports,
     "memory": training.memory,
-    "settings": settings,
+    "settings": cpu_settings,
 }
 SCALING = "scaling"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures and prints; returns the exit code."""
+    """Measures the chosen parts and prints their tables; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed",
-        description="Times ssl_pretext against what a user would pick instead, side by side. Run nothing else "
-        f"meanwhile. Parts: {', '.join([*PARTS, SCALING])}.",
+        description="Compares the speed and memory of ssl_pretext with those of alternatives. Run nothing else on the "
+        f"machine meanwhile. Parts: {', '.join([*PARTS, SCALING])}.",
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="which parts (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="parts to measure (default: all)")
     parser.add_argument(
-        "--data", metavar="DIR", default=os.environ.get("SSL_PRETEXT_DATA"), help="holds food-101/ at 64 px"
+        "--data",
+        metavar="DIR",
+        default=os.environ.get("SSL_PRETEXT_DATA"),
+        help="folder with food-101/ in it, at 64 px",
     )
-    parser.add_argument("--data-128", metavar="DIR", help="holds food-101/ at 128 px")
+    parser.add_argument("--data-128", metavar="DIR", help="folder with food-101/ in it, at 128 px")
     parser.add_argument(
-        "--out", metavar="FILE", help="JSON; parts measured again replace those in it, a page is written beside"
+        "--out",
+        metavar="FILE",
+        help="JSON file to write or update with the parts that are measured; a page is written next to it",
     )
-    parser.add_argument("--rounds", type=int, default=9, help="how often each side is timed (default: 9)")
-    parser.add_argument("--small", action="store_true", help="tiny inputs: shows that everything runs")
+    parser.add_argument("--rounds", type=int, default=9, help="how often each variant is timed (default: 9)")
+    parser.add_argument("--small", action="store_true", help="use tiny inputs, to see that everything runs")
     options = parser.parse_args(arguments)
     return run_command("benchmarks.speed", lambda: measure(options))
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measures each part and keeps it as soon as it is done."""
+    """Measures each part and saves it as soon as it is finished.
+
+    Raises:
+        UnknownNameError: There is no such part.
+    """
     chosen = options.parts or [*PARTS, SCALING]
     if unknown := [name for name in chosen if name not in PARTS and name != SCALING]:
         raise UnknownNameError(f"there is no part {unknown[0]!r}; known: {', '.join([*PARTS, SCALING])}")
     logging.getLogger("ssl_pretext").setLevel(logging.WARNING)
     torch.manual_seed(0)
     data_folders = {64: options.data, 128: options.data_128}
-    size = Size(
+    run_options = RunOptions(
         small=options.small, rounds=options.rounds, data={px: folder for px, folder in data_folders.items() if folder}
     )
     out = Path(options.out) if options.out else None
     results: dict[str, Any] = read_json(out) if out and out.exists() else {"parts": {}}
     for name in chosen:
-        found: Any = scaling(size) if name == SCALING else [row for one in PARTS[name](size) for row in one.rows()]
+        if name == SCALING:
+            rows: Any = scaling(run_options)
+        else:
+            rows = [row for measurement in PARTS[name](run_options) for row in measurement.rows()]
         command = f"python -m benchmarks.speed {name}" + (" --small" if options.small else "")
-        results["parts"][name] = {"command": command, "environment": environment("cpu"), "rows": found}
-        log.info("%s\n%s\n", name, table(name, found))
+        results["parts"][name] = {"command": command, "environment": environment("cpu"), "rows": rows}
+        log.info("%s\n%s\n", name, table(name, rows))
         if out:
             write_json(out, results)
             write_page(out, results)

@@ -1,4 +1,4 @@
-"""Pretraining steps on a GPU by kind of arithmetic, eager and compiled: `python -m benchmarks.speed.gpu`."""
+"""Time of pretraining steps on a GPU by precision, eager and compiled: `python -m benchmarks.speed.gpu`."""
 
 import argparse
 import logging
@@ -19,12 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ssl_pretext as sp
 from benchmarks.food101.experiment import environment
-from benchmarks.speed.peaks import SOURCE, peak
-from benchmarks.speed.race import check_equal, race
+from benchmarks.speed.gpu_peaks import SOURCE, peak
+from benchmarks.speed.timing import check_equal, time_in_turn
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import parse_losses
-from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.reporting import markdown_table
 from ssl_pretext.system.files import write_json
 
 __all__ = ["Mode", "Step"]
@@ -33,30 +33,36 @@ log = logging.getLogger("benchmarks.speed.gpu")
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOSSES = "smooth_l1=1,lpips[net=squeeze]=1"
-AGREEMENT = 0.05  # by which part the first loss may differ from fp32's
+MAX_DIFFERENCE = 0.05  # of the first loss from that of fp32, as a fraction
 
 EPILOG = """\
-A step is forward, backward and AdamW on images that are on the device already. FLOP are those of matrix products and
-convolutions in network and losses, counted once; the peak is the device's for dense work of that kind. The losses are
-also timed alone, forward and backward. fp32 is exact: PyTorch's own default computes convolutions in TF32.
+A step is forward, backward and AdamW, on images that are on the device already. The FLOP of a step are those of matrix
+products and convolutions in the network and the losses, counted once. The peak is that of the device for dense work in
+the same precision. The losses are also timed alone, forward and backward. fp32 computes everything in float32, whereas
+PyTorch's default computes convolutions in TF32.
 """
 
 
 @dataclass(frozen=True)
 class Mode:
-    """A kind of arithmetic, and whether the networks are compiled."""
+    """A precision, and whether the networks are compiled.
+
+    Attributes:
+        precision: `"fp32"`, `"tf32"` or `"bf16"`.
+        compiled: Whether the networks are compiled with `torch.compile`.
+    """
 
     precision: str
     compiled: bool = False
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """Name of the mode in tables."""
         return self.precision + (" compiled" if self.compiled else "")
 
     @contextmanager
     def arithmetic(self, device: str) -> Iterator[None]:
-        """PyTorch's switches for this kind, put back at the end."""
+        """Sets PyTorch's switches for this precision within the block, and restores them at its end."""
         products, fast = torch.get_float32_matmul_precision(), self.precision != "fp32"
         torch.set_float32_matmul_precision("high" if fast else "highest")
         try:
@@ -73,9 +79,9 @@ class Step:
     """Pretraining steps of the documented autoencoder in one mode.
 
     Args:
-        mode: Of arithmetic.
-        images: A batch, `uint8` `(B, 3, H, W)`, on the device.
-        losses: As `create_task` takes them.
+        mode: Precision and compilation.
+        images: Batch of images `(B, 3, H, W)` in `uint8`, on the device.
+        losses: Losses with their weights, as `create_task` takes them.
     """
 
     def __init__(self, mode: Mode, images: Tensor, losses: Mapping[str, float]) -> None:
@@ -91,7 +97,7 @@ class Step:
         self.rgb = images.float() / 255
 
     def train(self) -> Tensor:
-        """One step; returns its loss."""
+        """Runs one training step; returns its loss."""
         with self.mode.arithmetic(self.device):
             loss: Tensor = self.task(self.images).loss
             loss.backward()
@@ -99,21 +105,21 @@ class Step:
             self.optimizer.zero_grad()
         return loss.detach()
 
-    def judge(self) -> None:
-        """The losses of the untrained network's prediction, forward and backward, without the network."""
+    def losses_alone(self) -> None:
+        """Computes the losses of the untrained network's prediction, forward and backward, without the network."""
         prediction = self.first.prediction.detach().requires_grad_()
         with self.mode.arithmetic(self.device):
             terms = self.task.losses(prediction, self.first.target, self.rgb, prediction)
             torch.stack(list(terms.values())).sum().backward()
 
     def flop(self) -> int:
-        """Of one step."""
+        """Counts the floating-point operations of one step."""
         with FlopCounterMode(display=False) as counter:
             self.train()
         return int(counter.get_total_flops())
 
     def mebibytes(self) -> float | None:
-        """What one step takes of a GPU's memory beside weights and optimizer."""
+        """The GPU memory, in MiB, that a step takes in addition to weights and optimizer; None on a CPU."""
         if self.device != "cuda":
             return None
         torch.cuda.synchronize()
@@ -124,60 +130,64 @@ class Step:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures every mode, in turn."""
+    """Times all modes, which take turns.
+
+    Raises:
+        ArgumentError: There is no GPU, or the first losses of two modes differ too much.
+    """
     device: str = options.device
     if device == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("PyTorch sees no CUDA device here; --device cpu --small shows that everything runs")
-    side, count = (32, 2) if options.small else (options.image_size, options.batch_size)
+        raise ArgumentError("PyTorch finds no CUDA device here; use --device cpu --small to see that everything runs")
+    image_size, count = (32, 2) if options.small else (options.image_size, options.batch_size)
     repeats = 1 if options.small or device == "cpu" else options.steps
     losses = parse_losses(options.losses)
-    pixels = torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(0, 256, (count, 3, image_size, image_size), generator=torch.Generator().manual_seed(0))
     images = pixels.to(device, torch.uint8)
     steps = [Step(mode, images, losses) for mode in _modes(device, options.compiled)]
     first = [_first(step) for step in steps]
     exact = first[0]["first_loss"]
     for step, found in zip(steps, first, strict=True):
         pair = (torch.tensor(loss) for loss in (exact, found["first_loss"]))
-        check_equal(step.mode.name, *pair, within=AGREEMENT * exact)
+        check_equal(step.mode.name, *pair, within=MAX_DIFFERENCE * exact)
     flop = steps[0].flop()
-    work = [one for step in steps for one in (step.train, step.judge)]
-    sides = {str(number): _repeated(one, repeats, device) for number, one in enumerate(work)}
+    work = [function for step in steps for function in (step.train, step.losses_alone)]
+    variants = {str(number): _repeated(function, repeats, device) for number, function in enumerate(work)}
     taken = [
-        [one / repeats for one in round_]
-        for round_ in race(sides, rounds=1 if options.small else options.rounds).values()
+        [value / repeats for value in seconds]
+        for seconds in time_in_turn(variants, rounds=1 if options.small else options.rounds).values()
     ]
     env = environment(device)
     return {
         "command": _command(options),
         "environment": env,
-        "config": {"image_size": side, "batch_size": count, "losses": losses, "steps_per_round": repeats},
+        "config": {"image_size": image_size, "batch_size": count, "losses": losses, "steps_per_round": repeats},
         "gflop_per_image": flop / count / 1e9,
         "peaks_from": SOURCE,
         "rows": [
-            _row(step, training, judging, flop, env["device"]) | found
-            for step, found, training, judging in zip(steps, first, taken[::2], taken[1::2], strict=True)
+            _row(step, training, losses_alone, flop, env["device"]) | found
+            for step, found, training, losses_alone in zip(steps, first, taken[::2], taken[1::2], strict=True)
         ],
     }
 
 
 def _modes(device: str, compiled: bool | None) -> list[Mode]:
-    """A processor has no TF32, and compiles only if asked to."""
-    kinds = [kind for kind in PRECISIONS if device == "cuda" or kind != "tf32"]
+    """The modes to compare; a CPU has no TF32, and compiles only if `compiled` is set."""
+    precisions = [precision for precision in PRECISIONS if device == "cuda" or precision != "tf32"]
     both = device == "cuda" if compiled is None else compiled
-    return [Mode(kind, made) for made in ((False, True) if both else (False,)) for kind in kinds]
+    return [Mode(precision, compile_) for compile_ in ((False, True) if both else (False,)) for precision in precisions]
 
 
 def _first(step: Step) -> dict[str, float]:
-    """The first step, which compiles, and its loss."""
+    """Runs the first step, which includes the compilation; returns its duration and its loss."""
     start = time.perf_counter()
     loss = float(step.train())
     return {"first_step_seconds": time.perf_counter() - start, "first_loss": loss}
 
 
-def _row(step: Step, training: list[float], judging: list[float], flop: int, device_name: str) -> dict[str, Any]:
-    """A mode from the seconds of its steps, and of their losses alone."""
+def _row(step: Step, training: list[float], losses_alone: list[float], flop: int, device_name: str) -> dict[str, Any]:
+    """The results of a mode, from the seconds of its steps and of the losses alone."""
     seconds, count = statistics.median(training), len(step.images)
-    reached, most = flop / seconds / 1e12, peak(device_name, step.mode.precision)
+    reached, limit = flop / seconds / 1e12, peak(device_name, step.mode.precision)
     return {
         "precision": step.mode.precision,
         "compiled": step.mode.compiled,
@@ -186,36 +196,36 @@ def _row(step: Step, training: list[float], judging: list[float], flop: int, dev
         "most": count / min(training),
         "rounds": len(training),
         "tflop_per_second": reached,
-        "peak_tflop_per_second": most,
-        "share_of_peak": None if most is None else reached / most,
-        "share_of_losses": statistics.median(judging) / seconds,
+        "peak_tflop_per_second": limit,
+        "share_of_peak": None if limit is None else reached / limit,
+        "share_of_losses": statistics.median(losses_alone) / seconds,
         "step_mebibytes": step.mebibytes(),
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown of what was measured."""
-    lines = [
+    """Returns the results as a table in Markdown."""
+    cells = [
         {
-            "arithmetic": Mode(row["precision"], row["compiled"]).name,
-            "images/s (least to most)": f"{row['images_per_second']:,.1f} ({row['least']:,.1f} to {row['most']:,.1f})",
+            "mode": Mode(row["precision"], row["compiled"]).name,
+            "images/s (min to max)": f"{row['images_per_second']:,.1f} ({row['least']:,.1f} to {row['most']:,.1f})",
             "TFLOP/s": f"{row['tflop_per_second']:.3g}",
-            "of the peak": "unknown" if row["share_of_peak"] is None else f"{100 * row['share_of_peak']:.1f}%",
-            "in the losses": f"{100 * row['share_of_losses']:.0f}%",
+            "fraction of the peak": "unknown" if row["share_of_peak"] is None else f"{100 * row['share_of_peak']:.1f}%",
+            "time in the losses": f"{100 * row['share_of_losses']:.0f}%",
             "memory of a step": "" if row["step_mebibytes"] is None else f"{row['step_mebibytes']:,.0f} MiB",
             "first step": f"{row['first_step_seconds']:.1f} s",
         }
         for row in rows
     ]
-    return markdown_table(lines, list(lines[0]))
+    return markdown_table(cells, list(cells[0]))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures and prints; returns the exit code."""
+    """Measures and prints the table; returns the exit code."""
     options = _parser().parse_args(arguments)
 
     def work() -> None:
-        # torch.compile looks at it, and nobody else.
+        # torch.compile reads this attribute, which nothing here uses.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         results = measure(options)
         log.info("%s, %.3g GFLOP per image\n", results["environment"]["device"], results["gflop_per_image"])
@@ -227,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _repeated(work: Callable[[], object], times: int, device: str) -> Callable[[], None]:
-    """The work several times, and then the wait until the device has done it."""
+    """A function that does the work several times and then waits until the device has finished."""
 
     def run() -> None:
         for _ in range(times):
@@ -243,32 +253,36 @@ def _wait(device: str) -> None:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """What repeats the measurement; where its result lies is another machine's business."""
+    """The command that repeats the measurement, without paths, which mean nothing on another machine."""
     given = {name: value for name, value in vars(options).items() if name not in ("out", "small", "compiled")}
-    said = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    said += ["--small"] if options.small else []
-    said += [] if options.compiled is None else ["--compiled" if options.compiled else "--no-compiled"]
-    return "python -m benchmarks.speed.gpu " + shlex.join(said)
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    words += ["--small"] if options.small else []
+    words += [] if options.compiled is None else ["--compiled" if options.compiled else "--no-compiled"]
+    return "python -m benchmarks.speed.gpu " + shlex.join(words)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed.gpu",
         description="Times steps of the documented pretraining in fp32, TF32 and bfloat16, eager and compiled. Run "
-        "nothing else meanwhile.",
+        "nothing else on the machine meanwhile.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", metavar="FILE", help="JSON of what was measured")
-    parser.add_argument("--small", action="store_true", help="tiny inputs: shows that everything runs")
+    parser.add_argument("--out", metavar="FILE", help="JSON file for the results")
+    parser.add_argument("--small", action="store_true", help="use tiny inputs, to see that everything runs")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
-    parser.add_argument("--image-size", type=int, default=64, help="side in pixels (default: 64)")
+    parser.add_argument("--image-size", type=int, default=64, help="height and width in pixels (default: 64)")
     parser.add_argument("--batch-size", type=int, default=256, help="default: 256")
-    parser.add_argument("--losses", default=LOSSES, help=f'default: "{LOSSES}"; without its weights, smooth_l1=1')
-    parser.add_argument("--rounds", type=int, default=9, help="how often each is timed (default: 9)")
-    parser.add_argument("--steps", type=int, default=10, help="of each round, on a GPU (default: 10)")
     parser.add_argument(
-        "--compiled", action=argparse.BooleanOptionalAction, help="compile too, or not (default: on a GPU)"
+        "--losses", default=LOSSES, help=f'default: "{LOSSES}"; without the weights of SqueezeNet, use smooth_l1=1'
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="how often each mode is timed (default: 9)")
+    parser.add_argument("--steps", type=int, default=10, help="number of steps per round, on a GPU (default: 10)")
+    parser.add_argument(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        help="whether to time compiled networks too (default: only on a GPU)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""The LPIPS term of a training step."""
+"""Time and memory of LPIPS as a term of a loss."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 import ssl_pretext as sp
-from benchmarks.speed.measure import measure
-from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
+from benchmarks.speed.new_process import measure_in_new_process
+from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal, time_in_turn
 from ssl_pretext.losses import create_loss
 
 __all__ = ["lpips"]
@@ -15,43 +15,43 @@ __all__ = ["lpips"]
 NET = "squeeze"
 
 
-def lpips(size: Size) -> list[Finding]:
-    """Forward and backward, as one term of a loss."""
+def lpips(options: RunOptions) -> list[Measurement]:
+    """Times forward and backward of LPIPS, and measures whether its memory grows with the steps."""
     import lpips as package
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    count, side = (2, 32) if size.small else (32, 64)
-    target = sp.sample_photos("train", image_size=side).images(range(count)).float() / 127.5 - 1
+    count, image_size = (2, 32) if options.small else (32, 64)
+    target = sp.sample_photos("train", image_size=image_size).images(range(count)).float() / 127.5 - 1
     noise = torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) - 0.5
     prediction = (target + 0.2 * noise).clamp(-1, 1).requires_grad_()
     ours = create_loss("lpips", net=NET)
     metric = LearnedPerceptualImagePatchSimilarity(net_type=NET)
     authors = package.LPIPS(net=NET, verbose=False)
 
-    def through_metric() -> Tensor:
+    def torchmetrics_loss() -> Tensor:
         metric.reset()
         return metric(prediction, target)  # type: ignore[no-any-return]
 
-    sides: dict[str, Callable[[], Tensor]] = {
+    variants: dict[str, Callable[[], Tensor]] = {
         OURS: lambda: _gradient(lambda: ours(prediction, target), prediction),
-        "torchmetrics": lambda: _gradient(through_metric, prediction),
+        "torchmetrics": lambda: _gradient(torchmetrics_loss, prediction),
         "lpips": lambda: _gradient(lambda: authors(prediction, target).mean(), prediction),
     }
-    gradients = {name: side() for name, side in sides.items()}
+    gradients = {name: run() for name, run in variants.items()}
     scale = float(gradients[OURS].abs().max())
     error = max(check_equal(name, gradients[OURS], found, within=1e-3 * scale) for name, found in gradients.items())
-    steps = 20 if size.small else 1_000
-    growth = measure("lpips", steps=steps)
+    steps = 20 if options.small else 1_000
+    growth = measure_in_new_process("lpips", steps=steps)
     return [
-        Finding(
+        Measurement(
             work=f"LPIPS ({NET}), {'×'.join(map(str, target.shape))}, forward and backward",
-            sides=race(sides, rounds=size.rounds),
+            variants=time_in_turn(variants, rounds=options.rounds),
             goals={"torchmetrics": 1.0, "lpips": 1.0},
-            agreement=f"gradients differ by at most {error / scale:.1g} of the largest",
+            agreement=f"the gradients differ by at most {error / scale:.1g} of the largest gradient",
         ),
-        Finding(
+        Measurement(
             work=f"LPIPS ({NET}): memory after {steps:,} steps",
-            sides={OURS: [growth["late"]], f"after {steps // 10} steps": [growth["early"]]},
+            variants={OURS: [growth["late"]], f"after {steps // 10} steps": [growth["early"]]},
             goals={f"after {steps // 10} steps": 0.98},
             unit="MiB",
         ),

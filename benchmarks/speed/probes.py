@@ -1,4 +1,4 @@
-"""Probes, against a network that is run anew for every batch, and against settings trained one after another."""
+"""Time of probes, compared with features computed again for every batch and with settings trained one by one."""
 
 import time
 from itertools import product
@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ssl_pretext as sp
-from benchmarks.speed.measure import measure
-from benchmarks.speed.race import OURS, Finding, Size, check_equal, race
-from ssl_pretext.probes.conv import ConvProbe
-from ssl_pretext.probes.linear import BATCH_SIZE, DECAYS, MIN_STEPS, MOMENTUM, RATES, VALIDATION, LinearProbe
+from benchmarks.speed.new_process import measure_in_new_process
+from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal, time_in_turn
+from ssl_pretext.probes import ConvProbe, LinearProbe
+from ssl_pretext.probes.linear import BATCH_SIZE, DECAYS, MIN_STEPS, MOMENTUM, RATES, VALIDATION
 
-__all__ = ["ConvProbing", "conv_probe", "linear_probes"]
+__all__ = ["ConvProbeWork", "conv_probe", "linear_probes"]
 
 LAYERS = (
     "body.conv_in",
@@ -25,16 +25,15 @@ LAYERS = (
 )
 
 
-class ConvProbing:
-    """Ten epochs on the latent, which is computed once, or for every batch as in the source."""
+class ConvProbeWork:
+    """Ten epochs of the conv probe on the latent, which is computed once, or for every batch as in the source."""
 
     def __init__(self, *, small: bool) -> None:
-        size = Size(small=small)
         self.epochs = 2 if small else 10
-        self.train, self.test, self.task = _photos("train", size), _photos("test", size), _task()
+        self.train, self.test, self.task = _photos("train", small=small), _photos("test", small=small), _task()
 
     def ours(self) -> list[float]:
-        """Test accuracies of all epochs."""
+        """Returns the test accuracies of all epochs; the latent is computed once."""
         report = sp.evaluate(
             {"latent": self.task.representation()},
             self.train,
@@ -48,7 +47,7 @@ class ConvProbing:
         return [row["test_accuracy"] for row in report.runs[0]["history"]]
 
     def each_time(self) -> list[float]:
-        """The same, by encoding every batch."""
+        """Returns the test accuracies of all epochs; the latent is computed again for every batch."""
         train, test = self.train, self.test
         torch.manual_seed(0)
         with torch.no_grad():
@@ -75,30 +74,30 @@ class ConvProbing:
         return accuracies
 
 
-def conv_probe(size: Size) -> list[Finding]:
-    """The documented probe, each side in a process of its own: what ours asks of malloc stays in a process."""
-    work = ConvProbing(small=size.small)
+def conv_probe(options: RunOptions) -> list[Measurement]:
+    """Times the documented probe, each variant in a new process, since `evaluate` changes settings of malloc."""
+    work = ConvProbeWork(small=options.small)
     error = check_equal("re-encoding", torch.tensor(work.ours()), torch.tensor(work.each_time()), within=0.0)
     methods = {OURS: "ours", "encoding every batch": "each_time"}
     taken: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(1 if size.small else min(size.rounds, 5)):
+    for _ in range(1 if options.small else min(options.rounds, 5)):
         for name, method in methods.items():
-            taken[name].append(measure("conv_probe", side=method, small=size.small)["seconds"])
+            taken[name].append(measure_in_new_process("conv_probe", method=method, small=options.small)["seconds"])
     return [
-        Finding(
+        Measurement(
             work=f"conv probe, latent of the documented autoencoder, {work.epochs} epochs of {len(work.train)} photos "
             "of 32 px, a new process each time",
-            sides=taken,
+            variants=taken,
             goals={"encoding every batch": 3},
-            agreement=f"accuracies of all epochs differ by {error:g}",
+            agreement=f"the accuracies of all epochs differ by {error:g}",
         )
     ]
 
 
-def linear_probes(size: Size) -> list[Finding]:
-    """Six layers, twelve settings each; the winner is trained again on all images."""
-    epochs = 2 if size.small else 100
-    train, test, task = _photos("train", size), _photos("test", size), _task()
+def linear_probes(options: RunOptions) -> list[Measurement]:
+    """Times linear probes on six layers with twelve settings each, of which the best is trained again on all images."""
+    epochs = 2 if options.small else 100
+    train, test, task = _photos("train", small=options.small), _photos("test", small=options.small), _task()
 
     def ours() -> list[float]:
         layers = task.representations(LAYERS)
@@ -116,32 +115,32 @@ def linear_probes(size: Size) -> list[Finding]:
                     )
                     for store in (train, test)
                 ]
-            known = (parts[0], train.labels)
+            labeled = (parts[0], train.labels)
             scored = []
             for rate, decay in product(RATES, DECAYS):
-                probe = _trained(known[0][kept], known[1][kept], rate, decay, epochs)
-                scored.append((_accuracy(probe, known[0][held_out], known[1][held_out]), rate, decay))
-            _, rate, decay = max(scored, key=lambda one: one[0])
-            accuracies.append(_accuracy(_trained(*known, rate, decay, epochs), parts[1], test.labels))
+                probe = _trained(labeled[0][kept], labeled[1][kept], rate, decay, epochs)
+                scored.append((_accuracy(probe, labeled[0][held_out], labeled[1][held_out]), rate, decay))
+            _, rate, decay = max(scored, key=lambda found: found[0])
+            accuracies.append(_accuracy(_trained(*labeled, rate, decay, epochs), parts[1], test.labels))
         return accuracies
 
     start = time.perf_counter()
     theirs = one_by_one()
-    slow = [time.perf_counter() - start]
+    theirs_taken = [time.perf_counter() - start]
     difference = (torch.tensor(ours()) - torch.tensor(theirs)).abs()
-    taken = race({OURS: ours}, rounds=min(size.rounds, 3))
+    taken = time_in_turn({OURS: ours}, rounds=min(options.rounds, 3))
     return [
-        Finding(
+        Measurement(
             work=f"linear probes, 6 layers × 12 settings, {epochs} epochs of {len(train)} photos of 32 px",
-            sides=taken | {"one after another": slow},
+            variants=taken | {"one after another": theirs_taken},
             goals={"one after another": 8},
-            agreement=f"test accuracies differ by {100 * difference.mean():.1f} points on average",
+            agreement=f"the test accuracies differ by {100 * difference.mean():.1f} points on average",
         )
     ]
 
 
 def _trained(features: Tensor, labels: Tensor, rate: float, decay: float, epochs: int) -> nn.Module:
-    """A linear probe in PyTorch's own parts, with the settings and schedule of ours."""
+    """Trains a linear probe with PyTorch's optimizer, with the settings and the schedule of the library's probe."""
     probe = LinearProbe(features.shape[1], int(labels.max()) + 1)
     probe(features[:2])
     nn.init.zeros_(probe.classify.weight)
@@ -179,6 +178,6 @@ def _task() -> sp.Colorization:
     return sp.Colorization("autoencoder", target="rgb", losses={"smooth_l1": 1.0}).eval()
 
 
-def _photos(split: str, size: Size) -> sp.ImageStore:
+def _photos(split: str, *, small: bool) -> sp.ImageStore:
     store = sp.sample_photos(split, image_size=32)
-    return store.subset(range(0, len(store), 12 if size.small else 2 if split == "train" else 4))
+    return store.subset(range(0, len(store), 12 if small else 2 if split == "train" else 4))

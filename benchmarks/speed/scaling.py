@@ -1,4 +1,4 @@
-"""How the time of an epoch grows with the images, their size and their channels."""
+"""Time of an epoch by the number of images, their size and the number of their channels."""
 
 import statistics
 import tempfile
@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import ssl_pretext as sp
-from benchmarks.speed.race import Size
+from benchmarks.speed.timing import RunOptions
 
 __all__ = ["scaling"]
 
-IMAGES, SIDE, CHANNELS = 1_024, 32, 3
+IMAGES, IMAGE_SIZE, CHANNELS = 1_024, 32, 3
 AXES: dict[str, tuple[int, ...]] = {
     "images": (512, 1_024, 2_048, 4_096),
     "pixels per image": (16**2, 32**2, 48**2, 64**2),
@@ -21,32 +21,38 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def scaling(size: Size) -> list[dict[str, float | str]]:
-    """Seconds per epoch along each axis, the others fixed; and how far each is off a straight line."""
+def scaling(options: RunOptions) -> list[dict[str, float | str]]:
+    """Times an epoch along each axis while the others are fixed, and fits a straight line to the times.
+
+    Returns:
+        One row per value of an axis, with the seconds of an epoch and their relative deviation from the line.
+    """
     points: list[dict[str, float | str]] = []
     for axis, values in AXES.items():
         values = (
-            tuple(max(16, value // 16) if axis != "channels" else value for value in values) if size.small else values
+            tuple(max(16, value // 16) if axis != "channels" else value for value in values)
+            if options.small
+            else values
         )
         taken: dict[int, list[float]] = {value: [] for value in values}
-        for _ in range(1 if size.small else 3):
+        for _ in range(1 if options.small else 3):
             for value in values:
-                images = value if axis == "images" else (16 if size.small else IMAGES)
-                side = round(value**0.5) if axis == "pixels per image" else SIDE
-                taken[value].append(_epoch(images, side, value if axis == "channels" else CHANNELS))
+                images = value if axis == "images" else (16 if options.small else IMAGES)
+                image_size = round(value**0.5) if axis == "pixels per image" else IMAGE_SIZE
+                taken[value].append(_epoch(images, image_size, value if axis == "channels" else CHANNELS))
         seconds = {value: statistics.median(times) for value, times in taken.items()}
         slope, intercept = statistics.linear_regression(list(seconds), list(seconds.values()))
         points += [
-            {"axis": axis, "value": value, "seconds": time_, "off_line": time_ / (slope * value + intercept) - 1}
-            for value, time_ in seconds.items()
+            {"axis": axis, "value": value, "seconds": found, "off_line": found / (slope * value + intercept) - 1}
+            for value, found in seconds.items()
         ]
     return points
 
 
-def _epoch(images: int, side: int, channels: int) -> float:
-    """Seconds of the second of two epochs: what starting costs is not in it."""
+def _epoch(images: int, image_size: int, channels: int) -> float:
+    """The seconds of the second of two epochs, which do not include the start of the run."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images, channels, side, side), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(0, 256, (images, channels, image_size, image_size), dtype=torch.uint8, generator=generator)
     store = sp.ImageStore.from_arrays(pixels, [0] * images)
     names = [f"band{number}" for number in range(channels)]
     space = sp.ChannelSpace.bands(f"scaling{channels}", names)

@@ -1,4 +1,4 @@
-"""Pretraining, against a loop written by hand."""
+"""Time of pretraining compared with a hand-written loop, time of the import, and memory."""
 
 import tempfile
 import time
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 import ssl_pretext as sp
-from benchmarks.speed.measure import measure
-from benchmarks.speed.race import OURS, Finding, Size, check_equal
+from benchmarks.speed.new_process import measure_in_new_process
+from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal
 
-__all__ = ["fitting", "imports", "limited", "memory"]
+__all__ = ["fitting", "imports", "memory", "memory_limit"]
 
 BATCH_SIZE = 64
 
 
-def fitting(size: Size) -> list[Finding]:
-    """Steps of the documented autoencoder with a smooth L1 loss, from the first one on: starting does not count."""
-    steps = 3 if size.small else 40
+def fitting(options: RunOptions) -> list[Measurement]:
+    """Times training steps of the documented autoencoder with a smooth L1 loss, without the start of the run."""
+    steps = 3 if options.small else 40
     store = sp.sample_photos("train", image_size=32)
     store = store.subset([i % len(store) for i in range(steps * BATCH_SIZE)])
 
@@ -28,7 +28,7 @@ def fitting(size: Size) -> list[Finding]:
             sp.fit(trained, store, sp.FitConfig(out=Path(folder), epochs=1, batch_size=BATCH_SIZE, device="cpu"))
         return _weights(trained), _seconds_per_step(ends)
 
-    def by_hand() -> tuple[Tensor, float]:
+    def hand_written() -> tuple[Tensor, float]:
         trained, ends = _task()
         optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-4, weight_decay=2e-5)
         torch.manual_seed(0)
@@ -40,24 +40,24 @@ def fitting(size: Size) -> list[Finding]:
             optimizer.step()
         return _weights(trained), _seconds_per_step(ends)
 
-    sides = {OURS: ours, "a loop by hand": by_hand}
-    error = check_equal("a loop by hand", ours()[0], by_hand()[0], within=0.0)
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(size.rounds):
-        for name, run in sides.items():
+    variants = {OURS: ours, "a hand-written loop": hand_written}
+    error = check_equal("a hand-written loop", ours()[0], hand_written()[0], within=0.0)
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(options.rounds):
+        for name, run in variants.items():
             taken[name].append(run()[1])
     return [
-        Finding(
-            work=f"documented autoencoder, 32 px, a step of {BATCH_SIZE} images, {steps} in a row",
-            sides=taken,
-            goals={"a loop by hand": 0.97},
-            agreement=f"weights differ by {error:g}",
+        Measurement(
+            work=f"documented autoencoder, 32 px, a step of {BATCH_SIZE} images, {steps} steps in a row",
+            variants=taken,
+            goals={"a hand-written loop": 0.97},
+            agreement=f"the weights differ by {error:g}",
         )
     ]
 
 
 def _task() -> tuple[sp.Colorization, list[float]]:
-    """A task, and when each of its predictions was made."""
+    """A task, and a list to which the time of each of its forward passes is appended."""
     torch.manual_seed(0)
     task = sp.Colorization("autoencoder", target="rgb", losses={"smooth_l1": 1.0})
     ends: list[float] = []
@@ -73,56 +73,58 @@ def _weights(task: sp.Colorization) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in task.parameters()])
 
 
-def imports(size: Size) -> list[Finding]:
-    """`import ssl_pretext`, which loads torch and little else."""
+def imports(options: RunOptions) -> list[Measurement]:
+    """Measures time and memory of `import ssl_pretext`, which loads torch and little else."""
     found = {module: [] for module in ("ssl_pretext", "torch")}  # type: dict[str, list[dict[str, float]]]
-    for module in (*found, *found):  # the first reads the files
-        measure("importing", module=module)
-    for _ in range(2 if size.small else size.rounds):
-        for module, figures in found.items():
-            figures.append(measure("importing", module=module))
-    memory = {module: [one["mib"] for one in figures] for module, figures in found.items()}
+    for module in (*found, *found):  # the first import of each may have to read its files from the disk
+        measure_in_new_process("importing", module=module)
+    for _ in range(2 if options.small else options.rounds):
+        for module, runs in found.items():
+            runs.append(measure_in_new_process("importing", module=module))
+    memory = {module: [run["mib"] for run in runs] for module, runs in found.items()}
+    extra = max(memory["ssl_pretext"]) - min(memory["torch"])
     return [
-        Finding(
+        Measurement(
             work="import",
-            sides={module: [one["seconds"] for one in figures] for module, figures in found.items()},
+            variants={module: [run["seconds"] for run in runs] for module, runs in found.items()},
             goals={"torch": 1 / 1.1},
         ),
-        Finding(
+        Measurement(
             work="memory after the import",
-            sides=memory,
+            variants=memory,
             unit="MiB",
-            agreement=f"{max(memory['ssl_pretext']) - min(memory['torch']):.0f} MiB more at most; the limit is 30",
+            agreement=f"ssl_pretext takes at most {extra:.0f} MiB more than torch; the limit is 30 MiB",
         ),
     ]
 
 
-def memory(size: Size) -> list[Finding]:
-    """Whether memory grows with the number of images, and whether a store may be larger than memory."""
-    few, many = (240, 480) if size.small else (4_000, 40_000)
-    findings = []
+def memory(options: RunOptions) -> list[Measurement]:
+    """Measures whether memory grows with the number of images, and whether a store can be larger than the memory."""
+    few, many = (240, 480) if options.small else (4_000, 40_000)
+    found = []
     for work in ("pretraining", "extraction"):
-        some, more = (measure(work, images=images)["mib"] for images in (few, many))
-        findings.append(
-            Finding(
+        with_few, with_many = (measure_in_new_process(work, images=images)["mib"] for images in (few, many))
+        found.append(
+            Measurement(
                 work=f"{work}: peak memory with {many:,} images",
-                sides={OURS: [more], f"with {few:,}": [some]},
+                variants={OURS: [with_many], f"with {few:,}": [with_few]},
                 goals={f"with {few:,}": 0.95},
                 unit="MiB",
             )
         )
-    return [*findings, limited(size)]
+    return [*found, memory_limit(options)]
 
 
-def limited(size: Size) -> Finding:
-    """Whether a store four times as large as the memory that is allowed is pretrained on and read."""
-    # In small form without what the libraries take: four times that would take a minute to go through.
-    options = {"spare": 80, "side": 32, "whole": False} if size.small else {"spare": 512, "side": 64, "whole": True}
-    found = measure("limited", **options)
-    return Finding(
-        work=f"steps on and features of a store of {found['store']:,.0f} MiB, {found['allowed']:,.0f} MiB allowed",
-        sides={OURS: [found["mib"]], "the store": [found["store"]]},
+def memory_limit(options: RunOptions) -> Measurement:
+    """Pretrains on a store, and extracts features of it, that is four times as large as the memory allowed for it."""
+    # The small form does not count what the libraries take: a store of four times that would take a minute to process.
+    small = {"spare": 80, "image_size": 32, "count_libraries": False}
+    large = {"spare": 512, "image_size": 64, "count_libraries": True}
+    found = measure_in_new_process("limited_memory", **(small if options.small else large))
+    return Measurement(
+        work=f"pretraining and features on a store of {found['store']:,.0f} MiB, {found['allowed']:,.0f} MiB allowed",
+        variants={OURS: [found["mib"]], "the store": [found["store"]]},
         goals={"the store": found["store"] / found["allowed"]},
         unit="MiB",
-        agreement="where the store is larger than what is allowed, taking all its images at once fails",
+        agreement="under the same limit, loading all images of the store at once fails",
     )

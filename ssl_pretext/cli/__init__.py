@@ -1,4 +1,4 @@
-"""The command line `ssl-pretext`: pretrain, probe, colorize, list."""
+"""The command line `ssl-pretext`, with the commands pretrain, probe, colorize and list."""
 
 import logging
 import sys
@@ -8,12 +8,19 @@ from importlib import import_module
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import MissingDependencyError
 from ssl_pretext.system.processes import rank_info
+from ssl_pretext.version import __version__
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command, that of `sys.argv` if left out; returns the exit code of `run_command`.
+    """Runs the command that the arguments ask for.
+
+    Args:
+        arguments: Arguments of the command line; those of `sys.argv` if left out.
+
+    Returns:
+        The exit code, as `run_command` returns it.
 
     Examples:
         >>> main(["list", "probes", "--search", "n"])
@@ -27,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
+    if list(arguments) == ["--version"]:  # before the parser is imported, which needs an optional dependency
+        print(f"ssl-pretext {__version__}")
+        return
     try:
         from ssl_pretext.cli.parsing import parse
     except ModuleNotFoundError as error:
@@ -35,11 +45,11 @@ def _run(arguments: Sequence[str]) -> None:
         ) from error
     options = parse(arguments)
     if (rank := rank_info().rank) and options.module != "pretrain":
-        return  # under torchrun the first process does what is to be done once
+        return  # under torchrun, the first process alone runs the commands that do not train
     if rank:
-        logging.getLogger().setLevel(logging.WARNING)  # and speaks for all
+        logging.getLogger().setLevel(logging.WARNING)  # the first process logs progress for all of them
     try:
-        # What is slow to import waits until the request is known to be well-formed.
+        # Imported late, because the commands import slowly and the arguments can be wrong.
         import_module(f"ssl_pretext.cli.{options.module}").run(options)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(options.interrupted) from None
+        raise KeyboardInterrupt(options.after_interrupt) from None

@@ -1,4 +1,4 @@
-"""`python -m ssl_pretext.cli` is `ssl-pretext`."""
+"""Makes `python -m ssl_pretext.cli` the same program as `ssl-pretext`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ssl-pretext colorize`: photos of any size, colored from their lightness."""
+"""The command `ssl-pretext colorize`, which colors photos of any size from their lightness."""
 
 import logging
 from collections.abc import Sequence
@@ -30,57 +30,63 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".tif": {"format": "TIFF"},
     ".tiff": {"format": "TIFF"},
 }
-PIXELS_AT_ONCE = 2**22  # of a large photo, so that the memory for its colors in float32 stays small
+MAX_PIXELS = 2**22  # pixels converted at a time, which limits the memory for a large photo in float32
 
 
 def run(options: Colorize) -> None:
-    """Colors a photo, or every photo of a folder."""
+    """Colors a photo, or every photo in a folder.
+
+    Raises:
+        MissingFileError: The photo or the folder does not exist.
+        ArgumentError: The output cannot be written there, or would overwrite a photo.
+        DataError: None of the photos can be read.
+    """
     if not options.photos.exists():
-        raise MissingFileError(f"there is no photo and no folder {options.photos}")
-    folder = options.photos.is_dir()
-    jobs, left_out = _folder_jobs(options.photos, options.out) if folder else ([(options.photos, options.out)], [])
+        raise MissingFileError(f"there is no photo or folder {options.photos}")
+    is_folder = options.photos.is_dir()
+    jobs, ignored = _folder_jobs(options.photos, options.out) if is_folder else ([(options.photos, options.out)], [])
     for photo, target in jobs:
         _check_target(photo, target)
     task = load_run(options.run, Colorization)
     skipped = _colorize_all(task, jobs)
     if len(skipped) == len(jobs):
         raise DataError(f"no photo could be read; {skipped[0]['name']}: {skipped[0]['reason']}")
-    note = write_skipped(options.out, [*left_out, *skipped]) if folder else ""
+    note = write_skipped(options.out, [*ignored, *skipped]) if is_folder else ""
     log.info("colored: %s%s", options.out, note)
 
 
 def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
-    """A photo with its own lightness and predicted colors.
+    """Predicts the colors of a photo and combines them with its lightness at full resolution.
 
-    The photo is squeezed to the size that the task was trained at, as in Zhang et al. 2016's demonstration, and what
-    is predicted there is stretched back: colors may be coarse where lightness is sharp. Colors that sRGB does not
-    have at a pixel's lightness are brought into its gamut, which changes the lightness too.
+    As in the demonstration of Zhang et al. 2016, the colors are predicted on a photo resized to the image size of the
+    training, and are then resized to the size of the photo. They can therefore be coarse where the lightness is sharp.
+    Colors outside the sRGB gamut are clamped to it, which also changes their lightness.
 
     Args:
-        task: As pretrained.
-        photo: `uint8`, `(3, H, W)`.
+        task: The pretrained task.
+        photo: The photo as `uint8`, `(3, H, W)`.
 
     Returns:
-        The same.
+        The colored photo as `uint8`, `(3, H, W)`.
 
     Raises:
-        ArgumentError: The task does not know the size that it was trained at.
+        ArgumentError: The task has no record of the image size that it was trained at.
     """
     size = task.trained_on.image_size
     if size is None:
-        raise ArgumentError("the task does not say at which image size it was trained; pretrain it by fit()")
+        raise ArgumentError("the task has no record of the image size that it was trained at; pretrain it with fit()")
     small = F.interpolate(photo[None].float() / 255, size, mode="bilinear", antialias=True).clamp(0, 1)
     ab = F.interpolate(rgb_to_lab(task.colorize(small))[:, 1:], photo.shape[-2:], mode="bilinear")[0]
     colored = torch.empty_like(photo)
-    rows = max(1, PIXELS_AT_ONCE // photo.shape[-1])
-    for part, colors, target in zip(photo.split(rows, 1), ab.split(rows, 1), colored.split(rows, 1), strict=True):
-        lightness = rgb_to_lab(part.float() / 255)[:1]
+    rows = max(1, MAX_PIXELS // photo.shape[-1])
+    for strip, colors, target in zip(photo.split(rows, 1), ab.split(rows, 1), colored.split(rows, 1), strict=True):
+        lightness = rgb_to_lab(strip.float() / 255)[:1]
         target.copy_((lab_to_rgb(torch.cat([lightness, colors])).clamp(0, 1) * 255).round())
     return colored
 
 
 def _colorize_all(task: Colorization, jobs: Sequence[tuple[Path, Path]]) -> list[dict[str, str]]:
-    """Colors photo after photo; returns those that cannot be read, with the reason."""
+    """Colors the photos one by one; returns those that cannot be read, with the reasons."""
     from tqdm import tqdm
 
     skipped = []
@@ -88,7 +94,7 @@ def _colorize_all(task: Colorization, jobs: Sequence[tuple[Path, Path]]) -> list
     for photo, target in tqdm(jobs, desc="coloring", unit="photo", disable=True if len(jobs) == 1 else None):
         decoded = decode(photo)
         if not isinstance(decoded, str) and (decoded.kind, len(decoded.pixels)) != ("uint8", 3):
-            decoded = f"it holds {len(decoded.pixels)} channels of {decoded.kind}, and is no photo"
+            decoded = f"it is not a photo, but {len(decoded.pixels)} channels of {decoded.kind}"
         if isinstance(decoded, str):
             skipped.append({"name": str(photo), "reason": decoded})
         else:
@@ -99,30 +105,32 @@ def _colorize_all(task: Colorization, jobs: Sequence[tuple[Path, Path]]) -> list
 def _write(pixels: Tensor, target: Path) -> None:
     from PIL import Image
 
-    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     with atomic_write(target) as part:
-        picture.save(part, **FORMATS[target.suffix.lower()])
+        image.save(part, **FORMATS[target.suffix.lower()])
 
 
 def _folder_jobs(folder: Path, out: Path) -> tuple[list[tuple[Path, Path]], list[dict[str, str]]]:
-    """Each photo of a folder with the PNG file to write, and what is left out."""
+    """Returns each photo of a folder with the PNG file to write for it, and the files that are ignored."""
     inside, outside = sorted((folder.resolve(), out.resolve()), key=lambda path: -len(path.parts))
     if inside.is_relative_to(outside):
-        raise ArgumentError(f"-o {out} and {folder} lie one in the other; choose a folder apart from the photos")
+        raise ArgumentError(
+            f"one of the folders -o {out} and {folder} contains the other; choose an output folder elsewhere"
+        )
     if out.exists() and not out.is_dir():
-        raise ArgumentError(f"-o {out} is a file; for a folder of photos it is a folder")
+        raise ArgumentError(f"-o {out} is a file; for a folder of photos, name an output folder")
     listing = list_folder(folder, labeled=False)
     targets = [Path(name).with_suffix(".png") for name in listing.names]
-    if len(set(targets)) < len(targets):  # a.jpg beside a.webp
+    if len(set(targets)) < len(targets):  # such as for a.jpg and a.webp in one folder
         targets = [Path(f"{name}.png") for name in listing.names]
-    left_out = [{**item, "name": str(folder / item["name"])} for item in listing.skipped]
-    return [(photo, out / target) for photo, target in zip(listing.paths, targets, strict=True)], left_out
+    ignored = [{**item, "name": str(folder / item["name"])} for item in listing.skipped]
+    return [(photo, out / target) for photo, target in zip(listing.paths, targets, strict=True)], ignored
 
 
 def _check_target(photo: Path, target: Path) -> None:
     if target.suffix.lower() not in FORMATS:
         raise ArgumentError(f"-o {target} must end in one of {', '.join(FORMATS)}")
     if target.is_dir():
-        raise ArgumentError(f"-o {target} is a folder; name the picture to write")
+        raise ArgumentError(f"-o {target} is a folder; for a single photo, name an output file")
     if target.exists() and target.samefile(photo):
-        raise ArgumentError(f"-o {target} is the photo itself, which is never overwritten; choose another name")
+        raise ArgumentError(f"-o {target} is the photo itself, which is never overwritten; choose another output file")

@@ -1,4 +1,4 @@
-"""What every command line here does alike: where it speaks, how it fails, and with which exit code."""
+"""What all command-line programs of this project share: log output, error messages, exit codes and Ctrl-C."""
 
 import atexit
 import gc
@@ -17,100 +17,103 @@ from ssl_pretext.system.files import WRITING
 __all__ = ["run_command"]
 
 DONE, STOPPED, REFUSED = 0, 1, 2
-PATIENCE = 1.5  # seconds after Ctrl-C until a process is ended in the middle of whatever it does
-GRACE = 0.2  # and more, once a file that was being written is whole
-WHOLE = "What was written is whole: start it again, with --resume if it has that option."
+EXIT_TIMEOUT = 1.5  # seconds after Ctrl-C until the process is ended in the middle of its work
+TIMEOUT_AFTER_WRITE = 0.2  # further seconds when a file that was being written is complete
+RESTART_ADVICE = "All files that were written are complete. Run the same command again, with --resume if it has it."
 
 
 def run_command(program: str, work: Callable[[], None]) -> int:
-    """Runs work that logs to the screen; what goes wrong ends in one line on standard error.
+    """Runs the work of a command-line program, with log output on the screen and errors as one line each.
 
     Args:
-        program: What the line begins with.
-        work: May raise `KeyboardInterrupt(how_to_go_on)`.
+        program: Name of the program, with which the line of an error begins.
+        work: The function to run. It may raise `KeyboardInterrupt(advice)`, where the advice says how to continue.
 
     Returns:
-        The exit code: 0 done; 1 stopped by Ctrl-C or by the system, such as a full disk; 2 the request was wrong.
+        The exit code: 0 if the work is done; 1 if it was stopped by Ctrl-C or by the system, for example by a full
+        disk; 2 if the request was wrong.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding cannot say
-    screen = _Screen(sys.stdout)
-    screen.setFormatter(_Harmless("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[screen], force=True)
-    atexit.register(gc.freeze)  # Python looks for garbage once more before it ends: seconds, with torch loaded
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the output's encoding does not have
+    handler = _ConsoleHandler(sys.stdout)
+    handler.setFormatter(_EscapingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    atexit.register(gc.freeze)  # at exit Python collects garbage once more, which takes seconds when torch is loaded
     try:
-        with _ending_in_time(program):
+        with _exit_soon_after_ctrl_c(program):
             work()
-        if sys.stdout is not None:  # else it was closed, as for a service
+        if sys.stdout is not None:  # it is None in a process without standard output, such as a service
             sys.stdout.flush()
     except StorageError as error:
-        return _ended(program, str(error), STOPPED)
+        return _report_failure(program, str(error), STOPPED)
     except PretextError as error:
-        return _ended(program, str(error), REFUSED)
+        return _report_failure(program, str(error), REFUSED)
     except KeyboardInterrupt as error:
-        return _ended(program, f"stopped by Ctrl-C. {error}", STOPPED)
-    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has; leave nothing to flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _report_failure(program, f"stopped by Ctrl-C. {error}", STOPPED)
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's flush at exit would fail, too
         return STOPPED
     except OSError as error:
-        return _ended(program, str(error), STOPPED)
+        return _report_failure(program, str(error), STOPPED)
     return DONE
 
 
 @contextmanager
-def _ending_in_time(program: str) -> Iterator[None]:
-    """Ends the process soon after Ctrl-C, even from within a long computation in C, which Python does not interrupt.
+def _exit_soon_after_ctrl_c(program: str) -> Iterator[None]:
+    """Ends the process soon after Ctrl-C, even within a long computation in C, which Python does not interrupt.
 
-    A file that is being written is waited for. Nothing else can be lost: files are written beside and renamed.
+    A file that is being written is completed first. Other data cannot be damaged, because every file is written under
+    a temporary name and then renamed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     done = threading.Event()
-    heard, says = os.pipe()
-    os.set_blocking(says, False)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
 
-    def watch() -> None:
-        while (said := os.read(heard, 1)) and said[0] != signal.SIGINT:
+    def wait_for_ctrl_c() -> None:
+        while (received := os.read(read_end, 1)) and received[0] != signal.SIGINT:
             pass
-        if said and not done.wait(PATIENCE):
+        if received and not done.wait(EXIT_TIMEOUT):
             with WRITING:
-                if not done.wait(GRACE):
-                    _ended(program, f"stopped by Ctrl-C in the middle of a computation. {WHOLE}", STOPPED)
+                if not done.wait(TIMEOUT_AFTER_WRITE):
+                    reason = f"stopped by Ctrl-C in the middle of a computation. {RESTART_ADVICE}"
+                    _report_failure(program, reason, STOPPED)
                     os._exit(STOPPED)
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    before = signal.set_wakeup_fd(says, warn_on_full_buffer=False)
+    thread = threading.Thread(target=wait_for_ctrl_c, daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
         yield
     finally:
         done.set()
         signal.set_wakeup_fd(before)
-        os.close(says)  # the end of what `watch` reads
-        watching.join()
-        os.close(heard)
+        os.close(write_end)  # ends the loop of the thread
+        thread.join()
+        os.close(read_end)
 
 
-class _Screen(logging.StreamHandler):  # type: ignore[type-arg]  # which Python 3.10 does not take
-    """Lets the work go on in silence where whoever read the output has left."""
+class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # it has no type argument in Python 3.10
+    """Ignores that the reader of the output has closed it, so that the work continues without output."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
 
 
-class _Harmless(logging.Formatter):
-    """Shows what a terminal would take for commands, which file names may hold."""
+class _EscapingFormatter(logging.Formatter):
+    """Escapes control characters, because names of files can contain commands to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _harmless(super().format(record))
+        return _escape_control_characters(super().format(record))
 
 
-def _harmless(text: str) -> str:
+def _escape_control_characters(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def _ended(program: str, reason: str, code: int) -> int:
-    print(f"{program}: {_harmless(' '.join(reason.split()))}", file=sys.stderr)
+def _report_failure(program: str, reason: str, code: int) -> int:
+    print(f"{program}: {_escape_control_characters(' '.join(reason.split()))}", file=sys.stderr)
     return code

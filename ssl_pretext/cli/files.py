@@ -1,4 +1,4 @@
-"""Options as YAML files, and the list of files that could not be read."""
+"""Files of the commands: options in YAML, and the list of images that could not be read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,41 +10,41 @@ import yaml
 from ssl_pretext.errors import ArgumentError, DataError, MissingFileError
 from ssl_pretext.system.files import write_json, write_text
 
-__all__ = ["noting_skipped", "read_options", "write_options", "write_skipped"]
+__all__ = ["read_options", "write_options", "write_skipped", "write_skipped_on_error"]
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """Options by name, words joined by underscores.
+    """Reads options from a YAML file; hyphens in their names become underscores.
 
     Raises:
-        MissingFileError: There is no such file.
-        ArgumentError: It holds something else.
+        MissingFileError: The file does not exist.
+        ArgumentError: The file is not valid YAML, or it is not a mapping from names to values.
     """
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path} does not exist; expected a YAML file of options") from error
+        raise MissingFileError(f"{path} does not exist; it should be a YAML file of options") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(options, dict):
-        raise ArgumentError(f"{path} holds no options; write one a line, such as 'epochs: 16'")
+        raise ArgumentError(f"{path} contains no options; write one per line, such as 'epochs: 16'")
     return {str(name).replace("-", "_"): value for name, value in options.items()}
 
 
 def write_options(path: Path, options: Mapping[str, Any]) -> None:
-    """Writes options so that `read_options` reads them."""
+    """Writes options to a YAML file, which `read_options` can read."""
     write_text(path, yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))
 
 
 def write_skipped(folder: Path, skipped: Sequence[Mapping[str, str]]) -> str:
-    """Writes `skipped.json`, empty or not; returns what to say of it."""
+    """Writes the unreadable images to `skipped.json`, even if there are none; returns a note for the log."""
     write_json(folder / "skipped.json", skipped)
     return f"; unreadable and skipped: {len(skipped)}, see {folder / 'skipped.json'}" if skipped else ""
 
 
 @contextmanager
-def noting_skipped(folder: Path) -> Iterator[None]:
-    """Writes `skipped.json` where a data folder is refused because of what cannot be read."""
+def write_skipped_on_error(folder: Path) -> Iterator[None]:
+    """Writes `skipped.json` when a data folder is refused because too many of its images are unreadable."""
     try:
         yield
     except DataError as error:

@@ -1,4 +1,4 @@
-"""The trained task of a run, from the folder that a command names."""
+"""Loads the trained task from the run folder that a command was given."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -12,17 +12,21 @@ T = TypeVar("T", bound=PretextTask)
 
 
 def load_run(run: Path, kind: type[T]) -> T:
-    """Loads the task that `pretrain` left in `run`, or that `save_pretrained` wrote there.
+    """Loads the task from an output folder of `pretrain`, or from a folder written by `save_pretrained`.
+
+    Args:
+        run: The folder.
+        kind: The class that the task must be an instance of.
 
     Raises:
-        MissingFileError: There is none.
-        CheckpointError: The run has not ended yet, or its task is not of this kind.
+        MissingFileError: The folder does not exist, or contains no task.
+        CheckpointError: The run has not finished, or its task is not an instance of `kind`.
     """
     if (run / "task" / "config.json").exists():
         return kind.from_pretrained(run / "task")
     if (run / "fit.json").exists():
         raise CheckpointError(
-            f"the pretraining in {run} has not ended; let it: ssl-pretext pretrain --config {run / 'pretrain.yaml'} "
-            "--resume"
+            f"the pretraining run in {run} has not finished; finish it first: ssl-pretext pretrain --config "
+            f"{run / 'pretrain.yaml'} --resume"
         )
     return kind.from_pretrained(run)

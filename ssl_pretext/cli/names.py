@@ -1,4 +1,4 @@
-"""`ssl-pretext list`: the names of parts."""
+"""The command `ssl-pretext list`, which prints the names of tasks, encoders, losses or probes."""
 
 from ssl_pretext.cli.options import List
 from ssl_pretext.encoders import list_encoders
@@ -13,7 +13,11 @@ LISTS = {"tasks": list_tasks, "losses": list_losses, "probes": list_probes}
 
 
 def run(options: List) -> None:
-    """Prints a name per line."""
+    """Prints one name per line.
+
+    Raises:
+        UnknownNameError: No name contains the text to search for.
+    """
     text = options.search or ""
     if options.kind == "encoders":
         names = list_encoders(f"*{text}*" if text else None)
@@ -21,6 +25,6 @@ def run(options: List) -> None:
         names = [name for name in LISTS[options.kind]() if text in name]
     if not names:
         raise UnknownNameError(
-            f"none of the {options.kind} has {text!r} in its name; ssl-pretext list {options.kind} shows them"
+            f"there are no {options.kind} with {text!r} in their name; ssl-pretext list {options.kind} shows all names"
         )
     print("\n".join(names))

@@ -1,6 +1,7 @@
-"""The commands and their options as frozen configurations, which tyro turns into a parser and its help.
+"""The options of each command as a frozen configuration, from which tyro builds the parser and the help texts.
 
-Nothing here is slow to import. What follows an attribute's name in a docstring is the help of its option.
+The text of an attribute in a docstring is the help text of its option. Examples of calls are not in a section
+`Examples:`, because tyro would not show it. Nothing here imports slowly.
 """
 
 from dataclasses import dataclass
@@ -21,27 +22,30 @@ class Pretrain(Config):
 
     Writes the trained task, checkpoints, logs, pretrain.yaml (all options) and skipped.json (unreadable files).
 
-    Examples:
+    For example:
       ssl-pretext pretrain --data photos --out runs/first
       ssl-pretext pretrain --data photos --encoder timm/resnet18 --out runs/b
       ssl-pretext pretrain --data 'shards/train-{0000..0009}.tar' --out runs/c
       ssl-pretext pretrain --config runs/b/pretrain.yaml --resume
 
     Attributes:
-        data: Folder of images, at any depth; or WebDataset shards, such as "shards/train-{0000..0009}.tar".
-        task: What is learned, with options in brackets, such as "colorization[target=rgb]" or
+        data: Folder of images, which may be in subfolders; or WebDataset shards, such as
+            "shards/train-{0000..0009}.tar".
+        task: Pretext task, with options in brackets, such as "colorization[target=rgb]" or
             "split_brain[first=lab:L;second=lab:ab]"; see "ssl-pretext list tasks".
-        encoder: The network to pretrain; see "ssl-pretext list encoders".
-        losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's own if left out.
-        image_size: The shortest side is resized to it, and the center cut out.
-        epoch_images: Images of shards that make an epoch; all of them, counted once, if left out.
-        cache: Folder of decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
-        config: YAML file of options, such as the pretrain.yaml of another run; the command line has the last word.
-        fit: How it is trained.
+        encoder: Network to pretrain; see "ssl-pretext list encoders".
+        losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
+        image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
+            and the center is cropped.
+        epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
+        cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        config: YAML file of options, such as the pretrain.yaml of another run. Options on the command line override
+            those of the file.
+        fit: Options of the training.
     """
 
     module: ClassVar[str] = "pretrain"
-    interrupted: ClassVar[str] = "The same command with --resume goes on from the last checkpoint."
+    after_interrupt: ClassVar[str] = "The same command with --resume continues from the last checkpoint."
 
     data: str
     task: str = "colorization"
@@ -54,40 +58,40 @@ class Pretrain(Config):
     fit: OmitArgPrefixes[FitConfig]
 
     def settings(self) -> dict[str, Any]:
-        """All options by name, as `--config` takes them; `resume` and `config` are about one call."""
-        own = self.to_dict()
-        both = {name: own[name] for name in own if name not in ("fit", "config")} | self.fit.to_dict()
-        return {name: value for name, value in both.items() if name != "resume"}
+        """Returns all options by name, as `--config` reads them, without `resume` and `config` themselves."""
+        options = {**self.to_dict(), **self.fit.to_dict()}
+        return {name: value for name, value in options.items() if name not in ("fit", "config", "resume")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Config):
-    """Measure whether pretraining helps a small classifier with few labels, beside the controls.
+    """Measure whether pretraining helps a small classifier with few labels, compared with controls.
 
-    Prints a table per probe. Writes report.html, a JSON file per probe, card.json (everything that decided the
-    figures) and skipped.json.
+    Prints a table per probe. Writes report.html, a JSON file per probe, card.json (all settings that determine the
+    results) and skipped.json (unreadable files).
 
-    Examples:
+    For example:
       ssl-pretext probe runs/first --data labeled --per-class 10
       ssl-pretext probe runs/first --data train --test test --probe "knn[k=5]"
 
     Attributes:
-        run: Folder of a pretraining run, or of a saved task.
-        data: Folder of one folder of images per class.
-        test: The same for testing; if left out, a part of --data is held out.
-        holdout: Share of each class that is held out for testing where there is no --test.
-        holdout_seed: Decides which images that are.
-        probe: What is trained on the frozen features, options in brackets; see "ssl-pretext list probes".
-        per_class: Labeled images of each class to train on; all of them if left out.
-        seeds: Repetitions, from which the intervals come.
-        image_size: Side of the images; that of pretraining if left out.
+        run: Output folder of pretrain, or folder of a saved task.
+        data: Folder of labeled images, with one subfolder per class.
+        test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.
+        holdout: Fraction of each class that is held out for testing if --test is left out.
+        holdout_seed: Seed that determines which images are held out.
+        probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
+            list probes".
+        per_class: Number of labeled training images per class; all of them if left out.
+        seeds: Number of repetitions, from which the confidence intervals are computed.
+        image_size: Height and width of the images in pixels; those of pretraining if left out.
         out: Output folder; RUN/probe if left out.
-        cache: Folder of decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
-        device: auto, cpu or cuda.
+        cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        device: Device to compute on: auto, cpu or cuda.
     """
 
     module: ClassVar[str] = "probe"
-    interrupted: ClassVar[str] = "The same command goes on; probes that were finished are kept."
+    after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
     run: Positional[Path]
     data: Path
@@ -105,20 +109,22 @@ class Probe(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Colorize(Config):
-    """Color photos of any size from their lightness, which stays as it is at full resolution.
+    """Color photos of any size from their lightness, which is kept at full resolution.
 
-    Examples:
+    For example:
       ssl-pretext colorize runs/first photo.jpg -o colored.png
       ssl-pretext colorize runs/first photos -o colored
 
     Attributes:
-        run: Folder of a pretraining run of colorization, or of a saved task.
-        photos: A photo, or a folder of photos at any depth.
-        out: The picture to write, or a folder of PNG files for a folder. Photos are never overwritten.
+        run: Output folder of pretrain with the task colorization, or folder of such a saved task.
+        photos: A photo, or a folder of photos, which may be in subfolders.
+        out: Output file for a photo, or output folder of PNG files for a folder. Photos are never overwritten.
     """
 
     module: ClassVar[str] = "colorize"
-    interrupted: ClassVar[str] = "Pictures that were written are whole; the same command writes all of them again."
+    after_interrupt: ClassVar[str] = (
+        "The pictures that were written are complete; the same command writes all of them again."
+    )
 
     run: Positional[Path]
     photos: Positional[Path]
@@ -129,17 +135,18 @@ class Colorize(Config):
 class List(Config):
     """List the names that the other commands know.
 
-    Examples:
+    For example:
       ssl-pretext list tasks
       ssl-pretext list encoders --search resnet
 
     Attributes:
-        kind: Of the parts to list.
-        search: Only names that contain it. Without it, the encoders of other libraries are listed as one pattern each.
+        kind: What to list.
+        search: Text that the listed names must contain. If left out, the encoders of each other library are listed as
+            one pattern.
     """
 
     module: ClassVar[str] = "names"
-    interrupted: ClassVar[str] = ""
+    after_interrupt: ClassVar[str] = ""
 
     kind: Positional[Literal["tasks", "encoders", "losses", "probes"]]
     search: str | None = None

@@ -1,4 +1,4 @@
-"""From arguments to options: tyro's parser, YAML files, and errors in one line."""
+"""The parser of the command line, which also reads YAML files of options and shortens error messages to one line."""
 
 import argparse
 import io
@@ -23,55 +23,61 @@ __all__ = ["parse"]
 DESCRIPTION = """\
 Pretrain an encoder on your own images, and find out, with numbers, whether that helped.
 
-The shell completes names after: ssl-pretext --tyro-print-completion bash (or zsh, tcsh)."""
+ssl-pretext --version prints the version.
+
+ssl-pretext --tyro-print-completion bash (or zsh, tcsh) prints a completion script for the shell."""
 
 COMMANDS = {"pretrain": Pretrain, "probe": Probe, "colorize": Colorize, "list": List}
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """The command that arguments ask for, with its options.
+    """Parses the arguments of the command line into a command with its options.
 
     Raises:
-        ArgumentError: They are not well-formed; what tyro says of it is brought into one line.
-        PretextError: What an option's configuration says of its value.
-        SystemExit: Help or a completion script was asked for, and is printed.
+        ArgumentError: The arguments are not well-formed. The message is that of tyro, shortened to one line.
+        PretextError: The value of an option is invalid.
+        SystemExit: Help or a completion script was requested, and has been printed.
     """
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with redirect_stderr(said):
-            return tyro.cli(_union(), prog="ssl-pretext", description=DESCRIPTION, args=_with_config(arguments))
+        with redirect_stderr(messages):
+            return tyro.cli(
+                _command_type(), prog="ssl-pretext", description=DESCRIPTION, args=_with_config_file(arguments)
+            )
     except SystemExit as error:
         if not error.code:
             raise
-        if cause := _own_error(error):
+        if cause := _library_error(error):
             raise cause from None
-        raise ArgumentError(_one_line(said.getvalue())) from None
+        raise ArgumentError(_one_line(messages.getvalue())) from None
 
 
-def _union() -> type[Command]:
+def _command_type() -> type[Command]:
+    """Returns the union of all commands, each with its name."""
     named: list[Any] = [Annotated[command, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
-    union: type[Command] = reduce(operator.or_, named)  # which a type checker does not take for a type to build
+    union: type[Command] = reduce(operator.or_, named)  # annotated, because a type checker does not know this type
     return union
 
 
-def _with_config(arguments: Sequence[str]) -> list[str]:
-    """The arguments, and before them those of the YAML file that they name: of two, the last one counts."""
+def _with_config_file(arguments: Sequence[str]) -> list[str]:
+    """Inserts the options of the YAML file that `--config` names before the others, which override them."""
     command, *given = arguments or [""]
     if command != "pretrain":
         return list(arguments)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?", type=Path)
     config: Path | None = finder.parse_known_args(given)[0].config
-    return [command, *([] if config is None else _read_config(config)), *given]
+    return [command, *([] if config is None else _file_arguments(config)), *given]
 
 
-def _read_config(path: Path) -> list[str]:
-    """The options of a YAML file as arguments."""
-    known = {field.name for one in (Pretrain, FitConfig) for field in fields(one)} - {"config", "fit"}
+def _file_arguments(path: Path) -> list[str]:
+    """Returns the options of a YAML file as arguments of the command line."""
+    known = {field.name for config in (Pretrain, FitConfig) for field in fields(config)} - {"config", "fit"}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(
-            f"{path} has {', '.join(unknown)}, which pretrain has not; known: {', '.join(sorted(known))}"
+            f"{path} contains {', '.join(unknown)}, which pretrain does not have; its options are "
+            f"{', '.join(sorted(known))}"
         )
     return [argument for name, value in options.items() for argument in _as_arguments(name.replace("_", "-"), value)]
 
@@ -81,20 +87,20 @@ def _as_arguments(name: str, value: object) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, dict):  # losses may be written as a mapping
+    if isinstance(value, dict):  # losses can be a mapping from names to weights
         value = ",".join(f"{key}={weight}" for key, weight in value.items())
     return [f"--{name}={value}"]
 
 
-def _own_error(error: BaseException | None) -> PretextError | None:
-    """The error of this library, if there is one, that led to another."""
+def _library_error(error: BaseException | None) -> PretextError | None:
+    """Returns the error of this library that caused another error, if there is one."""
     while error is not None and not isinstance(error, PretextError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in a box with a title, without both; a rule in the box becomes a semicolon."""
+    """Returns the message in a box that tyro prints, without title and frame; a line in the box becomes a semicolon."""
     inside = re.sub("[│╭╮╰╯•]", " ", " ".join(box.splitlines()[1:]))
-    parts = re.split("[─-]{8,}", inside)  # the second where the output is not in UTF-8
+    parts = re.split("[─-]{8,}", inside)  # lines consist of hyphens if the output is not in UTF-8
     return "; ".join(filter(None, (" ".join(part.split()) for part in parts)))

@@ -1,4 +1,4 @@
-"""`ssl-pretext pretrain`: from a folder of images to a trained task."""
+"""The command `ssl-pretext pretrain`, which trains a task on a folder of images or on shards."""
 
 import logging
 import shlex
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ssl_pretext.cli.files import noting_skipped, read_options, write_options, write_skipped
+from ssl_pretext.cli.files import read_options, write_options, write_skipped, write_skipped_on_error
 from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError
@@ -21,29 +21,35 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 OPTIONS_FILE = "pretrain.yaml"
-# What decides no weights, or what `fit` looks at itself: whether the images are the same, wherever they lie.
-FREE = ("data", "out", "cache", "device", "compile", "checkpoint_minutes")
+# Options that a resumed run may change: they affect the weights at most by rounding. Paths are among them, because
+# `fit` itself checks that the images are the same.
+CHANGEABLE = ("data", "out", "cache", "device", "compile", "checkpoint_minutes")
 
 
 def run(options: Pretrain) -> None:
-    """Pretrains, going on where an earlier run in the same folder stopped if `resume` says so."""
+    """Pretrains a task, and resumes an earlier run in the same folder if `resume` is set.
+
+    Raises:
+        CheckpointError: The output folder contains a run, and `resume` is off or the run had other settings.
+        PretextError: The images cannot be read, an option is invalid, or the training fails.
+    """
     out = Path(options.fit.out)
-    # Everything that can be wrong with the request comes before the first file is written.
+    # The whole request is checked before the first file is written.
     task = _task(options)
     on_rank_zero("folder", lambda: _check_folder(out, options))
-    with noting_skipped(out):
+    with write_skipped_on_error(out):
         images = _images(options)
-    unread = ""
+    note = ""
     with exclusive_lock(out, "checkpoints", "task"):
         if rank_info().rank == 0:
-            _check_folder(out, options)  # again: another run may have begun while the images were decoded
+            _check_folder(out, options)  # again, because another run may have started while the images were decoded
             write_options(out / OPTIONS_FILE, options.settings())
-            if isinstance(images, ImageStore):  # what cannot be read of a stream is found while it is trained on
-                unread = write_skipped(out, images.skipped)
-        log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, unread)
+            if isinstance(images, ImageStore):  # the unreadable images of a stream are found during training
+                note = write_skipped(out, images.skipped)
+        log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, note)
         fit(task, images, options.fit)
-    folder = shlex.quote(str(out))
-    log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELED_FOLDER", out / "task", folder)
+    quoted = shlex.quote(str(out))
+    log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELED_FOLDER", out / "task", quoted)
 
 
 def _images(options: Pretrain) -> ImageStore | ImageStream:
@@ -51,7 +57,7 @@ def _images(options: Pretrain) -> ImageStore | ImageStream:
     if are_shards(options.data):
         return ImageStream(options.data, image_size=size, epoch_images=options.epoch_images, cache=cache)
     if options.epoch_images is not None:
-        raise ArgumentError(f"--epoch-images is about shards, and {options.data} is a folder; leave it out")
+        raise ArgumentError(f"--epoch-images is for shards only, and {options.data} is a folder; leave the option out")
     return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache)
 
 
@@ -63,18 +69,18 @@ def _task(options: Pretrain) -> PretextTask:
 
 
 def _check_folder(out: Path, options: Pretrain) -> None:
-    """Refuses the folder of another run."""
+    """Raises an error if the folder contains a run that these options must not resume."""
     if not holds_run(out):
         return
     if not options.fit.resume:
         raise CheckpointError(
-            f"{out} holds another pretraining run; go on with it by --resume, or choose another folder with --out"
+            f"{out} holds another pretraining run; resume it with --resume, or choose another folder with --out"
         )
     if (written := out / OPTIONS_FILE).exists():
         now = options.settings()
-        before = {key: value for key, value in read_options(written).items() if key in now and key not in FREE}
-        if other := [f"{key} {value}" for key, value in before.items() if value != now[key]]:
+        before = {key: value for key, value in read_options(written).items() if key in now and key not in CHANGEABLE}
+        if differing := [f"{key} {value}" for key, value in before.items() if value != now[key]]:
             raise CheckpointError(
-                f"the run in {out} had other settings: {', '.join(other)}. Resume it with them, by --config {written}, "
-                "or choose another folder with --out"
+                f"the run in {out} was started with other settings: {', '.join(differing)}. Resume it with them "
+                f"(--config {written}), or choose another folder with --out"
             )

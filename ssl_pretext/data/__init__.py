@@ -1,8 +1,8 @@
-"""Images decoded once, listings of folders, splits and sample photos."""
+"""Image data: stores of decoded images, streams of tar shards, folder listings, splits and sample photos."""
 
 from ssl_pretext.data.convert import as_store
 from ssl_pretext.data.listing import Listing, list_folder, list_food101
-from ssl_pretext.data.samples import EXCLUDED_PHOTOS, sample_photos
+from ssl_pretext.data.samples import EXCLUDED_PHOTOS, load_photo, sample_photos
 from ssl_pretext.data.shards import are_shards
 from ssl_pretext.data.splits import holdout_split
 from ssl_pretext.data.store import ImageStore
@@ -18,5 +18,6 @@ __all__ = [
     "holdout_split",
     "list_folder",
     "list_food101",
+    "load_photo",
     "sample_photos",
 ]

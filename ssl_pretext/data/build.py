@@ -1,4 +1,4 @@
-"""Decoded images on disk: built once, whole or not there at all, and opened memory-mapped."""
+"""Building of image stores: images are decoded once into a folder that appears atomically and is memory-mapped."""
 
 import hashlib
 import logging
@@ -19,9 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.arguments import (
-    whole_number,
-)
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.checksums import Checksums, checksum, damaged
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import Listing
@@ -42,12 +40,12 @@ __all__ = ["AHEAD", "StoreSpec", "default_cache", "digest", "in_order", "open_or
 
 FORMAT = 3
 INDEX_FILE = "index.json"
-IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # by the dtype of the pixels, which they are bare of
-CHUNK = 16  # images that a thread hands over at once: handing over a small one costs a third of decoding it
-CHUNK_BYTES = 2**19  # ... or fewer large ones
-AHEAD = 4  # chunks in flight per thread while building, so that memory does not grow with the number of images
-SMALL_FILE = 2**13  # bytes; threads that decode smaller ones mostly wait for each other, for Python's lock
-WORTH_A_WARNING = 0.01  # share of images that are left out
+IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
+CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
+CHUNK_BYTES = 2**19  # a chunk of large images has fewer of them, so that it stays below this size
+AHEAD = 4  # chunks in progress per thread; the limit keeps memory independent of the number of images
+SMALL_FILE = 2**13  # bytes; threads that decode smaller files mostly wait for Python's global lock
+WARNING_FRACTION = 0.01  # a larger fraction of skipped images is logged as a warning
 
 log = logging.getLogger(__name__)
 
@@ -56,26 +54,26 @@ R = TypeVar("R")
 
 
 def default_cache() -> Path:
-    """Where decoded images are kept unless a call says otherwise."""
+    """The folder of image stores: `$SSL_PRETEXT_CACHE`, or `ssl_pretext` in `$XDG_CACHE_HOME` or `~/.cache`."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SSL_PRETEXT_CACHE") or Path(home) / "ssl_pretext")
 
 
 def digest(pixels: npt.NDArray[Any]) -> str:
-    """A hash of the bytes of one image."""
+    """Computes a hash of the bytes of one image."""
     return hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSpec:
-    """Which image store is wanted.
+    """Specification of an image store.
 
     Attributes:
         listing: The image files.
-        image_size: The side that images are resized and cropped to, or None to keep their size.
-        channels: The number of channels that images must have, or None to take that of most images.
-        cache: The folder of stores; None for `default_cache()`.
-        max_unreadable: The fraction of unreadable images above which the folder is refused.
+        image_size: Height and width in pixels that images are resized and cropped to, or None to keep their size.
+        channels: Number of channels that images must have, or None to use that of most images.
+        cache: Folder of the stores, or None for `default_cache()`.
+        max_unreadable: Fraction of unreadable images above which building the store fails.
 
     Raises:
         ArgumentError: The size or the number of channels is not positive, or the fraction is not between 0 and 1.
@@ -92,7 +90,7 @@ class StoreSpec:
             if number is not None:
                 whole_number(name, number)
         if not 0 <= self.max_unreadable <= 1:
-            raise ArgumentError(f"max_unreadable is a fraction between 0 and 1, got {self.max_unreadable}")
+            raise ArgumentError(f"max_unreadable must be a fraction between 0 and 1, got {self.max_unreadable}")
 
     @property
     def folder(self) -> Path:
@@ -103,21 +101,25 @@ class StoreSpec:
 
 
 def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
-    """Opens a store, whose images are decoded on the first call.
+    """Opens an image store; the first call decodes the images and builds it.
+
+    Args:
+        spec: Specification of the store.
 
     Returns:
-        The memory-mapped pixels `(N, C, H, W)`, the index beside them, and the checksums of the images.
+        The memory-mapped pixels `(N, C, H, W)`, the index of the store, and the checksums of the images.
 
     Raises:
-        DataError: No format is that of most images, too many images are unreadable, or the store is damaged.
-        StorageError: The disk has no room for the store, or its folder is not writable.
+        DataError: No format is shared by more than half of the images, too many images are unreadable, or the store
+            is damaged.
+        StorageError: The disk has too little space for the store, or its folder is not writable.
     """
     folder = spec.folder
-    if not folder.exists():  # it appears when it is complete, by renaming
-        # One process at a time, since all processes of `torchrun` want the same store at once.
+    if not folder.exists():  # a store appears by renaming a complete folder, so an existing one is complete
+        # Only one process builds at a time, because all processes of `torchrun` open the same store at once.
         lock = folder.with_name(f"{folder.name}.lock")
         with shared_lock(folder.parent), storage_errors(folder), waiting_lock(lock) as locked:
-            if not folder.exists():  # else it was built while this process waited
+            if not folder.exists():  # otherwise another process built it while this one waited
                 # Without file locks a partial build is discarded, because another process may still be writing to it.
                 part = folder.with_name(f"{folder.name}.part" + ("" if locked else f"-{secrets.token_hex(4)}"))
                 _build(spec, folder, part)
@@ -125,7 +127,7 @@ def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Ch
 
 
 def resize_rule(image_size: int | None) -> str:
-    """How images are brought to a size, in words that are kept with them."""
+    """The description of the resizing that is stored with the images."""
     return "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), center crop"
 
 
@@ -137,35 +139,34 @@ def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
         file = folder / IMAGE_FILES[dtype.name]
         check_regular_file(file)
         if file.stat().st_size != dtype.itemsize * math.prod(shape):
-            raise ValueError(f"{file.name} is not of the size that images {shape} have")
+            raise ValueError(f"{file.name} does not have the size of images {shape}")
         return np.memmap(file, dtype, "r", shape=shape), index, Checksums(index["checksums"], folder)
     except (CheckpointError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise damaged(folder, error) from error
 
 
 def _check_index(index: dict[str, Any]) -> None:
-    """Raises one of several builtin errors, unless an index holds what `_build` wrote."""
+    """Raises one of several built-in errors unless the index has the form that `_build` writes."""
     if index["format"] != FORMAT or not checksum_matches(index):
-        raise ValueError(f"{INDEX_FILE} is not as it was written")
+        raise ValueError(f"{INDEX_FILE} has changed since it was written")
     labels, classes, shape = index["labels"], index["classes"], index["shape"]
-    alike = all(len(index[key]) == len(labels) for key in ("names", "digests", "checksums"))
-    if not alike or len(shape) != 3 or min(shape) < 1 or not set(labels) <= set(range(len(classes))):
-        raise ValueError(f"{INDEX_FILE} contradicts itself")
+    same_length = all(len(index[key]) == len(labels) for key in ("names", "digests", "checksums"))
+    if not same_length or len(shape) != 3 or min(shape) < 1 or not set(labels) <= set(range(len(classes))):
+        raise ValueError(f"{INDEX_FILE} is inconsistent")
 
 
 def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
-    """Decodes all images, or those that a killed build has left, into a folder that is renamed when it is complete."""
+    """Decodes all images, or those that a killed build did not reach, into a folder that is renamed when complete."""
     listing = spec.listing
-    part.mkdir(parents=True, exist_ok=True)  # `mkdtemp` would deny access to other users, also to the renamed folder
+    part.mkdir(parents=True, exist_ok=True)  # not `mkdtemp`, which would deny other users access to the store
     try:
-        group, index = _indexed(listing, _decode_all(spec, part))
+        group, index = _make_index(listing, _decode_all(spec, part))
         if group is None or index["unreadable"] > spec.max_unreadable * len(listing.paths):
-            raise _refusal(spec, index, folder)
-        if (left := len(listing.paths) - len(group.positions)) > WORTH_A_WARNING * len(listing.paths):
-            shown = _shown(listing, index)
-            log.warning(
-                "%d of %d images are left out: %s; %s lists all", left, len(listing.paths), shown, folder / INDEX_FILE
-            )
+            raise _too_many_unreadable(spec, index, folder)
+        count = len(listing.paths)
+        if (skipped := count - len(group.positions)) > WARNING_FRACTION * count:
+            reasons = _first_reasons(listing, index)
+            log.warning("%d of %d images were skipped: %s; %s lists all", skipped, count, reasons, folder / INDEX_FILE)
         content = {"format": FORMAT, "resize": resize_rule(spec.image_size), **index}
         write_json(part / INDEX_FILE, with_checksum(content))
         images = group.file.rename(part / IMAGE_FILES[group.dtype])
@@ -174,43 +175,43 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
         try:
             part.replace(folder)
         except OSError:
-            if not (folder / INDEX_FILE).exists():  # else another process was faster, with the same result
+            if not (folder / INDEX_FILE).exists():  # otherwise another process has just built the same store
                 raise
             shutil.rmtree(part)
-    except Exception:  # not after a kill or Ctrl-C, from which the build is resumed
+    except Exception:  # a kill or Ctrl-C leaves the partial build, so that it can be resumed
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
-def _refusal(spec: StoreSpec, index: Mapping[str, Any], folder: Path) -> DataError:
-    """The error of a folder of which too much is unreadable; all reasons are written to a file."""
+def _too_many_unreadable(spec: StoreSpec, index: Mapping[str, Any], folder: Path) -> DataError:
+    """Writes all reasons to a file and returns the error for a folder with too many unreadable images."""
     count, unreadable = len(spec.listing.paths), index["unreadable"]
     reasons = folder.with_name(f"{folder.name}.skipped.json")
     write_json(reasons, index["skipped"])
     limit = f", more than {spec.max_unreadable:.0%}" if unreadable > spec.max_unreadable * count else ""
     error = DataError(
-        f"{unreadable} of {count} images cannot be read{limit}: {_shown(spec.listing, index)}. {reasons} lists all. "
-        "Repair or remove them."
+        f"{unreadable} of {count} images cannot be read{limit}: {_first_reasons(spec.listing, index)}. {reasons} lists "
+        "all of them. Repair or remove these files."
     )
     error.skipped = index["skipped"]
     return error
 
 
-def _shown(listing: Listing, index: Mapping[str, Any]) -> str:
-    """The first few images that were opened in vain, with the reasons."""
+def _first_reasons(listing: Listing, index: Mapping[str, Any]) -> str:
+    """The first few images that could not be used after opening, with the reasons."""
     never_opened = {item["name"] for item in listing.skipped}
     opened = (item for item in index["skipped"] if item["name"] not in never_opened)
     return "; ".join(f"{item['name']}: {item['reason']}" for item in islice(opened, 3))
 
 
 def _decode_all(spec: StoreSpec, part: Path) -> Staging:
-    """Writes the pixels one after another, continuing where a killed process stopped."""
+    """Decodes the images into a staging folder, starting after the last image of a build that was killed."""
     from tqdm import tqdm
 
     listing, channels = spec.listing, spec.channels
     decode = decoder(spec.image_size, channels)
-    given_up = threading.Event()
-    length = 1  # of a chunk, until it is known how large an image is
+    stopped = threading.Event()
+    length = 1  # images per chunk; 1 until the size of an image is known
 
     def chunks() -> Iterator[list[int]]:
         indices = iter(range(staging.done, len(listing.paths)))
@@ -218,40 +219,40 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
             yield chunk
 
     def work(chunk: list[int]) -> list[tuple[Decoded, str, int] | str]:
-        images = (decode(listing.paths[i]) for i in chunk if not given_up.is_set())
+        images = (decode(listing.paths[i]) for i in chunk if not stopped.is_set())
         return [
             image if isinstance(image, str) else (image, digest(image.pixels), checksum(image.pixels))
             for image in images
         ]
 
     threads = 1 if _are_small(listing.paths) else os.cpu_count() or 1
-    # Threads, not processes: Pillow, torch and tifffile work without Python's lock.
+    # Threads suffice, because Pillow, torch and tifffile release Python's global lock.
     with (
         Staging(part) as staging,
         ThreadPoolExecutor(threads) as pool,
         tqdm(initial=staging.done, total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
         closing(in_order(pool, work, chunks(), AHEAD * threads)) as results,
-        ExitStack() as leaving,
+        ExitStack() as at_exit,
     ):
-        leaving.callback(given_up.set)  # or Ctrl-C would wait for whole chunks
+        at_exit.callback(stopped.set)  # without it, Ctrl-C would wait until the threads have decoded their chunks
         for i, result in enumerate(chain.from_iterable(results), start=staging.done):
             if isinstance(result, str):
                 staging.skip(i, result)
             else:
                 image, hashed, summed = result
-                if length == 1:  # for the first image, and for images that fill a chunk each
+                if length == 1:  # the first image, or images so large that each fills a chunk
                     check_free_space(part, (len(listing.paths) - i) * image.pixels.nbytes)
                 length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
                 if channels in (None, image.pixels.shape[0]):
                     staging.add(i, listing.names[i], image, hashed, summed)
                 else:
-                    staging.skip(i, f"it holds {image.about}, but channels={channels} was asked for")
+                    staging.skip(i, f"the image has {image.about}, but channels={channels} was requested")
             bar.update()
     return staging
 
 
-def _indexed(listing: Listing, staging: Staging) -> tuple[StagedGroup | None, dict[str, Any]]:
-    """The group of images that becomes a store, and the index of the store."""
+def _make_index(listing: Listing, staging: Staging) -> tuple[StagedGroup | None, dict[str, Any]]:
+    """The group of images that becomes the store, and the index of the store."""
     group, others = staging.majority()
     reasons = [{"name": listing.names[i], "reason": why} for i, why in sorted((staging.unreadable | others).items())]
     skipped = sorted(listing.skipped + reasons, key=lambda item: item["name"])
@@ -269,7 +270,7 @@ def _indexed(listing: Listing, staging: Staging) -> tuple[StagedGroup | None, di
 
 
 def _are_small(paths: Sequence[Path]) -> bool:
-    """Whether files are small on average, by a few of them."""
+    """Whether the files are small on average, estimated from a few of them."""
     sizes = [path.stat().st_size for path in paths[:: max(1, len(paths) // CHUNK)] if os.path.isfile(path)]
     return sum(sizes) < SMALL_FILE * len(sizes)
 
@@ -277,7 +278,15 @@ def _are_small(paths: Sequence[Path]) -> bool:
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Generator[R, None, None]:
-    """`pool.map` that starts at most `ahead` items before the result that is asked for, and none once it is closed."""
+    """Maps a function over items in threads and yields the results in order, as `pool.map` does.
+
+    Args:
+        pool: The threads.
+        function: The function that is called with each item.
+        items: The items, which are read only as far as needed.
+        ahead: Number of items that may be started before the result that is requested. No item is started after the
+            generator is closed.
+    """
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:

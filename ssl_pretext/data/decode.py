@@ -1,4 +1,4 @@
-"""One file to pixels: photographs by Pillow, `.npy` and multi-band TIFF files as the arrays they hold."""
+"""Decoding of one image file: photographs by Pillow, and `.npy` and multi-band TIFF files as arrays."""
 
 import stat
 import threading
@@ -18,61 +18,67 @@ __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
 
 TIFF_SUFFIXES = {".tif", ".tiff"}
 BITS_PER_SAMPLE, GDAL_NODATA = 258, 42113  # TIFF tags
-NPY_HEADERS = threading.Lock()  # CPython 3.11 raises SystemError at times where several threads parse literals at once
-MOST_BYTES = 3 * MOST_PIXELS  # of an array: as many as the largest photograph has
-MOST_MISSING = 0.5  # a resized pixel is missing where more than this share of what it is made of is
+NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
+MAX_BYTES = 3 * MOST_PIXELS  # of an array; the largest photograph has as many
+MAX_MISSING = 0.5  # a resized pixel is missing if more than this weight of the pixels averaged in it is missing
 
 
 class Decoded(NamedTuple):
-    """The pixels of a file as a store keeps them, `(C, H, W)`, and the kind of number that the file holds."""
+    """A decoded image.
+
+    Attributes:
+        pixels: Pixels `(C, H, W)` with the dtype of the store.
+        kind: Dtype of the file; `"float"` for every floating dtype.
+    """
 
     pixels: npt.NDArray[Any]
     kind: str
 
     @property
     def about(self) -> str:
-        """What the file holds, in words."""
+        """The format in words, such as `3 channels of uint8, 8×8 pixels`."""
         channels, height, width = self.pixels.shape
-        return f"{channels} channels of {self.kind}, {height}×{width} pixels"
+        return f"{channels} channel{'s' * (channels != 1)} of {self.kind}, {height}×{width} pixels"
 
 
 def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Content], Decoded | str]:
-    """A function from a file to its pixels, or to the reason why there are none; it never raises, and never waits.
+    """Returns a function that decodes a file, or returns the reason why it cannot; it never raises and never blocks.
 
     Args:
-        image_size: The shortest side is resized to it, and the center cut out; None keeps the size.
-        channels: If stated, 8-bit TIFF files are arrays too, and no photographs.
+        image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps the
+            size.
+        channels: Number of channels if it is stated; 8-bit TIFF files are then read as arrays instead of photographs.
     """
 
     def decode(path: Path | Content) -> Decoded | str:
         try:
             if isinstance(path, Path):
                 status = path.stat()
-                if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for somebody to write into it
-                    return "it is no regular file"
+                if not stat.S_ISREG(status.st_mode):  # opening a pipe would block until something writes to it
+                    return "the path is not a regular file"
                 _check_bytes(status.st_size)
             if path.suffix.lower() == ".npy":
                 return _decode_array(_read_npy(path), image_size)
             if path.suffix.lower() in TIFF_SUFFIXES and (channels is not None or not _is_photo(path)):
                 return _decode_array(_read_tiff(path), image_size)
             return Decoded(_read_photo(path, image_size), "uint8")
-        except Exception as error:  # the libraries raise nearly anything on a broken file
+        except Exception as error:  # the decoding libraries raise almost any error on a damaged file
             return str(error) if isinstance(error, PretextError) else f"{type(error).__name__}: {error}"
 
     return decode
 
 
 def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | None:
-    """What a store keeps values as: `uint8`, or `float32` of the same value; None for what it does not take."""
+    """The dtype in which a store holds values exactly: `uint8` or `float32`; None for unsupported dtypes."""
     dtype = dtype.newbyteorder("=")
     if dtype == np.uint8:
         return np.uint8
-    # Both integers have fewer bits than the significand of float32, so that nothing is rounded.
+    # Both integer dtypes have fewer bits than the significand of float32, so no value is rounded.
     return np.float32 if dtype in (np.uint16, np.int16) or np.issubdtype(dtype, np.floating) else None
 
 
 def pixels_of_photo(image: Any) -> npt.NDArray[np.uint8]:
-    """A Pillow image as RGB, `(3, H, W)`."""
+    """Converts a Pillow image to RGB pixels `(3, H, W)`."""
     return np.ascontiguousarray(np.asarray(as_rgb(image), dtype=np.uint8).transpose(2, 0, 1))
 
 
@@ -85,31 +91,31 @@ def _read_photo(path: Path | Content, image_size: int | None) -> npt.NDArray[np.
 
 
 def _is_photo(path: Path | Content) -> bool:
-    """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow knows: gray, RGB, CMYK, a palette."""
+    """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow reads (gray, RGB, CMYK, palette)."""
     from PIL import TiffImagePlugin, UnidentifiedImageError
 
     try:
         with open_photo(path) as opened:
             if isinstance(opened, TiffImagePlugin.TiffImageFile):
                 return bool(max(opened.tag_v2.get(BITS_PER_SAMPLE, (1,))) <= 8)
-            return True  # another format under this suffix
+            return True  # a photograph of another format with this suffix
     except UnidentifiedImageError:
         return False
 
 
 def _read_npy(path: Path | Content) -> npt.NDArray[Any]:
     with NPY_HEADERS, path.open("rb") as file:
-        # Not `np.load`, which also opens archives, and pickles unless told otherwise.
+        # Not `np.load`, which also opens archives.
         pixels = np.lib.format.read_array(file, allow_pickle=False)
     return pixels[None] if pixels.ndim == 2 else pixels
 
 
 def _read_tiff(path: Path | Content) -> npt.NDArray[Any]:
-    """Bands or pages first; what the file itself declares to be missing is NaN, unless it is of `uint8`."""
+    """Reads bands or pages as channels; values that the file declares as no data become NaN, except in `uint8`."""
     try:
         import tifffile
     except ImportError as error:
-        raise MissingDependencyError(f"reading {path} as an array takes tifffile: pip install tifffile") from error
+        raise MissingDependencyError(f"reading {path} as an array needs tifffile: pip install tifffile") from error
     try:
         with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             _check_bytes(file.series[0].nbytes)
@@ -121,7 +127,7 @@ def _read_tiff(path: Path | Content) -> npt.NDArray[Any]:
         raise
     bands = axes.replace("Y", "").replace("X", "")
     if len(bands) > 1 or len(axes) != len(bands) + 2:
-        raise ValueError(f"its axes are {axes}, not YX with at most one more for the channels")
+        raise ValueError(f"the TIFF axes are {axes}; they must be Y, X and at most one more for the channels")
     pixels = np.moveaxis(pixels, axes.index(bands), 0) if bands else pixels[None]
     if missing is not None and stored_dtype(pixels.dtype) is np.float32:
         pixels = np.where(pixels == float(missing), np.float32(np.nan), pixels)
@@ -132,35 +138,35 @@ def _decode_array(read: npt.NDArray[Any], image_size: int | None) -> Decoded:
     dtype = stored_dtype(read.dtype)
     if read.ndim != 3 or 0 in read.shape or dtype is None:
         raise ValueError(
-            "arrays are (C, H, W), or (H, W) for one channel, of uint8, uint16, int16 or a floating dtype; "
-            f"this one is {read.shape} of {read.dtype}"
+            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, uint16, int16 or float; "
+            f"got shape {read.shape} and dtype {read.dtype}"
         )
-    with np.errstate(over="ignore"):  # such as the lowest float64, which marks missing values
+    with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values
         pixels = np.array(read, dtype=dtype, order="C")
     if dtype is np.float32:
         pixels[~np.isfinite(pixels)] = np.nan
         if np.isnan(pixels).all():
-            raise ValueError("every value of it is missing")
+            raise ValueError("every value is missing")
     kind = "float" if np.issubdtype(read.dtype, np.floating) else read.dtype.name
     return Decoded(pixels if image_size is None else _resize_array(pixels, image_size), kind)
 
 
 def _resize_array(pixels: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]:
-    """As a photograph is, with missing values left out of every mean: `resize(v · valid) / resize(valid)`."""
+    """Resizes like a photograph, excluding missing values from every mean: `resize(v · valid) / resize(valid)`."""
     values = torch.from_numpy(pixels).float()
     valid = ~values.isnan()
     resized = _resize_and_crop(values.where(valid, 0), image_size)
     if not valid.all():
         weight = _resize_and_crop(valid.float(), image_size)
-        resized = (resized / weight).where(weight >= 1 - MOST_MISSING, torch.nan)
+        resized = (resized / weight).where(weight >= 1 - MAX_MISSING, torch.nan)
     if pixels.dtype == np.uint8:
         resized = resized.round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(resized.numpy())
 
 
 def _check_bytes(count: int) -> None:
-    if count > MOST_BYTES:
-        raise ValueError(f"it holds {count:,} bytes, more than the {MOST_BYTES:,} of an image; cut it into pieces")
+    if count > MAX_BYTES:
+        raise ValueError(f"the image has {count:,} bytes, above the limit of {MAX_BYTES:,}; split it into smaller ones")
 
 
 def _resize_and_crop(image: Any, image_size: int) -> Any:
@@ -168,6 +174,6 @@ def _resize_and_crop(image: Any, image_size: int) -> Any:
 
     width, height = image.shape[:0:-1] if isinstance(image, Tensor) else image.size
     if image_size**2 * max(width, height) > MOST_PIXELS * min(width, height):
-        raise ValueError(f"its sides, {width}×{height}, are too unlike to bring the shorter one to {image_size} pixels")
-    # Antialiased, which Pillow images are in any case.
+        raise ValueError(f"the aspect ratio of {width}×{height} pixels is too extreme to resize to {image_size} pixels")
+    # Tensors are antialiased only on request; Pillow images always are.
     return F.center_crop(F.resize(image, [image_size], antialias=True), [image_size])

@@ -1,4 +1,4 @@
-"""Labels and indices: whole numbers, or an error that says so."""
+"""Checks that labels and indices are integers."""
 
 import operator
 from collections.abc import Sequence
@@ -14,21 +14,43 @@ __all__ = ["as_indices", "as_labels"]
 
 
 def as_labels(labels: Tensor | npt.NDArray[Any] | Sequence[int]) -> list[int]:
-    """Classes as integers, one per image."""
+    """Converts labels to a list of integers.
+
+    Args:
+        labels: Class of each image, `(N,)`.
+
+    Raises:
+        ArgumentError: A label is not an integer, or `labels` is not one-dimensional.
+
+    Examples:
+        >>> as_labels(np.array([1, 0]))
+        [1, 0]
+    """
     try:
-        # `operator.index` refuses 0.5, where `int` would make it class 0.
+        # `operator.index` raises for 0.5, which `int` would turn into class 0.
         return [operator.index(x) for x in (labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels)]
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"labels are whole numbers, one per image; got others ({error})") from error
+        raise ArgumentError(f"labels must be integers, one per image ({error})") from error
 
 
 def as_indices(indices: Sequence[int] | Tensor) -> npt.NDArray[np.int64]:
-    """Positions of images in a store, `(n,)`."""
+    """Converts positions of images in a store to an int64 array.
+
+    Args:
+        indices: Positions of the images, `(n,)`.
+
+    Raises:
+        ArgumentError: `indices` is not one-dimensional, or its elements are not integers.
+
+    Examples:
+        >>> as_indices([2, 0])
+        array([2, 0])
+    """
     chosen = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
     if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
-        # A mask cast to integers would quietly choose images 0 and 1, over and over.
+        # A mask that is cast to integers would silently select images 0 and 1 again and again.
         raise ArgumentError(
-            f"indices are a list of whole numbers, got {chosen.dtype} of shape {chosen.shape}; "
-            "a mask becomes indices by mask.nonzero().flatten()"
+            f"indices must be a list of integers, got {chosen.dtype} of shape {chosen.shape}; "
+            "mask.nonzero().flatten() converts a mask to indices"
         )
     return chosen.astype(np.int64)

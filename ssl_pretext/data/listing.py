@@ -1,4 +1,4 @@
-"""Which images a folder holds, in an order that does not depend on the file system."""
+"""Listing of the images in a folder, in an order that does not depend on the file system."""
 
 import hashlib
 import os
@@ -11,7 +11,8 @@ from ssl_pretext.errors import ArgumentError, DataError
 __all__ = ["Listing", "list_folder", "list_food101"]
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp"}
-HIDDEN = "it is hidden: its name starts with a dot, or is that of a folder for the notes of macOS"
+HIDDEN = "the file or folder is hidden: its name starts with a dot, or is __MACOSX"
+LINK = "the link points to a folder that is already included, or to a parent of the data folder"
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Listing:
     """Image files with their classes, sorted by name.
 
     Attributes:
-        names: Of each image, relative to the folder and without its suffix where the data set has it so.
-        paths: Its file.
-        labels: Its class, an index into `classes`.
+        names: Name of each image: its path relative to the folder, or the name that the data set gives it.
+        paths: File of each image.
+        labels: Class of each image, an index into `classes`.
         classes: Names of the classes.
-        skipped: What looks like images and is left out, `{"name", "reason"}` each.
+        skipped: Files and folders that were skipped, as `{"name", "reason"}`.
     """
 
     names: list[str]
@@ -33,7 +34,7 @@ class Listing:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """A hash of classes, names, labels, sizes and times of change: another one means that the images may differ."""
+        """A hash of classes, names, labels, file sizes and modification times; it changes when images may differ."""
         lines = ["\t".join(self.classes), *(item["name"] for item in self.skipped)]
         for name, path, label in zip(self.names, self.paths, self.labels, strict=True):
             try:
@@ -45,35 +46,36 @@ class Listing:
 
 
 def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
-    """Lists a folder with one folder of images per class.
+    """Lists a folder that has one subfolder of images per class.
 
     Args:
-        folder: Its class folders may be nested; the outermost one is the class.
-        labeled: False takes the images at any depth, the folder's own too, as the one class `"unlabeled"`.
+        folder: The folder. Class folders may be nested; the outermost folder is the class.
+        labeled: Whether the subfolders are classes. False takes all images at any depth, including those directly in
+            the folder, as the single class `"unlabeled"`.
 
     Raises:
-        DataError: There is no such folder, it holds no images, or some of them are in no class folder.
+        DataError: The folder does not exist, it holds no images, or some images are not in a class folder.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"there is no data folder {root}")
+        raise DataError(f"there is no data folder {root}; check the path")
     search = _Search(root)
     found = sorted(search.images())
     names, paths = found, [root / name for name in found]
     skipped = sorted(search.skipped, key=lambda item: item["name"])
     if not found:
         where = " in class folders" if labeled else ""
-        left_out = f"; left out: {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
+        example = f"; skipped {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
         raise DataError(
             f"{root} holds no images{where}; expected {root}/{'CLASS/' if labeled else ''}NAME.jpg "
-            f"(or {', '.join(sorted(SUFFIXES))}){left_out}"
+            f"(or {', '.join(sorted(SUFFIXES))}){example}"
         )
     if not labeled:
         return Listing(names, paths, [0] * len(found), ["unlabeled"], skipped)
     if loose := [name for name in names if "/" not in name]:
         raise DataError(
             f"{root} holds {len(loose)} of its {len(found)} images outside class folders, such as {loose[0]}; move "
-            f"them to {root}/CLASS/, or take all images without classes by labeled=False"
+            f"them to {root}/CLASS/, or pass labeled=False to take all images without classes"
         )
     classes = sorted({name.split("/")[0] for name in names})
     place = {name: label for label, name in enumerate(classes)}
@@ -81,7 +83,7 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
 
 
 class _Search:
-    """The images below a folder: each folder once, whatever links lead to it, and nothing that is hidden."""
+    """Finds the images below a folder; enters each folder once, even if links lead to it, and skips hidden ones."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -90,20 +92,20 @@ class _Search:
         self._links: list[str] = []
 
     def images(self) -> Iterator[str]:
-        """Names relative to the root."""
+        """Yields the paths of the images relative to the root."""
         yield from self._walk(os.fspath(self.root))
-        # Links to folders come last, so that none takes the place of the folder itself.
-        around = {_identity(folder) for folder in (self.root.resolve(), *self.root.resolve().parents)}
+        # Links to folders are followed last, so that images are listed under their real folder if it is below the root.
+        parents = {_identity(folder) for folder in (self.root.resolve(), *self.root.resolve().parents)}
         while self._links:
             self._links.sort(reverse=True)
             link = self._links.pop()
-            if _identity(link) in self._entered | around:
-                self._skip(link, "it links to a folder whose images are taken already, or to one around this folder")
+            if _identity(link) in self._entered | parents:
+                self._skip(link, LINK)
             else:
                 yield from self._walk(link)
 
     def _walk(self, start: str) -> Iterator[str]:
-        for folder, folders, files in os.walk(start, onerror=self._closed):
+        for folder, folders, files in os.walk(start, onerror=self._skip_folder):
             if _identity(folder) in self._entered:
                 folders.clear()
                 continue
@@ -116,7 +118,7 @@ class _Search:
                 elif os.path.islink(path):
                     self._links.append(path)
                 elif _is_image(name):
-                    self._skip(path, "it is a folder; the images in it are taken as those of any other")
+                    self._skip(path, "the path is a folder, not an image file; the images inside it are included")
             for name in filter(_is_image, files):
                 path = os.path.join(folder, name)
                 if _hidden(name):
@@ -124,7 +126,7 @@ class _Search:
                 else:
                     yield self._name(path)
 
-    def _closed(self, error: OSError) -> None:
+    def _skip_folder(self, error: OSError) -> None:
         self._skip(error.filename, f"{type(error).__name__}: {error}")
 
     def _skip(self, path: str, reason: str) -> None:
@@ -148,16 +150,16 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def list_food101(root: str | Path, split: str, *, download: bool = False) -> Listing:
-    """Lists Food-101 by torchvision.
+    """Lists the Food-101 data set in the layout of torchvision.
 
     Args:
-        root: The folder that holds `food-101/`, or that folder itself.
+        root: The folder that contains `food-101/`, or the folder `food-101` itself.
         split: `"train"` or `"test"`.
-        download: Let torchvision fetch the data set (5 GB) into `root` first, if it is not there.
+        download: Whether torchvision first downloads the data set (5 GB) into `root` if it is missing.
 
     Raises:
         ArgumentError: There is no such split.
-        DataError: The folder does not exist or is laid out otherwise, or the download failed.
+        DataError: The folder does not exist or has another layout, or the download failed.
     """
     from torchvision.datasets import Food101
 
@@ -167,13 +169,13 @@ def list_food101(root: str | Path, split: str, *, download: bool = False) -> Lis
     if root.absolute().name == "food-101" and (root / "meta").is_dir():  # absolute, so that "." has a name
         root = root.absolute().parent
     if not root.is_dir() and not download:
-        raise DataError(f"there is no data folder {root}; give the folder that holds food-101/, or --download it")
+        raise DataError(f"there is no data folder {root}; pass the folder that contains food-101/, or use --download")
     try:
         data = Food101(root, split=split, download=download)
     except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{root} does not hold Food-101 as torchvision lays it out, food-101/images/CLASS/ID.jpg and "
-            f"food-101/meta/{split}.json ({error}); give the folder that holds food-101/, or --download it"
+            f"{root} does not hold Food-101 in the layout of torchvision, food-101/images/CLASS/ID.jpg and "
+            f"food-101/meta/{split}.json ({error}); pass the folder that contains food-101/, or use --download"
         ) from error
     listed = sorted(
         (f"{path.parent.name}/{path.stem}", path, label)

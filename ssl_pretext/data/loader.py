@@ -1,4 +1,4 @@
-"""Training batches of an image store, in an order that only seed and epoch decide."""
+"""Loader of training batches from an image store; only the seed and the epoch determine their order."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,44 +16,44 @@ __all__ = ["BatchLoader", "Loader"]
 
 log = logging.getLogger(__name__)
 
-SHARE_OF_FREE_MEMORY = 0.25  # of a GPU, for each store that is kept there; networks and their steps need the rest
-PIECE = 1 << 28  # bytes of a store that are on their way to the GPU at a time
+FREE_MEMORY_FRACTION = 0.25  # of the free GPU memory, for a store that is copied there; training needs the rest
+PIECE = 1 << 28  # bytes of a store that are copied to the GPU at a time
 
 
 class Loader(ABC):
-    """Batches for training, in an order that only seed and epoch decide, so that a resumed run finds its place.
+    """Base class of the loaders. Only the seed and the epoch determine the order, so that a run can be resumed.
 
     Args:
-        batch_size: Images per batch, over all processes; the last batch has what is left.
+        batch_size: Number of images per batch, over all processes. The last batch may have fewer or one more.
         seed: Seed of the order; None keeps the order of the images.
         augment: Whether each image is flipped and shifted at random, differently in each epoch.
-        device: The device that batches are sent to.
+        device: Device that the batches are copied to.
 
     Attributes:
-        share: The weight of the batch that was yielded last among those of all processes: its number of images over
-            their mean number. It is 0 for a batch that repeats another process's image because there are not enough
-            for all processes.
+        share: Weight of the last yielded batch relative to those of the other processes: its number of images divided
+            by the mean number over the processes. It is 0 if the batch has too few images for all processes and this
+            process repeats the image of another one.
     """
 
     def __init__(self, batch_size: int, *, seed: int | None, augment: bool, device: torch.device | str) -> None:
         self.batch_size, self.seed, self.augment, self.device = batch_size, seed, augment, torch.device(device)
-        # Lightning looks here for the object that it tells the epoch to.
+        # Lightning calls `set_epoch` on the object that it finds here.
         self.sampler, self.batch_sampler = self, None
         self.epoch, self.start, self.yielded = 0, 0, 0
         self.share = 1.0
 
     @abstractmethod
     def __iter__(self) -> Iterator[Tensor]:
-        """The batches of one epoch, `(B, C, H, W)` on the device."""
+        """Yields the batches of one epoch, `(B, C, H, W)` on the device."""
 
     @abstractmethod
     def last_names(self) -> list[str]:
-        """Names of the images in the batch that was yielded last, as far as they are this process's share."""
+        """The names of the images in the last yielded batch that belong to this process."""
 
     @property
     @abstractmethod
     def num_images(self) -> int:
-        """Images per epoch, over all processes."""
+        """The number of images per epoch, over all processes."""
 
     def __len__(self) -> int:
         return len(self.batch_sizes())
@@ -61,8 +61,8 @@ class Loader(ABC):
     def batch_sizes(self) -> list[int]:
         """The number of images in each batch.
 
-        A single image that is left over joins the last batch: where feature maps have one pixel, BatchNorm could not
-        compute a variance of it.
+        A single remaining image is added to the last batch: if the feature maps have one pixel, BatchNorm could not
+        compute a variance from one image.
         """
         full, left = divmod(self.num_images, self.batch_size)
         sizes = [self.batch_size] * full
@@ -73,30 +73,30 @@ class Loader(ABC):
         return sizes
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the next pass."""
+        """Sets the epoch, which determines the order of the next pass."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the present pass have been yielded."""
+        """The number of batches of the current pass that have been yielded."""
         return {"yielded": self.yielded}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Starts the next pass where the saved one stopped."""
+        """Makes the next pass start after the last batch of the saved pass."""
         self.start = state["yielded"] % len(self)
 
-    def _sent(self, tensor: Tensor) -> Tensor:
-        """A tensor on the device; a copy to a GPU is not waited for."""
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """Copies a tensor to the device; a copy to a GPU is asynchronous."""
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
 
 class BatchLoader(Loader):
-    """Batches of an `ImageStore`; further arguments and attributes are those of `Loader`.
+    """Loader of an `ImageStore`; the other arguments and attributes are those of `Loader`.
 
-    There are no worker processes: reading decoded images takes less time than passing them between processes. Each
-    process of a distributed run takes its share of each batch. On a GPU, the whole store is kept in GPU memory if it
-    fits into a quarter of what is free; otherwise each batch is copied from pinned memory.
+    There are no worker processes, because reading decoded images takes less time than passing them between processes.
+    Each process of a distributed run reads its part of each batch. On a GPU, the entire store is copied to GPU memory
+    if it fits into a quarter of the free memory; otherwise each batch is copied from pinned memory.
 
     Args:
         images: The store.
@@ -113,7 +113,7 @@ class BatchLoader(Loader):
     ) -> None:
         super().__init__(batch_size, seed=seed, augment=augment, device=device)
         self.images = images
-        self._own_share = torch.empty(0, dtype=torch.int64)
+        self._own_indices = torch.empty(0, dtype=torch.int64)
         self._on_device: Tensor | None = None
         self._placed = False
 
@@ -129,19 +129,19 @@ class BatchLoader(Loader):
         start, self.start = self.start, 0
         for number, batch in enumerate(order.split(self.batch_sizes())[start:], start=start + 1):
             self.yielded = number
-            self._own_share = indices = batch[rank::world]
+            self._own_indices = indices = batch[rank::world]
             self.share = len(indices) * world / len(batch)
-            if not len(indices):  # the other processes wait for this one at the end of the step
+            if not len(indices):  # this process must still take part in the step, which is synchronized
                 indices = batch[:1]
             images = self._read(indices)
-            yield images if draws is None else flip_and_shift(images, self._sent(draws[indices]))
+            yield images if draws is None else flip_and_shift(images, self._to_device(draws[indices]))
 
     @override
     def last_names(self) -> list[str]:
-        return [self.images.names[i] for i in self._own_share.tolist()]
+        return [self.images.names[i] for i in self._own_indices.tolist()]
 
     def _plan(self) -> tuple[Tensor, Tensor | None]:
-        """The order of this epoch, and how each image of the store is moved in it."""
+        """The order of the images in this epoch, and the flip and shifts of each image of the store."""
         generator = torch.Generator().manual_seed(((self.seed or 0) * 1_000_003 + self.epoch) % 2**64)
         count = len(self.images)
         order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
@@ -151,18 +151,18 @@ class BatchLoader(Loader):
         return order, draw_flips_and_shifts(count, height, width, generator)
 
     def _place(self) -> None:
-        """Decides, before the first batch, from where images are taken."""
+        """Decides before the first batch whether the store is copied to the GPU, and copies it if so."""
         free = _free_memory(self.device)
         if self._placed or free is None or not len(self.images):
             return
         self._placed = True
         one = self.images.images([0])
         needed = len(self.images) * one.nbytes
-        fits = needed <= SHARE_OF_FREE_MEMORY * free
+        fits = needed <= FREE_MEMORY_FRACTION * free
         log.info(
-            "%.2f GiB of images are %s %s, where %.1f GiB were free",
+            "%.2f GiB of images are %s %s, which has %.1f GiB free",
             needed / 2**30,
-            "kept on" if fits else "copied batch by batch to",
+            "stored on" if fits else "copied batch by batch to",
             self.device,
             free / 2**30,
         )
@@ -173,10 +173,10 @@ class BatchLoader(Loader):
 
     def _read(self, indices: Tensor) -> Tensor:
         if self._on_device is not None:
-            return self._on_device[self._sent(indices)]
-        return self._sent(self.images.images(indices))
+            return self._on_device[self._to_device(indices)]
+        return self._to_device(self.images.images(indices))
 
 
 def _free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; None for other devices."""
+    """The number of free bytes on a GPU; None for other devices."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""From a photograph's file to upright 8-bit RGB, by Pillow."""
+"""Opening of photographs with Pillow, and conversion to upright 8-bit RGB."""
 
 import io
 import os
@@ -14,15 +14,20 @@ from ssl_pretext.errors import ArgumentError
 
 __all__ = ["MOST_PIXELS", "Content", "as_rgb", "open_photo", "orientation", "turned"]
 
-# Of all that Pillow knows, whatever the suffix says: it would hand PostScript over to an interpreter.
+# Only these formats are opened, whatever the suffix. Pillow would pass PostScript files to an interpreter.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-MOST_PIXELS = 178_956_970  # of a photograph; beyond twice its MAX_IMAGE_PIXELS Pillow takes a file for a bomb
+MOST_PIXELS = 178_956_970  # limit for a photograph: twice Pillow's MAX_IMAGE_PIXELS, above which Pillow raises
 ORIENTATION = 0x0112  # EXIF tag
 
 
 @dataclass(frozen=True)
 class Content:
-    """A file in memory: what is asked of a `Path` to read an image from it."""
+    """A file in memory, with the attributes of a `Path` that reading an image needs.
+
+    Attributes:
+        name: Name of the file.
+        data: Bytes of the file.
+    """
 
     name: str
     data: bytes
@@ -32,26 +37,31 @@ class Content:
 
     @property
     def suffix(self) -> str:
+        """The suffix of the name, such as `.png`."""
         return os.path.splitext(self.name)[1]
 
     def open(self, mode: str) -> BinaryIO:
+        """Returns the bytes as a binary file; `mode` is there for the signature of `Path.open` and is ignored."""
         return io.BytesIO(self.data)
 
 
 @contextmanager
 def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
-    """A file as a Pillow image, pixels not yet decoded.
+    """Opens a file as a Pillow image whose pixels are not decoded yet.
+
+    Args:
+        path: Path of the file, or the file in memory.
 
     Raises:
-        Exception: Whatever Pillow raises at a file that is not whole, and of a PNG file whose checksums do not fit.
+        Exception: Any error that Pillow raises for a damaged file or for a PNG file with a wrong checksum.
     """
     from PIL import Image
 
-    # Pillow would not close a file of its own that it fails to read from.
+    # The file is opened here because Pillow does not close a file that it opened and fails to read.
     with (path if isinstance(path, Content) else Path(path)).open("rb") as file:
         image = Image.open(file, formats=FORMATS)
         if image.format == "PNG":
-            image.verify()  # all checksums, of which decoding looks at some only; afterward it has to be opened anew
+            image.verify()  # checks all checksums, which decoding does not; the image must be opened again afterward
             file.seek(0)
             image = Image.open(file, formats=("PNG",))
         with image:
@@ -59,36 +69,36 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
 
 
 def as_rgb(image: Any) -> Any:
-    """A Pillow image in 8-bit RGB; of several frames the first, and alpha is dropped.
+    """Converts a Pillow image to 8-bit RGB. Only the first frame is used, and alpha is dropped.
 
     Raises:
-        ArgumentError: It has a mode whose range nothing states.
+        ArgumentError: The mode of the image does not define the range of its values.
     """
-    if image.mode == "RGB":  # which `convert` would copy
+    if image.mode == "RGB":  # `convert` would copy the image
         return image
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # where Pillow would clip at 255
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow would clip at 255
         return _scaled(image).convert("RGB")
     if image.mode.startswith(("I", "F")):
         raise ArgumentError(
-            f"it is gray of a range that nothing states (Pillow's mode {image.mode}); save it as .npy or .tif, which "
-            "are read as arrays"
+            f"the image is grayscale with an unknown range of values (Pillow mode {image.mode}); save it as .npy or "
+            ".tif, which are read as arrays"
         )
-    if "transparency" in image.info:  # of a palette, where Pillow warns of a direct conversion
+    if "transparency" in image.info:  # Pillow warns when such a palette is converted to RGB directly
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def orientation(image: Any) -> int:
-    """What the camera says of how it was held, 1 to 8; 1 is upright."""
-    image.load()  # Pillow turns TIFF files while it decodes them, and then no longer says so
+    """The EXIF orientation of a Pillow image, 1 to 8; 1 is upright."""
+    image.load()  # Pillow rotates TIFF files while decoding them and then removes the tag
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow raises nearly anything on broken EXIF, of which viewers too show the pixels as they are
+    except Exception:  # Pillow raises almost any error on damaged EXIF; like image viewers, we then do not rotate
         return 1
 
 
 def turned(image: Any, orientation: int) -> Any:
-    """The image upright; itself where there is nothing to turn."""
+    """Rotates or flips a Pillow image upright, given its EXIF orientation; unknown values leave it unchanged."""
     from PIL.Image import Transpose
 
     turns = {
@@ -104,7 +114,7 @@ def turned(image: Any, orientation: int) -> Any:
 
 
 def _scaled(image: Any) -> Any:
-    """16-bit gray as 8-bit gray, 65535 as 255."""
+    """Scales 16-bit gray to 8-bit gray, so that 65535 becomes 255."""
     from PIL import Image
 
     deep = np.asarray(image).astype(np.uint32)

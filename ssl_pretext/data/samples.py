@@ -1,4 +1,4 @@
-"""Patches of freely licensed photos, for a machine without data."""
+"""Patches of freely licensed photos, as sample data for tests, tutorials and machines without a data set."""
 
 import importlib.resources
 from functools import lru_cache
@@ -10,9 +10,9 @@ import numpy.typing as npt
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
-__all__ = ["EXCLUDED_PHOTOS", "sample_photos"]
+__all__ = ["EXCLUDED_PHOTOS", "load_photo", "sample_photos"]
 
-# All ship inside scikit-image and scikit-learn; public domain, CC0 or CC BY 2.0.
+# All photos ship with scikit-image or scikit-learn and are in the public domain, CC0 or CC BY 2.0.
 PHOTOS = {
     "astronaut": ("skimage.data", "astronaut.png"),
     "chelsea": ("skimage.data", "chelsea.png"),
@@ -27,24 +27,24 @@ PHOTOS = {
 }
 EXCLUDED_PHOTOS = ("coffee", "flower", "rocket")
 
-PATCH = 64  # side in pixels of the photo
+PATCH = 64  # height and width of a patch in pixels of the photo
 STRIDE = 16
-TEST_SHARE = 0.25  # of a photo's width, at its right-hand side
-MOST = {"train": 150, "test": 40}
+TEST_FRACTION = 0.25  # of the width of each photo, at its right-hand side
+MAX_PATCHES = {"train": 150, "test": 40}  # per photo
 
 
 def sample_photos(split: str, *, image_size: int = 64) -> ImageStore:
-    """Patches of ten photos, where a class is a photo: a stand-in that works offline.
+    """Returns patches of ten photos, with each photo as a class: a small data set that works offline.
 
-    Patches of 64×64 pixels, resized to `image_size`; `"test"` ones come from the right-hand quarter of each photo,
-    `"train"` ones from the rest, and no patch crosses the border.
+    Patches of 64×64 pixels are resized to `image_size`. The `"test"` patches come from the right-hand quarter of each
+    photo and the `"train"` patches from the rest; no patch crosses the border.
 
     Args:
         split: `"train"` (up to 150 patches per photo) or `"test"` (up to 40).
-        image_size: Side of the patches returned.
+        image_size: Height and width of the returned patches in pixels.
 
     Raises:
-        ArgumentError: There is no such split.
+        ArgumentError: There is no such split, or the size is not positive.
         MissingDependencyError: scikit-image or scikit-learn is not installed.
 
     Examples:
@@ -52,10 +52,10 @@ def sample_photos(split: str, *, image_size: int = 64) -> ImageStore:
         >>> store.images([0]).shape, len(store.classes)
         (torch.Size([1, 3, 32, 32]), 10)
     """
-    if split not in MOST:
-        raise ArgumentError(f"sample_photos has the splits {' and '.join(MOST)}, got {split!r}")
+    if split not in MAX_PATCHES:
+        raise ArgumentError(f"sample_photos has the splits {' and '.join(MAX_PATCHES)}, got {split!r}")
     if image_size < 1:
-        raise ArgumentError(f"image_size must be positive, got {image_size}")
+        raise ArgumentError(f"image_size of sample_photos must be positive, got {image_size}")
     patches, labels, names = [], [], []
     for label, photo in enumerate(PHOTOS):
         for name, patch in _patches(photo, split):
@@ -70,19 +70,19 @@ def sample_photos(split: str, *, image_size: int = 64) -> ImageStore:
 def _patches(photo: str, split: str) -> list[tuple[str, npt.NDArray[np.uint8]]]:
     pixels = load_photo(photo)
     height, width = pixels.shape[:2]
-    border = round((1 - TEST_SHARE) * width)
+    border = round((1 - TEST_FRACTION) * width)
     first, end = (0, border) if split == "train" else (border, width)
     corners = [
         (top, left) for top in range(0, height - PATCH + 1, STRIDE) for left in range(first, end - PATCH + 1, STRIDE)
     ]
-    count = min(MOST[split], len(corners))
+    count = min(MAX_PATCHES[split], len(corners))
     chosen = [corners[i * len(corners) // count] for i in range(count)]
     return [(f"{photo}/{top}-{left}", pixels[top : top + PATCH, left : left + PATCH]) for top, left in chosen]
 
 
 @lru_cache
 def load_photo(photo: str) -> npt.NDArray[np.uint8]:
-    """One of `PHOTOS` as it is, RGB `(H, W, 3)`."""
+    """Reads one of `PHOTOS` at its full size, RGB `(H, W, 3)`."""
     from PIL import Image
 
     package, file = PHOTOS[photo]

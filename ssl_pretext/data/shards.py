@@ -1,7 +1,8 @@
-"""Images in tar files, as WebDataset writes them: found, read from front to back, and each with its name.
+"""Reading of WebDataset shards: finds tar files of images and reads them sequentially.
 
-By Python's `tarfile`, and fsspec for places such as `https://` and `s3://`; both are there with torch. The package
-`webdataset` would add its pipelines, whose order depends on the number of workers, and decoders that take pickles.
+Shards are read with Python's `tarfile`, and with fsspec from places such as `https://` and `s3://`; PyTorch depends on
+fsspec already. The package `webdataset` is not used: the order of its pipelines depends on the number of workers, and
+its decoders load pickles.
 """
 
 import glob
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
-from ssl_pretext.data.decode import MOST_BYTES
+from ssl_pretext.data.decode import MAX_BYTES
 from ssl_pretext.data.listing import SUFFIXES as IMAGE_SUFFIXES
 from ssl_pretext.data.photo import Content
 from ssl_pretext.errors import DataError
@@ -26,14 +27,19 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 class Member(NamedTuple):
-    """A file in a shard, or the reason why it could not be read."""
+    """A file in a shard, or the reason why it cannot be read.
+
+    Attributes:
+        name: Name of the shard and of the file in it.
+        content: The file, or the reason.
+    """
 
     name: str
     content: Content | str
 
 
-class _Header(tarfile.TarInfo):
-    """A header that must be whole: `tarfile` takes a damaged one, unless it is the first, for the end of the file."""
+class _StrictHeader(tarfile.TarInfo):
+    """A tar header that raises if it is damaged; `tarfile` takes damaged headers, except the first, for the end."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -44,70 +50,74 @@ class _Header(tarfile.TarInfo):
 
 
 def are_shards(data: str) -> bool:
-    """Whether a text names shards rather than a folder."""
+    """Whether a string names tar shards rather than a folder."""
     return data.endswith(SUFFIXES)
 
 
 def find_shards(shards: str | Iterable[str]) -> list[str]:
-    """The shards of patterns: braces as in `train-{0000..0009}.tar`, and on this machine `*` and `?`.
+    """Expands patterns to a list of shards.
+
+    Args:
+        shards: One or several paths or URLs, with braces as in `train-{0000..0009}.tar`; paths may also contain `*`
+            and `?`.
 
     Raises:
-        DataError: There are none, or one of those on this machine is not there.
+        DataError: There are no shards, or a local shard does not exist.
     """
     patterns = [shards] if isinstance(shards, str) else list(shards)
     found: list[str] = []
-    for shard in chain.from_iterable(map(_expanded, patterns)):
+    for shard in chain.from_iterable(map(_expand_braces, patterns)):
         matching = [shard] if is_remote(shard) or os.path.exists(shard) else sorted(glob.glob(shard))
         if not matching:
-            raise DataError(f"there is no shard {shard}; shards are tar files, such as 'train-{{0000..0009}}.tar'")
+            raise DataError(f"there is no shard {shard}; pass tar files, such as 'train-{{0000..0009}}.tar'")
         found += matching
     if not found:
-        raise DataError("there are no shards; name tar files, such as 'train-{0000..0009}.tar'")
+        raise DataError("there are no shards; pass tar files, such as 'train-{0000..0009}.tar'")
     return found
 
 
 def is_remote(shard: str) -> bool:
-    """Whether a shard lies elsewhere, at a URL."""
+    """Whether a shard is at a URL."""
     return "://" in shard
 
 
 def size_of(shard: str) -> int:
-    """Bytes of a shard.
+    """Returns the size of a shard in bytes.
 
     Raises:
-        DataError: It is not there.
+        DataError: The shard does not exist or cannot be reached.
     """
-    return int(_asked(shard, lambda files, path: files.info(path)["size"]) or 0)
+    return int(_call_fsspec(shard, lambda files, path: files.info(path)["size"]) or 0)
 
 
 def read_shard(shard: str) -> Iterator[Member]:
-    """The images of a shard in its order; a damaged one ends with the reason.
+    """Yields the images of a shard in its order; a damaged shard ends with a `Member` that has the reason.
 
     Raises:
-        DataError: It cannot be opened.
+        DataError: The shard cannot be opened.
     """
-    file = _asked(shard, lambda files, path: files.open(path, "rb"))
+    file = _call_fsspec(shard, lambda files, path: files.open(path, "rb"))
     try:
-        with file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
+        with file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictHeader) as archive:
             for info in filter(_holds_image, archive):
                 name = f"{shard.rpartition('/')[2]}/{info.name}"
-                if info.size > MOST_BYTES:
-                    yield Member(name, f"it holds {info.size:,} bytes, more than the {MOST_BYTES:,} of an image")
+                if info.size > MAX_BYTES:
+                    yield Member(name, f"the file has {info.size:,} bytes, above the limit of {MAX_BYTES:,}")
                 elif (opened := archive.extractfile(info)) is not None:
                     yield Member(name, Content(info.name, opened.read()))
     except (tarfile.TarError, OSError, EOFError) as error:
-        yield Member(shard.rpartition("/")[2], f"the shard ends early: {type(error).__name__}: {error}")
+        yield Member(shard.rpartition("/")[2], f"the shard is damaged or truncated: {type(error).__name__}: {error}")
 
 
 def count_images(shard: str) -> int:
-    """How many images a shard on this machine holds, by its headers; of a damaged one, up to the damage."""
+    """Counts the images in a local shard from its headers; in a damaged shard, those before the damage."""
     count = 0
     try:
-        with tarfile.open(shard, tarinfo=_Header) as archive:
+        with tarfile.open(shard, tarinfo=_StrictHeader) as archive:
             for info in archive:
                 count += _holds_image(info)
     except (tarfile.TarError, OSError, EOFError):
-        pass  # reading it says why
+        pass  # `read_shard` reports the reason
     return count
 
 
@@ -116,20 +126,21 @@ def _holds_image(info: tarfile.TarInfo) -> bool:
     return info.isfile() and name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")
 
 
-def _asked(shard: str, question: Callable[[Any, str], Any]) -> Any:
+def _call_fsspec(shard: str, function: Callable[[Any, str], Any]) -> Any:
+    """Calls a function with the file system and the path of a shard."""
     import fsspec
 
     try:
-        return question(*fsspec.core.url_to_fs(shard))
-    except (OSError, ValueError, ImportError) as error:  # a protocol that is unknown, or whose library is not there
+        return function(*fsspec.core.url_to_fs(shard))
+    except (OSError, ValueError, ImportError) as error:  # the last two for unknown or uninstalled protocols
         raise DataError(f"the shard {shard} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _expanded(pattern: str) -> list[str]:
-    """Braces as the shell expands them: `{a,b}` and `{08..11}`.
+def _expand_braces(pattern: str) -> list[str]:
+    """Expands braces like the shell: `{a,b}` and `{08..11}`.
 
     Examples:
-        >>> _expanded("{a,b}-{08..10}.tar")
+        >>> _expand_braces("{a,b}-{08..10}.tar")
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
     """
     braces = re.search(r"\{([^{}]*)\}", pattern)
@@ -140,5 +151,5 @@ def _expanded(pattern: str) -> list[str]:
         choices = [str(number).zfill(width) for number in range(int(span[1]), int(span[2]) + 1)]
     else:
         choices = braces[1].split(",")
-    ends = _expanded(pattern[braces.end() :])
+    ends = _expand_braces(pattern[braces.end() :])
     return [pattern[: braces.start()] + choice + end for choice in choices for end in ends]

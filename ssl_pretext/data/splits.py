@@ -1,4 +1,4 @@
-"""Splits that depend on names and a seed, never on the order of files."""
+"""Hold-out split of labeled images, determined by their names and a seed and not by the order of files."""
 
 import hashlib
 from collections import defaultdict
@@ -14,19 +14,19 @@ __all__ = ["holdout_split"]
 def holdout_split(
     names: Sequence[str], labels: Sequence[int] | Tensor, *, fraction: float = 0.1, seed: int = 0
 ) -> tuple[list[int], list[int]]:
-    """Holds a share of each class out.
+    """Holds out a fraction of each class.
 
-    Within a class, images are ranked by a hash of seed and name, so the split is the same on every machine and for
-    every order of the files.
+    Within a class, images are ranked by a hash of the seed and their name, so the split is the same on every machine
+    and for every order of the files.
 
     Args:
         names: Distinct names of the images.
-        labels: Their classes.
-        fraction: Share of each class to hold out; at least one image of a class that has two.
-        seed: Another one gives another split.
+        labels: Class of each image.
+        fraction: Fraction of each class to hold out. At least one image is held out of a class with two or more.
+        seed: Seed of the split.
 
     Returns:
-        Indices kept and indices held out, each ascending.
+        The indices of the remaining images and those of the held-out images, both ascending.
 
     Raises:
         ArgumentError: Names repeat, the lengths differ, or the fraction is not between 0 and 1.
@@ -39,11 +39,11 @@ def holdout_split(
     if len(names) != len(labels):
         raise ArgumentError(f"holdout_split got {len(names)} names and {len(labels)} labels")
     if len(set(names)) != len(names):
-        raise ArgumentError("holdout_split needs distinct names: they decide who is held out")
+        raise ArgumentError("holdout_split needs distinct names, because they determine the split")
     if not 0 < fraction < 1:
-        raise ArgumentError(f"holdout_split takes a fraction between 0 and 1, got {fraction}")
+        raise ArgumentError(f"fraction of holdout_split must be between 0 and 1, got {fraction}")
     classes: dict[int, list[int]] = defaultdict(list)
-    # A tensor's elements are each their own dictionary key: as they are, every image would be a class of its own.
+    # The elements of a tensor are distinct dictionary keys even if equal, so every image would become a class.
     for index, label in enumerate(labels.tolist() if isinstance(labels, Tensor) else labels):
         classes[label].append(index)
     held_out: set[int] = set()
@@ -54,4 +54,4 @@ def holdout_split(
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")  # file names may hold any bytes
+    return text.encode("utf-8", "surrogateescape")  # file names may contain any bytes

@@ -1,4 +1,4 @@
-"""Staging of decoded images: a folder that a killed build can resume, with the images grouped by their format."""
+"""Staging folder of decoded images, grouped by format, from which a killed build can be resumed."""
 
 import json
 import os
@@ -17,20 +17,24 @@ from ssl_pretext.errors import DataError
 
 __all__ = ["StagedGroup", "Staging"]
 
-MOST_GROUPS = 64  # a folder with more formats is not one of similar images with a few exceptions
+MAX_GROUPS = 64  # a folder with more formats is not a set of similar images with a few exceptions
 BUFFER = 2**19
 JOURNAL_FILE = "journal.jsonl"
 
 
 class StagedGroup:
-    """Images with the same channels, dtype and size, one after another in a file.
+    """Images with the same channels, dtype and size, stored one after another in a file.
 
     Attributes:
-        name: The name of the first image.
-        about: What each image holds, in words.
-        positions: The positions of the images in the listing.
-        hashes: The hash of the pixels of each image.
-        checksums: The checksum of the pixels of each image.
+        file: File of the pixels.
+        name: Name of the first image.
+        about: Format of the images in words; see `Decoded.about`.
+        dtype: Dtype of the pixels.
+        shape: Shape of each image, `(C, H, W)`.
+        nbytes: Size of each image in bytes.
+        positions: Position of each image in the listing.
+        hashes: Hash of the pixels of each image.
+        checksums: Checksum of the pixels of each image.
     """
 
     def __init__(self, file: Path, name: str, about: str, dtype: str, shape: Sequence[int]) -> None:
@@ -41,30 +45,30 @@ class StagedGroup:
         self.checksums: list[int] = []
 
     def append(self, position: int, hashed: str, summed: int) -> None:
-        """Notes the next image."""
+        """Records the next image in the file."""
         self.positions.append(position)
         self.hashes.append(hashed)
         self.checksums.append(summed)
 
 
 class Staging:
-    """All decoded images of a listing, in one file per group, and a journal with a line for each image.
+    """All decoded images of a listing, with one file per group and a journal with one line per image.
 
-    If a killed process has left a staging folder, it is resumed from the first image of which something is missing.
+    A staging folder that a killed process left behind is resumed at the first image whose data is incomplete.
 
     Args:
-        folder: The folder of the files.
+        folder: Folder of the files.
 
     Attributes:
-        done: How many images were staged already when the folder was opened.
-        unreadable: The reason why an image is in no group, by its position in the listing.
+        done: Number of images that were already staged when the folder was opened.
+        unreadable: Reasons why images are in no group, by position in the listing.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._groups: dict[str, StagedGroup] = {}  # by what they hold
+        self._groups: dict[str, StagedGroup] = {}  # by format
         self._open_group: StagedGroup | None = None
-        self._file: IO[bytes] | None = None  # of the open group; only one at a time, since there may be many groups
+        self._file: IO[bytes] | None = None  # file of the open group; one at a time, because there may be many groups
         self.done = 0
         self.unreadable: dict[int, str] = {}
         self._journal = (folder / JOURNAL_FILE).open("a", encoding="utf-8")
@@ -81,8 +85,15 @@ class Staging:
     def add(self, position: int, name: str, image: Decoded, hashed: str, summed: int) -> None:
         """Adds the next image of the listing to its group.
 
+        Args:
+            position: Position of the image in the listing.
+            name: Name of the image.
+            image: The decoded image.
+            hashed: Hash of the pixels.
+            summed: Checksum of the pixels.
+
         Raises:
-            DataError: There would be too many groups.
+            DataError: There are too many groups.
         """
         entry: list[object] = [hashed, summed]
         group = self._groups.get(image.about)
@@ -90,8 +101,8 @@ class Staging:
             first = (name, image.about, image.pixels.dtype.name, image.pixels.shape)
             group = self._groups[image.about] = StagedGroup(self._folder / f"group{len(self._groups)}", *first)
             entry += first
-            if len(self._groups) > MOST_GROUPS:
-                raise self._disagreement()
+            if len(self._groups) > MAX_GROUPS:
+                raise self._no_majority_error()
         if group is not self._open_group or self._file is None:
             if self._file is not None:
                 self._file.close()
@@ -101,38 +112,42 @@ class Staging:
         self._journal.write(json.dumps([group.file.name, *entry]) + "\n")
 
     def skip(self, position: int, reason: str) -> None:
-        """Notes why the next image of the listing is in no group."""
+        """Records why the next image of the listing is in no group."""
         self.unreadable[position] = reason
         self._journal.write(json.dumps(reason) + "\n")
 
     def majority(self) -> tuple[StagedGroup | None, dict[int, str]]:
-        """The group of more than half of the images, and the reason why each image of another group is left out.
+        """Returns the group with more than half of the images.
+
+        Returns:
+            The group, or None if there are no images; and the reasons why the images of other groups are skipped, by
+            position in the listing.
 
         Raises:
-            DataError: No group has so many.
+            DataError: No group has more than half of the images.
         """
         if not self._groups:
             return None, {}
-        group = max(self._groups.values(), key=lambda one: len(one.positions))
-        others = [one for one in self._groups.values() if one is not group]
-        if len(group.positions) <= sum(len(one.positions) for one in others):
-            raise self._disagreement()
+        group = max(self._groups.values(), key=lambda group: len(group.positions))
+        others = [other for other in self._groups.values() if other is not group]
+        if len(group.positions) <= sum(len(other.positions) for other in others):
+            raise self._no_majority_error()
         return group, {
-            position: f"it holds {one.about}, where most hold {group.about}"
-            for one in others
-            for position in one.positions
+            position: f"the image has {other.about}, but most images have {group.about}"
+            for other in others
+            for position in other.positions
         }
 
-    def _disagreement(self) -> DataError:
+    def _no_majority_error(self) -> DataError:
         first, second, *_ = self._groups.values()
         return DataError(
-            f"{first.name} holds {first.about}, and {second.name} {second.about}. The images of a store have the same "
-            "channels and dtype, and the same size unless image_size is given. A few exceptions are left out, but here "
-            "no format is that of more than half of the images. Use one format, or separate folders."
+            f"{first.name} has {first.about}, but {second.name} has {second.about}. Images of a store must have the "
+            "same channels and dtype, and the same size unless image_size is given. A few exceptions are skipped, but "
+            "here no format is shared by more than half of the images. Use one format, or separate folders."
         )
 
     def _resume(self, journal: Path) -> None:
-        """Follows a journal until it or a group's file ends early, and cuts off what comes after."""
+        """Reads the journal up to the first image that is incomplete in it or in its group, and truncates the rest."""
         groups: dict[str, StagedGroup] = {}
         length = 0
         with journal.open("rb") as lines, ExitStack() as opened:

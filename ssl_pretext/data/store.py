@@ -1,4 +1,4 @@
-"""A decode-once image store: every image is decoded, resized and kept in one memory-mapped file."""
+"""The image store: images of one size with labels, decoded once and memory-mapped from a single file."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,14 +23,15 @@ __all__ = ["ImageStore"]
 class ImageStore:
     """Images of one size with their labels, in memory or memory-mapped.
 
-    Made by `from_folder`, `from_food101` or `from_arrays`. Pixels are `uint8` or `float32`; NaN marks missing values.
+    Stores are created by `from_folder`, `from_food101` or `from_arrays`. Pixels are `uint8` or `float32`; NaN marks
+    missing values.
 
     Attributes:
-        labels: Classes, int64 `(N,)`.
+        labels: Class of each image, int64 `(N,)`.
         classes: Names of the classes.
         names: Names of the images.
-        skipped: Unreadable files, `{"name", "reason"}` each.
-        resize: How the images were resized.
+        skipped: Files that were skipped, as `{"name", "reason"}`.
+        resize: Description of how the images were resized.
 
     Examples:
         >>> store = ImageStore.from_arrays(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 0, 1, 1])
@@ -66,20 +67,20 @@ class ImageStore:
         classes: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
     ) -> "ImageStore":
-        """A store of arrays in memory; `uint8` and `float32` ones are not copied, others become `float32`.
+        """Creates a store from arrays in memory; `uint8` and `float32` are not copied, others become `float32`.
 
         Args:
-            images: `uint8`, `uint16`, `int16` or floating, `(N, C, H, W)` with any number of channels.
-            labels: N classes, counted from 0.
-            classes: Their names; numbers if left out.
-            names: Of the images; numbers if left out.
+            images: Images `(N, C, H, W)` with any number of channels, `uint8`, `uint16`, `int16` or floating.
+            labels: Class of each image, `(N,)`, counted from 0.
+            classes: Names of the classes; by default their numbers.
+            names: Names of the images; by default their numbers.
 
         Raises:
-            ArgumentError: Shapes, lengths or labels do not fit together.
+            ArgumentError: Shapes, lengths, dtypes or labels are invalid.
         """
         if isinstance(images, Tensor):
             images = images.detach().cpu()
-            # Before numpy, which has no bfloat16.
+            # Converted before numpy, which has no bfloat16.
             images = (images.float() if images.is_floating_point() else images).numpy()
         pixels = np.asarray(images)
         if pixels.ndim != 4 or 0 in pixels.shape[1:]:
@@ -95,8 +96,8 @@ class ImageStore:
         if not len(pixels) == len(chosen) == len(names):
             raise ArgumentError(f"from_arrays got {len(pixels)} images, {len(chosen)} labels and {len(names)} names")
         if highest >= len(classes) or min(chosen, default=0) < 0:
-            known = f"below the {len(classes)} classes and not negative" if classes else "counted from 0"
-            raise ArgumentError(f"labels must be {known}, got {min(chosen)} to {highest}")
+            allowed = f"from 0 to {len(classes) - 1}" if classes else "counted from 0"
+            raise ArgumentError(f"labels must be {allowed}, got labels from {min(chosen)} to {highest}")
         return cls(pixels, chosen, classes, names)
 
     @classmethod
@@ -110,28 +111,29 @@ class ImageStore:
         cache: str | Path | None = None,
         max_unreadable: float = 0.9,
     ) -> "ImageStore":
-        """A store of a folder of image files; decoded on the first call, reopened afterward.
+        """Opens the store of a folder of image files; the first call decodes the images, later calls reuse them.
 
-        Photographs become RGB in `uint8`. `.npy` files and TIFF files with more than 8 bits per sample, or more bands
-        than a photograph has, are arrays: `(C, H, W)`, or `(H, W)` for one channel; the bands or pages of a TIFF file
-        are its channels. Arrays of `uint8` stay so; `uint16`, `int16` and floating ones become `float32` with their
-        values unscaled. NaN, infinities and what a TIFF file declares as no data (unless it is `uint8`) are missing:
-        NaN, left out when pixels are averaged, so that one is missing if more than half of what it is made of is.
+        Photographs become RGB in `uint8`. `.npy` files, and TIFF files with more than 8 bits per sample or more bands
+        than a photograph, are read as arrays `(C, H, W)`, or `(H, W)` for one channel; the bands or pages of a TIFF
+        file are its channels. `uint8` arrays remain `uint8`; `uint16`, `int16` and floating arrays become `float32`
+        with unscaled values. NaN, infinities and values that a TIFF file declares as no data (unless it is `uint8`)
+        are missing and become NaN. Resizing excludes missing values from its averages; a resized pixel is missing if
+        more than half of the pixels that are averaged in it, by weight, are missing.
 
         Args:
-            folder: Holds `CLASS/NAME.jpg` and the like.
-            image_size: The shortest side is resized to it, and the center cut out. None keeps the size, which must
-                then be the same for all.
-            channels: How many the images have; 8-bit TIFF files are then arrays too. If left out, most images
-                decide, and 8-bit TIFF files that Pillow can read are photographs.
-            labeled: False takes all images at any depth, as one class.
-            cache: Where stores are kept; `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext` if left out.
-            max_unreadable: Share of the images above which a folder is refused. Up to it, those that cannot be read
-                are left out, and `skipped` says why.
+            folder: Folder of image files such as `CLASS/NAME.jpg`.
+            image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps
+                the size, which must then be the same for all images.
+            channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the
+                number is that of most images, and 8-bit TIFF files that Pillow can read are photographs.
+            labeled: Whether the subfolders are classes. False takes all images at any depth as one class.
+            cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
+            max_unreadable: Fraction of unreadable images above which an error is raised. Otherwise they are skipped,
+                and `skipped` has the reasons.
 
         Raises:
-            DataError: There are no images or no classes, too many cannot be read, or no more than half of them agree
-                in channels and kind of number. The few others among many are left out too.
+            DataError: There are no images or no classes, too many images cannot be read, or no format (channels,
+                dtype and size) is shared by more than half of the images. If one is, other images are skipped.
         """
         listing = list_folder(folder, labeled=labeled)
         return cls._open(
@@ -144,20 +146,28 @@ class ImageStore:
     def from_food101(
         cls, root: str | Path, split: str, *, image_size: int, cache: str | Path | None = None, download: bool = False
     ) -> "ImageStore":
-        """A store of Food-101's `"train"` or `"test"` split; see `from_folder` and `list_food101`.
+        """Opens the store of Food-101's `"train"` or `"test"` split; see `from_folder` and `list_food101`.
+
+        Args:
+            root: The folder that contains `food-101/`, or the folder `food-101` itself.
+            split: `"train"` or `"test"`.
+            image_size: Height and width in pixels that images are resized and cropped to.
+            cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
+            download: Whether the data set (5 GB) is downloaded into `root` if it is missing.
 
         Raises:
-            DataError: The folder is laid out otherwise, or more than 1% of the images cannot be read.
+            ArgumentError: There is no such split.
+            DataError: The folder has another layout, or more than 1% of the images cannot be read.
         """
-        # Few, since figures of another set of images are not to be compared.
+        # The limit is low because results on a different set of images are not comparable.
         listing = list_food101(root, split, download=download)
         return cls._open(StoreSpec(listing=listing, image_size=image_size, cache=cache, max_unreadable=0.01))
 
     @classmethod
     def _open(cls, spec: StoreSpec) -> "ImageStore":
         pixels, index, checksums = open_or_build(spec)
-        kept = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
-        return cls(pixels, **kept, checksums=checksums)
+        fields = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
+        return cls(pixels, **fields, checksums=checksums)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -171,31 +181,35 @@ class ImageStore:
 
     @property
     def image_size(self) -> int | tuple[int, int]:
-        """Side of the images in pixels, or `(H, W)` if they are not square."""
+        """The height and width of the images in pixels: one number if they are square, else `(H, W)`."""
         height, width = map(int, self._pixels.shape[2:])
         return height if height == width else (height, width)
 
     @property
     def num_channels(self) -> int:
-        """Channels of the images."""
+        """The number of channels of the images."""
         return int(self._pixels.shape[1])
 
     @property
     def sha256(self) -> str:
-        """A hash of names, labels and pixels in order; of arrays in memory it is taken anew each time."""
+        """A hash of the names, labels and pixels in order; for arrays in memory it is computed at each access."""
         lines = [f"{self._pixels.dtype.name}\t{self._pixels.shape[1:]}"]
         lines += map("{}\t{}\t{}".format, self.names, self.labels.tolist(), self.digests())
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def digests(self) -> list[str]:
-        """A hash of the pixels of each image; of arrays in memory they are taken anew each time."""
+        """Returns a hash of the pixels of each image; for arrays in memory they are computed at each call."""
         return [digest(self._pixels[row]) if self._digests is None else self._digests[row] for row in self._rows]
 
     def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Images `(n, C, H, W)` as they are stored, copied out; all of them without `indices`.
+        """Returns a copy of some or all images, `(n, C, H, W)` with the dtype of the store.
+
+        Args:
+            indices: Positions of the images, `(n,)`; all images by default.
 
         Raises:
-            DataError: One of a store on disk has changed since it was written.
+            ArgumentError: The indices are not integers.
+            DataError: An image of a store on disk has changed since it was written.
         """
         rows = self._rows if indices is None else self._rows[as_indices(indices)]
         if self._checksums is not None:
@@ -203,7 +217,14 @@ class ImageStore:
         return torch.from_numpy(np.ascontiguousarray(self._pixels[rows]))
 
     def subset(self, indices: Sequence[int] | Tensor) -> "ImageStore":
-        """Some of the images, sharing the memory."""
+        """Returns a store of some of the images, which shares memory with this one.
+
+        Args:
+            indices: Positions of the images, `(n,)`.
+
+        Raises:
+            ArgumentError: The indices are not integers.
+        """
         chosen = as_indices(indices)
         return ImageStore(
             self._pixels,

@@ -1,4 +1,4 @@
-"""Images streamed from WebDataset shards: in an order that seed and epoch decide, and kept nowhere."""
+"""Stream of images from WebDataset shards, in an order that only the seed and the epoch determine."""
 
 import hashlib
 import os
@@ -24,34 +24,34 @@ from ssl_pretext.system.processes import on_rank_zero, rank_info
 
 __all__ = ["ImageStream"]
 
-SAMPLE = 2_048  # images that stand for all where something is measured
+SAMPLE_SIZE = 2_048  # images from which statistics of the whole stream are estimated
 
 
 class ImageStream:
-    """Images of WebDataset shards (tar files), read anew in each epoch; nothing is kept of them.
+    """Images of WebDataset shards (tar files), which are read again in each epoch and never stored.
 
-    Shards come in an order drawn from seed and epoch, and each process of a distributed run takes its share of them.
-    The next image is drawn from a buffer of those that were read, and decoded by threads, as files of a folder are.
+    Shards are read in an order drawn from the seed and the epoch, and each process of a distributed run reads some of
+    them. Each image is drawn from a buffer of encoded images and decoded in threads, like the files of a folder.
 
     Args:
-        shards: Tar files: a path or URL with braces, such as `"train-{0000..0009}.tar"`, or on this machine `*`; or
-            several.
-        image_size: The shortest side is resized to it, and the center cut out.
-        channels: As for `ImageStore.from_folder`; the first image that can be read decides if it is left out, and
-            others than it are left out.
-        epoch_images: How many images make an epoch, of those that the shards hold; all if left out, which are counted
-            by the headers of the shards, once.
-        buffer: Images, still encoded, of which the next is drawn.
-        cache: Folder where the count is kept; `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext` if left out.
+        shards: One or several tar files, as paths or URLs. Braces, as in `"train-{0000..0009}.tar"`, are expanded; in
+            paths, so are `*` and `?`.
+        image_size: The shortest side is resized to this number of pixels and the center is cropped.
+        channels: Number of channels; see `ImageStore.from_folder`. By default, it is that of the first readable
+            image. Images with another number are skipped.
+        epoch_images: Number of images per epoch. By default, it is the number of images in all shards, which is
+            counted once from the headers of the shards.
+        buffer: Number of encoded images in the shuffle buffer.
+        cache: Folder in which the count is stored; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
 
     Attributes:
-        names: The shards.
-        skipped: What could not be read so far, `{"name", "reason"}` each.
-        resize: How the images are resized.
+        names: Paths or URLs of the shards.
+        skipped: Images and shards that could not be read so far, as `{"name", "reason"}`.
+        resize: Description of how the images are resized.
 
     Raises:
-        ArgumentError: A number is not positive, or `epoch_images` is left out for shards that lie elsewhere.
-        DataError: There are no shards, one is not there, or no image can be read.
+        ArgumentError: A number is not a positive integer, or `epoch_images` is missing for shards at URLs.
+        DataError: There are no shards, a shard does not exist, or no image can be read.
     """
 
     def __init__(
@@ -70,58 +70,62 @@ class ImageStream:
                 whole_number(name, number)
         self.names = find_shards(shards)
         self.image_size, self.buffer, self.resize = image_size, buffer, resize_rule(image_size)
-        if epoch_images is None and (far := [shard for shard in self.names if is_remote(shard)]):
-            raise ArgumentError(f"images are counted in shards on this machine; for {far[0]} give epoch_images")
+        if epoch_images is None and (remote := [shard for shard in self.names if is_remote(shard)]):
+            raise ArgumentError(f"images are only counted in local shards; pass epoch_images for {remote[0]}")
         self._sizes = [size_of(shard) for shard in self.names]
         self._decode, self._channels = decoder(image_size, channels), channels
         self._skipped: dict[str, str] = {}
-        self._count = epoch_images or on_rank_zero("count", lambda: self._counted(Path(cache or default_cache())))
-        self._like: Decoded | None = None
-        _, self._like = next(self._read(seed=None, epoch=0, rank=0, world=1))
+        self._count = epoch_images or on_rank_zero("count", lambda: self._count_images(Path(cache or default_cache())))
+        self._first: Decoded | None = None
+        _, self._first = next(self._read(seed=None, epoch=0, rank=0, world=1))
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def skipped(self) -> list[dict[str, str]]:
-        """What could not be read so far, sorted by name."""
+        """The images and shards that could not be read so far, sorted by name."""
         return [{"name": name, "reason": reason} for name, reason in sorted(self._skipped.items())]
 
     @property
     def sha256(self) -> str:
-        """A hash of names and sizes of the shards and of how they are read, not of what they hold."""
-        return hashlib.sha256(f"{self._count} {self.buffer}\n{self._listed()}".encode()).hexdigest()
+        """A hash of the names and sizes of the shards, `epoch_images` and `buffer`; file contents are not hashed."""
+        return hashlib.sha256(f"{self._count} {self.buffer}\n{self._shard_list()}".encode()).hexdigest()
 
     def digests(self) -> list[str]:
-        """What tells shards apart without reading them: the size of each."""
+        """Returns the size of each shard in place of a hash, which would require reading the shard."""
         return [str(size) for size in self._sizes]
 
     def sample(self) -> ImageStore:
-        """Some images that stand for all, in memory: the first 2,048 of a shuffled pass."""
+        """Returns the first 2,048 images of a shuffled pass in memory, as a sample of the stream."""
         named = self.read(seed=0, epoch=0, rank=0, world=1)
-        names, pixels = zip(*islice(named, min(SAMPLE, len(self))), strict=True)
+        names, pixels = zip(*islice(named, min(SAMPLE_SIZE, len(self))), strict=True)
         store = ImageStore.from_arrays(np.stack(pixels), [0] * len(names), names=names)
         store.resize = self.resize
         return store
 
     def read(self, *, seed: int | None, epoch: int, rank: int, world: int) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """Names and pixels `(C, H, W)` of one process's images, beginning again where its shards end.
+        """Yields the names and pixels `(C, H, W)` of the images of one process, endlessly.
+
+        After its last shard the process starts again with its first one.
 
         Args:
-            seed: Shuffles shards and images; None keeps their order.
-            epoch: Another one gives another order.
-            rank: Which process.
-            world: Of how many; they share the shards.
+            seed: Seed of the order of shards and images; None keeps their order.
+            epoch: Number of the epoch, which also determines the order.
+            rank: Rank of the process.
+            world: Number of processes, which divide the shards among them.
 
         Raises:
             ArgumentError: There are fewer shards than processes.
-            DataError: No image in this process's shards can be read.
+            DataError: No image in the shards of this process can be read.
         """
         return ((name, image.pixels) for name, image in self._read(seed=seed, epoch=epoch, rank=rank, world=world))
 
     def _read(self, *, seed: int | None, epoch: int, rank: int, world: int) -> Iterator[tuple[str, Decoded]]:
         if len(self.names) < world:
-            raise ArgumentError(f"{world} processes share {len(self.names)} shards; write the images into more of them")
+            raise ArgumentError(
+                f"{world} processes need at least {world} shards, got {len(self.names)}; write more shards"
+            )
         order = list(self.names)
         if seed is not None:
             random.Random(f"{seed} {epoch}").shuffle(order)
@@ -129,22 +133,22 @@ class ImageStream:
         while True:
             members = chain.from_iterable(read_shard(shard) for shard in order[rank::world])
             empty = True
-            for named in self._decoded(members if draw is None else self._mixed(members, draw)):
+            for named in self._decoded(members if draw is None else self._shuffled(members, draw)):
                 empty = False
                 yield named
             if empty:
-                reasons = "; ".join(f"{one['name']}: {one['reason']}" for one in self.skipped[:3])
-                raise DataError(f"no image in {order[rank]} and other shards can be read. {reasons}")
+                reasons = "; ".join(f"{item['name']}: {item['reason']}" for item in self.skipped[:3])
+                raise DataError(f"no image can be read from {order[rank]} or the other shards: {reasons}")
 
-    def _mixed(self, members: Iterator[Member], draw: random.Random) -> Iterator[Member]:
-        """Each member drawn from a buffer of those that follow."""
-        held = list(islice(members, self.buffer))
+    def _shuffled(self, members: Iterator[Member], draw: random.Random) -> Iterator[Member]:
+        """Yields the members in a random order, drawing each from a buffer of the next ones."""
+        buffer = list(islice(members, self.buffer))
         for member in members:
-            chosen = draw.randrange(len(held))
-            yield held[chosen]
-            held[chosen] = member
-        draw.shuffle(held)
-        yield from held
+            chosen = draw.randrange(len(buffer))
+            yield buffer[chosen]
+            buffer[chosen] = member
+        draw.shuffle(buffer)
+        yield from buffer
 
     def _decoded(self, members: Iterator[Member]) -> Iterator[tuple[str, Decoded]]:
         threads = max(1, (os.cpu_count() or 1) // rank_info().local)
@@ -163,13 +167,13 @@ class ImageStream:
         if isinstance(result, str):
             return member.name, result
         if self._channels not in (None, len(result.pixels)):
-            return member.name, f"it holds {result.about}, but channels={self._channels} was asked for"
-        if self._like is None or result.about == self._like.about:
+            return member.name, f"the image has {result.about}, but channels={self._channels} was requested"
+        if self._first is None or result.about == self._first.about:
             return member.name, result
-        return member.name, f"it holds {result.about}, and the first image {self._like.about}"
+        return member.name, f"the image has {result.about}, but the first image has {self._first.about}"
 
-    def _counted(self, cache: Path) -> int:
-        # Sizes come in steps of 10 KiB: with the name alone they would take another shard for one that was counted.
+    def _count_images(self, cache: Path) -> int:
+        # Sizes of tar files are multiples of 10 KiB, so name and size alone could confuse a shard with an earlier one.
         counted = [(os.path.abspath(name), os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in self.names]
         file = cache / f"shards-{json_sha256(counted)[:24]}.json"
         if not file.exists():
@@ -177,6 +181,6 @@ class ImageStream:
                 write_json(file, {"images": sum(pool.map(count_images, self.names))})
         return int(read_json(file)["images"])
 
-    def _listed(self) -> str:
+    def _shard_list(self) -> str:
         named = zip(self.names, self._sizes, strict=True)
         return "\n".join(f"{name.rpartition('/')[2]} {size}" for name, size in named)

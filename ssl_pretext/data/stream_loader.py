@@ -1,4 +1,4 @@
-"""Training batches of an image stream, prepared in the background while the model trains on earlier ones."""
+"""Loader of training batches from an image stream; a background thread prepares them during training."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +18,11 @@ from ssl_pretext.system.processes import rank_and_world
 
 __all__ = ["StreamLoader"]
 
-PREFETCHED = 2  # batches that wait to be taken
+PREFETCHED = 2  # batches that are prepared in advance
 
 
 class _Batch(NamedTuple):
-    """The share of a batch that one process gets."""
+    """The part of a batch that belongs to one process."""
 
     names: list[str]
     images: Tensor
@@ -31,10 +31,10 @@ class _Batch(NamedTuple):
 
 
 class StreamLoader(Loader):
-    """Batches of an `ImageStream`; further arguments and attributes are those of `Loader`.
+    """Loader of an `ImageStream`; the other arguments and attributes are those of `Loader`.
 
-    Each process makes its share of a batch from its own shards. A run that resumes in the middle of an epoch reads the
-    images before that place again, since the order depends on which images can be read.
+    Each process reads its part of a batch from its own shards. A run that resumes in the middle of an epoch reads the
+    earlier images of the epoch again, because the order depends on which images can be read.
 
     Args:
         images: The stream.
@@ -60,15 +60,15 @@ class StreamLoader(Loader):
 
     def __iter__(self) -> Iterator[Tensor]:
         start, self.start = self.start, 0
-        made = self._batches(start)
+        prepared = self._batches(start)
         with (
             ThreadPoolExecutor(1) as background,
-            closing(in_order(background, lambda _: next(made), range(start, len(self)), PREFETCHED)) as batches,
+            closing(in_order(background, lambda _: next(prepared), range(start, len(self)), PREFETCHED)) as batches,
         ):
             for number, (names, images, draws, share) in enumerate(batches, start=start + 1):
                 self.yielded, self._names, self.share = number, names, share
-                images = self._sent(images)
-                yield images if draws is None else flip_and_shift(images, self._sent(draws))
+                images = self._to_device(images)
+                yield images if draws is None else flip_and_shift(images, self._to_device(draws))
 
     @override
     def last_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Encoders by name, any `nn.Module` in their place, and the decoders that belong to them."""
+"""Encoders by name or as any `nn.Module`, their feature maps, and decoders for them."""
 
 from ssl_pretext.encoders.autoencoder import AutoencoderDecoder, AutoencoderEncoder
 from ssl_pretext.encoders.decoders import UpsamplingDecoder, create_decoder, decoder_for

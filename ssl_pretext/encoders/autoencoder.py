@@ -1,4 +1,4 @@
-"""The autoencoder of the documented Food-101 experiment, out of diffusers' blocks, to the exact parameter."""
+"""The autoencoder of the documented Food-101 experiment, built from diffusers' blocks with the same parameter count."""
 
 from typing import cast
 
@@ -17,17 +17,19 @@ LATENT_CHANNELS = 4
 
 
 class AutoencoderEncoder(nn.Module):
-    """Diffusers' VAE encoder and a 1×1 convolution from its 8 outputs (mean and variance of a VAE) to 4.
+    """The VAE encoder of diffusers, and a 1×1 convolution that reduces its 8 outputs (mean and variance) to 4.
 
-    533,544 + 36 parameters for one input channel; the latent has a quarter of the input's size.
+    It has 533,544 + 36 parameters for one input channel. It maps images `(B, in_channels, H, W)` to a latent
+    `(B, latent_channels, H/4, W/4)`.
 
     Args:
-        in_channels: Channels of the input, `(B, in_channels, H, W)` to `(B, latent_channels, H/4, W/4)`.
-        width: Factor of the channels inside; 0.5 for the halves of a split brain.
-        latent_channels: Of the output; 4 in the documented one.
+        in_channels: Number of channels of the input.
+        width: Factor by which the numbers of inner channels are multiplied; 0.5 for each encoder of a split brain.
+        latent_channels: Number of channels of the latent; 4 in the documented experiment.
 
     Raises:
-        ArgumentError: The width does not fit the groups of the norms, or the latent has no channels.
+        ArgumentError: The width gives channels that GroupNorm cannot divide into groups, or `latent_channels` is not
+            positive.
     """
 
     def __init__(self, in_channels: int = 1, width: float = 1.0, latent_channels: int = LATENT_CHANNELS) -> None:
@@ -38,8 +40,8 @@ class AutoencoderEncoder(nn.Module):
         groups = min(NORM_GROUPS, *channels)
         if groups < 1 or any(count % groups for count in channels):
             raise ArgumentError(
-                f"width={width} gives the autoencoder {', '.join(map(str, channels))} channels, which its norms cannot "
-                "part into equal groups; 0.25, 0.5, 1 and 2 are widths that fit"
+                f"width={width} gives the autoencoder {', '.join(map(str, channels))} channels, which its GroupNorm "
+                "layers cannot divide into equal groups; widths such as 0.25, 0.5, 1 and 2 work"
             )
         whole_number("latent_channels of the autoencoder", latent_channels)
         self.body = Encoder(
@@ -60,12 +62,15 @@ class AutoencoderEncoder(nn.Module):
 
 
 class AutoencoderDecoder(nn.Module):
-    """Diffusers' VAE decoder, the mirror of `AutoencoderEncoder`; 754,051 parameters for three output channels.
+    """The VAE decoder of diffusers, the counterpart of `AutoencoderEncoder`.
+
+    It has 754,051 parameters for three output channels. It maps a latent `(B, in_channels, h, w)` to a prediction
+    `(B, out_channels, s h, s w)` with `s = 2**doublings`.
 
     Args:
-        in_channels: Channels of the latent.
-        out_channels: Channels of the prediction, `(B, in_channels, h, w)` to `(B, out_channels, s h, s w)`.
-        doublings: How often the size is doubled, `s = 2**doublings`; twice in the documented one.
+        in_channels: Number of channels of the latent.
+        out_channels: Number of channels of the prediction.
+        doublings: Number of times that the size is doubled; 2 in the documented experiment.
     """
 
     def __init__(

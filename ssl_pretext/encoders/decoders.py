@@ -1,4 +1,4 @@
-"""Decoders: from an encoder's feature map back to the size of its input."""
+"""Decoders, which map the output of an encoder back to the size of its input."""
 
 import math
 from collections.abc import Callable
@@ -15,13 +15,16 @@ __all__ = ["DECODERS", "UpsamplingDecoder", "create_decoder", "decoder_for"]
 
 
 class UpsamplingDecoder(nn.Module):
-    """A light decoder: a 3×3 convolution and GroupNorm at each doubling of the size, then one to the outputs.
+    """A light decoder: GroupNorm, nearest upsampling and a 3×3 convolution for each doubling of the size.
+
+    It maps a feature map `(B, in_channels, h, w)` to a prediction `(B, out_channels, s h, s w)` with
+    `s = 2**doublings`.
 
     Args:
-        in_channels: Channels of the feature map `(B, in_channels, h, w)`.
-        out_channels: Channels of the prediction `(B, out_channels, s h, s w)`.
-        doublings: How often the size is doubled, `s = 2**doublings`.
-        width: Channels in between.
+        in_channels: Number of channels of the feature map.
+        out_channels: Number of channels of the prediction.
+        doublings: Number of times that the size is doubled.
+        width: Number of inner channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, doublings: int, width: int = 64) -> None:
@@ -46,23 +49,23 @@ DECODERS: dict[str, Callable[..., nn.Module]] = {"autoencoder": AutoencoderDecod
 
 
 def decoder_for(encoder: nn.Module) -> str:
-    """The name of the decoder that fits an encoder: its mirror for the documented autoencoder, else `"upsampling"`."""
+    """Returns the name of an encoder's default decoder: `"autoencoder"` for the autoencoder, else `"upsampling"`."""
     return "autoencoder" if isinstance(encoder, AutoencoderEncoder) else "upsampling"
 
 
 def create_decoder(decoder: str | nn.Module, shape: EncoderShape, out_channels: int) -> nn.Module:
-    """Builds the decoder that a name stands for; a module passes through.
+    """Creates a decoder by name; a module is returned unchanged.
 
-    A decoder doubles the size as often as it takes to reach the encoder's input. For a reduction that is not a power of
-    two its output is larger than the input, and the task resizes it.
+    A decoder doubles the size as often as needed to reach the size of the encoder's input. If the reduction of the
+    encoder is not a power of two, the output of the decoder is larger than the input, and the task resizes it.
 
     Args:
-        decoder: `"autoencoder"`, `"upsampling"`, or a module `(B, C, h, w)` to `(B, out_channels, H, W)`.
-        shape: The shape of the encoder, from `measure_encoder`.
-        out_channels: Channels to predict.
+        decoder: `"autoencoder"`, `"upsampling"`, or a module that maps `(B, C, h, w)` to `(B, out_channels, H, W)`.
+        shape: Shape of the encoder, from `measure_encoder`.
+        out_channels: Number of channels to predict.
 
     Raises:
-        UnknownNameError: There is no decoder of that name.
+        UnknownNameError: There is no decoder of this name.
         ArgumentError: `decoder` is neither a name nor a module.
 
     Examples:
@@ -74,9 +77,9 @@ def create_decoder(decoder: str | nn.Module, shape: EncoderShape, out_channels: 
     if isinstance(decoder, nn.Module):
         return decoder
     if not isinstance(decoder, str):
-        raise ArgumentError(f"a decoder is a name or an nn.Module instance, got {type(decoder).__name__}")
+        raise ArgumentError(f"a decoder must be a name or an nn.Module instance, got {type(decoder).__name__}")
     if decoder not in DECODERS:
-        raise UnknownNameError(f"there is no decoder named {decoder!r}; known: {', '.join(sorted(DECODERS))}")
-    # Rounding keeps 2.0000001 doublings, the logarithm of a reduction measured on odd sizes, from becoming three.
+        raise UnknownNameError(f"there is no decoder named {decoder!r}; the decoders are {', '.join(sorted(DECODERS))}")
+    # A reduction measured on odd sizes can have a logarithm such as 2.0000001; rounding keeps it from becoming three.
     doublings = math.ceil(round(math.log2(max(1.0, shape.reduction)), 6))
     return DECODERS[decoder](shape.channels, out_channels, doublings=doublings)

@@ -1,4 +1,4 @@
-"""Encoders out of timm: every network of its registry that names its intermediate features."""
+"""Encoders from timm: all of its networks that support intermediate features."""
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -14,8 +14,9 @@ from ssl_pretext.registry import Option, did_you_mean
 
 __all__ = ["TimmEncoder", "build", "timm_encoder", "timm_names"]
 
-# How networks with position embeddings or attention windows for one size are asked to take others. timm does not say
-# which of these a network knows, and refuses the others when it is called, before anything is built.
+# Options that make networks with position embeddings or attention windows accept images of other sizes, in the order in
+# which they are tried. timm does not tell which of them a network supports; it raises a TypeError for the others before
+# it builds anything.
 ANY_SIZE: tuple[dict[str, Option], ...] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"dynamic_img_size": True},
@@ -25,14 +26,14 @@ ANY_SIZE: tuple[dict[str, Option], ...] = (
 
 
 class TimmEncoder(MapEncoder):
-    """The feature map of a timm network: class tokens are dropped, and its last norm is applied where it has one.
+    """A timm network that returns its last feature map, without class tokens and after its last norm if it has one.
 
     Args:
-        name: What it is called in messages.
-        body: A network with timm's `forward_intermediates`.
-        layers: Names of its intermediate features; the last is the output.
+        name: Name of the encoder in messages.
+        body: A network with timm's method `forward_intermediates`.
+        layers: Names of the intermediate features of `body`; the last of them is the output.
         last_norm: Whether the norm that follows the features is applied to the output.
-        image_size: Side of the images that it was made for.
+        image_size: Width and height in pixels of the images that the network was made for.
     """
 
     def __init__(
@@ -46,8 +47,8 @@ class TimmEncoder(MapEncoder):
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         indices = sorted({self._layers.index(layer) for layer in layers})
-        found = dict(zip(indices, self._intermediates(images, indices, norm=False), strict=True))
-        return {layer: found[self._layers.index(layer)] for layer in layers}
+        maps = dict(zip(indices, self._intermediates(images, indices, norm=False), strict=True))
+        return {layer: maps[self._layers.index(layer)] for layer in layers}
 
     def _intermediates(self, images: Tensor, indices: list[int], *, norm: bool) -> list[Tensor]:
         body: Any = self.body
@@ -60,19 +61,20 @@ class TimmEncoder(MapEncoder):
 def timm_encoder(
     name: str, *, in_channels: int, pretrained: bool = False, layer: str | None = None, **options: Option
 ) -> TimmEncoder:
-    """Builds `"timm/<name>"`.
+    """Creates the encoder `"timm/<name>"`.
 
     Args:
         name: A name of `timm.list_models()`, with or without the tag of its weights.
-        in_channels: Channels of the input; weights for RGB are adapted by timm's rule.
-        pretrained: Load the published weights.
-        layer: Name of the intermediate feature to end at; what follows is cut off.
-        options: What timm passes on to the network, such as `img_size=64`, `embed_dim=96`, `channels="32x64x128x256"`.
+        in_channels: Number of channels of the input. Pretrained weights for RGB are adapted by timm's rule.
+        pretrained: Whether to load the published weights.
+        layer: Name of the layer whose feature map is the output; later layers are removed. By default the last layer.
+        options: Options that timm passes on to the network, such as `img_size=64`, `embed_dim=96` or
+            `channels="32x64x128x256"`.
 
     Raises:
-        UnknownNameError: timm has no such network, or the network no such layer.
-        MissingFileError: The pretrained weights are not there.
-        ArgumentError: The network does not take these options, or gives no intermediate features.
+        UnknownNameError: timm has no such network, or the network has no such layer.
+        MissingFileError: The pretrained weights are not on disk and cannot be downloaded.
+        ArgumentError: The network does not take these options, or has no intermediate features.
     """
     _check_name(name)
     _check_options(name, options)
@@ -83,7 +85,7 @@ def timm_encoder(
         if layer not in layers:
             raise UnknownNameError(f"timm/{name} has no layer {layer!r}; its layers: {', '.join(layers)}")
         layers = layers[: layers.index(layer) + 1]
-    # A norm behind the last layer would not fit the channels of an earlier one.
+    # The norm after the last layer would not fit the channels of an earlier layer.
     body.prune_intermediate_layers([len(layers) - 1], prune_norm=layer is not None)
     encoder = TimmEncoder(
         f"timm/{name}", body, layers, last_norm=layer is None, image_size=body.pretrained_cfg["input_size"][-1]
@@ -94,14 +96,14 @@ def timm_encoder(
         _drop_unused(encoder, in_channels)
     except ArgumentError as error:
         raise ArgumentError(
-            f"timm/{name} with these options runs neither on images of 64×64 pixels nor on those of "
-            f"{encoder.image_size}×{encoder.image_size}; leave the options out, or choose another img_size"
+            f"timm/{name} with these options runs neither on images of 64×64 pixels nor on images of "
+            f"{encoder.image_size}×{encoder.image_size}; remove the options, or choose another img_size"
         ) from error
     return encoder
 
 
 def timm_names() -> list[str]:
-    """Names of all networks of timm, without tags."""
+    """Returns the names of all networks of timm, without the tags of their weights."""
     import timm
 
     names: list[str] = timm.list_models()
@@ -109,35 +111,47 @@ def timm_names() -> list[str]:
 
 
 def build(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -> tuple[Any, dict[str, Any]]:
-    """A network of timm that takes images of other sizes if it can, and all that `timm.create_model` was given."""
+    """Creates a timm network, one that accepts images of any size if the network supports that.
+
+    Returns:
+        The network, and the options with which `timm.create_model` created it.
+
+    Raises:
+        MissingFileError: The pretrained weights are not on disk and cannot be downloaded.
+        ArgumentError: The network does not take these options.
+    """
     import timm
 
     if pretrained and not timm.is_model_pretrained(name):
-        raise MissingFileError(f"timm has no weights for {name!r}; timm.list_pretrained() names the networks that do")
-    refused: Exception | None = None
+        raise MissingFileError(
+            f"timm has no weights for {name!r}; timm.list_pretrained() lists the networks with weights"
+        )
+    rejection: Exception | None = None
     for any_size in ANY_SIZE:
         try:
-            # The number of classes stays: with another one timm no longer checks that all weights are there.
+            # The number of classes is not changed, because then timm would no longer check that no weights are missing.
             arguments = any_size | dict(options)
             return timm.create_model(name, pretrained=pretrained, **arguments), arguments
         except TypeError as error:
-            refused = error
+            rejection = error
         except OSError as error:
             raise _missing(name, error) from error
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise ArgumentError(f"timm/{name} cannot be built like this: {error or type(error).__name__}") from error
-    raise ArgumentError(f"timm/{name} does not take these options: {refused}") from refused
+            raise ArgumentError(
+                f"timm/{name} cannot be created with these options: {error or type(error).__name__}"
+            ) from error
+    raise ArgumentError(f"timm/{name} does not take these options: {rejection}") from rejection
 
 
 def _missing(name: str, error: OSError) -> MissingFileError:
     import timm
 
-    place = timm.get_pretrained_cfg(name)
-    source = place.file or (place.hf_hub_id and f"huggingface.co/{place.hf_hub_id}") or place.url
+    config = timm.get_pretrained_cfg(name)
+    source = config.file or (config.hf_hub_id and f"huggingface.co/{config.hf_hub_id}") or config.url
     return MissingFileError(
-        f"the pretrained weights of timm/{name} are not on this machine and could not be fetched from {source}: "
-        f"{error}. Run timm.create_model({name!r}, pretrained=True) once where there is a network, and copy the cache "
-        "of huggingface_hub (HF_HOME) here"
+        f"the pretrained weights of timm/{name} are not on this machine and could not be downloaded from {source}: "
+        f"{error}. Run timm.create_model({name!r}, pretrained=True) on a machine with internet access, and copy its "
+        "cache of huggingface_hub (HF_HOME) to this one"
     )
 
 
@@ -147,35 +161,38 @@ def _check_name(name: str) -> None:
     known = timm_names()
     architecture, _, tag = name.partition(".")
     if architecture not in known:
-        near = did_you_mean(architecture, known)
-        raise UnknownNameError(f"timm has no network named {architecture!r}.{near} list_encoders('timm/*') names all")
+        suggestion = did_you_mean(architecture, known)
+        raise UnknownNameError(
+            f"timm has no network named {architecture!r}.{suggestion} list_encoders('timm/*') lists all names"
+        )
     if tag and name not in (tags := timm.list_models(f"{architecture}.*", include_tags=True)):
-        raise UnknownNameError(f"timm has no weights {tag!r} for {architecture!r}; it has: {', '.join(tags)}")
+        raise UnknownNameError(f"timm has no weights {tag!r} for {architecture!r}; available are {', '.join(tags)}")
 
 
 def _check_options(name: str, options: Mapping[str, Option]) -> None:
-    """Refuses what is meant for `timm.create_model` itself, which would read files and fetch weights from anywhere."""
+    """Rejects options of `timm.create_model` itself, which could read any file or download weights from anywhere."""
     import timm
 
     own = signature(timm.create_model).parameters
-    if refused := sorted(key for key in options if key in own or key.startswith("pretrained_")):
+    if rejected := sorted(key for key in options if key in own or key.startswith("pretrained_")):
         raise ArgumentError(
-            f"{', '.join(refused)} is no option of timm/{name}; its published weights come by pretrained=true, and "
-            "others by load_state_dict() of the encoder"
+            f"{', '.join(rejected)} is not an option of timm/{name}; load its published weights with pretrained=true, "
+            "and other weights with load_state_dict() of the encoder"
         )
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Numbers repeated names, which networks with several branches have: `blocks.0`, `blocks.0#2`."""
+    """Numbers repeated names, which occur in networks with several branches, such as `blocks.0` and `blocks.0#2`."""
     return [
-        f"{name}#{count}" if (count := names[: place + 1].count(name)) > 1 else name for place, name in enumerate(names)
+        f"{name}#{count}" if (count := names[: index + 1].count(name)) > 1 else name for index, name in enumerate(names)
     ]
 
 
 def _drop_unused(encoder: TimmEncoder, in_channels: int) -> None:
-    """Removes the parts that the output does not depend on, such as heads, and freezes what is left of them.
+    """Removes the parts that the output does not depend on, such as heads, and freezes those that cannot be removed.
 
-    Parameters that never get a gradient would stop training on several devices, and count as part of the encoder.
+    Parameters that never get a gradient would stop training on several devices, and would be counted as parameters of
+    the encoder.
     """
     body = encoder.body
     output, ran = _traced(encoder, in_channels)
@@ -185,9 +202,10 @@ def _drop_unused(encoder: TimmEncoder, in_channels: int) -> None:
 
     def remove(module: nn.Module, prefix: str) -> None:
         for name, child in module.named_children():
-            mine = [id(parameter) in unused for parameter in child.parameters()]
-            # Lists never run themselves, and their items have to stay countable.
-            if prefix + name in ran or isinstance(child, nn.ModuleList | nn.ModuleDict) or not (mine and all(mine)):
+            are_unused = [id(parameter) in unused for parameter in child.parameters()]
+            is_container = isinstance(child, nn.ModuleList | nn.ModuleDict)
+            # A container never runs itself, and replacing it would break code that iterates over its items.
+            if prefix + name in ran or is_container or not (are_unused and all(are_unused)):
                 remove(child, f"{prefix}{name}.")
             else:
                 setattr(module, name, nn.Identity())
@@ -199,7 +217,7 @@ def _drop_unused(encoder: TimmEncoder, in_channels: int) -> None:
 
 
 def _traced(encoder: TimmEncoder, in_channels: int) -> tuple[Tensor, set[str]]:
-    """The output for a blank image, with its graph, and the names of the parts of the body that ran."""
+    """Returns the output for a blank image, with its autograd graph, and the names of the submodules that ran."""
     with torch.enable_grad():
         try:
             with record_outputs(encoder.body, [name for name, _ in encoder.body.named_modules() if name]) as outputs:
@@ -207,7 +225,7 @@ def _traced(encoder: TimmEncoder, in_channels: int) -> tuple[Tensor, set[str]]:
         except ArgumentError:
             if not encoder.last_norm:
                 raise
-            # A few networks refuse to apply their last norm, and timm does not say which.
+            # A few networks raise an error if their last norm is applied, and timm does not tell which.
             encoder.last_norm = False
             return _traced(encoder, in_channels)
     return cast(Tensor, output), set(outputs)

@@ -1,4 +1,4 @@
-"""Encoders out of torchvision's classification networks, cut off before their pooling and classifier."""
+"""Encoders from torchvision: its classification networks without their pooling and classifier."""
 
 import math
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from ssl_pretext.registry import Option, did_you_mean
 
 __all__ = ["TorchvisionEncoder", "constructor_options", "torchvision_encoder", "torchvision_names"]
 
-HEADS = {"avgpool", "classifier", "fc", "head"}  # what torchvision calls the parts behind the features
+HEADS = {"avgpool", "classifier", "fc", "head"}  # torchvision's names of the parts after the features
 RGB = 3
 
 
 class TorchvisionEncoder(MapEncoder):
-    """The output of the last layer of a torchvision network before its pooling.
+    """A torchvision network that returns the feature map before its pooling.
 
     Args:
-        name: What it is called in messages.
-        body: The network, with nothing but identities behind its features.
-        layers: Names of submodules that give features; the last is the output.
-        channels_last: Those of them whose maps are `(B, h, w, C)`.
+        name: Name of the encoder in messages.
+        body: The network, with identities in place of the parts after the features.
+        layers: Names of the submodules that return feature maps; the last of them is the output.
+        channels_last: Names of the layers that return maps as `(B, h, w, C)`.
     """
 
     def __init__(self, name: str, body: nn.Module, layers: Sequence[str], *, channels_last: Sequence[str] = ()) -> None:
@@ -38,7 +38,7 @@ class TorchvisionEncoder(MapEncoder):
         return self._maps(images, self._layers[-1:])[self._layers[-1]]
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        # A hook sees the features also where what follows them is written into the network's forward.
+        # Hooks get the features even of networks whose `forward` pools them itself.
         with record_outputs(self.body, layers) as outputs:
             self.body(images)
         return {layer: self._as_map(cast(Tensor, outputs[layer]), layer, images) for layer in layers}
@@ -46,15 +46,17 @@ class TorchvisionEncoder(MapEncoder):
     def _as_map(self, output: Tensor, layer: str, images: Tensor) -> Tensor:
         if isinstance(self.body, PatchTransformer):
             height = math.ceil(images.shape[-2] / self.body.patch_size)
-            return cast(Tensor, rearrange(output[:, 1:], "b (h w) c -> b c h w", h=height))  # first is the class token
+            return cast(Tensor, rearrange(output[:, 1:], "b (h w) c -> b c h w", h=height))  # drops the class token
         return cast(Tensor, rearrange(output, "b h w c -> b c h w")) if layer in self.channels_last else output
 
 
 class PatchTransformer(nn.Module):
-    """torchvision's vision transformer up to its last norm, from images of any size to tokens `(B, 1 + h w, C)`.
+    """The vision transformer of torchvision up to its last norm, for images of any size.
+
+    It returns tokens `(B, 1 + h w, C)`, of which the first is the class token.
 
     Args:
-        vit: A `torchvision.models.VisionTransformer`.
+        vit: A `torchvision.models.VisionTransformer`, whose submodules are used.
     """
 
     def __init__(self, vit: Any) -> None:
@@ -77,17 +79,17 @@ class PatchTransformer(nn.Module):
 def torchvision_encoder(
     name: str, *, in_channels: int, pretrained: bool = False, **options: Option
 ) -> TorchvisionEncoder:
-    """Builds `"torchvision/<name>"`.
+    """Creates the encoder `"torchvision/<name>"`.
 
     Args:
         name: A name of `torchvision.models.list_models(module=torchvision.models)`.
-        in_channels: Channels of the input; weights for RGB are adapted by timm's rule.
-        pretrained: Load torchvision's default weights.
-        options: What torchvision passes on to the network, such as `width_mult=0.5` or `input_size="448x448"`.
+        in_channels: Number of channels of the input. Pretrained weights for RGB are adapted by timm's rule.
+        pretrained: Whether to load torchvision's default weights.
+        options: Options that torchvision passes on to the network, such as `width_mult=0.5` or `input_size="448x448"`.
 
     Raises:
         UnknownNameError: torchvision has no such network.
-        MissingFileError: The pretrained weights are not there.
+        MissingFileError: The pretrained weights are not on disk and cannot be downloaded.
         ArgumentError: The network does not take these options.
     """
     from torchvision.models import SwinTransformer, VisionTransformer
@@ -96,7 +98,7 @@ def torchvision_encoder(
     if name not in known:
         raise UnknownNameError(
             f"torchvision has no network named {name!r}.{did_you_mean(name, known)} list_encoders('torchvision/*') "
-            "lists all"
+            "lists all names"
         )
     body = _build(name, pretrained, {key: as_numbers(value) for key, value in options.items()})
     _set_in_channels(body, in_channels, pretrained=pretrained)
@@ -116,7 +118,7 @@ def torchvision_encoder(
 
 
 def torchvision_names() -> list[str]:
-    """Names of all classification networks of torchvision."""
+    """Returns the names of all classification networks of torchvision."""
     import torchvision
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
@@ -124,11 +126,17 @@ def torchvision_names() -> list[str]:
 
 
 def constructor_options(name: str, options: dict[str, Any], *, pretrained: bool = False) -> dict[str, Any]:
-    """What torchvision's constructor of a network is given: the options, and what two of them need besides."""
+    """Returns the options for torchvision's constructor of a network, with additions for GoogLeNet and Inception v3.
+
+    Args:
+        name: Name of the network.
+        options: The options that were given.
+        pretrained: Whether pretrained weights are loaded.
+    """
     if name not in ("googlenet", "inception_v3"):
         return options
-    # Without the classifiers at inner layers, and without a change of the input that knows RGB alone. They warn
-    # unless told to draw their weights, and refuse to be told where weights are loaded.
+    # These switch off the auxiliary classifiers and an input transform that works for RGB only. Both constructors warn
+    # without `init_weights`, but do not accept it together with pretrained weights.
     options = {"aux_logits": False, "transform_input": False} | options
     return options if pretrained else options | {"init_weights": True}
 
@@ -145,15 +153,16 @@ def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     except OSError as error:
         url = weights.DEFAULT.url
         raise MissingFileError(
-            f"the pretrained weights of torchvision/{name} are not on this machine and could not be fetched: {error}. "
-            f"Fetch {url} where there is a network, into the folder {torch.hub.get_dir()}/checkpoints here"
+            f"the pretrained weights of torchvision/{name} are not on this machine and could not be downloaded: "
+            f"{error}. Download {url} on a machine with internet access, and copy the file to the folder "
+            f"{torch.hub.get_dir()}/checkpoints of this one"
         ) from error
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(f"torchvision/{name} does not take these options: {error}") from error
 
 
 def _set_in_channels(body: nn.Module, in_channels: int, *, pretrained: bool) -> None:
-    """Gives the first convolution, the only one on RGB, another number of input channels."""
+    """Changes the number of input channels of the first convolution, the only layer that sees the image."""
     from timm.models import adapt_input_conv
 
     first = next(part for part in body.modules() if isinstance(part, nn.Conv2d))
@@ -162,19 +171,20 @@ def _set_in_channels(body: nn.Module, in_channels: int, *, pretrained: bool) -> 
     if pretrained:
         weight = adapt_input_conv(in_channels, first.weight.detach())
     else:
-        # Drawn anew, since timm's rule would repeat the same weights; the spread keeps the variance of the response.
+        # New random weights, because timm's rule would repeat the same weights for several channels. Their standard
+        # deviation preserves the variance of the output.
         weight = first.weight.new_empty(first.out_channels, in_channels, *first.kernel_size)
         nn.init.normal_(weight, std=first.weight.std().item() * math.sqrt(RGB / in_channels))
     first.in_channels, first.weight = in_channels, nn.Parameter(weight)
 
 
 def _cut(body: nn.Module) -> str:
-    """Replaces pooling and classifier by identities and returns the name of the last layer before them."""
+    """Replaces pooling and classifier by identities, and returns the name of the last layer before them."""
     names = [name for name, _ in body.named_children()]
     head = next(index for index, name in enumerate(names) if name in HEADS)
     for name in names[head:]:
         setattr(body, name, nn.Identity())
     trunk = names[head - 1]
     last = body.get_submodule(trunk)
-    # A list of modules does not run itself; its last item gives the features.
+    # A list of modules is not called itself; its last item returns the features.
     return f"{trunk}.{len(last) - 1}" if isinstance(last, nn.ModuleList) else trunk

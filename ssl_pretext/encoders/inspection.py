@@ -1,4 +1,4 @@
-"""What an encoder is, found by running it once: output channels, reduction, layers that give feature maps."""
+"""Inspection of encoders by running them: output shape, layers with feature maps, and the feature maps of layers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +21,20 @@ __all__ = [
     "record_outputs",
 ]
 
-PROBE_SIZES = (64, 224)  # sides of the image of the dry run; the second where the first is too small
+DRY_RUN_SIZES = (64, 224)  # image sizes of the dry run; the second is used if the first is too small
 
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """Output of an encoder: `(B, in_channels, H, W)` to `(B, channels, H / reduction, W / reduction)`."""
+    """The shapes of an encoder's input and output.
+
+    The encoder maps `(B, in_channels, H, W)` to `(B, channels, H / reduction, W / reduction)`.
+
+    Attributes:
+        in_channels: Number of channels of the input.
+        channels: Number of channels of the output.
+        reduction: Factor by which the output is smaller than the input.
+    """
 
     in_channels: int
     channels: int
@@ -34,36 +42,50 @@ class EncoderShape:
 
 
 def measure_encoder(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> EncoderShape:
-    """Runs the encoder on one blank image, leaving its mode, buffers and the random state as they were.
+    """Measures the shape of an encoder's output by running the encoder on one blank image.
+
+    The mode and the buffers of the encoder and the random state stay unchanged.
 
     Args:
-        encoder: A module from `(B, in_channels, H, W)` to `(B, C, h, w)`.
-        in_channels: Channels of its input.
-        image_size: Side of the image; left out, 64, or for an encoder that does not take that, a larger one.
+        encoder: A module that maps `(B, in_channels, H, W)` to `(B, C, h, w)`.
+        in_channels: Number of channels of the input.
+        image_size: Width and height of the image in pixels. By default 64, or a larger size if the encoder does not
+            accept 64.
 
     Raises:
-        ArgumentError: It does not run on `(1, in_channels, H, W)`, or does not return a `(1, C, h, w)` map.
+        ArgumentError: The encoder does not run on `(1, in_channels, H, W)`, or does not return a map `(1, C, h, w)`.
     """
     with torch.no_grad():
         size, output = dry_run(encoder, in_channels, image_size=image_size)
     if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[0] != 1:
         what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ArgumentError(f"an encoder returns a feature map (B, C, h, w), {type(encoder).__name__} returned {what}")
+        raise ArgumentError(
+            f"an encoder must return a feature map (B, C, h, w), but {type(encoder).__name__} returned {what}"
+        )
     return EncoderShape(in_channels, output.shape[1], size / output.shape[-1])
 
 
 def dry_run(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> tuple[int, object]:
-    """The size of a blank image that the encoder takes, and what it makes of it.
+    """Runs the encoder on one blank image, in eval mode and without changing the random state.
+
+    Args:
+        encoder: A module that takes images `(B, in_channels, H, W)`.
+        in_channels: Number of channels of the input.
+        image_size: Width and height of the image in pixels. By default 64, or a larger size if the encoder does not
+            accept 64.
+
+    Returns:
+        The image size that the encoder accepted, and its output.
 
     Raises:
-        ArgumentError: It does not run; the message is about the first size that was tried.
+        ArgumentError: The encoder does not run; the message is about the first size that was tried.
     """
-    made_for = encoder.image_size if isinstance(encoder, MapEncoder) else PROBE_SIZES[1]
+    made_for = encoder.image_size if isinstance(encoder, MapEncoder) else DRY_RUN_SIZES[1]
     failures: dict[int, Exception] = {}
-    for size in [image_size] if image_size else [PROBE_SIZES[0], made_for]:
+    for size in [image_size] if image_size else [DRY_RUN_SIZES[0], made_for]:
         try:
-            with _undisturbed(encoder):
-                return size, encoder(_blank(encoder, in_channels, size))
+            with _without_side_effects(encoder):
+                return size, encoder(_blank_image(encoder, in_channels, size))
         except (RuntimeError, ValueError, TypeError) as error:
             failures.setdefault(size, error)
     size, first = next(iter(failures.items()))
@@ -74,9 +96,18 @@ def dry_run(encoder: nn.Module, in_channels: int, *, image_size: int | None = No
 
 
 def feature_layers(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> list[str]:
-    """Names of the layers that give one feature map per image, in running order.
+    """Returns the names of the layers that have feature maps, in the order in which they run.
 
-    These are what a `MapEncoder` names, else the submodules at most two levels deep.
+    A `MapEncoder` names its layers itself. For other encoders, the layers are the submodules that are at most two
+    levels deep and return a map `(B, C, h, w)`.
+
+    Args:
+        encoder: A module that maps `(B, in_channels, H, W)` to `(B, C, h, w)`.
+        in_channels: Number of channels of the input.
+        image_size: Width and height, in pixels, of the blank image on which the encoder runs; see `measure_encoder`.
+
+    Raises:
+        ArgumentError: The encoder does not run, or does not return a feature map.
     """
     if isinstance(encoder, MapEncoder):
         return encoder.layers()
@@ -84,7 +115,12 @@ def feature_layers(encoder: nn.Module, in_channels: int, *, image_size: int | No
 
 
 def layers_with_maps(module: nn.Module, run: Callable[[], object]) -> list[str]:
-    """Names of the submodules, at most two levels deep, that give maps `(B, C, h, w)` while `run` runs the module."""
+    """Returns the names of the submodules, at most two levels deep, that return maps `(B, C, h, w)`.
+
+    Args:
+        module: The module that contains the submodules.
+        run: Function that runs the module once.
+    """
     shallow = [name for name, _ in module.named_modules() if name and _depth(module, name) <= 2]
     with record_outputs(module, shallow) as outputs:
         run()
@@ -92,19 +128,20 @@ def layers_with_maps(module: nn.Module, run: Callable[[], object]) -> list[str]:
 
 
 def feature_maps(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """The feature maps `(B, C, h, w)` of several layers, out of one pass of the encoder.
+    """Returns the feature maps of several layers from one forward pass of the encoder.
 
     Args:
         encoder: The encoder to run.
-        inputs: Its input, `(B, in_channels, H, W)`.
-        layers: Names of `feature_layers`, or of deeper submodules that give maps; `""` is the encoder's output.
+        inputs: Input of the encoder, `(B, in_channels, H, W)`.
+        layers: Names of layers from `feature_layers`, or of deeper submodules that return maps; `""` is the output of
+            the encoder.
 
     Returns:
-        The map of each name, in the order asked for.
+        The feature map `(B, C, h, w)` of each layer, in the order of `layers`.
 
     Raises:
         UnknownNameError: The encoder has no such layer.
-        ArgumentError: The layer did not run, or gave no feature map.
+        ArgumentError: A layer did not run, or did not return a feature map.
 
     Examples:
         >>> encoder = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 2, stride=2))
@@ -112,32 +149,44 @@ def feature_maps(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> d
         {'1': (2, 8, 4, 4), '0': (2, 4, 8, 8)}
     """
     if isinstance(encoder, MapEncoder):
-        # Its output is no layer of it: what a network does last, such as a norm, comes after them.
+        # The output is not the map of the last layer, because the network may apply more to it, such as a norm.
         inner = [layer for layer in layers if layer]
         maps = encoder.feature_maps(inputs, inner) if inner else {}
         return maps if len(inner) == len(layers) else maps | {"": encoder(inputs)}
     modules = dict(encoder.named_modules())
     for layer in layers:
         if layer not in modules:
-            raise UnknownNameError(f"the encoder has no layer {layer!r}; layers() lists those that give feature maps")
+            raise UnknownNameError(
+                f"the encoder has no layer {layer!r}; feature_layers() lists the layers with feature maps"
+            )
     with record_outputs(encoder, layers) as outputs:
         encoder(inputs)
     maps = {}
     for layer in layers:
         output = outputs.get(layer)
         if not isinstance(output, Tensor) or output.dim() != 4:
-            raise ArgumentError(f"layer {layer!r} gives no feature map (B, C, h, w); layers() lists those that do")
+            raise ArgumentError(
+                f"layer {layer!r} returns no feature map (B, C, h, w); feature_layers() lists the layers that do"
+            )
         maps[layer] = output
     return maps
 
 
 @contextmanager
 def record_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, object]]:
-    """A dict that fills with the outputs of the named submodules, the last one of each, in the order they finish."""
+    """Records the outputs of submodules while the block runs the module.
+
+    Args:
+        module: The module that contains the submodules.
+        names: Names of the submodules.
+
+    Yields:
+        A dictionary with the last output of each submodule that has run, in the order in which they finished first.
+    """
     outputs: dict[str, object] = {}
     hooks = [
         module.get_submodule(name).register_forward_hook(
-            # A copy: an activation that follows may work in place.
+            # The output is copied, because an activation that follows may change it in place.
             lambda _module, _inputs, output, name=name: outputs.update(
                 {name: output.clone() if isinstance(output, Tensor) else output}
             )
@@ -152,19 +201,19 @@ def record_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str
 
 
 def _depth(encoder: nn.Module, name: str) -> int:
-    """Levels below the encoder; a list of modules adds none, since its items stand side by side."""
+    """Returns how many levels a submodule is below the encoder, not counting lists of modules."""
     parts = name.split(".")
     parents = (".".join(parts[: i + 1]) for i in range(len(parts) - 1))
     return len(parts) - sum(isinstance(encoder.get_submodule(parent), nn.ModuleList) for parent in parents)
 
 
-def _blank(encoder: nn.Module, in_channels: int, size: int) -> Tensor:
+def _blank_image(encoder: nn.Module, in_channels: int, size: int) -> Tensor:
     like = next(encoder.parameters(), torch.empty(0))
     return torch.zeros(1, in_channels, size, size, device=like.device, dtype=like.dtype)
 
 
 @contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """In eval mode, in which BatchNorm keeps its statistics, and without a change of the random state."""
+def _without_side_effects(module: nn.Module) -> Iterator[None]:
+    """Switches to eval mode, in which BatchNorm keeps its statistics, and restores the random state afterward."""
     with eval_mode(module), torch.random.fork_rng(devices=[]):
         yield

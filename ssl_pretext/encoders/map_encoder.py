@@ -1,4 +1,4 @@
-"""What the encoders around other libraries' networks share: feature maps by name, and errors about image sizes."""
+"""The base class of encoders from other libraries: feature maps by name, and errors about image sizes."""
 
 import re
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ __all__ = ["MapEncoder", "as_numbers"]
 
 
 class MapEncoder(nn.Module):
-    """An encoder that names its inner feature maps itself and gives all of them as `(B, C, h, w)`.
+    """Base class of encoders that list their own layers and return all feature maps as `(B, C, h, w)`.
 
     Args:
-        name: What it is called in messages, such as `"timm/resnet18"`.
-        body: The network inside.
-        layers: Names that `feature_maps` accepts, in running order.
-        image_size: Side of the images that the network was made for; many take others too.
+        name: Name of the encoder in messages, such as `"timm/resnet18"`.
+        body: The wrapped network.
+        layers: Names of the layers, in the order in which they run.
+        image_size: Width and height in pixels of the images that the network was made for. Many networks accept other
+            sizes too.
     """
 
     def __init__(self, name: str, body: nn.Module, layers: Sequence[str], *, image_size: int) -> None:
@@ -32,25 +33,29 @@ class MapEncoder(nn.Module):
         try:
             return self._output(images)
         except (AssertionError, RuntimeError) as error:
-            raise self._explained(error, images) from error
+            raise self._with_explanation(error, images) from error
 
     def layers(self) -> list[str]:
-        """Names of the inner feature maps, in running order."""
+        """Returns the names of the layers, in the order in which they run."""
         return list(self._layers)
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The feature maps `(B, C, h, w)` of the named layers, out of one pass.
+        """Returns the feature maps `(B, C, h, w)` of layers from one forward pass.
+
+        Args:
+            images: Input of the encoder, `(B, in_channels, H, W)`.
+            layers: Names from `layers()`.
 
         Raises:
-            UnknownNameError: There is no such layer.
-            ArgumentError: The network does not take images of this size.
+            UnknownNameError: The encoder has no such layer.
+            ArgumentError: The network does not accept images of this size, dtype or device.
         """
         if unknown := [layer for layer in layers if layer not in self._layers]:
             raise UnknownNameError(f"{self.name} has no layer {unknown[0]!r}; its layers: {', '.join(self._layers)}")
         try:
             return self._maps(images, layers)
         except (AssertionError, RuntimeError) as error:
-            raise self._explained(error, images) from error
+            raise self._with_explanation(error, images) from error
 
     def _output(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -58,25 +63,26 @@ class MapEncoder(nn.Module):
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def _explained(self, error: Exception, images: Tensor) -> Exception:
-        # Only the plain kinds come from shapes that do not fit; the subclasses are things like lack of memory.
+    def _with_explanation(self, error: Exception, images: Tensor) -> Exception:
+        # Shapes that do not fit raise exactly these types; their subclasses have other reasons, such as out of memory.
         if type(error) not in (AssertionError, RuntimeError):
             return error
         weights = next(self.parameters(), images)
         if (weights.dtype, weights.device) != (images.dtype, images.device):
             return ArgumentError(
                 f"{self.name} has weights of {weights.dtype} on {weights.device} and got images of {images.dtype} on "
-                f"{images.device}; bring them together with .to()"
+                f"{images.device}; use .to() to give both the same dtype and device"
             )
         size, reason = self.image_size, str(error) or type(error).__name__
         return ArgumentError(
             f"{self.name} does not run on images of shape {tuple(images.shape)}: {reason}. It was made for {size}×"
-            f"{size} pixels; use that size, or build it for another with '{self.name}[img_size=64]' where it takes that"
+            f"{size} pixels; use that size, or choose another with '{self.name}[img_size=64]' if the network has this "
+            "option"
         )
 
 
 def as_numbers(value: Option) -> Option | tuple[int, ...]:
-    """An option of a spec as other libraries take it: `"64x128"` stands for several numbers.
+    """Converts an option of a spec to the form of other libraries: text such as `"64x128"` stands for several numbers.
 
     Examples:
         >>> as_numbers("64x128x256"), as_numbers("gelu"), as_numbers(3)

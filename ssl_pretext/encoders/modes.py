@@ -1,4 +1,4 @@
-"""Eval mode for the length of a block."""
+"""A context manager that switches a module to eval mode and back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,12 @@ __all__ = ["eval_mode"]
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode, and afterward restores the mode of each part, since parts may differ.
+    """Switches a module to eval mode for a block, and restores the mode of each of its parts afterward.
+
+    The modes are restored part by part, because parts can have different modes, and also after an exception.
+
+    Args:
+        module: The module whose mode is changed.
 
     Examples:
         >>> network = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())

@@ -1,4 +1,4 @@
-"""Encoders by name, and any `nn.Module` from `(B, in_channels, H, W)` to `(B, C, h, w)` in their place."""
+"""The registry that creates encoders by name, including the networks of timm and torchvision."""
 
 import fnmatch
 import re
@@ -20,7 +20,7 @@ __all__ = ["ENCODERS", "create_encoder", "half_width", "list_encoders", "registe
 
 @dataclass(frozen=True)
 class Source:
-    """A library whose networks are reached as `"<library>/<name>"`; it is imported when one is asked for."""
+    """A library whose networks are named `"<library>/<name>"`; it is imported when one of them is used or listed."""
 
     create: Callable[..., nn.Module]
     names: Callable[[], list[str]]
@@ -35,18 +35,19 @@ SOURCES = {
 
 
 def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Module:
-    """Builds the encoder that a name (with options in brackets) stands for; a module passes through.
+    """Creates an encoder from its name, with options in brackets; a module is returned unchanged.
 
-    `"timm/<name>"` and `"torchvision/<name>"` are all networks of these libraries, without their classifier. They take
-    `pretrained=true`, and pass other options on: `"timm/vit_tiny_patch16_224[pretrained=true;img_size=64]"`.
+    `"timm/<name>"` and `"torchvision/<name>"` are the networks of these libraries, without their classifiers. They take
+    `pretrained=true`, and pass other options on to the library:
+    `"timm/vit_tiny_patch16_224[pretrained=true;img_size=64]"`.
 
     Args:
-        encoder: A name of `list_encoders()`, or a module from `(B, in_channels, H, W)` to `(B, C, h, w)`.
-        in_channels: Channels of its input.
+        encoder: A name of `list_encoders()`, or a module that maps `(B, in_channels, H, W)` to `(B, C, h, w)`.
+        in_channels: Number of channels of the input.
 
     Raises:
-        UnknownNameError: There is no such name.
-        MissingFileError: Pretrained weights are asked for and not there.
+        UnknownNameError: There is no encoder of this name.
+        MissingFileError: Pretrained weights were requested, but they are not on disk and cannot be downloaded.
         ArgumentError: `encoder` is neither a name nor a module, or the encoder does not take the options.
 
     Examples:
@@ -60,28 +61,31 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
     if isinstance(encoder, nn.Module):
         return encoder
     if not isinstance(encoder, str):
-        raise ArgumentError(f"an encoder is a name or an nn.Module instance, got {type(encoder).__name__}")
+        raise ArgumentError(f"an encoder must be a name or an nn.Module instance, got {type(encoder).__name__}")
     name, options = parse_spec(encoder)
     library, _, network = name.partition("/")
     if library in SOURCES and name not in ENCODERS.names():
         reserved: dict[str, Any] = {"in_channels": in_channels}
         if clash := options.keys() & reserved:
-            raise ArgumentError(f"{', '.join(clash)} is no option of an encoder's name; it follows from the channels")
+            raise ArgumentError(
+                f"{', '.join(clash)} is not an option of the encoder {name}, because it follows from the channels that "
+                "the encoder gets; remove it"
+            )
         check_option_types(f"the encoder {name!r}", SOURCES[library].create, options)
         return SOURCES[library].create(network, **options, **reserved)
     try:
         return ENCODERS.create(encoder, in_channels=in_channels)
     except UnknownNameError as error:
         libraries = " and ".join(f"{source}/<name>" for source in SOURCES)
-        raise UnknownNameError(f"{error} Other libraries' networks are called {libraries}.") from None
+        raise UnknownNameError(f"{error} The networks of other libraries are named {libraries}.") from None
 
 
 def list_encoders(pattern: str | None = None) -> list[str]:
-    """Names that `create_encoder` knows.
+    """Returns the names that `create_encoder` accepts.
 
     Args:
-        pattern: A pattern of the names to list, such as `"timm/resnet*"`. Left out, the names registered here and one
-            pattern for each library whose networks are known.
+        pattern: Pattern of the names to list, such as `"timm/resnet*"`. By default, the names registered in this
+            library are listed, and one pattern for each other library.
 
     Examples:
         >>> list_encoders()[-2:]
@@ -95,18 +99,18 @@ def list_encoders(pattern: str | None = None) -> list[str]:
     names = ENCODERS.names()
     for library, source in SOURCES.items():
         prefix = f"{library}/"
-        if prefix.startswith(literal) or literal.startswith(prefix):  # else no import, since none of its names fits
+        if prefix.startswith(literal) or literal.startswith(prefix):  # otherwise no name matches: skip the import
             names += [prefix + name for name in source.names()]
     return fnmatch.filter(names, pattern)
 
 
 def register_encoder(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Files a factory that takes `in_channels` under a name, as a decorator."""
+    """Returns a decorator that registers a factory, which must take `in_channels`, under `name`."""
     return ENCODERS.register(name)
 
 
 def half_width(encoder: str) -> str:
-    """The name of the same architecture at half its width where its factory has `width`, else the name itself.
+    """Returns the name of the same architecture at half its width, or the name itself if it has no option `width`.
 
     Examples:
         >>> half_width("autoencoder"), half_width("autoencoder[width=1.0]"), half_width("timm/resnet18")

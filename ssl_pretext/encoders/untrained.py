@@ -1,4 +1,4 @@
-"""Untrained copies of encoders, which serve as controls."""
+"""Untrained copies of encoders, which are used as controls."""
 
 import copy
 
@@ -11,7 +11,7 @@ __all__ = ["reinitialized", "without_weights"]
 
 
 def without_weights(encoder: str) -> str:
-    """The name of the same architecture with random weights, for an untrained control.
+    """Returns the name of the same architecture with random weights, for an untrained control.
 
     Examples:
         >>> without_weights("timm/resnet18[pretrained=true;layer=layer3]")
@@ -22,7 +22,14 @@ def without_weights(encoder: str) -> str:
 
 
 def reinitialized(module: nn.Module) -> nn.Module:
-    """A copy whose parts have drawn their parameters again, through PyTorch's `reset_parameters`."""
+    """Returns a copy of a module with new random parameters, drawn by the `reset_parameters` of its parts.
+
+    Args:
+        module: The module to copy; it stays unchanged.
+
+    Raises:
+        ArgumentError: A part with parameters has no `reset_parameters`.
+    """
     twin = copy.deepcopy(module)
     drawn: set[int] = set()
     for part in twin.modules():
@@ -32,7 +39,8 @@ def reinitialized(module: nn.Module) -> nn.Module:
     left = [name for name, parameter in twin.named_parameters() if id(parameter) not in drawn]
     if left:
         raise ArgumentError(
-            f"{type(module).__name__} cannot draw {', '.join(left[:3])} anew: its part has no reset_parameters(). "
-            "Add one, or register_encoder() a factory and give the encoder by name."
+            f"no untrained copy of {type(module).__name__} can be made, because the parts with the parameters "
+            f"{', '.join(left[:3])} have no reset_parameters(). Add this method, or register a factory with "
+            "register_encoder() and give the encoder by name."
         )
     return twin

@@ -1,4 +1,4 @@
-"""Pretrained encoders for other libraries, and representations in folders that can be loaded again."""
+"""Export: encoders for use in other libraries, and saving and loading of representations."""
 
 from ssl_pretext.export.encoder import ImageEncoder, export_encoder
 from ssl_pretext.export.representation import load_representation, save_representation

@@ -1,4 +1,4 @@
-"""A pretrained encoder leaves: as a plain module on whole images, and as a file that its own library loads."""
+"""Export of a pretrained encoder, as a plain module on whole images and as files for other libraries."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.export.native import Native, as_native
+from ssl_pretext.export.native import NativeWeights, native_weights
 from ssl_pretext.saving.contract import WEIGHTS_FILE
 from ssl_pretext.system.files import atomic_write, write_json, write_text
 from ssl_pretext.tasks.base import PretextTask
@@ -23,33 +23,34 @@ __all__ = ["ImageEncoder", "export_encoder"]
 README = """\
 # {name}
 
-The encoder of the pretext task `{task}`, pretrained with ssl_pretext {version}. It maps `inputs`
+An encoder that was pretrained with the pretext task `{task}` of ssl_pretext {version}. It maps `inputs`
 `(B, {count}, H, W)` to features `(B, {outputs}, H/{reduction:g}, W/{reduction:g})`.
 
 ```python
 {code}
 ```
 
-## What it was shown
+## Inputs
 
 ```json
 {contract}
 ```
 
-`inputs` are the named channels of an image, each as `(value - center) / scale`. Images are sRGB in `[0, 1]` unless the
-space is one of bands; missing values are 0. With ssl_pretext: `inputs = Channels.parse("{channels}").extract(images)`.
-{fresh}"""
+`inputs` are the listed channels of the images, normalized by `(value - center) / scale`. Missing values are 0. The
+images are sRGB in `[0, 1]` for the spaces rgb, lab, ycbcr and gray, and otherwise contain the channels themselves.
+With ssl_pretext, `inputs = Channels.parse("{channels}").inputs(images)`.
+{untrained}"""
 
 
 class ImageEncoder(nn.Module):
-    """A pretrained encoder on whole images: takes its channels out of them, and gives its feature map.
+    """A pretrained encoder that takes whole images: it extracts its channels and computes the feature map.
 
-    All of it is plain PyTorch: train it, put a head behind it, save its `state_dict`.
+    It is a plain PyTorch module: you can train it, add a head, and save its `state_dict`.
 
     Args:
-        encoders: Networks from normalized channels to maps `(B, C, h, w)`.
-        channels: What each of them sees.
-        image_size: Side of the images that they were trained on, or `(H, W)`, where that is known.
+        encoders: One or more networks from normalized channels to feature maps `(B, C, h, w)`.
+        channels: The channels that each network sees.
+        image_size: Height and width of the training images, as one number or `(H, W)`; None if it is unknown.
     """
 
     def __init__(
@@ -60,7 +61,10 @@ class ImageEncoder(nn.Module):
         self.channels, self.image_size = tuple(channels), image_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """The feature map `(B, C, h, w)`, those of several encoders joined, of images as the task takes them."""
+        """Computes the feature map `(B, C, h, w)` of images as the task takes them.
+
+        The maps of several encoders are concatenated along the channels.
+        """
         maps = []
         for encoder, channels in zip(self.encoders, self.channels, strict=True):
             maps.append(encoder(channels.inputs(images)))
@@ -68,22 +72,25 @@ class ImageEncoder(nn.Module):
 
 
 def export_encoder(task: PretextTask, folder: str | Path | None = None) -> ImageEncoder:
-    """The pretrained encoder of a task, to be fine-tuned elsewhere.
+    """Exports the pretrained encoder of a task, for example for fine-tuning.
 
-    The folder gets `model.safetensors`, `encoder.json` (what the encoder is to be shown) and a `README.md` with the
-    code that loads it without this library: weights of a timm encoder are those of
-    `timm.create_model(name, in_chans=..., num_classes=0, checkpoint_path=...)`, those of a torchvision one have the
-    names of its constructor, and others are the encoder's `state_dict`.
+    If a folder is given, three files are written to it. `model.safetensors` contains the weights, `encoder.json`
+    describes the input that the encoder expects, and `README.md` contains code that loads the weights without this
+    library. The weights of a timm encoder are those that
+    `timm.create_model(name, in_chans=..., num_classes=0, checkpoint_path=...)` loads, those of a torchvision encoder
+    have the names of torchvision's model, and those of other encoders are the encoder's `state_dict`.
 
     Args:
-        task: A trained task; the module returned is a copy, in eval mode, that shares nothing with it.
-        folder: Where to write the files, if at all.
+        task: A trained task.
+        folder: Folder for the files; None writes no files.
 
     Returns:
-        A module from images, sRGB in `[0, 1]` or `uint8` (or the bands of the task's space), to `(B, C, h, w)`.
+        A copy of the encoder in eval mode, which shares no weights with the task. It maps images `(B, C, H, W)`, sRGB
+        in `[0, 1]` or `uint8` or the bands of the task's space, to feature maps `(B, c, h, w)`.
 
     Raises:
-        ArgumentError: Files are asked for of a task with two encoders; export each of `task.branches`.
+        ArgumentError: A folder is given for a task with two encoders, or timm now builds another network by the
+            encoder's name.
 
     Examples:
         >>> from ssl_pretext.tasks import Colorization
@@ -95,8 +102,8 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
     if folder is not None:
         if len(parts) > 1:
             raise ArgumentError(
-                f"{task.name} has two encoders, and a file holds one: call export_encoder(task.branches[0], folder), "
-                "and the same for task.branches[1] with another folder"
+                f"{task.name} has two encoders, but a folder can contain only one; call "
+                "export_encoder(task.branches[0], folder), and the same for task.branches[1] with another folder"
             )
         _write(task, Path(folder))
     encoders = [copy.deepcopy(part.encoder).cpu() for part in parts]
@@ -106,7 +113,7 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
 def _write(task: PretextTask, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    native = as_native(task.encoder, task.encoder_name, task.channels.num_channels)
+    native = native_weights(task.encoder, task.encoder_name, task.channels.num_channels)
     contract = _contract(task)
     with atomic_write(folder / WEIGHTS_FILE) as part:
         save_file(native.weights, part, metadata={"format": "pt"})
@@ -115,24 +122,24 @@ def _write(task: PretextTask, folder: Path) -> None:
 
 
 def _contract(task: PretextTask) -> dict[str, Any]:
-    """What the encoder is to be shown, JSON-ready."""
+    """Describes the input that the encoder expects, as JSON-serializable values."""
     channels, space = task.channels, task.channels.space
-    places = [space.channels.index(name) for name in channels.names]
+    indices = [space.channels.index(name) for name in channels.names]
     return {
         "encoder": task.encoder_name,
         "task": task.name,
         "space": space.name,
         "channels": list(channels.names),
-        "center": [space.center[place] for place in places],
-        "scale": [space.scale[place] for place in places],
+        "center": [space.center[index] for index in indices],
+        "scale": [space.scale[index] for index in indices],
         "image_size": task.trained_on.image_size,
         "resize": task.trained_on.resize,
     }
 
 
-def _readme(task: PretextTask, native: Native, contract: dict[str, Any]) -> str:
-    fresh = ", ".join(native.fresh)
-    note = f"\nThe features do not depend on these weights, which are not trained: {fresh}.\n" if fresh else ""
+def _readme(task: PretextTask, native: NativeWeights, contract: dict[str, Any]) -> str:
+    names = ", ".join(native.untrained)
+    note = f"\nThe features do not depend on these weights, which are not trained: {names}.\n" if names else ""
     return README.format(
         name=task.encoder_name or type(task.encoder).__name__,
         task=task.name,
@@ -143,5 +150,5 @@ def _readme(task: PretextTask, native: Native, contract: dict[str, Any]) -> str:
         code=native.code,
         contract=json.dumps(contract, indent=2, ensure_ascii=False),
         channels=task.channels,
-        fresh=note,
+        untrained=note,
     )

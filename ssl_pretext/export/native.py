@@ -1,4 +1,4 @@
-"""Encoders as their own libraries know them: weights under the names of timm or torchvision, and the code to load."""
+"""Conversion of encoders to the weight names of timm or torchvision, with Python code that loads the weights."""
 
 import re
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from ssl_pretext.encoders.map_encoder import as_numbers
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import parse_spec
 
-__all__ = ["Native", "as_native"]
+__all__ = ["NativeWeights", "native_weights"]
 
-OWN_CODE = """\
+PLAIN_CODE = """\
 from safetensors.torch import load_file
 
 encoder = ...  # a module of the same architecture
@@ -38,63 +38,74 @@ from safetensors.torch import load_file
 encoder = torchvision.models.get_model({arguments})
 {changes}
 encoder.load_state_dict(load_file("model.safetensors"))
-pooled = encoder.eval()(inputs)  # what its classifier was given"""
+pooled = encoder.eval()(inputs)  # the input of the removed classifier"""
 
 
 @dataclass(frozen=True)
-class Native:
-    """Weights by name, the code that loads them without this library, and those of them that were not trained.
+class NativeWeights:
+    """The weights of an encoder under the names of its library, and code that loads them.
 
     Attributes:
-        weights: What `model.safetensors` holds.
-        code: Python that makes `encoder` of that file.
-        fresh: Names of weights that the features do not depend on, drawn at random so that the file is whole.
+        weights: The content of `model.safetensors`.
+        code: Python code that creates `encoder` from that file, without this library.
+        untrained: Names of random weights that timm requires, but on which the features do not depend.
     """
 
     weights: dict[str, Tensor]
     code: str
-    fresh: tuple[str, ...] = ()
+    untrained: tuple[str, ...] = ()
 
 
-def as_native(encoder: nn.Module, spec: str | None, in_channels: int) -> Native:
-    """An encoder's weights as its own library loads them; as they are where it is of no library.
+def native_weights(encoder: nn.Module, spec: str | None, in_channels: int) -> NativeWeights:
+    """Converts the weights of an encoder so that timm or torchvision can load them.
+
+    The weights of other encoders, and of those that end at an inner layer, are their `state_dict`.
 
     Args:
-        encoder: What `create_encoder(spec)` gave, trained or not.
-        spec: None for a module of one's own.
-        in_channels: Channels of its input.
+        encoder: An encoder, trained or not.
+        spec: The spec that the encoder was created from; None if it was given as a module.
+        in_channels: Channels of the encoder's input.
 
     Raises:
-        ArgumentError: The library builds another network by this name now.
+        ArgumentError: The installed version of timm builds another network by this name.
     """
     name, options = parse_spec(spec) if spec else ("", {})
     library, _, network = name.partition("/")
     given = {key: as_numbers(value) for key, value in options.items() if key != "pretrained"}
-    # One that ends at an inner layer is no whole network of its library. A classifier is added by `reset_classifier`.
+    # timm cannot load an encoder that ends at an inner layer. The exported network has no classes; a classifier can be
+    # added with timm's `reset_classifier`.
     if isinstance(encoder, TimmEncoder) and library == "timm" and "layer" not in given:
-        return _of_timm(encoder, network, {"in_chans": in_channels, "num_classes": 0, **given})
+        return _from_timm(encoder, network, {"in_chans": in_channels, "num_classes": 0, **given})
     if isinstance(encoder, TorchvisionEncoder) and library == "torchvision":
-        return _of_torchvision(encoder, network, given, in_channels)
-    return Native(_copied(encoder.state_dict()), OWN_CODE)
+        return _from_torchvision(encoder, network, given, in_channels)
+    return NativeWeights(_copy_to_cpu(encoder.state_dict()), PLAIN_CODE)
 
 
-def _of_timm(encoder: TimmEncoder, network: str, options: Mapping[str, Any]) -> Native:
-    network = network.partition(".")[0]  # without the tag of weights that it started from
+def _from_timm(encoder: TimmEncoder, network: str, options: Mapping[str, Any]) -> NativeWeights:
+    network = network.partition(".")[0]  # without the tag of the published weights
     weights = encoder.body.state_dict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        whole, arguments = build(network, options)
+        complete, arguments = build(network, options)
     try:
-        fresh, unknown = whole.load_state_dict(weights, strict=False)
+        untrained, unknown = complete.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise ArgumentError(f"timm/{network} has weights of other shapes in this version of timm: {error}") from error
+        raise ArgumentError(
+            f"cannot export the encoder timm/{network}: its weights have other shapes in the installed version of "
+            f"timm: {error}"
+        ) from error
     if unknown:
-        raise ArgumentError(f"timm/{network} has no weights {', '.join(unknown[:3])} in this version of timm")
-    code = TIMM_CODE.format(arguments=_call(network, arguments), norm=encoder.last_norm)
-    return Native(_copied(whole.state_dict()), code, tuple(fresh))
+        raise ArgumentError(
+            f"cannot export the encoder timm/{network}: in the installed version of timm it has no weights named "
+            f"{', '.join(unknown[:3])}"
+        )
+    code = TIMM_CODE.format(arguments=_format_arguments(network, arguments), norm=encoder.last_norm)
+    return NativeWeights(_copy_to_cpu(complete.state_dict()), code, tuple(untrained))
 
 
-def _of_torchvision(encoder: TorchvisionEncoder, network: str, options: dict[str, Any], in_channels: int) -> Native:
+def _from_torchvision(
+    encoder: TorchvisionEncoder, network: str, options: dict[str, Any], in_channels: int
+) -> NativeWeights:
     from torchvision.models import VisionTransformer, get_model
 
     arguments = {"weights": None, **constructor_options(network, options)}
@@ -105,26 +116,26 @@ def _of_torchvision(encoder: TorchvisionEncoder, network: str, options: dict[str
         for part, child in blank.named_children()
         if part in {*HEADS, "heads"} and any(True for _ in child.parameters())
     ]
-    if isinstance(blank, VisionTransformer):  # whose inside the encoder holds without its own `encoder`
+    if isinstance(blank, VisionTransformer):  # in torchvision these weights belong to its submodule `encoder`
         inside = ("pos_embedding", "layers.", "ln.")
         weights = {f"encoder.{key}" if key.startswith(inside) else key: value for key, value in weights.items()}
     if in_channels != RGB:
-        place, first = next(item for item in encoder.body.named_modules() if isinstance(item[1], nn.Conv2d))
-        changes.insert(0, f"encoder.{_as_python(place)} = torch.nn.{first!r}")
-    return Native(
-        _copied(weights), TORCHVISION_CODE.format(arguments=_call(network, arguments), changes="\n".join(changes))
-    )
+        path, first = next(item for item in encoder.body.named_modules() if isinstance(item[1], nn.Conv2d))
+        changes.insert(0, f"encoder.{_python_path(path)} = torch.nn.{first!r}")
+    code = TORCHVISION_CODE.format(arguments=_format_arguments(network, arguments), changes="\n".join(changes))
+    return NativeWeights(_copy_to_cpu(weights), code)
 
 
-def _as_python(place: str) -> str:
-    """`"features.0.conv"` as `"features[0].conv"`."""
-    return re.sub(r"\.(\d+)", r"[\1]", place)
+def _python_path(path: str) -> str:
+    """Converts the path of a submodule to Python: `"features.0.conv"` to `"features[0].conv"`."""
+    return re.sub(r"\.(\d+)", r"[\1]", path)
 
 
-def _call(network: str, arguments: Mapping[str, Any]) -> str:
+def _format_arguments(network: str, arguments: Mapping[str, Any]) -> str:
+    """Formats the arguments of a call as Python code."""
     return ", ".join([f'"{network}"', *(f"{key}={value!r}" for key, value in arguments.items())])
 
 
-def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU and each in memory of its own, which safetensors asks for."""
+def _copy_to_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies weights to the CPU, each to separate memory, because safetensors does not accept shared memory."""
     return {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Representations in a folder: weights, layer and transform, so that a score can be had again from the files alone."""
+"""Saving and loading of representations, so that a score can be reproduced from the files alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.representations.base import ColorHistogram, Concatenated, Pixels, Representation
 from ssl_pretext.representations.cache import network_identity
 from ssl_pretext.representations.network import FrozenNetwork
-from ssl_pretext.saving.contract import MOST_BYTES, WEIGHTS_FILE
+from ssl_pretext.saving.contract import MAX_JSON_BYTES, WEIGHTS_FILE
 from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights, save_weights
 from ssl_pretext.system.files import check_regular_file, checksum_matches, read_json, with_checksum, write_json
@@ -22,18 +22,21 @@ __all__ = ["load_representation", "save_representation"]
 
 FORMAT = 2  # 1 was written by versions before the first release
 KINDS = ("pixels", "histogram", "concatenated", "task", "network")
-NOTE_FILE, TASK_FOLDER = "representation.json", "task"
+DESCRIPTION_FILE, TASK_FOLDER = "representation.json", "task"
 
 
 def save_representation(representation: Representation, folder: str | Path) -> None:
-    """Writes a representation for `load_representation`, the note of what it is last.
+    """Writes a representation to a folder: its weights, its layer and its normalization.
+
+    The description of the representation is written last, so that a folder with a description is complete.
 
     Args:
-        representation: Pixels, a histogram, a layer of a task or of a `FrozenNetwork`, or several joined.
-        folder: Made if it is not there.
+        representation: `Pixels`, a `ColorHistogram`, a layer of a task or of a `FrozenNetwork`, or a `Concatenated` of
+            these.
+        folder: The folder, which is created if it does not exist.
 
     Raises:
-        ArgumentError: It is a function, which no file could hold.
+        ArgumentError: The representation is made by a function, which cannot be saved.
 
     Examples:
         >>> import tempfile
@@ -45,7 +48,8 @@ def save_representation(representation: Representation, folder: str | Path) -> N
     folder = Path(folder)
     if (representation.describe or {}).get("kind") not in KINDS:
         raise ArgumentError(
-            f"{representation.name!r} is made by a function, which cannot be saved; give it as a Network"
+            f"save_representation() cannot save {representation.name!r}, because it is made by a function; use a "
+            "module in a FrozenNetwork instead"
         )
     module = representation.backbone.module
     if isinstance(representation, Concatenated):
@@ -55,70 +59,79 @@ def save_representation(representation: Representation, folder: str | Path) -> N
         module.save_pretrained(folder / TASK_FOLDER)
     elif module is not None:
         save_weights(module, folder / WEIGHTS_FILE)
-    note: dict[str, Any] = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
-    note |= {"describe": representation.describe, "network": network_identity(module)}
-    write_json(folder / NOTE_FILE, with_checksum(note))
+    description: dict[str, Any] = {"format": FORMAT, "name": representation.name, "layer": representation.layer}
+    description |= {"describe": representation.describe, "network": network_identity(module)}
+    write_json(folder / DESCRIPTION_FILE, with_checksum(description))
 
 
 def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] | None = None) -> Representation:
-    """Makes the representation again that `save_representation` wrote.
+    """Loads a representation that `save_representation` wrote.
 
     Args:
-        folder: Where it lies.
-        modules: Untrained modules for what was given as a module and not by name, such as `{"encoder": MyNet()}`.
+        folder: Folder of the representation.
+        modules: Untrained modules to replace the parts that were given as modules, such as `{"encoder": MyNet()}`.
 
     Raises:
-        MissingFileError: Folder or files are not there.
-        CheckpointError: They do not fit this library or each other.
+        MissingFileError: The folder or one of its files does not exist.
+        CheckpointError: A file is damaged, or the files do not fit each other or this version of the library.
     """
     folder, modules = Path(folder), dict(modules or {})
-    note = read_json(folder / NOTE_FILE, most_bytes=MOST_BYTES)
+    description = read_json(folder / DESCRIPTION_FILE, most_bytes=MAX_JSON_BYTES)
     try:
-        if note["format"] < FORMAT:
+        if description["format"] < FORMAT:
             raise CheckpointError(
-                f"{folder} was made by an unreleased version of ssl_pretext; save the representation again"
+                f"{folder} was written by an unreleased version of ssl_pretext; save the representation again"
             )
-        if note["format"] > FORMAT:
+        if description["format"] > FORMAT:
             raise CheckpointError(
-                f"{folder} has format {note['format']}, and this version reads {FORMAT}; update ssl_pretext"
+                f"{folder} has format {description['format']}, but this version of ssl_pretext reads only format "
+                f"{FORMAT}; update ssl_pretext"
             )
-        if not checksum_matches(note):
-            raise CheckpointError(f"{folder / NOTE_FILE} has changed since it was saved: it is damaged or was edited")
-        one = _made(note["describe"], str(note["name"]), str(note["layer"]), folder, modules)
-        if network_identity(one.backbone.module) != note["network"]:
+        if not checksum_matches(description):
+            raise CheckpointError(
+                f"{folder / DESCRIPTION_FILE} has changed since it was saved: it is damaged or was edited. Download it "
+                "again, or save the representation again"
+            )
+        name, layer = str(description["name"]), str(description["layer"])
+        representation = _build(description["describe"], name, layer, folder, modules)
+        if network_identity(representation.backbone.module) != description["network"]:
             raise CheckpointError(f"the weights in {folder} are not those that were saved")
     except (CheckpointError, MissingFileError):
         raise
-    except Exception as error:  # what a note from elsewhere asks for may make any library stumble anywhere
-        raise CheckpointError(f"{folder / NOTE_FILE} does not describe a representation: {error}") from error
-    return one
+    except Exception as error:  # the values of an untrusted description can make other libraries raise any error
+        raise CheckpointError(f"{folder / DESCRIPTION_FILE} does not describe a representation: {error}") from error
+    return representation
 
 
-def _made(
+def _build(
     describe: Mapping[str, Any], name: str, layer: str, folder: Path, modules: dict[str, nn.Module]
 ) -> Representation:
+    """Creates the representation that a description asks for, with the weights in the folder."""
     kind = describe["kind"]
-    if "space" in describe:  # bands, which a fresh process does not know
+    if "space" in describe:  # this process may not have registered the space of the bands yet
         ChannelSpace.bands(**describe["space"])
     if kind == "pixels":
         return Pixels(describe["channels"], size=tuple(describe["size"]) if "size" in describe else None)
     if kind == "histogram":
         return ColorHistogram(describe["bins"])
     if kind == "concatenated":
-        places = [folder / f"part{i}" for i in range(len(describe["parts"]))]
-        if linked := [place for place in places if place.is_symlink()]:
-            raise CheckpointError(f"{linked[0]} is a link, which may lead in circles; put the folder itself there")
-        parts = [load_representation(place, modules=modules) for place in places]
+        folders = [folder / f"part{i}" for i in range(len(describe["parts"]))]
+        if links := [part for part in folders if part.is_symlink()]:
+            raise CheckpointError(
+                f"{links[0]} is a symbolic link, which could lead back to {folder}; replace it by the folder itself"
+            )
+        parts = [load_representation(part, modules=modules) for part in folders]
         return Concatenated(parts, size=describe["size"], name=name)
     if kind == "task":
         task = PretextTask.from_pretrained(folder / TASK_FOLDER, parts=modules)
         return task.backbone().representation(layer, name)
     if kind == "network":
         return _network(describe, folder, modules).backbone().representation(layer, name)
-    raise CheckpointError(f"{folder} holds a representation of the unknown kind {kind!r}")
+    raise CheckpointError(f"{folder} contains a representation of the unknown kind {kind!r}; update ssl_pretext")
 
 
 def _network(describe: Mapping[str, Any], folder: Path, modules: dict[str, nn.Module]) -> FrozenNetwork:
+    """Creates the network that a description asks for, and loads its weights."""
     if describe["encoder"] is None and "encoder" not in modules:
         raise CheckpointError(
             f"the network in {folder} was given as a module ({describe['class']}), which a file cannot rebuild; pass "

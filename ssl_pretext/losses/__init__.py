@@ -1,10 +1,10 @@
-"""Losses by name, each with the domain it is computed in, and their weighted sum."""
+"""Loss functions, the registry that creates them by name, and weighted sums of them."""
 
 from ssl_pretext.losses.adversarial import Adversarial
 from ssl_pretext.losses.base import LOSSES, Domain, LogitsLoss, Loss, create_loss, list_losses, register_loss
 from ssl_pretext.losses.classification import ChannelClassification, ColorClassification
 from ssl_pretext.losses.lab_classification import LabClassification
-from ssl_pretext.losses.lpips import LPIPS
+from ssl_pretext.losses.lpips import LPIPS, trunks_on_disk
 from ssl_pretext.losses.perceptual import Perceptual
 from ssl_pretext.losses.pixel import PixelLoss
 from ssl_pretext.losses.weighted import Losses, WeightedLosses, as_signed_rgb, parse_losses
@@ -28,4 +28,5 @@ __all__ = [
     "list_losses",
     "parse_losses",
     "register_loss",
+    "trunks_on_disk",
 ]

@@ -1,4 +1,4 @@
-"""What a loss is, and the registry of losses."""
+"""The base classes of losses, and the registry that creates losses by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -17,20 +17,24 @@ DOMAINS: tuple[Domain, ...] = ("channels", "rgb", "logits")
 
 
 class Loss(nn.Module):
-    """A loss between a prediction and its target.
+    """Base class of losses that compare a prediction with its target.
 
     Args:
-        domain: `"channels"`: called with the normalized target channels, about `[-1, 1]`, `(B, n, H, W)`; a mean
-            over them that is zero where both agree. `"rgb"`: called with the joined images in `[-1, 1]`,
-            `(B, 3, H, W)`. `"logits"`: a `LogitsLoss`. The task converts.
+        domain: What the loss is computed on; the task converts predictions and targets to it. `"channels"`: the
+            normalized target channels, about `[-1, 1]`, `(B, n, H, W)`; the loss must be a mean over their values that
+            is zero where prediction and target agree. `"rgb"`: RGB images in `[-1, 1]`, `(B, 3, H, W)`, in which the
+            predicted channels are joined with the others. `"logits"`: class scores, for subclasses of `LogitsLoss`.
+
+    Raises:
+        ArgumentError: There is no such domain.
     """
 
-    spec: str | None = None  # how create_loss makes it again; None for an instance made by hand
+    spec: str | None = None  # the spec that create_loss created the loss from; None if constructed directly
 
     def __init__(self, domain: Domain = "channels") -> None:
         super().__init__()
         if domain not in DOMAINS:
-            raise ArgumentError(f"the domain of a loss is one of {', '.join(DOMAINS)}, got {domain!r}")
+            raise ArgumentError(f"the domain of a loss must be one of {', '.join(DOMAINS)}, got {domain!r}")
         self.domain: Domain = domain
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -38,38 +42,44 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def bind(self, channels: Channels) -> None:
-        """Is told, once and before it is used, which channels it judges.
+        """Tells the loss which channels it is computed on; called once, before the loss is used.
+
+        Args:
+            channels: The target channels of the task.
 
         Raises:
-            ArgumentError: The loss cannot judge them; the message says why.
+            ArgumentError: The loss cannot be computed on these channels; the message says why.
         """
         if self.domain == "rgb" and not channels.space.is_color:
             raise ArgumentError(
-                f"the loss {self.label} compares RGB images and cannot judge {channels}, which is no color "
-                "space; choose a loss of the domain 'channels', such as smooth_l1"
+                f"the loss {self.label} compares RGB images and cannot be computed on {channels}, whose space is not "
+                "a color space; choose a loss of the domain 'channels', such as smooth_l1"
             )
 
     def prepare(self, images: ImageStore) -> None:
-        """Measures what the loss needs of the training images, such as a prior; `fit` calls it before it starts."""
+        """Measures what the loss needs from the training images, such as a prior; `fit` calls it before training."""
 
     def training_state(self) -> dict[str, Any]:
-        """What a resumed run needs besides the weights, such as an optimizer's state."""
+        """Returns what a resumed run needs besides the weights, such as the state of an optimizer."""
         return {}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `training_state` gave."""
+        """Restores the state that `training_state` returned."""
 
     @property
     def label(self) -> str:
-        """How messages and terms call it."""
+        """The name of the loss in messages and among the terms of a task's loss."""
         return self.spec or type(self).__name__
 
 
 class LogitsLoss(Loss):
-    """A loss on scores of discrete classes per pixel, which it also decodes to channel values.
+    """Base class of losses on class scores (logits) per pixel, which can also decode the scores to channel values.
 
-    A task has at most one of them; its network then gives `num_outputs` channels. Beside it, losses of the other
-    domains judge what it decodes.
+    A task has at most one such loss, and its network then has `num_outputs` output channels. Losses of the other
+    domains are computed on the decoded values.
+
+    Attributes:
+        num_outputs: Number of logits per pixel.
     """
 
     num_outputs: int
@@ -81,39 +91,42 @@ class LogitsLoss(Loss):
         """Returns the loss as a scalar.
 
         Args:
-            prediction: Logits `(B, num_outputs, h, w)`.
-            target: Normalized channel values `(B, n, h, w)`; NaN where they are missing.
+            prediction: Predicted logits `(B, num_outputs, h, w)`.
+            target: Normalized channel values `(B, n, h, w)`; missing values are NaN.
         """
         raise NotImplementedError
 
     def decode(self, logits: Tensor) -> Tensor:
-        """Logits `(B, num_outputs, h, w)` to normalized channel values `(B, n, h, w)`."""
+        """Decodes logits `(B, num_outputs, h, w)` to normalized channel values `(B, n, h, w)`."""
         raise NotImplementedError
 
 
 def uncast(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What `nn.Module._apply` is given, without its casts: tensors are moved, and keep their dtype and all digits."""
+    """Wraps a function for `nn.Module._apply` so that it moves tensors to another device but never changes their dtype.
 
-    def moved(tensor: Tensor) -> Tensor:
-        there = function(tensor.new_empty(0))
-        return function(tensor) if there.dtype == tensor.dtype else tensor.to(there.device)
+    A module that applies the wrapped function keeps full precision when its parent is cast to half precision.
+    """
 
-    return moved
+    def move(tensor: Tensor) -> Tensor:
+        example = function(tensor.new_empty(0))
+        return function(tensor) if example.dtype == tensor.dtype else tensor.to(example.device)
+
+    return move
 
 
 LOSSES: Registry[Loss] = Registry("loss")
 
 
 def create_loss(loss: str | Loss, **options: Option) -> Loss:
-    """Builds the loss that a spec stands for; a `Loss` passes through.
+    """Creates a loss from its spec; a `Loss` instance is returned unchanged.
 
     Args:
-        loss: A name of `list_losses()`, with options in brackets or as keywords.
+        loss: A name of `list_losses()`, with options in brackets or as keyword arguments; or a `Loss` instance.
         options: Options of the loss.
 
     Raises:
-        UnknownNameError: There is no such loss.
-        ArgumentError: It does not take these options, or is neither a name nor a `Loss`.
+        UnknownNameError: There is no loss of this name.
+        ArgumentError: The loss does not take these options, or `loss` is neither a name nor a `Loss`.
 
     Examples:
         >>> create_loss("smooth_l1", beta=0.5).spec
@@ -123,20 +136,20 @@ def create_loss(loss: str | Loss, **options: Option) -> Loss:
         return loss
     if not isinstance(loss, str):
         raise ArgumentError(
-            f"a loss is a name of list_losses() or an instance of a subclass of Loss, got {loss!r}; one of your own "
-            "inherits from ssl_pretext.Loss"
+            f"a loss must be a name of list_losses() or an instance of a subclass of Loss, got {loss!r}; write your "
+            "own loss as a subclass of ssl_pretext.Loss"
         )
-    name, spelled = parse_spec(loss)
-    built = LOSSES.create(name, **spelled, **options)
-    built.spec = format_spec(name, {**spelled, **options})
-    return built
+    name, spec_options = parse_spec(loss)
+    created = LOSSES.create(name, **spec_options, **options)
+    created.spec = format_spec(name, {**spec_options, **options})
+    return created
 
 
 def list_losses() -> list[str]:
-    """Names that `create_loss` knows."""
+    """Returns the names that `create_loss` accepts, sorted."""
     return LOSSES.names()
 
 
 def register_loss(name: str) -> Callable[[Callable[..., Loss]], Callable[..., Loss]]:
-    """Files a `Loss` class or factory under a name, as a decorator."""
+    """Returns a decorator that registers a `Loss` class or factory under `name`."""
     return LOSSES.register(name)

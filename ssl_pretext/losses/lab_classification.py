@@ -1,4 +1,4 @@
-"""All three channels of Lab as classes: what an autoencoder of color images by classification needs."""
+"""Classification of all three channels of Lab, for autoencoders of color images."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ __all__ = ["LabClassification"]
 
 @register_loss("lab_classification")
 class LabClassification(LogitsLoss):
-    """The sum of `channel_classification` on L and `color_classification` on ab, one-hot as in Zhang et al. 2017.
+    """The sum of `channel_classification` of L and `color_classification` of ab, one-hot as in Zhang et al. 2017.
 
     Args:
-        bins: Of L.
-        rebalance: Of the colors, see `ColorClassification`; off by default.
-        neighbors: Of the colors, see `ColorClassification`.
+        bins: Number of bins of L.
+        rebalance: λ of the rebalancing of rare colors, as in `ColorClassification`; 1, the default, switches it off.
+        neighbors: Number of nearest bins that form the target of a color, as in `ColorClassification`.
     """
 
     def __init__(self, bins: int = 50, rebalance: float = 1.0, neighbors: int = 1) -> None:
@@ -31,7 +31,10 @@ class LabClassification(LogitsLoss):
     @override
     def bind(self, channels: Channels) -> None:
         if str(channels) != "lab":
-            raise ArgumentError(f"{self.label} has bins for all of lab and cannot judge {channels}")
+            raise ArgumentError(
+                f"the loss {self.label} has bins for all three channels of lab and cannot be computed on {channels}; "
+                "use channel_classification or color_classification"
+            )
         self.lightness.bind(Channels("lab", "L"))
         self.color.bind(Channels("lab", "ab"))
         self.num_outputs = self.lightness.num_outputs + self.color.num_outputs

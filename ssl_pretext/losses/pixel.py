@@ -1,4 +1,4 @@
-"""Losses of one pixel's difference: `l1`, `l2` and `smooth_l1`."""
+"""Pixelwise losses: `l1`, `l2` and `smooth_l1`."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ __all__ = ["PixelLoss"]
 
 
 class PixelLoss(Loss):
-    """The mean over pixels and channels of a function of the difference.
+    """A pixelwise loss, averaged over pixels and channels.
 
     Args:
-        function: `(prediction, target) -> scalar`.
-        domain: See `Loss`.
+        function: Function of prediction and target that returns the mean as a scalar, such as `F.l1_loss`.
+        domain: What the loss is computed on, `"channels"` or `"rgb"`; see `Loss`.
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor], domain: Domain = "channels") -> None:
@@ -31,19 +31,22 @@ class PixelLoss(Loss):
 
 @register_loss("l1")
 def l1(domain: Domain = "channels") -> Loss:
-    """`|x - y|`."""
+    """The mean absolute error, `|x - y|`."""
     return PixelLoss(F.l1_loss, domain)
 
 
 @register_loss("l2")
 def l2(domain: Domain = "channels") -> Loss:
-    """`(x - y)²`; Zhang 2016's weak baseline."""
+    """The mean squared error, `(x - y)²`; the weak baseline of Zhang et al. 2016."""
     return PixelLoss(F.mse_loss, domain)
 
 
 @register_loss("smooth_l1")
 def smooth_l1(beta: float = 1.0, domain: Domain = "channels") -> Loss:
-    """`(x - y)² / (2 beta)` below `beta`, `|x - y| - beta / 2` above; `beta=1/110` is Zhang 2017's on ab / 110."""
+    """The smooth L1 loss: `(x - y)² / (2 beta)` where `|x - y| < beta`, and `|x - y| - beta / 2` elsewhere.
+
+    Zhang et al. 2017 use it on ab / 110 with a beta of 1/110.
+    """
     if not beta > 0:
-        raise ArgumentError(f"smooth_l1 needs beta > 0, got {beta}; beta -> 0 is l1")
+        raise ArgumentError(f"smooth_l1 needs beta > 0, got {beta}; for beta -> 0 use l1")
     return PixelLoss(lambda prediction, target: F.smooth_l1_loss(prediction, target, beta=beta), domain)

@@ -1,4 +1,4 @@
-"""Weighted sums of losses, and how they are written in one line of text."""
+"""Weighted sums of losses, and the parser of their notation on the command line."""
 
 import math
 from collections.abc import Mapping
@@ -23,31 +23,33 @@ class WeightedLosses(nn.Module):
     """A weighted sum of losses on predicted channels.
 
     Args:
-        losses: Weight of each loss, by spec or by `Loss` instance.
-        channels: Which channels they judge.
+        losses: Weight of each loss. The keys are specs or `Loss` instances.
+        channels: The channels that the losses are computed on.
 
     Raises:
-        ArgumentError: They are no mapping or there is none, two are the same, a weight is not positive, two want
-            logits, or one cannot judge the channels.
+        ArgumentError: `losses` is empty or not a mapping, two losses have the same name, a weight is not positive, two
+            losses need logits, or a loss cannot be computed on the channels.
     """
 
     def __init__(self, losses: Losses, channels: Channels) -> None:
         super().__init__()
         check_weights("loss", "{'smooth_l1': 1.0}", losses)
         if not losses:
-            raise ArgumentError("losses must name at least one loss, for instance {'smooth_l1': 1.0}")
+            raise ArgumentError("losses is empty, but needs at least one loss, such as {'smooth_l1': 1.0}")
         self.parts = nn.ModuleList(create_loss(loss) for loss in losses)
         if twice := duplicates(part.label for part in self._losses):
             raise ArgumentError(
-                f"two losses are called {twice[0]!r}, of which one term would be lost; name each once, and your own by "
-                "register_loss()"
+                f"two losses have the name {twice[0]!r}, so the term of one would be lost; give each loss once, and "
+                "register losses of your own under different names with register_loss()"
             )
         self.weights = [float(weight) for weight in losses.values()]
         self.channels = channels
         for part in self._losses:
             part.bind(channels)
-        if len(wanting := [part.label for part in self._losses if isinstance(part, LogitsLoss)]) > 1:
-            raise ArgumentError(f"a network gives the logits of one loss only, not of {' and '.join(wanting)}")
+        if len(on_logits := [part.label for part in self._losses if isinstance(part, LogitsLoss)]) > 1:
+            raise ArgumentError(
+                f"a network can predict the logits of only one loss, got {' and '.join(on_logits)}; choose one of them"
+            )
 
     @property
     def _losses(self) -> list[Loss]:
@@ -55,39 +57,52 @@ class WeightedLosses(nn.Module):
 
     @property
     def logits(self) -> LogitsLoss | None:
-        """The loss that wants logits, if there is one."""
+        """The loss that is computed on logits, or None."""
         return next((part for part in self._losses if isinstance(part, LogitsLoss)), None)
 
     @property
     def specs(self) -> dict[str, float]:
-        """Weights by spec, as `WeightedLosses` takes them; what is written into a checkpoint."""
-        specs = [part.spec for part in self.parts]
-        if None in specs:
-            raise ArgumentError("a loss made by hand cannot be saved; register_loss() it and give its name instead")
-        return dict(zip(map(str, specs), self.weights, strict=True))
+        """The weight of each loss by its spec, as `WeightedLosses` takes them and checkpoints store them.
+
+        Raises:
+            ArgumentError: A loss was constructed directly and therefore has no spec.
+        """
+        for part in self._losses:
+            if part.spec is None:
+                raise ArgumentError(
+                    f"the loss {part.label} was constructed directly and cannot be saved; register its class with "
+                    "register_loss() and give its name instead"
+                )
+        return {str(part.spec): weight for part, weight in zip(self._losses, self.weights, strict=True)}
 
     def forward(
         self, prediction: Tensor, target: Tensor, images: Tensor, output: Tensor, *, where: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The weighted terms by name; their sum is the loss.
+        """Returns the weighted terms by name; their sum is the loss.
 
         Args:
-            prediction: Normalized predicted channels, `(B, n, H, W)`.
-            target: Normalized true ones, of the same shape; NaN where they are missing, which no loss counts.
-            images: The whole images `(B, C, H, W)`, from which an RGB loss takes the channels not predicted.
-            output: What the network gave: the logits if one of the losses wants them.
-            where: Pixels that are judged, true in `(B, 1, H, W)`; all of them if left out. An RGB loss sees the true
-                values in the others.
+            prediction: Predicted channels, normalized, `(B, n, H, W)`.
+            target: True channels, normalized, of the same shape. Missing values are NaN, and no loss counts them.
+            images: The images `(B, C, H, W)`. Losses on RGB take the channels that are not predicted from them.
+            output: Output of the network: the logits if one of the losses needs them.
+            where: Mask `(B, 1, H, W)` of the pixels on which the losses are computed; by default all pixels. Losses on
+                RGB get the true values of the other pixels.
+
+        Returns:
+            The weighted term of each loss, by the label of the loss.
+
+        Raises:
+            ArgumentError: A loss returned a tensor that is not a scalar.
         """
         rgb: tuple[Tensor, Tensor] | None = None
         terms: dict[str, Tensor] = {}
         completed = prediction
         if where is not None:
             completed = torch.where(where, prediction, target)
-            target = torch.where(where, target, math.nan)  # what is not judged is like what is not known
-        # sRGB has no missing values.
-        whole = where is None and self.channels.space.is_color
-        judged = _Judged(prediction, target) if whole else _without_missing(prediction, target)
+            target = torch.where(where, target, math.nan)  # pixels outside of the mask are treated as missing
+        # Color images have no missing values.
+        complete = where is None and self.channels.space.is_color
+        compared = _Compared(prediction, target) if complete else _without_missing(prediction, target)
         for part, weight in zip(self._losses, self.weights, strict=True):
             if part.domain == "logits":
                 # As in the paper, the target is sampled at the resolution of the logits, not averaged.
@@ -96,38 +111,39 @@ class WeightedLosses(nn.Module):
                 rgb = rgb or (as_signed_rgb(completed, self.channels, images), 2 * images - 1)
                 value = part(*rgb)
             else:
-                value = part(judged.prediction, judged.target) * judged.factor
+                value = part(compared.prediction, compared.target) * compared.factor
             if value.dim():
                 raise ArgumentError(
-                    f"loss {part.label!r} gave a tensor {tuple(value.shape)}, not one number; average it"
+                    f"the loss {part.label!r} returned a tensor of shape {tuple(value.shape)}, but must return a "
+                    "scalar; average the tensor"
                 )
             terms[part.label] = weight * value
         return terms
 
     def prepare(self, images: ImageStore) -> None:
-        """Lets each loss measure what it needs of the training images."""
+        """Lets each loss measure what it needs from the training images."""
         for part in self._losses:
             part.prepare(images)
 
 
-class _Judged(NamedTuple):
+class _Compared(NamedTuple):
     prediction: Tensor
     target: Tensor
     factor: Tensor | float = 1.0
 
 
-def _without_missing(prediction: Tensor, target: Tensor) -> _Judged:
-    """Zeros on both sides where the target is missing, and the factor that makes of a mean one over the rest."""
+def _without_missing(prediction: Tensor, target: Tensor) -> _Compared:
+    """Sets both sides to zero where the target is missing; `factor` turns a mean over all into one over the rest."""
     known = target.isfinite()
     factor = known.numel() / known.sum().clamp(min=1)
-    return _Judged(torch.where(known, prediction, 0.0), torch.where(known, target, 0.0), factor)
+    return _Compared(torch.where(known, prediction, 0.0), torch.where(known, target, 0.0), factor)
 
 
 def as_signed_rgb(prediction: Tensor, channels: Channels, images: Tensor) -> Tensor:
-    """Predicted channels and the true rest as RGB images in `[-1, 1]`, `(B, 3, H, W)`.
+    """Joins predicted channels and the true other channels to RGB images in `[-1, 1]`, `(B, 3, H, W)`.
 
-    Colors outside the gamut are brought into the range, but their gradients pass as if they had not been:
-    clamping alone would give exactly zero there and leave a wild prediction where it is.
+    Colors outside of the gamut are clamped, but gradients pass through as if they were not. Plain clamping would have a
+    gradient of zero there, so a prediction far outside of the gamut would never move back.
     """
     others = channels.complement()
     rgb = join({channels: prediction, others: others.select(others.space.extract(images))})
@@ -135,10 +151,16 @@ def as_signed_rgb(prediction: Tensor, channels: Channels, images: Tensor) -> Ten
 
 
 def parse_losses(text: str) -> dict[str, float]:
-    """Reads losses as the command lines write them.
+    """Parses losses in the notation of the command line, `name=weight,...`.
+
+    Args:
+        text: The specs of the losses with their weights, separated by commas.
+
+    Returns:
+        The weight of each loss, by its spec.
 
     Raises:
-        ArgumentError: The text is not `name=weight,...`, or a loss is named twice.
+        ArgumentError: The text does not follow this notation, or a loss is named twice.
 
     Examples:
         >>> parse_losses("smooth_l1=1,lpips[net=squeeze]=0.5")
@@ -154,6 +176,6 @@ def parse_losses(text: str) -> dict[str, float]:
         if not equals or not spec:
             raise ArgumentError(f"losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got {item!r} in {text!r}")
         if spec in losses:
-            raise ArgumentError(f"the loss {spec!r} is named twice in {text!r}")
+            raise ArgumentError(f"the loss {spec!r} is named twice in {text!r}; name it once")
         losses[spec] = number
     return losses

@@ -1,15 +1,16 @@
-"""Probes: small classifiers on frozen features, with controls, seeds and intervals."""
+"""Probes: small classifiers on frozen features, evaluated with controls, several seeds and intervals."""
 
+from ssl_pretext.probes.controls import untrained_name
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.evaluation import EvaluateOptions, evaluate, label_efficiency
 from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.registry import create_probe, list_probes, register_probe
-from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.probes.report import ProbeReport, difference_plot, difference_row, percent
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.statistics import describe_difference, mean_interval, paired_difference
-from ssl_pretext.probes.training import ProbeConfig
+from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 
 __all__ = [
     "ConvProbe",
@@ -18,14 +19,19 @@ __all__ = [
     "LabelEfficiency",
     "LinearProbe",
     "ProbeConfig",
+    "ProbeFactory",
     "ProbeReport",
     "ResNetProbe",
     "create_probe",
     "describe_difference",
+    "difference_plot",
+    "difference_row",
     "evaluate",
     "label_efficiency",
     "list_probes",
     "mean_interval",
     "paired_difference",
+    "percent",
     "register_probe",
+    "untrained_name",
 ]

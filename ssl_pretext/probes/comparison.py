@@ -1,4 +1,4 @@
-"""What is compared, on what, by which probe: the work behind `evaluate`."""
+"""The comparison behind `evaluate`: it checks the data, adds the controls, computes features and trains the probes."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -35,18 +35,18 @@ class EvaluateOptions(TypedDict, total=False):
     """The options that `evaluate` and `label_efficiency` share; all may be left out.
 
     Attributes:
-        probe: A name of `list_probes()`, with options in brackets, or a function `(in_channels, num_classes)` to a
-            module.
-        epochs: Passes over the labeled images; the probe's own number by default (conv: 10, linear: 100).
+        probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
+            `(in_channels, num_classes)` to a module.
+        epochs: Passes over the labeled images; by default 10 for networks such as `"conv"`, and 100 for `"linear"`.
         seeds: The number of seeds, or the seeds themselves; 5 by default.
-        controls: The controls to measure beside the representations: some of `"untrained"` (the same network with
-            fresh weights), `"pixels"`, `"source"` (the channels that the network sees), `"reduced"` (pixels averaged to
-            the size of its maps) and `"histogram"` (of colors). True, the default, stands for all of them.
-        unseen_classes: Whether test images may be of classes that have no training image. No probe can name these, so
-            they count as misses.
-        training: How a probe that is a network is trained.
-        cache: A folder where features and finished probes are kept, so that a call that was stopped can continue. An
-            entry is used only for the same weights, images, settings and code.
+        controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
+            weights), `"pixels"`, `"source"` (the channels that the network sees), `"reduced"` (pixels averaged to the
+            size of its feature maps) and `"histogram"` (of colors). True, the default, stands for all of them.
+        unseen_classes: Whether test images may belong to classes without training images. No probe can predict these
+            classes, so such images count as errors.
+        training: Configuration of the training, for probes that are networks.
+        cache: A folder for features and finished probes, so that an interrupted call can continue. An entry is used
+            only for the same weights, images, settings and code.
         device: `"auto"` (the default), `"cpu"` or `"cuda"`.
     """
 
@@ -61,7 +61,7 @@ class EvaluateOptions(TypedDict, total=False):
 
 
 class Comparison:
-    """One call of `evaluate`: what is compared, on which images, by which probe; see there for the arguments."""
+    """One call of `evaluate` or `label_efficiency`, whose documentation describes the arguments."""
 
     def __init__(
         self,
@@ -84,27 +84,33 @@ class Comparison:
         self.epochs = self.method.epochs if epochs is None else whole_number("epochs", epochs)
         if not isinstance(representations, Mapping) or not representations:
             given = repr(representations)[:80]
-            raise ArgumentError(f"evaluate() takes representations by name, at least one; got {given}")
-        self.given = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
-        self.unseen = _check_images(self.train, self.test, unseen_classes)
+            raise ArgumentError(
+                "evaluate() needs a mapping from names to representations, such as {'mine': task.representation()}, "
+                f"with at least one entry; got {given}"
+            )
+        per_seed = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
+        self.unseen_classes = _check_images(self.train, self.test, unseen_classes)
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
         self.device = resolve_device(device)
         if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
-            raise ArgumentError(f"cache is a folder, and {cache} is a file")
+            raise ArgumentError(f"cache must be a folder, but {cache} is a file")
         self.cache = None if cache is None else Cache(cache)
-        self.beside = find_controls(
-            {name: ones[0] for name, ones in self.given.items()},
+        self.controls = find_controls(
+            {name: of_seeds[0] for name, of_seeds in per_seed.items()},
             self.train,
             wanted=controls,
             reduce=shrink if self.method.pooled else lambda maps: maps,
             device=self.device,
         )
-        self.all_of = self.given | {name: [one] * len(self.seeds) for name, one in self.beside.added.items()}
-        self.names = list(_ordered(self.all_of, self.beside))
+        # By name, and for each seed in order; without the untrained networks, which are drawn seed by seed.
+        self.representations = per_seed | {
+            name: [control] * len(self.seeds) for name, control in self.controls.added.items()
+        }
+        self.names = list(_ordered_names(self.representations, self.controls))
 
     @keep_freed_memory()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
-        """A report per budget, out of the same features."""
+        """Trains and tests all probes; returns one report per budget, all on the same features."""
         from tqdm import tqdm
 
         for budget in budgets:
@@ -114,74 +120,83 @@ class Comparison:
         health: dict[str, Health] = {}
         total = len(self.seeds) * len(self.names) * len(budgets)
         with tqdm(total=total, desc=f"{self.method.name} probes", unit="probe", disable=None) as bar:
-            for seed, name, one, features in self._features():
+            for seed, name, representation, features in self._features():
                 bar.set_postfix_str(name)
                 if name not in health:
                     health[name] = feature_health(features[0])
-                identity = _described(one)
+                identity = _identity(representation)
                 if identity not in described[name]:
                     described[name].append(identity)
                 for budget in budgets:
-                    run = self._kept_or_trained(one, identity, features, budget, seed)
+                    run = self._cached_run(representation, identity, features, budget, seed)
                     runs[budget].append({"representation": name, "probe": self.method.name, "seed": seed, **run})
                     bar.update()
-        place = {(name, seed): (i, j) for i, name in enumerate(self.names) for j, seed in enumerate(self.seeds)}
+        order = {(name, seed): (i, j) for i, name in enumerate(self.names) for j, seed in enumerate(self.seeds)}
         card = self._card() | {"representations": described, "health": {name: health[name] for name in self.names}}
         return [
             ProbeReport(
-                sorted(runs[budget], key=lambda run: place[run["representation"], run["seed"]]),
-                # As it comes back from a file.
+                sorted(runs[budget], key=lambda run: order[run["representation"], run["seed"]]),
+                # The same values as in a report that is read from a file, for instance lists in place of tuples.
                 json.loads(json.dumps(card | {"label_fraction": budget.fraction, "per_class": budget.per_class})),
             )
             for budget in budgets
         ]
 
     def _features(self) -> Iterator[tuple[int, str, Representation, tuple[Tensor, Tensor]]]:
-        """Each seed and representation with its features of training and test images.
+        """Yields each seed and representation with the features of the training and the test images.
 
-        What is the same for all seeds is computed once; what differs is held for one seed at a time.
+        Features that are the same for all seeds are computed once. The others are held for one seed at a time.
         """
         reduce = shrink if self.method.pooled else None
 
-        def of(ones: Collection[Representation]) -> list[dict[tuple[Backbone, str], Tensor]]:
-            return [self._side(ones, side, reduce) for side in ("train", "test")]
+        def extract(representations: Collection[Representation]) -> list[dict[tuple[Backbone, str], Tensor]]:
+            return [self._extract(representations, split, reduce) for split in ("train", "test")]
 
-        fixed = {name: ones[0] for name, ones in self.all_of.items() if all(one is ones[0] for one in ones)}
-        steady = of(fixed.values())
+        fixed = {
+            name: of_seeds[0]
+            for name, of_seeds in self.representations.items()
+            if all(each is of_seeds[0] for each in of_seeds)
+        }
+        fixed_features = extract(fixed.values())
         for number, seed in enumerate(self.seeds):
-            networks = {
-                name: self.all_of[name][number] for name, one in self.beside.against.items() if UNTRAINED in one
+            trained = {
+                name: self.representations[name][number]
+                for name, controls in self.controls.against.items()
+                if UNTRAINED in controls
             }
-            varying = {name: ones[number] for name, ones in self.all_of.items() if name not in fixed}
-            varying |= _untrained(networks, seed)
-            sides = [first | second for first, second in zip(steady, of(varying.values()), strict=True)]
-            for name, one in (fixed | varying).items():
-                train, test = (one.combine([side[part.backbone, part.layer] for part in one.parts]) for side in sides)
-                yield seed, name, one, (train, test)
+            varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
+            varying |= _untrained(trained, seed)
+            splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
+            for name, representation in (fixed | varying).items():
+                train, test = (
+                    representation.combine([features[part.backbone, part.layer] for part in representation.parts])
+                    for features in splits
+                )
+                yield seed, name, representation, (train, test)
 
-    def _side(
-        self, ones: Collection[Representation], side: str, reduce: Callable[[Tensor], Tensor] | None
+    def _extract(
+        self, representations: Collection[Representation], split: str, reduce: Callable[[Tensor], Tensor] | None
     ) -> dict[tuple[Backbone, str], Tensor]:
-        images, sha256 = {"train": self.train, "test": self.test}[side], self.hashes[side]
+        images, sha256 = {"train": self.train, "test": self.test}[split], self.hashes[split]
         if self.cache is None:
-            return extract_features(ones, images, device=self.device, reduce=reduce)
-        return cached_features(ones, images, self.cache, device=self.device, sha256=sha256, reduce=reduce)
+            return extract_features(representations, images, device=self.device, reduce=reduce)
+        return cached_features(representations, images, self.cache, device=self.device, sha256=sha256, reduce=reduce)
 
-    def _kept_or_trained(
+    def _cached_run(
         self,
-        one: Representation,
+        representation: Representation,
         described: dict[str, Any],
         features: tuple[Tensor, Tensor],
         budget: LabelBudget,
         seed: int,
     ) -> dict[str, Any]:
-        """What the probe does with one representation, seed and budget; looked up where it was done before."""
+        """Returns the run of a probe for one representation, seed and budget, from the cache if it is stored there."""
         if (
             self.cache is None
             or not self.method.cacheable
-            or not all(is_cacheable(part.backbone) for part in one.parts)
+            or not all(is_cacheable(part.backbone) for part in representation.parts)
         ):
-            return self._trained(features, budget, seed)
+            return self._run(features, budget, seed)
         identity = {
             "representation": described,
             "method": {"name": self.method.name, **self.method.card, "epochs": self.epochs},
@@ -194,41 +209,42 @@ class Comparison:
         }
         run: dict[str, Any] | None = self.cache.result(identity)
         if run is None:
-            run = self._trained(features, budget, seed)
+            run = self._run(features, budget, seed)
             self.cache.store_result(identity, run)
         return run
 
-    def _trained(self, features: tuple[Tensor, Tensor], budget: LabelBudget, seed: int) -> dict[str, Any]:
+    def _run(self, features: tuple[Tensor, Tensor], budget: LabelBudget, seed: int) -> dict[str, Any]:
+        """Trains and tests a probe once."""
         train, labels = features[0], self.train.labels
-        if (kept := budget.indices(labels, seed)) is not None:
-            train, labels = train[kept], labels[kept]
+        if (chosen := budget.indices(labels, seed)) is not None:
+            train, labels = train[chosen], labels[chosen]
         seen = self.train.labels.unique()
-        known = torch.isin(self.test.labels, seen)
+        predictable = torch.isin(self.test.labels, seen)
         test, truth = features[1], self.test.labels
-        if self.unseen:
-            test, truth = test[known], truth[known]
+        if self.unseen_classes:
+            test, truth = test[predictable], truth[predictable]
         classes = len(self.train.classes)
         if not self.method.all_classes:
             labels, truth, classes = torch.searchsorted(seen, labels), torch.searchsorted(seen, truth), len(seen)
-        # On the device once, rather than batch by batch in every epoch.
-        sides = [(one.to(self.device), names.to(self.device)) for one, names in ((train, labels), (test, truth))]
-        history, chosen = self.method.train(*sides, classes=classes, epochs=self.epochs, seed=seed)
-        for row in history:  # what no probe can name is a miss; its loss is not defined, and left out
-            row["test_accuracy"] *= known.double().mean().item()
-        return {"labels": len(labels), "history": history, **chosen}
+        # All features are moved to the device once, instead of batch by batch in every epoch.
+        splits = [(maps.to(self.device), names.to(self.device)) for maps, names in ((train, labels), (test, truth))]
+        history, settings = self.method.train(*splits, classes=classes, epochs=self.epochs, seed=seed)
+        for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
+            row["test_accuracy"] *= predictable.double().mean().item()
+        return {"labels": len(labels), "history": history, **settings}
 
     def _card(self) -> dict[str, Any]:
-        """What decides the figures of all representations."""
-        sides = {"train": self.train, "test": self.test}
+        """The part of the probe card that holds for all representations and budgets."""
+        splits = {"train": self.train, "test": self.test}
         known = {*self.train.digests()}
         return {
             "probe": self.method.name,
             **self.method.card,
             "epochs": self.epochs,
             "seeds": self.seeds,
-            **{side: {"images": len(store), "sha256": self.hashes[side]} for side, store in sides.items()},
+            **{split: {"images": len(store), "sha256": self.hashes[split]} for split, store in splits.items()},
             "classes": len(self.train.labels.unique()),
-            "classes_without_training_images": self.unseen,
+            "classes_without_training_images": self.unseen_classes,
             "seen": sum(digest in known for digest in self.test.digests()),
             "guessed": (self.test.labels == self.train.labels.mode().values).double().mean().item(),
             "image_size": self.train.image_size,
@@ -237,8 +253,8 @@ class Comparison:
             "library": __version__,
             "torch": version("torch"),
             "code": code_identity()["ssl_pretext"],
-            "controls": self.beside.names,
-            "against": self.beside.against,
+            "controls": self.controls.names,
+            "against": self.controls.against,
         }
 
 
@@ -247,59 +263,70 @@ def _seeds(seeds: object) -> list[int]:
         return list(range(whole_number("seeds", seeds)))
     chosen = [whole_number("a seed", seed, least=0) for seed in seeds]
     if not chosen or len(set(chosen)) != len(chosen):
-        raise ArgumentError(f"evaluate() needs at least one seed, each once; got {chosen}")
+        raise ArgumentError(f"seeds must hold at least one seed and none twice, got {chosen}")
     return chosen
 
 
 def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representation]:
-    ones = [given] * len(seeds) if isinstance(given, Representation) else given
-    if not isinstance(ones, Sequence) or not all(isinstance(one, Representation) for one in ones):
+    """The representation of each seed."""
+    of_seeds = [given] * len(seeds) if isinstance(given, Representation) else given
+    if not isinstance(of_seeds, Sequence) or not all(isinstance(each, Representation) for each in of_seeds):
         raise ArgumentError(
-            f"representation {name!r} is a {type(given).__name__}; use task.representation(), Network() or Pixels()"
+            f"{name!r} must be a representation or a sequence of them, got {type(given).__name__}; use "
+            "task.representation(), FrozenNetwork(...).representation() or Pixels(...)"
         )
-    if len(ones) != len(seeds):
-        raise ArgumentError(f"representation {name!r} has {len(ones)} networks for {len(seeds)} seeds")
-    if len({one.untrained is None for one in ones}) > 1:
-        raise ArgumentError(f"some of the networks of {name!r} have an untrained twin and some have none")
-    return list(ones)
+    if len(of_seeds) != len(seeds):
+        raise ArgumentError(
+            f"{name!r} is a sequence of {len(of_seeds)} representations for {len(seeds)} seeds; pass one for each seed"
+        )
+    if len({each.untrained is None for each in of_seeds}) > 1:
+        raise ArgumentError(
+            f"some representations of {name!r} have an untrained twin and some have none; pass only one kind"
+        )
+    return list(of_seeds)
 
 
 def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> list[str]:
-    """Refuses data that no figure could be made of; returns the classes that have no training image."""
-    for side, store in (("train", train), ("test", test)):
+    """Raises unless a probe can be trained and tested; returns the classes that have no training image."""
+    for split, store in (("train", train), ("test", test)):
         if len(store) == 0:
-            raise ArgumentError(f"evaluate() got no {side} images")
+            raise ArgumentError(f"evaluate() got no {split} images")
     shapes = [(store.num_channels, store.image_size) for store in (train, test)]
     if shapes[0] != shapes[1]:
         raise ArgumentError(
-            "train and test have other images: {} channels of {} pixels and {} of {}".format(*shapes[0], *shapes[1])
+            "train and test must have images of the same size and number of channels; train has {} channels and size "
+            "{}, test has {} channels and size {}".format(*shapes[0], *shapes[1])
         )
     if train.classes[: len(test.classes)] != test.classes:  # labels given as numbers may lack the last classes
-        raise ArgumentError(f"train and test have other classes: {train.classes[:5]}... and {test.classes[:5]}...")
+        raise ArgumentError(
+            f"train and test must have the same classes; train has {train.classes[:5]}... and test has "
+            f"{test.classes[:5]}..."
+        )
     if len(train.labels.unique()) < 2:
         raise ArgumentError("evaluate() needs training images of at least two classes, got one")
     have = {*train.labels.tolist()}
     missing = sorted({*test.labels.tolist()} - have)
     if missing and not unseen_classes:
         raise ArgumentError(
-            f"{len(missing)} classes of the test images have no training image, such as {train.classes[missing[0]]!r}: "
-            "no probe can name them. Pass unseen_classes=True to count them as misses, or leave them out"
+            f"{len(missing)} of the classes of the test images have no training image, such as "
+            f"{train.classes[missing[0]]!r}, so no probe can predict them. Leave these test images out, or pass "
+            "unseen_classes=True to count them as errors"
         )
     if not have & {*test.labels.tolist()}:
-        raise ArgumentError("no test image is of a class that has training images")
+        raise ArgumentError("no test image belongs to a class that has training images")
     return [name for label, name in enumerate(train.classes) if label not in have]
 
 
-def _ordered(all_of: Mapping[str, object], beside: Controls) -> Iterator[str]:
-    """Representations, each before its untrained twin, then the controls."""
-    for name in all_of:
+def _ordered_names(representations: Mapping[str, object], controls: Controls) -> Iterator[str]:
+    """Yields the names of the representations, each followed by its untrained twin, and then of the controls."""
+    for name in representations:
         yield name
-        if UNTRAINED in beside.against.get(name, {}):
+        if UNTRAINED in controls.against.get(name, {}):
             yield untrained_name(name)
 
 
-def _untrained(networks: Mapping[str, Representation], seed: int) -> dict[str, Representation]:
-    """The untrained twins; layers of one network stay layers of one."""
+def _untrained(representations: Mapping[str, Representation], seed: int) -> dict[str, Representation]:
+    """The untrained twins of representations; layers of one network become layers of one twin."""
     drawn: dict[Backbone, Backbone] = {}
 
     def draw(backbone: Backbone) -> Backbone:
@@ -310,10 +337,12 @@ def _untrained(networks: Mapping[str, Representation], seed: int) -> dict[str, R
                 drawn[backbone] = backbone.untrained(seed)
         return drawn[backbone]
 
-    return {untrained_name(name): one.on(draw) for name, one in networks.items()}
+    return {untrained_name(name): representation.on(draw) for name, representation in representations.items()}
 
 
-def _described(one: Representation) -> dict[str, Any]:
-    """What a card says of a representation."""
-    networks = [network_identity(part.backbone.module) for part in one.parts if part.backbone.module is not None]
-    return {**(one.describe or {"kind": "function", "name": one.name}), **({"networks": networks} if networks else {})}
+def _identity(representation: Representation) -> dict[str, Any]:
+    """The description of a representation in the probe card, with hashes of the weights of its networks."""
+    modules = [part.backbone.module for part in representation.parts]
+    networks = [network_identity(module) for module in modules if module is not None]
+    described = representation.describe or {"kind": "function", "name": representation.name}
+    return {**described, **({"networks": networks} if networks else {})}

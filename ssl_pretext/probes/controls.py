@@ -1,4 +1,4 @@
-"""The controls that stand beside every figure: what any representation has to beat before it has helped."""
+"""The controls of an evaluation: the baselines that a representation must beat before pretraining deserves credit."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from ssl_pretext.representations.extraction import check_maps
 
 __all__ = ["CONTROLS", "UNTRAINED", "Controls", "find_controls", "untrained_name"]
 
-UNTRAINED, SOURCE, REDUCED = "untrained", "its source channels", "pixels of its size"  # as a table calls them
+UNTRAINED, SOURCE, REDUCED = "untrained", "its source channels", "pixels of its size"  # labels of columns in tables
 CONTROLS = ("untrained", "pixels", "source", "reduced", "histogram")
 
 
@@ -24,9 +24,9 @@ class Controls:
     """The controls of an evaluation.
 
     Attributes:
-        added: Those that were not among the representations given, by name; without the untrained networks.
-        names: All that are controls, given ones included.
-        against: For each representation that is none, its controls by what a table calls them.
+        added: Controls that are not among the given representations, by name; without the untrained networks.
+        names: Names of all controls, including those among the given representations.
+        against: For each representation that is not a control, the names of its controls by their label in tables.
     """
 
     added: dict[str, Representation]
@@ -42,72 +42,81 @@ def find_controls(
     reduce: Callable[[Tensor], Tensor],
     device: str,
 ) -> Controls:
-    """Which controls belong to the representations.
+    """Finds the controls that representations are compared with.
 
     Args:
-        given: By name.
-        images: Some of the images; one is looked at.
-        wanted: Some of `CONTROLS`; True for all of them.
-        reduce: What the probe does with maps before it sees them.
-        device: Where the networks run.
+        given: Representations by name.
+        images: Images to evaluate on; only the first one is looked at.
+        wanted: Some of `CONTROLS`; True stands for all of them.
+        reduce: Function that the probe applies to feature maps before it uses them.
+        device: Device on which the networks run.
 
     Raises:
-        ArgumentError: There is no such control, its name is taken, or a representation gives no maps.
+        ArgumentError: There is no such control, the name of a control is already taken, or a representation does not
+            return feature maps.
     """
     if isinstance(wanted, str) or not isinstance(wanted, bool | Collection):
-        raise ArgumentError(f"controls is True, False or some of {', '.join(CONTROLS)}, got {wanted!r}")
+        raise ArgumentError(f"controls must be True, False or a list of some of {', '.join(CONTROLS)}; got {wanted!r}")
     kinds = set(CONTROLS if wanted is True else wanted or ())
     if unknown := sorted(kinds - {*CONTROLS}):
         raise ArgumentError(f"there is no control {unknown[0]!r}; known: {', '.join(CONTROLS)}")
     if reserved := sorted({*given} & {UNTRAINED, SOURCE, REDUCED}):
-        raise ArgumentError(f"{reserved[0]!r} is what a table calls a control; rename the representation")
+        raise ArgumentError(f"{reserved[0]!r} is the label of a control in tables; rename the representation")
     known: dict[str, Representation] = {name: one for name, one in given.items() if one.control}
     controls = Controls({}, list(known), {name: {} for name in given if name not in known})
     for name, against in controls.against.items():
-        one = given[name]
-        if "untrained" in kinds and one.untrained is not None:
+        representation = given[name]
+        if "untrained" in kinds and representation.untrained is not None:
             against[UNTRAINED] = untrained_name(name)
             if against[UNTRAINED] in given:
-                raise ArgumentError(f"{against[UNTRAINED]!r} is what the control of {name!r} is called; rename one")
-        for label, control in _of(one, images, kinds, reduce, device):
-            found = next((have for have, other in known.items() if other.describe == control.describe), control.name)
+                raise ArgumentError(
+                    f"{against[UNTRAINED]!r} is the name of the untrained control of {name!r}; rename one of the two"
+                )
+        for label, control in _controls_of(representation, images, kinds, reduce, device):
+            found = next((same for same, other in known.items() if other.describe == control.describe), control.name)
             if found not in known:
                 if found in given:
-                    raise ArgumentError(f"{found!r} is what one of the controls is called; rename the representation")
+                    raise ArgumentError(f"{found!r} is the name of a control; rename the representation")
                 known[found] = controls.added[found] = control
                 controls.names.append(found)
             against[label or found] = found
-        for have in given:
-            if have in known and have not in against.values():
-                against[have] = have
-    controls.names.extend(one[UNTRAINED] for one in controls.against.values() if UNTRAINED in one)
+        for other in given:
+            if other in known and other not in against.values():
+                against[other] = other
+    controls.names.extend(labels[UNTRAINED] for labels in controls.against.values() if UNTRAINED in labels)
     return controls
 
 
 def untrained_name(name: str) -> str:
-    """What the untrained control of a representation is called."""
+    """The name of the untrained control of a representation."""
     return f"{name} (untrained)"
 
 
-def _of(
-    one: Representation, images: ImageStore, kinds: Collection[str], reduce: Callable[[Tensor], Tensor], device: str
+def _controls_of(
+    representation: Representation,
+    images: ImageStore,
+    kinds: Collection[str],
+    reduce: Callable[[Tensor], Tensor],
+    device: str,
 ) -> list[tuple[str, Representation]]:
-    """The controls of one representation, each with what a table calls it if not by its name."""
-    seen = [part.backbone.channels for part in one.parts if part.backbone.channels is not None]
-    pixels = _whole_image(seen, images)
+    """The controls of one representation, each with its label in tables; an empty label stands for its name."""
+    parts = representation.parts
+    seen = [part.backbone.channels for part in parts if part.backbone.channels is not None]
+    pixels = _all_channels(seen, images)
     found: list[tuple[str, Representation]] = []
     if pixels is None:
         return found
     if "pixels" in kinds:
         found.append(("", Pixels(pixels)))
-    # Gray is all of its space, and less than the image.
+    # Compared with the image's channels, not with those of the space: the space of gray has no other channel.
     if "source" in kinds and len(seen) == 1 and seen[0].num_channels < seen[0].space.image_channels:
         found.append((SOURCE, Pixels(seen[0])))
     if "reduced" in kinds:
         with ExitStack() as stack:
-            for part in one.parts:
+            for part in parts:
                 stack.enter_context(frozen(part.backbone.module, device))
-            maps = check_maps(one.name, one.features(images.images([0]).to(device)), 1)
+            image = images.images([0]).to(device)
+            maps = check_maps(representation.name, representation.features(image), 1)
         height, width = reduce(maps).shape[-2:]
         full_height, full_width = images.images([0]).shape[-2:]
         if max(height, width) > 1 and (height < full_height or width < full_width):
@@ -117,8 +126,8 @@ def _of(
     return found
 
 
-def _whole_image(seen: Sequence[Channels], images: ImageStore) -> Channels | None:
-    """All channels of the image: RGB, or the bands; None where nothing tells: three floating bands may be anything."""
+def _all_channels(seen: Sequence[Channels], images: ImageStore) -> Channels | None:
+    """All channels of the images: RGB, or the bands; None if unknown, since three floating channels may be anything."""
     if seen and not seen[0].space.is_color:
         return Channels(seen[0].space)
     rgb = images.num_channels == 3 and (bool(seen) or images.images([0]).dtype == torch.uint8)

@@ -1,4 +1,4 @@
-"""The classifier of the documented experiment: two convolutions and a linear layer."""
+"""The conv probe, the classifier of the documented experiment: two convolutions and a linear layer."""
 
 from typing import cast
 
@@ -13,12 +13,13 @@ __all__ = ["ConvProbe"]
 class ConvProbe(nn.Module):
     """The classifier of the documented experiment: two convolutions, average pooling, one linear layer.
 
-    conv 3×3 (in → 128), BatchNorm, ReLU, conv 3×3 (128 → 256), BatchNorm, global average, linear (256 → classes); the
-    convolutions have no bias. With 101 classes 325,093 parameters for 3 input channels, 326,245 for 4.
+    The layers are conv 3×3 (in → 128), BatchNorm, ReLU, conv 3×3 (128 → 256), BatchNorm, global average pooling and
+    linear (256 → classes). The convolutions have no bias. With 101 classes, the probe has 325,093 parameters for 3
+    input channels and 326,245 for 4.
 
     Args:
-        in_channels: Channels of the features `(B, in_channels, h, w)`.
-        num_classes: Outputs `(B, num_classes)`.
+        in_channels: Number of channels of the features `(B, in_channels, h, w)`.
+        num_classes: Number of classes; the output is logits `(B, num_classes)`.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -35,16 +36,18 @@ class ConvProbe(nn.Module):
         if self.training:
             pooled = self.norm2(self.conv2(hidden)).mean(dim=(2, 3))
         else:
-            # After the ReLU all is affine once BatchNorm's statistics are fixed, so the average may come first: the
-            # mean of each window that a kernel entry sees, then one 3×3 product per image instead of h w of them.
+            # Everything after the ReLU is affine, because the statistics of BatchNorm are fixed in eval mode. So the
+            # average can come first: each entry of the kernel is multiplied once per image, with the mean of the
+            # positions that it sees, instead of at each of the h w positions.
             pooled = self.norm2(F.conv2d(_window_means(hidden), self.conv2.weight)).flatten(1)
         return cast(Tensor, self.classify(pooled))
 
 
 def _window_means(maps: Tensor) -> Tensor:
-    """What each entry of a 3×3 kernel sees on average of maps padded by one, `(B, C, h, w)` to `(B, C, 3, 3)`.
+    """Computes the mean that each entry of a 3×3 kernel sees in maps padded by one: `(B, C, h, w)` to `(B, C, 3, 3)`.
 
-    The first sees all but the last row and column, and so on: one pass over the maps, where pooling takes nine.
+    The first entry, for example, sees all positions except the last row and column. The sums are computed in one pass
+    over the maps; average pooling would need nine.
     """
     rows = maps.sum(dim=2)
     rows = torch.stack([rows - maps[:, :, -1], rows, rows - maps[:, :, 0]], dim=2)  # (B, C, 3, w)

@@ -1,4 +1,4 @@
-"""The report of `label_efficiency`: what few labels are worth, and more."""
+"""The report of `label_efficiency`: accuracy as a function of the number of labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ __all__ = ["LabelEfficiency"]
 
 @dataclass(frozen=True)
 class LabelEfficiency:
-    """What `label_efficiency` found.
+    """The result of `label_efficiency`: a report for each number of labels.
 
     Attributes:
-        reports: By the number of labeled images per class.
+        reports: The reports by number of labeled images per class.
     """
 
     reports: dict[int, ProbeReport]
 
     def table(self) -> str:
-        """Accuracy by labels per class, in percent, as a Markdown table."""
+        """Returns the accuracies in percent as a Markdown table, with a column for each number of labels per class."""
         names = next(iter(self.reports.values())).names
         rows = [
             {"representation": name}
@@ -35,25 +35,30 @@ class LabelEfficiency:
         return markdown_table(rows, list(rows[0]))
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the reports, each with its card."""
+        """Writes all reports with their cards to a JSON file."""
         write_json(Path(path), {"per_class": {str(count): report.to_dict() for count, report in self.reports.items()}})
 
     @classmethod
     def from_json(cls, path: str | Path) -> "LabelEfficiency":
-        """Reads what `to_json` wrote."""
+        """Reads a file that `to_json` wrote.
+
+        Raises:
+            MissingFileError: The file does not exist.
+            CheckpointError: The file holds something else.
+        """
         content = read_json(Path(path))
         try:
             return cls({int(n): ProbeReport(one["runs"], one["card"]) for n, one in content["per_class"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} holds no reports by label count") from error
+            raise CheckpointError(f"{path} does not hold the reports of label_efficiency()") from error
 
     def plot(self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None) -> None:
         """Draws accuracy against labels per class with 95% intervals, as a PNG file.
 
         Args:
-            path: Of the file.
-            names: Of the representations to show; all by default.
-            title: Of the picture.
+            path: Path of the file to write.
+            names: Names of the representations to show, by default all.
+            title: Title of the plot, by default the name of the probe.
         """
         first = next(iter(self.reports.values()))
         series = {

@@ -1,4 +1,4 @@
-"""`evaluate` and `label_efficiency`: how well small classifiers do on frozen features."""
+"""`evaluate` and `label_efficiency`, which train and test small classifiers on frozen features."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,29 +24,30 @@ def evaluate(
     per_class: int | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> ProbeReport:
-    """Trains a probe on each representation, once per seed, and tests it.
+    """Trains and tests a probe on each representation, once per seed.
 
-    A seed determines the probe's initial weights, the order of the images, which labels are used where not all are, and
-    the weights of the untrained controls. It is the same for every representation, so that differences can be computed
-    seed by seed. Test images choose nothing: neither the setting of the linear probe nor the epoch, which is the last.
+    A seed determines the initial weights of the probe, the order of the images, the labels that are used if there is a
+    budget, and the weights of the untrained controls. All representations share the seeds, so that differences can be
+    computed seed by seed. Test images are never used to select anything: the settings of the linear probe are selected
+    on training images, and the last epoch counts.
 
-    Features are computed once, all layers of a network in one pass over the images. Under `torchrun` the first process
-    does the work, and all processes get its report.
+    Features are computed once, and all layers of a network in one pass over the images. Under `torchrun`, rank 0 does
+    the work and all processes get its report.
 
     Args:
         representations: Frozen features by name. A sequence stands for one network per seed, such as networks that were
             pretrained from different seeds, so that the interval includes the variation between them.
-        train: Labeled images: an `ImageStore`, a Dataset of `(image, label)`, or a pair `(images, labels)`.
-        test: The same, of the same classes.
-        label_fraction: The fraction of each class's labels that is used, at least one image.
-        per_class: Instead, the number of labeled images per class.
+        train: Labeled training images: an `ImageStore`, a Dataset of `(image, label)`, or a pair `(images, labels)`.
+        test: Labeled test images of the same classes, in any of these forms.
+        label_fraction: The fraction of each class's labels that is used, at least one image per class.
+        per_class: The number of labeled images per class, in place of `label_fraction`.
         options: The probe (`"conv"` by default), seeds, controls and more; see `EvaluateOptions`.
 
     Returns:
         The report, with `table()`, `summary()`, `differences()`, `to_json()` and `plot()`.
 
     Raises:
-        ArgumentError: Data or options are unusable; the message says which and why.
+        ArgumentError: The data or an option cannot be used; the message says why.
 
     Examples:
         >>> import torch
@@ -68,17 +69,17 @@ def label_efficiency(
     per_class: Sequence[int] = (1, 2, 5, 10, 20),
     **options: Unpack[EvaluateOptions],
 ) -> LabelEfficiency:
-    """`evaluate` for several numbers of labels; for a given seed, smaller budgets are subsets of larger ones.
+    """Runs `evaluate` for several numbers of labels; for a given seed, smaller budgets are subsets of larger ones.
 
     Args:
-        representations: As for `evaluate`.
-        train: Labeled images, of each class at least as many as the largest budget.
-        test: As for `evaluate`; the same images for all budgets.
+        representations: Frozen features by name, as for `evaluate`.
+        train: Labeled training images as for `evaluate`, at least as many of each class as the largest budget.
+        test: Labeled test images as for `evaluate`, which are the same for all budgets.
         per_class: The numbers of labeled images per class.
         options: The probe (`"linear"` by default), seeds, controls and more; see `EvaluateOptions`.
 
     Raises:
-        ArgumentError: Data or options are unusable, or a class has too few images.
+        ArgumentError: The data or an option cannot be used, or a class has too few images.
 
     Examples:
         >>> import torch
@@ -89,7 +90,10 @@ def label_efficiency(
         [1, 4]
     """
     if not isinstance(per_class, Sequence) or not per_class or len(set(per_class)) != len(per_class):
-        raise ArgumentError(f"label_efficiency needs at least one budget, and each once; got per_class={per_class!r}")
+        raise ArgumentError(
+            "label_efficiency() needs at least one number of labels per class and none twice, got "
+            f"per_class={per_class!r}"
+        )
     counts = sorted(per_class)
     options.setdefault("probe", "linear")
     comparison = Comparison(representations, train, test, **options)

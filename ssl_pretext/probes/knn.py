@@ -1,4 +1,4 @@
-"""The nearest neighbors as a probe: nothing is trained, so nothing hangs on rates, decays or epochs."""
+"""The knn probe, which classifies by nearest neighbors: it is not trained, so it has no rates, decays or epochs."""
 
 import math
 
@@ -14,10 +14,11 @@ from ssl_pretext.probes.linear import MAX_FEATURES, Standardized, pool
 __all__ = ["KNN_CARD", "KNNProbe", "train_knn"]
 
 K, TEMPERATURE = 20, 0.07  # Wu et al. 2018 (1805.01978) and, with k = 20, Caron et al. 2021 (2104.14294)
-# A class that none of the k belongs to gets no vote, and the logarithm of that would make the mean loss infinite. A
-# thousandth is below chance for up to 1,000 classes, and at 6.9 nats such an image does not decide the mean alone.
+# Smallest fraction of the votes in the loss. A class that none of the k neighbors belongs to gets no vote, and its
+# logarithm would make the mean loss infinite. A thousandth is below chance for up to 1,000 classes, and the loss of
+# such an image, 6.9 nats, does not dominate the mean.
 FLOOR = 1e-3
-QUERIES = 1_024  # images whose similarities to all training images are held at once
+QUERIES = 1_024  # number of images whose similarities to all training images are in memory at a time
 KNN_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
     "normalization": "mean and variance of the training images",
@@ -25,20 +26,21 @@ KNN_CARD = {
     "k": K,
     "temperature": TEMPERATURE,
     "weights": "exp(similarity / temperature)",
-    "loss": f"minus the logarithm of the class's share of the votes, at least {FLOOR}",
-    "training_figures": "leave-one-out; they choose nothing",
+    "loss": f"minus the logarithm of the fraction of votes for the class, at least {FLOOR}",
+    "training_figures": "leave-one-out; they select nothing",
     "selection": "none",
 }
 
 
 class KNNProbe(nn.Module):
-    """The k nearest training images by cosine similarity, each with exp(similarity / temperature) votes.
+    """A vote of the k nearest training images by cosine similarity, each with weight exp(similarity / temperature).
 
     Args:
-        in_channels: Channels of the features `(B, in_channels, h, w)`.
-        num_classes: Outputs `(B, num_classes)`: logarithms of each class's share of the votes.
-        k: Neighbors; all training images where there are fewer.
-        temperature: The smaller, the more the nearest of them decide.
+        in_channels: Number of channels of the features `(B, in_channels, h, w)`.
+        num_classes: Number of classes; the output `(B, num_classes)` is the logarithm of each class's fraction of the
+            votes.
+        k: Number of neighbors; if there are fewer training images, all of them vote.
+        temperature: Temperature of the votes; the smaller it is, the more weight the nearest neighbors have.
 
     Raises:
         ArgumentError: k or temperature is not positive.
@@ -56,13 +58,13 @@ class KNNProbe(nn.Module):
         super().__init__()
         whole_number("k of the knn probe", k)
         if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
-            raise ArgumentError(f"the knn probe takes a temperature above 0, got {temperature!r}")
+            raise ArgumentError(f"temperature of the knn probe must be a number above 0, got {temperature!r}")
         self.in_channels, self.num_classes, self.k, self.temperature = in_channels, num_classes, k, temperature
         self.register_buffer("features", torch.empty(0, in_channels))
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
 
     def remember(self, features: Tensor, labels: Tensor) -> "KNNProbe":
-        """Takes maps `(N, in_channels, h, w)` and their labels `(N,)` as the training images."""
+        """Stores features `(N, in_channels, h, w)` and labels `(N,)` of the training images; returns the probe."""
         self.features, self.labels = pool(features), labels
         return self
 
@@ -71,22 +73,30 @@ class KNNProbe(nn.Module):
         return self.votes(features).clamp(min=FLOOR).log()
 
     def votes(self, features: Tensor | None = None) -> Tensor:
-        """Each class's share of the votes, `(B, num_classes)`; for each training image those of the others if None."""
+        """Computes each class's fraction of the votes, `(B, num_classes)`.
+
+        Args:
+            features: Features of the images to classify. Without them, each training image is classified by the other
+                training images.
+
+        Raises:
+            ArgumentError: The probe has no training images yet.
+        """
         if not len(self.labels):
             raise ArgumentError("the knn probe has no training images yet; call remember(features, labels) first")
         parts = Standardized.of(self.features, self.features if features is None else pool(features))
         bank, queries = F.normalize(parts.train), F.normalize(parts.test)
-        shares = [queries.new_zeros(0, self.num_classes)]
+        fractions = [queries.new_zeros(0, self.num_classes)]
         for start in range(0, len(queries), QUERIES):
             similarities = queries[start : start + QUERIES] @ bank.T
             if features is None:
                 similarities.diagonal(offset=start).fill_(-math.inf)
             nearest = similarities.topk(min(self.k, len(bank) - (features is None)), dim=1)
-            # As a softmax, which cannot overflow: shares are all that counts.
+            # Only fractions are needed, so a softmax computes them, which cannot overflow.
             weights = (nearest.values / self.temperature).softmax(dim=1)
-            owners = F.one_hot(self.labels[nearest.indices], self.num_classes)
-            shares.append(torch.einsum("bk,bkc->bc", weights, owners.to(weights.dtype)))
-        return torch.cat(shares)
+            neighbors = F.one_hot(self.labels[nearest.indices], self.num_classes)
+            fractions.append(torch.einsum("bk,bkc->bc", weights, neighbors.to(weights.dtype)))
+        return torch.cat(fractions)
 
 
 def train_knn(
@@ -99,19 +109,20 @@ def train_knn(
     k: int = K,
     temperature: float = TEMPERATURE,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Classifies by the nearest training images, training images by the nearest others.
+    """Classifies each test image by the nearest training images, and each training image by the nearest others.
 
     Args:
-        train: Features `(N, C, h, w)` and labels `(N,)`.
-        test: The same.
-        classes: How many there are.
-        epochs: Decides nothing; here so that all probes are called alike.
-        seed: Decides nothing, as no chance is involved.
-        k: Neighbors; all there are where those are fewer.
-        temperature: Of the votes, exp(similarity / temperature).
+        train: Features `(N, C, h, w)` and labels `(N,)` of the training images.
+        test: Features and labels of the test images.
+        classes: Number of classes.
+        epochs: Ignored; all probes are called with the same arguments.
+        seed: Ignored, because nothing is random.
+        k: Number of neighbors; if there are fewer training images, all of them vote.
+        temperature: Temperature of the votes, exp(similarity / temperature).
 
     Returns:
-        One row of figures, those of training leave-one-out, and the options with the accuracy in training.
+        A history of one row, in which the training loss and accuracy are leave-one-out, and the settings with the
+        training accuracy as `validation_accuracy`.
 
     Raises:
         ArgumentError: k or temperature is not positive.
@@ -127,6 +138,6 @@ def train_knn(
 
 
 def _score(votes: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy."""
+    """Computes the mean loss and the accuracy."""
     loss = F.nll_loss(votes.clamp(min=FLOOR).log(), labels)
     return loss.item(), (votes.argmax(dim=1) == labels).double().mean().item()

@@ -1,4 +1,4 @@
-"""Which labeled images a seed uses."""
+"""Label budgets: how many labeled images of each class are used, and which ones for each seed."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,14 @@ __all__ = ["LabelBudget"]
 
 @dataclass(frozen=True)
 class LabelBudget:
-    """A share of each class's labels, at least one image, or a number of images of each class.
+    """The labels that a probe may use: a fraction of each class, or a number of images per class.
+
+    Attributes:
+        fraction: The fraction of each class's labels that is used, at least one image per class.
+        per_class: The number of labeled images per class, in place of `fraction`.
 
     Raises:
-        ArgumentError: Both are given, or one is out of range.
+        ArgumentError: Both are given, or one of them is out of range.
     """
 
     fraction: float = 1.0
@@ -25,14 +29,22 @@ class LabelBudget:
 
     def __post_init__(self) -> None:
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, float | int) or not 0 < self.fraction <= 1:
-            raise ArgumentError(f"label_fraction lies in (0, 1], got {self.fraction!r}")
+            raise ArgumentError(f"label_fraction must be in (0, 1], got {self.fraction!r}")
         if self.per_class is not None:
-            object.__setattr__(self, "per_class", whole_number("per_class", self.per_class))  # JSON-ready
+            # As an int, which JSON can hold, unlike NumPy's integers.
+            object.__setattr__(self, "per_class", whole_number("per_class", self.per_class))
             if self.fraction != 1:
-                raise ArgumentError(f"per_class takes the place of label_fraction, got both: {self}")
+                raise ArgumentError(
+                    f"pass per_class or label_fraction, not both; got per_class={self.per_class} and "
+                    f"label_fraction={self.fraction}"
+                )
 
     def check(self, images: ImageStore) -> None:
-        """Refuses a class with too few images."""
+        """Checks that each class has enough labeled images.
+
+        Raises:
+            ArgumentError: A class has fewer images than `per_class`.
+        """
         for label, count in zip(*images.labels.unique(return_counts=True), strict=True):
             if self.per_class is not None and count < self.per_class:
                 raise ArgumentError(
@@ -40,7 +52,17 @@ class LabelBudget:
                 )
 
     def indices(self, labels: Tensor, seed: int) -> Tensor | None:
-        """The images of a seed in order; None for all of them. Those of a smaller budget are among a larger one's."""
+        """Draws the images that are used with a seed.
+
+        For a given seed, the images of a smaller budget are a subset of those of a larger one.
+
+        Args:
+            labels: Labels `(N,)` of all images.
+            seed: Seed of the draw.
+
+        Returns:
+            The indices of the images in ascending order; None if all images are used.
+        """
         if self.fraction == 1 and self.per_class is None:
             return None
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))

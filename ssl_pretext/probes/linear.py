@@ -1,4 +1,4 @@
-"""The linear probe: a grid of learning rates and weight decays trained side by side, chosen without the test images."""
+"""The linear probe: a grid of learning rates and weight decays, trained together and selected without test images."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,44 +18,45 @@ from ssl_pretext.representations.base import average_down
 
 __all__ = ["EPOCHS", "LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
 
-MAX_FEATURES = 9_216  # to which Zhang et al. 2016 and Goyal et al. 2019 pool every layer
-ROUNDING = 1e-6  # a spread below this share of a feature's largest value is that of float32, not of the images
+MAX_FEATURES = 9_216  # Zhang et al. 2016 and Goyal et al. 2019 pool every layer to this number
+ROUNDING = 1e-6  # a standard deviation below this fraction of a feature's largest value is float32 rounding error
 
 EPOCHS = 100
-# For features of unit variance divided by the root of their number, so that both mean the same for any layer. With
-# these and at least MIN_STEPS steps per epoch, 100 epochs reach the minimum of the penalized loss for each decay (at
-# lower rates or decays they do not), so that it is the decay that is chosen, and the rate decides next to nothing.
+# The grid is for features of unit variance divided by the square root of their number, so that a value has the same
+# effect for any layer. With these values and at least MIN_STEPS steps per epoch, 100 epochs reach the minimum of the
+# penalized loss for each decay; with lower rates or decays they do not. So the decay is what is selected, and the rate
+# has almost no effect.
 RATES = (3.0, 6.0, 12.0, 25.0)
 DECAYS = (1e-4, 1e-3, 1e-2)
 MOMENTUM, BATCH_SIZE, MIN_STEPS, VALIDATION = 0.9, 128, 8, 0.2
-# The bias as the weight of a constant, which leaves the minimum as it is. Next to features whose variances add up to 1
-# over all directions, a constant of 1 would make the bias the first to swing at a high rate.
+# The bias is the weight of a feature with this constant value, which does not change the minimum. The variances of the
+# other features add up to 1, so with a constant of 1 the bias would be the first weight to oscillate at a high rate.
 CONSTANT = 0.3
 LINEAR_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
-    "normalization": "mean and variance of all training images, the held-out ones included (their labels are not)",
+    "normalization": "mean and variance of all training images, including the held-out ones (but not their labels)",
     "optimizer": f"SGD from zero weights, Nesterov momentum {MOMENTUM}, cosine schedule",
-    "loss": "cross-entropy; decay of the weights, not of the bias",
+    "loss": "cross-entropy; weight decay of the weights, not of the bias",
     "learning_rate": list(RATES),
-    "bias_learning_rate": f"{CONSTANT**2:.2g} of the weights'",
+    "bias_learning_rate": f"{CONSTANT**2:.2g} times that of the weights",
     "weight_decay": list(DECAYS),
     "batch_size": f"about {BATCH_SIZE}, at least {MIN_STEPS} steps per epoch",
-    "selection": f"rate and decay on {VALIDATION:.0%} of the training images, then refitted on all of them; last epoch",
+    "selection": f"rate and decay on {VALIDATION:.0%} of the training images, then refit on all of them; last epoch",
 }
 
 
 @dataclass(frozen=True)
 class Standardized:
-    """Features `(N, F)` of the training and the test images, standardized by the former."""
+    """Features `(N, F)` of training and test images, standardized by the statistics of the training images."""
 
     train: Tensor
     test: Tensor
 
     @classmethod
     def of(cls, train: Tensor, test: Tensor) -> "Standardized":
-        """Standardizes by the statistics of all training images, then divides by the root of F.
+        """Standardizes features by the statistics of all training images, then divides them by the square root of F.
 
-        The mean square norm is then 1 for any F. Features that are constant in training become zeros.
+        The mean squared norm is then 1 for any F. Features that are constant over the training images become zeros.
 
         Examples:
             >>> Standardized.of(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.tensor([[4.0, 9.0]])).test
@@ -69,24 +70,28 @@ class Standardized:
 
 
 def shrink(features: Tensor) -> Tensor:
-    """Feature maps `(N, C, h, w)`, averaged down to at most 9,216 values each and at least one per channel."""
+    """Averages feature maps `(N, C, h, w)` down to at most 9,216 values per image, but at least one per channel."""
     side = max(1, int((MAX_FEATURES / features.shape[1]) ** 0.5))
     return average_down(features, (side, side))
 
 
 def pool(features: Tensor) -> Tensor:
-    """What `shrink` makes of feature maps `(N, C, h, w)`, as vectors `(N, F)`."""
+    """Averages feature maps `(N, C, h, w)` down as `shrink` does, and flattens them to vectors `(N, F)`."""
     return shrink(features).flatten(1)
 
 
 class LinearProbe(nn.Module):
-    """The classifier of the linear probe as a network, for other ways to train it than `train_linear`'s.
+    """The linear probe as a network, for training it in other ways than `train_linear`.
 
-    Pooling as in `pool`, BatchNorm without affine part, one linear layer (Zhang et al. 2017, Goyal et al. 2019).
+    It consists of average pooling to at most 9,216 features, BatchNorm without learned scale and shift, and one linear
+    layer (Zhang et al. 2017, Goyal et al. 2019). The first batch determines the number of features.
 
     Args:
-        in_channels: Channels of the features `(B, in_channels, h, w)`; how many are left of h × w the first batch says.
-        num_classes: Outputs `(B, num_classes)`.
+        in_channels: Number of channels of the features `(B, in_channels, h, w)`.
+        num_classes: Number of classes; the output is logits `(B, num_classes)`.
+
+    Raises:
+        ArgumentError: The features of a batch have another number of channels.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -98,7 +103,9 @@ class LinearProbe(nn.Module):
     @override
     def forward(self, features: Tensor) -> Tensor:
         if features.shape[1] != self.in_channels:
-            raise ArgumentError(f"this probe takes {self.in_channels} channels, got {features.shape[1]}")
+            raise ArgumentError(
+                f"this linear probe takes features with {self.in_channels} channels, got {features.shape[1]}"
+            )
         return cast(Tensor, self.classify(self.norm(pool(features))))
 
 
@@ -112,22 +119,23 @@ def train_linear(
     rates: Sequence[float] = RATES,
     decays: Sequence[float] = DECAYS,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Trains linear classifiers with every setting at once, keeps the setting best on held-out training images, refits.
+    """Trains a linear classifier for each setting, selects the best on held-out training images, and refits it on all.
 
-    The loss is mean cross-entropy plus `decay / 2` times the squared weights, on `Standardized` features.
+    The loss is the mean cross-entropy plus `decay / 2` times the squared weights, on `Standardized` features.
 
     Args:
-        train: Features `(N, C, h, w)` and labels `(N,)`.
-        test: The same; they choose nothing.
-        classes: How many there are.
-        epochs: Passes over the training images.
-        seed: Decides the order of the images and which are held out.
+        train: Features `(N, C, h, w)` and labels `(N,)` of the training images.
+        test: Features and labels of the test images, which are not used to select the setting.
+        classes: Number of classes.
+        epochs: Number of passes over the training images.
+        seed: Seed of the order of the images and of the choice of held-out images.
         rates: Learning rates of the grid.
         decays: Weight decays of the grid.
 
     Returns:
-        A row per epoch of the refitted classifier, and the setting chosen with its accuracy on the images held out; the
-        middle of the grid, without an accuracy, where no class has two images.
+        The history of the refitted classifier with a row per epoch, and the selected setting with its accuracy on the
+        held-out images. If no class has two images, nothing can be held out: the setting is then the middle of the
+        grid, without an accuracy.
     """
     (maps, labels), (test_maps, test_labels) = train, test
     parts = Standardized.of(pool(maps), pool(test_maps))
@@ -142,7 +150,7 @@ def train_linear(
         known = features[:, kept] if dual else features
         *_, (weights, _) = fit(known[kept], labels[kept], settings)
         scores = _score(_logits(known[held_out], weights, classes), labels[held_out]).tolist()
-        # A diverged setting hits too: its NaN all count as the first class.
+        # The accuracy does not show divergence, because logits that are NaN all predict the first class.
         ranks = [(not math.isfinite(loss), -hits, loss) for loss, hits in scores]
         winner = ranks.index(min(ranks))
         best, accuracy = settings[winner], {"validation_accuracy": scores[winner][1] / len(held_out)}
@@ -167,12 +175,14 @@ def _epochs(
 ) -> Iterator[tuple[Tensor, list[list[float]]]]:
     """Trains one classifier per setting, all in one matrix whose last row is the bias.
 
-    Weights that start at zero stay sums of training features, as their gradients are. The dual form, for more features
-    than images, therefore keeps what each image adds, `(N + 1, S K)`, and needs only the products of the features with
-    each other, `(N, N)`, in their place: step by step the same training.
+    With N images, F features, S settings and K classes, the weights are `(F + 1, S K)`. They start at zero, and their
+    gradients are sums of training features, so the weights stay such sums. The dual form, for more features than
+    images, stores the coefficient of each image instead, `(N + 1, S K)`. It takes the inner products of the features,
+    `(N, N)`, in place of the features, and trains the same classifiers step by step.
 
     Yields:
-        After each epoch the weights, changed in place, and each setting's summed loss and hits in training.
+        After each epoch the weights, which change in place, and each setting's summed training loss and number of
+        correct predictions.
     """
     rates, decays = features.new_tensor(settings).repeat_interleave(classes, dim=0).T
     weights = features.new_zeros(features.shape[1] + 1, len(rates))
@@ -199,13 +209,13 @@ def _epochs(
 
 
 def _logits(features: Tensor, weights: Tensor, classes: int) -> Tensor:
-    """Of each setting, `(B, S, K)`."""
+    """Computes the logits of each setting, `(B, S, K)`."""
     logits = torch.addmm(CONSTANT * weights[-1], features, weights[:-1])
     return logits.reshape(len(features), -1, classes)
 
 
 def _score(logits: Tensor, labels: Tensor) -> Tensor:
-    """Summed loss, infinite where training diverged, and number of hits of each setting, `(S, 2)`."""
+    """Computes the summed loss, infinite after divergence, and the correct predictions of each setting, `(S, 2)`."""
     truth = labels[:, None, None].expand(-1, logits.shape[1], 1)
     losses = -logits.log_softmax(-1).gather(-1, truth)[..., 0]
     hits = logits.argmax(-1) == labels[:, None]

@@ -1,4 +1,4 @@
-"""What `evaluate` can train on features, by name: networks, the linear probe, nearest neighbors."""
+"""The registry of probes, and how `evaluate` trains each of them."""
 
 import hashlib
 import inspect
@@ -30,16 +30,18 @@ PROBES.register("resnet")(ResNetProbe)
 
 @dataclass(frozen=True)
 class Method:
-    """How a probe is trained and judged.
+    """How a probe is trained and tested.
 
     Attributes:
-        name: Of the probe.
-        train: `(train, test, *, classes, epochs, seed)` to a row per epoch and what was chosen on training images.
-        card: What decides its figures.
-        epochs: Its own number of passes.
-        pooled: Whether it sees maps averaged to at most 9,216 features, so that larger ones need not be kept.
-        all_classes: Whether it has outputs for classes without training images, as the documented head of 101 has.
-        cacheable: Whether all its code is this library's, so that finished probes can be cached.
+        name: Name of the probe.
+        train: Function from `(train, test, *, classes, epochs, seed)` to the history, a row per epoch, and the settings
+            that were selected on training images.
+        card: The settings that determine the results of the probe.
+        epochs: Default number of passes over the training images.
+        pooled: Whether the probe averages feature maps to at most 9,216 features, so that larger maps are not stored.
+        all_classes: Whether the probe has an output for each class, including those without training images, as the
+            classifier of the documented experiment has.
+        cacheable: Whether all code of the probe belongs to this library, so that finished probes can be cached.
     """
 
     name: str
@@ -52,21 +54,30 @@ class Method:
 
 
 def find_method(probe: str | ProbeFactory, training: ProbeConfig | None) -> Method:
-    """The method of a name of `list_probes()`, or of a function `(in_channels, num_classes)` to a module.
+    """Finds out how a probe is trained and tested.
+
+    Args:
+        probe: A name of `list_probes()`, with options in brackets, or a function from `(in_channels, num_classes)` to a
+            module.
+        training: Configuration of the training, for probes that are networks.
 
     Raises:
-        UnknownNameError: There is no such probe.
-        ArgumentError: It does not take these options, or `training`.
+        UnknownNameError: There is no probe of this name.
+        ArgumentError: The probe does not take these options or no `training`, or an argument has the wrong type.
     """
     if not isinstance(training, ProbeConfig | None):
-        raise ArgumentError(f"training is a ProbeConfig, got {training!r}")
+        raise ArgumentError(f"training must be a ProbeConfig, got {training!r}")
     if not callable(probe) and not isinstance(probe, str):
-        raise ArgumentError(f"a probe is a name of {list_probes()} or a function to a module, got {probe!r}")
+        raise ArgumentError(
+            f"probe must be one of {', '.join(list_probes())} or a function that creates a module, got {probe!r}"
+        )
     name, options = parse_spec(probe) if isinstance(probe, str) else (getattr(probe, "__name__", "custom"), {})
     if isinstance(probe, str) and name in ("linear", "knn"):
         if training is not None:
-            raise ArgumentError(f"training is for probes trained by AdamW; the {name} probe has a way of its own")
-        PROBES.create(probe, in_channels=1, num_classes=2)  # refuses options that it does not know
+            raise ArgumentError(
+                f"training configures networks that are trained by AdamW, and the {name} probe is not one; leave it out"
+            )
+        PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown options
         if name == "linear":
             return Method(name, train_linear, LINEAR_CARD, EPOCHS, pooled=True, all_classes=False, cacheable=True)
         return Method(
@@ -93,17 +104,17 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None) -> Meth
 
 
 def create_probe(probe: str, in_channels: int, num_classes: int, **options: Option) -> nn.Module:
-    """Builds a probe by name.
+    """Creates a probe by name.
 
     Args:
-        probe: A name of `list_probes()`.
-        in_channels: Channels of the features it classifies.
-        num_classes: Classes it tells apart.
-        options: Options of the probe.
+        probe: A name of `list_probes()`, with options in brackets such as `"knn[k=5]"`.
+        in_channels: Number of channels of the features.
+        num_classes: Number of classes.
+        options: Further options of the probe.
 
     Raises:
-        UnknownNameError: There is no such probe.
-        ArgumentError: It does not take these options.
+        UnknownNameError: There is no probe of this name.
+        ArgumentError: The probe does not take these options.
 
     Examples:
         >>> sum(parameter.numel() for parameter in create_probe("conv", 4, 101).parameters())
@@ -113,17 +124,23 @@ def create_probe(probe: str, in_channels: int, num_classes: int, **options: Opti
 
 
 def list_probes() -> list[str]:
-    """Names that `create_probe` knows."""
+    """Returns the names of the probes, which `create_probe` and `evaluate` take."""
     return PROBES.names()
 
 
 def register_probe(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Files a factory `(in_channels, num_classes)` under a name, as a decorator; `evaluate` trains it by AdamW."""
+    """Registers a function from `(in_channels, num_classes)` to a module under a name, as a decorator.
+
+    `evaluate` trains the module by AdamW, as a `ProbeConfig` describes.
+
+    Raises:
+        ArgumentError: The name is already taken.
+    """
     return PROBES.register(name)
 
 
 def _source(factory: ProbeFactory) -> str:
-    """What tells a function from another of its name: where it is from, and a hash of its text where there is one."""
+    """Identifies a function in a probe card by its module, its name and a hash of its source, if it is available."""
     try:
         text = hashlib.sha256(inspect.getsource(factory).encode()).hexdigest()[:16]
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""The report of `evaluate`: every run, the card of what decided them, and what follows."""
+"""The report of `evaluate`: all runs, the card with the settings that determined them, tables, plots and sentences."""
 
 import math
 import statistics
@@ -17,26 +17,28 @@ from ssl_pretext.system.files import read_json, write_bytes, write_json
 
 __all__ = ["ProbeReport", "difference_plot", "difference_row", "percent"]
 
-# What may differ between two reports that are still about the same question.
-_OWN = ("controls", "against", "health", "representations", "code", "guessed", "seen")
-FEW_STEPS = 100  # after which a network that began at random is hardly trained
+# Entries of the card that two comparable reports may differ in: they describe what is compared, and not how, or follow
+# from the images, whose hashes are compared.
+NOT_COMPARED = ("controls", "against", "health", "representations", "code", "guessed", "seen")
+FEW_STEPS = 100  # with fewer training steps, a network hardly learns
 
 
 @dataclass(frozen=True, repr=False)
 class ProbeReport:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
-        runs: `{"representation", "probe", "seed", "history"}` each; a history row per epoch holds `epoch`,
+        runs: A dict for each representation and seed, with the keys `"representation"`, `"probe"`, `"seed"`,
+            `"labels"`, `"history"` and the settings that were selected. The history has a row per epoch with `epoch`,
             `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy`.
-        card: Everything that decided the figures.
+        card: All settings that determine the results, and statistics of the features.
     """
 
     runs: list[dict[str, Any]]
     card: dict[str, Any]
 
     def __repr__(self) -> str:
-        # Not all runs and the card, which are pages long: a notebook shows this.
+        # A notebook shows this text; the text that dataclasses generate would be pages of runs.
         return f"<ProbeReport: {self.card.get('probe')} probe of {', '.join(self.names)}>"
 
     def __str__(self) -> str:
@@ -44,15 +46,22 @@ class ProbeReport:
 
     @property
     def names(self) -> list[str]:
-        """The representations, controls included, in the order of their runs."""
+        """Names of the representations, including the controls, in the order of the runs."""
         return list(dict.fromkeys(run["representation"] for run in self.runs))
 
     def accuracies(self, name: str) -> list[float]:
-        """Final test accuracies of one representation, a figure per seed."""
+        """Returns the final test accuracies of a representation, one per seed.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+        """
         return self._final(name, "test_accuracy")
 
     def summary(self) -> list[dict[str, Any]]:
-        """A row per representation; `test_accuracy_ci95` is the half width of the interval, None for one seed."""
+        """Returns a row per representation with its mean accuracy and loss.
+
+        `test_accuracy_ci95` is half the width of the 95% interval, None for a single seed.
+        """
         rows = []
         for name in self.names:
             mean, half = mean_interval(self.accuracies(name))
@@ -70,69 +79,87 @@ class ProbeReport:
         return rows
 
     def differences(self, reference: str) -> list[dict[str, Any]]:
-        """Test accuracy of each other representation minus the reference's, seed by seed."""
+        """Returns `difference` for each representation except the reference."""
         return [self.difference(name, reference) for name in self.names if name != reference]
 
     def difference(self, name: str, reference: str) -> dict[str, Any]:
-        """Test accuracy of one representation minus another's, seed by seed, with what follows from the interval."""
+        """Computes the test accuracy of a representation minus that of another, seed by seed.
+
+        Args:
+            name: Name of the representation.
+            reference: Name of the representation whose accuracy is subtracted.
+
+        Returns:
+            A row with the `mean` difference, half the width of its interval as `ci95`, whether it is `significant`, and
+            a description in `words`.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+        """
         return difference_row(name, self.accuracies(name), reference, self.accuracies(reference))
 
     def against_controls(self) -> list[dict[str, Any]]:
-        """`difference` of each representation and each of its controls."""
+        """Returns `difference` for each representation and each of its controls."""
         pairs = [(name, control) for name, controls in self.card["against"].items() for control in controls.values()]
         return [self.difference(name, control) for name, control in pairs]
 
     def sentences(self) -> list[str]:
-        """What follows from each comparison with a control, what guessing gets, and what to be wary of."""
+        """Returns a sentence per comparison with a control, then one about guessing, and warnings if there are any."""
         found = [f"{row['representation']}: {row['words']}." for row in self.against_controls()]
-        chance, guessed = 1 / self.card["classes"], self.card.get("guessed")  # which older reports do not hold
-        frequent = "" if guessed is None or guessed <= chance else f"; naming the most frequent class, {guessed:.1%}"
+        chance, guessed = 1 / self.card["classes"], self.card["guessed"]
+        frequent = f"; always naming the most frequent class gets {guessed:.1%}" if guessed > chance else ""
         found.append(f"Guessing one of {self.card['classes']} classes gets {chance:.1%}{frequent}.")
-        if seen := self.card.get("seen"):
-            found.append(
-                f"Be wary: {seen:,} of {self.card['test']['images']:,} test images are training images, pixel by pixel."
-            )
-        images = self.runs[0].get("labels", self.card["train"]["images"])
-        if self.card.get("optimizer") == "AdamW":
+        if seen := self.card["seen"]:
+            number = self.card["test"]["images"]
+            found.append(f"Warning: {seen:,} of {number:,} test images are identical to training images.")
+        images = self.runs[0]["labels"]
+        if self.card.get("optimizer") == "AdamW":  # the knn probe has no optimizer
             steps = self.card["epochs"] * max(1, images // self.card["batch_size"])
             if steps < FEW_STEPS:
                 found.append(
-                    f"Be wary: {images} labels make too few steps ({steps}) to train the {self.card['probe']} probe. "
-                    "The linear one and kNN make more of few labels; more epochs make more steps."
+                    f"Warning: {images} labels give only {steps} training steps, too few for the {self.card['probe']} "
+                    "probe. Use the linear or knn probe with so few labels, or more epochs."
                 )
         return found
 
     def best(self, names: Sequence[str] | None = None) -> str:
-        """The representation with the best accuracy on held-out *training* images, averaged over the seeds.
+        """Returns the representation with the best accuracy on held-out *training* images, averaged over the seeds.
 
         Args:
-            names: To choose from, such as the layers of a network; all that are no controls by default.
+            names: Names of the representations to choose from, such as the layers of a network; by default all except
+                the controls.
 
         Raises:
-            ArgumentError: The probe holds no training images out (only the linear one and kNN do), or there are only
-                controls.
+            ArgumentError: The probe has no accuracy on held-out training images (only the linear and knn probes have),
+                or there are only controls.
             UnknownNameError: The report has no such representation.
         """
         held_out: dict[str, float] = {}
         candidates = list(names or self.card["against"])
         if not candidates:
-            raise ArgumentError("the report holds nothing but controls to choose from")
+            raise ArgumentError(
+                "best() has no representations to choose from: the report holds only controls; pass names"
+            )
         for name in candidates:
             values = [run["validation_accuracy"] for run in self._runs(name) if "validation_accuracy" in run]
             if not values:
-                raise ArgumentError(f"the {self.card['probe']} probe of {name!r} has no accuracy but on test images")
+                raise ArgumentError(
+                    f"best() needs accuracies on held-out training images, which the {self.card['probe']} probe of "
+                    f"{name!r} does not have; use the linear or knn probe"
+                )
             held_out[name] = statistics.fmean(values)
         return max(held_out, key=lambda name: held_out[name])
 
     def table(self) -> str:
-        """`rows` as a Markdown table."""
+        """Returns `rows` as a Markdown table."""
         rows = self.rows()
         return markdown_table(rows, list(rows[0]))
 
     def rows(self) -> list[dict[str, object]]:
-        """Accuracy and paired differences against the controls, in percent, a row per representation.
+        """Returns a row per representation with its accuracy and its differences from the controls, in percent.
 
-        Each network is compared with its own untrained twin and its own source channels, and with what all share.
+        Each network is compared with its own untrained twin and its own source channels, and with the controls that all
+        representations share.
         """
         labels = list(dict.fromkeys(label for controls in self.card["against"].values() for label in controls))
         rows = []
@@ -150,42 +177,42 @@ class ProbeReport:
         return rows
 
     def health_table(self) -> str:
-        """Whether features have collapsed, as a Markdown table; see `feature_health`."""
+        """Returns the statistics of `feature_health`, which show collapsed features, as a Markdown table."""
         rows = health_rows(self.card["health"])
         return markdown_table(rows, list(rows[0]))
 
     def to_json(self, path: str | Path) -> None:
-        """Writes runs, card and summary."""
+        """Writes card, summary and runs to a JSON file."""
         write_json(Path(path), self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """Card, summary and runs, JSON-ready."""
+        """Returns card, summary and runs as values that JSON can hold."""
         return {"card": self.card, "summary": self.summary(), "runs": self.runs}
 
     @classmethod
     def from_json(cls, path: str | Path) -> "ProbeReport":
-        """Reads what `to_json` wrote.
+        """Reads a file that `to_json` wrote.
 
         Raises:
-            MissingFileError: There is no such file.
-            CheckpointError: It holds something else.
+            MissingFileError: The file does not exist.
+            CheckpointError: The file holds something else.
         """
         content = read_json(Path(path))
         try:
             return cls(content["runs"], content["card"])
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is no probe report") from error
+            raise CheckpointError(f"{path} does not hold a probe report") from error
 
     def card_differences(self, other: "ProbeReport") -> dict[str, tuple[Any, Any]]:
-        """What decides the figures of one report and not the other's, by name: both values."""
-        keys = sorted(({*self.card} | {*other.card}) - {*_OWN})
+        """Returns the settings that differ, by name, with the value of this report and that of the other."""
+        keys = sorted(({*self.card} | {*other.card}) - {*NOT_COMPARED})
         pairs = {key: (self.card.get(key), other.card.get(key)) for key in keys}
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
     def compare(self, other: "ProbeReport") -> str:
-        """Both reports' accuracies side by side as Markdown, and what differs between their probe cards.
+        """Compares the accuracies of two reports in a Markdown table, and lists the settings that differ between them.
 
-        Paired differences are shown only where the cards agree: else the figures answer different questions.
+        Differences are shown only if the settings agree; otherwise the reports answer different questions.
         """
         differing = self.card_differences(other)
         rows = []
@@ -198,23 +225,31 @@ class ProbeReport:
                 mean, half = paired_difference(self.accuracies(name), other.accuracies(name))
                 shown["difference"] = percent(mean, half, sign=True)
             rows.append(shown)
-        verdict = [f"- {key}: {mine!r} here, {theirs!r} there" for key, (mine, theirs) in differing.items()]
+        settings = [f"- {key}: {mine!r} here, {theirs!r} there" for key, (mine, theirs) in differing.items()]
         lead = "Not comparable: the probe cards differ." if differing else "The probe cards agree."
         columns = ["representation", "this report, %", "the other, %", *([] if differing else ["difference"])]
-        return "\n".join([lead, *verdict, "", markdown_table(rows, columns)])
+        return "\n".join([lead, *settings, "", markdown_table(rows, columns)])
 
     def merge(self, other: "ProbeReport") -> "ProbeReport":
-        """The runs of both, which must have been probed alike; controls that both have are taken from the first.
+        """Returns a report with the runs of both reports; runs of a control that both hold are taken from this one.
+
+        Args:
+            other: A report with the same settings.
 
         Raises:
-            ArgumentError: The cards differ, or both have another representation of one name.
+            ArgumentError: Settings of the reports differ, or they hold different representations of the same name.
         """
         if differing := self.card_differences(other):
-            raise ArgumentError(f"reports that were probed differently cannot be merged: {', '.join(differing)} differ")
+            raise ArgumentError(
+                f"only reports with the same settings can be merged; these differ in {', '.join(differing)}"
+            )
         both = set(self.names) & set(other.names)
         mine, theirs = self.card["representations"], other.card["representations"]
         if clash := sorted(name for name in both if mine[name] != theirs[name]):
-            raise ArgumentError(f"both reports hold {', '.join(clash)}, and they are not the same")
+            raise ArgumentError(
+                f"both reports hold {', '.join(clash)}, but not the same representation; give one of them another name "
+                "and evaluate it again"
+            )
         card = self.card | {
             "controls": list(dict.fromkeys([*self.card["controls"], *other.card["controls"]])),
             **{key: other.card[key] | self.card[key] for key in ("health", "representations")},
@@ -226,11 +261,17 @@ class ProbeReport:
         return ProbeReport([*self.runs, *(run for run in other.runs if run["representation"] not in both)], card)
 
     def plot(self, path: str | Path, *, loss: bool = False, title: str | None = None) -> None:
-        """Draws test accuracy, or test loss, per epoch: means and range over the seeds, as a PNG file."""
-        figure, label, factor = ("test_loss", "test loss", 1) if loss else ("test_accuracy", "test accuracy, %", 100)
+        """Draws the mean and the range over the seeds of the test accuracy per epoch, as a PNG file.
+
+        Args:
+            path: Path of the file to write.
+            loss: Whether to draw the test loss in place of the accuracy.
+            title: Title of the plot, by default the name of the probe.
+        """
+        key, label, factor = ("test_loss", "test loss", 1) if loss else ("test_accuracy", "test accuracy, %", 100)
         series = {
             name: [
-                [math.nan if row[figure] is None else factor * row[figure] for row in run["history"]]
+                [math.nan if row[key] is None else factor * row[key] for row in run["history"]]
                 for run in self._runs(name)
             ]
             for name in self.names
@@ -241,18 +282,27 @@ class ProbeReport:
     def plot_differences(
         self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None
     ) -> None:
-        """Draws the paired differences against the controls with their intervals, as a PNG file.
+        """Draws the paired differences from the controls with their intervals, as a PNG file.
 
         Args:
-            path: Of the file.
-            names: Of the representations to show; all that are no controls by default.
-            title: Of the picture.
+            path: Path of the file to write.
+            names: Names of the representations to show, by default all except the controls.
+            title: Title of the plot, by default the name of the probe.
         """
         rows = [row for row in self.against_controls() if names is None or row["representation"] in names]
         write_bytes(Path(path), difference_plot(rows, title=title or f"{self.card['probe']} probe"))
 
     def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
-        """Draws the accuracy of the layers of a network, and of their untrained twins, as a PNG file."""
+        """Draws the accuracy of the layers of a network and of their untrained twins, as a PNG file.
+
+        Args:
+            path: Path of the file to write.
+            layers: Names of the representations of the layers, in running order.
+            title: Title of the plot, by default the name of the probe.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+        """
         places = list(enumerate(layers))
         series = {"trained": [(i, *self.in_percent(name)) for i, name in places]}
         twins = [
@@ -270,7 +320,7 @@ class ProbeReport:
         write_bytes(Path(path), picture)
 
     def in_percent(self, name: str) -> tuple[float, float | None]:
-        """Mean accuracy of a representation and half its interval, in percent."""
+        """Returns the mean accuracy of a representation and half the width of its interval, in percent."""
         mean, half = mean_interval(self.accuracies(name))
         return 100 * mean, None if half is None else 100 * half
 
@@ -279,14 +329,24 @@ class ProbeReport:
             raise UnknownNameError(f"the report has no representation {name!r}; it has {', '.join(self.names)}")
         return [run for run in self.runs if run["representation"] == name]
 
-    def _final(self, name: str, figure: str) -> list[float]:
-        # JSON knows no NaN: what diverged comes back as null.
-        values = [run["history"][-1][figure] for run in self._runs(name)]
+    def _final(self, name: str, key: str) -> list[float]:
+        # JSON has no NaN, so the loss of a probe that diverged is read back as None.
+        values = [run["history"][-1][key] for run in self._runs(name)]
         return [math.nan if value is None else value for value in values]
 
 
 def difference_row(name: str, values: Sequence[float], reference: str, against: Sequence[float]) -> dict[str, Any]:
-    """Accuracies minus others, seed by seed, with what follows from the interval."""
+    """Computes the paired difference of two lists of accuracies, and describes it.
+
+    Args:
+        name: Name of the representation.
+        values: Its accuracies, one per seed.
+        reference: Name of the representation to compare with.
+        against: The accuracies to subtract, for the same seeds.
+
+    Returns:
+        A row as `ProbeReport.difference` returns it.
+    """
     mean, half = paired_difference(values, against)
     return {
         "representation": name,
@@ -299,7 +359,7 @@ def difference_row(name: str, values: Sequence[float], reference: str, against: 
 
 
 def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str) -> bytes:
-    """A PNG of rows of `difference_row`, in points, by representation."""
+    """Draws rows of `difference_row` in percentage points, grouped by representation; returns a PNG."""
     bars = [
         {
             "label": f"minus {row['reference']}",
@@ -313,6 +373,13 @@ def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str) -> bytes:
 
 
 def percent(mean: float, half: float | None, *, sign: bool = False) -> str:
-    """`12.3 ± 0.4`, in percent; without an interval where there is none."""
+    """Formats a fraction and half the width of its interval in percent, without an interval if `half` is None.
+
+    Examples:
+        >>> percent(0.123, 0.004)
+        '12.3 ± 0.4'
+        >>> percent(0.02, None, sign=True)
+        '+2.0'
+    """
     text = f"{100 * mean:+.1f}" if sign else f"{100 * mean:.1f}"
     return text if half is None else f"{text} ± {100 * half:.1f}"

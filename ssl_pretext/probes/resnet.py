@@ -1,4 +1,4 @@
-"""A stronger classifier than the documented one, for small maps such as latents."""
+"""The resnet probe, a stronger classifier than the conv probe, for small feature maps such as latents."""
 
 from typing import cast
 
@@ -10,7 +10,7 @@ __all__ = ["ResNetProbe"]
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions with BatchNorm beside a shortcut (He et al. 2016, section 3.3)."""
+    """Two 3×3 convolutions with BatchNorm and a projection shortcut (He et al. 2016, section 3.3)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -30,11 +30,11 @@ class Block(nn.Module):
 
 
 class ResNetProbe(nn.Module):
-    """Three residual blocks of 64, 128 and 256 channels, average pooling, one linear layer.
+    """Three residual blocks with 64, 128 and 256 channels, average pooling and one linear layer.
 
     Args:
-        in_channels: Channels of the features `(B, in_channels, h, w)`.
-        num_classes: Outputs `(B, num_classes)`.
+        in_channels: Number of channels of the features `(B, in_channels, h, w)`.
+        num_classes: Number of classes; the output is logits `(B, num_classes)`.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""How a probe that is a network is trained."""
+"""The training of probes that are networks, and its configuration."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,17 +22,18 @@ TEST_BATCH_SIZE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(Config):
-    """How a probe that is a network is trained; the defaults are the documented experiment's.
+    """Configuration of the training of a probe that is a network; the defaults are those of the documented experiment.
 
     Attributes:
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW.
-        batch_size: Images per step, about.
-        regularizers: Weight of each regularizer of the probe by spec, such as `{"nuclear_norm": 1e-3}`.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        batch_size: Approximate number of images per step; the images are divided into batches of nearly equal size.
+        regularizers: Weight of each regularizer of the probe, by the spec of the regularizer, such as
+            `{"nuclear_norm": 1e-3}`.
 
     Raises:
         ArgumentError: A number is out of range.
-        UnknownNameError: There is no such regularizer.
+        UnknownNameError: There is no regularizer of a given name.
 
     Examples:
         >>> ProbeConfig(learning_rate=1e-3, regularizers={"nuclear_norm": 1e-3}).batch_size
@@ -45,15 +46,18 @@ class ProbeConfig(Config):
     regularizers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        size = whole_number("batch_size of ProbeConfig (BatchNorm needs two)", self.batch_size, least=2)
-        object.__setattr__(self, "batch_size", size)  # JSON-ready
+        size = whole_number("batch_size of ProbeConfig (BatchNorm needs two images)", self.batch_size, least=2)
+        object.__setattr__(self, "batch_size", size)  # an int, which JSON can hold, unlike NumPy's integers
         rates = (self.learning_rate, self.weight_decay)
         if not all(isinstance(rate, float | int) for rate in rates) or not self.learning_rate > 0 <= self.weight_decay:
-            raise ArgumentError(f"ProbeConfig takes learning_rate > 0 and weight_decay >= 0, got {rates}")
-        WeightedRegularizers(self.regularizers)  # refuses what it does not know
+            raise ArgumentError(
+                f"ProbeConfig needs learning_rate > 0 and weight_decay >= 0, got {self.learning_rate!r} and "
+                f"{self.weight_decay!r}"
+            )
+        WeightedRegularizers(self.regularizers)  # raises an error for unknown regularizers
 
     def card(self) -> dict[str, Any]:
-        """What a probe card says of it."""
+        """Returns the entries of the probe card that describe the training."""
         return {"optimizer": "AdamW", **self.to_dict(), "loss": "cross-entropy", "selection": "last epoch"}
 
 
@@ -67,19 +71,19 @@ def train_network(
     seed: int,
     training: ProbeConfig,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Trains a network on features; the last epoch counts, so nothing is chosen.
+    """Trains a network on features and tests it after each epoch; the last epoch counts, so nothing is selected.
 
     Args:
-        factory: Makes it from the channels of the features and the number of classes.
-        train: Features `(N, C, h, w)` and labels `(N,)`.
-        test: The same.
-        classes: How many there are.
-        epochs: Passes over the training images.
-        seed: Decides the weights and the order of the images.
-        training: How.
+        factory: Function that creates the network from the number of channels of the features and of classes.
+        train: Features `(N, C, h, w)` and labels `(N,)` of the training images.
+        test: Features and labels of the test images.
+        classes: Number of classes.
+        epochs: Number of passes over the training images.
+        seed: Seed of the initial weights and of the order of the images.
+        training: Configuration of the training.
 
     Returns:
-        A row per epoch, and no choices.
+        The history with a row per epoch, and an empty dict, because no settings are selected.
     """
     features, labels = train
     count, device = len(labels), labels.device
@@ -90,14 +94,14 @@ def train_network(
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
         )
-        # Not the global generator: larger networks draw more from it, and the order must be theirs all the same.
+        # The order has its own generator: networks draw different amounts from the global one, and must see one order.
         generator = torch.Generator().manual_seed(seed)
         history: list[dict[str, float]] = []
         for epoch in range(epochs):
             network.train()
             order = torch.randperm(count, generator=generator).to(device)
             sums = torch.zeros(2, device=device, dtype=torch.float64)
-            # Nearly equal batches: a last one of a single image would leave BatchNorm without a variance.
+            # Batches are nearly equal, because BatchNorm has no variance in a last batch of a single image.
             for batch in order.tensor_split(max(1, count // training.batch_size)):
                 inputs = features[batch]
                 logits = network(inputs)
@@ -125,11 +129,12 @@ def _test(network: nn.Module, features: Tensor, labels: Tensor) -> list[float]:
     sums = torch.zeros(2, device=labels.device, dtype=torch.float64)
     with torch.inference_mode():
         for batch in torch.arange(len(labels), device=labels.device).split(TEST_BATCH_SIZE):
-            sums += _score(network(features[batch]), labels[batch])  # a copy: a network may work in place
+            # Indexing copies the features, so a network that changes its input in place does no harm.
+            sums += _score(network(features[batch]), labels[batch])
     return cast(list[float], (sums / len(labels)).tolist())
 
 
 def _score(logits: Tensor, labels: Tensor) -> Tensor:
-    """Summed loss and number of hits."""
+    """Computes the summed loss and the number of correct predictions."""
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return torch.stack([loss, (logits.argmax(dim=1) == labels).sum()]).double()

@@ -1,4 +1,4 @@
-"""Channel values as classes: bins, soft encoding, priors and decoding."""
+"""Quantization of channel values into bins: soft encoding, priors, rebalancing weights and decoding."""
 
 from ssl_pretext.quantize.quantizer import ColorQuantizer, DecodeMethod, Quantizer, is_colorful
 

@@ -1,4 +1,4 @@
-"""The k nearest of a few hundred centers for very many points: what soft encoding spends its time on."""
+"""Exact and fast search for the k nearest of a few hundred centers, the costly step of soft encoding."""
 
 import math
 
@@ -7,22 +7,25 @@ from torch import Tensor
 
 __all__ = ["NearestCenters"]
 
-PIECE = 8192  # points whose candidates fit into a processor's cache
-CELLS_PER_STEP = 10  # of the table, per axis; even, so that the ties of a regular grid fall on cell borders
-MAX_CELLS, MAX_SPARE = 1 << 17, 8  # a table beyond either would cost more than it saves
+PIECE = 8192  # number of points whose candidates fit into the cache of a CPU
+# Number of the table's cells per distance between neighboring centers, along each axis. It is even, so that the ties of
+# a regular grid fall on cell borders.
+CELLS_PER_STEP = 10
+# Largest number of cells, and of candidates per cell beyond k. A larger table would cost more than it saves.
+MAX_CELLS, MAX_SPARE = 1 << 17, 8
 
 
 class NearestCenters:
-    """Finds the `k` nearest of fixed centers, exactly.
+    """Finds the `k` nearest of fixed centers for each point, exactly.
 
-    In one dimension the nearest are neighbors, and a binary search finds where they start. In two dimensions on
-    the CPU a table has, for each cell of a fine lattice, the few centers that can be among the `k` nearest of any
-    point of the cell; only those are compared. Elsewhere (on a GPU, for a point outside the table, for centers too
-    uneven for one) all centers are.
+    In one dimension the nearest centers are consecutive, and a binary search finds the first of them. In two dimensions
+    on a CPU, a table lists for each cell of a fine lattice the few centers that can be among the `k` nearest of any
+    point in the cell, and only these are compared with the point. All centers are compared on a GPU, for points outside
+    of the table, and where the centers are spaced too unevenly for a table.
 
     Args:
-        centers: `(Q, D)`, `D` of 1 or 2; in one dimension ascending.
-        k: How many to find, at most `Q`.
+        centers: Centers `(Q, D)` with `D` of 1 or 2; in one dimension in ascending order.
+        k: Number of centers to find, at most `Q`.
     """
 
     def __init__(self, centers: Tensor, k: int) -> None:
@@ -34,12 +37,11 @@ class NearestCenters:
         self._table = _CellTable.build(self.centers, k) if use_table else None
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and squared distances of the nearest centers, `(k, n)` each, of `points` `(D, n)`.
+        """Returns the indices and squared distances, `(k, n)` each, of the centers nearest to `points` `(D, n)`.
 
-        Give it `piece` points at a time, so that what is computed for them stays small. Points that are not
-        numbers have distances that are not.
+        Pass at most `piece` points at a time, so that intermediate results stay small. The distances of NaN are NaN.
         """
-        points = points.to(self.centers).clamp(-1e9, 1e9)  # beyond, and for infinity, directions are all that counts
+        points = points.to(self.centers).clamp(-1e9, 1e9)  # only the direction matters for points this far away
         if len(points) == 1:
             return self._on_a_line(points)
         if self._table is None:
@@ -52,7 +54,8 @@ class NearestCenters:
 
     def _on_a_line(self, points: Tensor) -> tuple[Tensor, Tensor]:
         (centers,) = self.centers.T.contiguous()
-        # The window of k neighbors moves on where the center it leaves is as far as the one it gains.
+        # The window of the k nearest centers moves up by one where the center that it loses is as far from the point as
+        # the center that it gains.
         turns = (centers[: len(centers) - self.k] + centers[self.k :]) / 2
         window = torch.arange(self.k, device=points.device)
         indices = torch.bucketize(points[0], turns) + window[:, None]
@@ -64,7 +67,14 @@ class NearestCenters:
 
 
 class _CellTable:
-    """For each cell of a lattice over 2-D centers, all that can be among the `k` nearest of a point of the cell."""
+    """A table over a lattice of cells: which 2-D centers can be among the `k` nearest of a point in each cell.
+
+    Args:
+        candidates: Indices of these centers, `(cells, m)`.
+        settled: Number of the first candidates that are among the `k` nearest everywhere in their cell.
+        centers: Centers `(Q, 2)`.
+        k: Number of centers to find.
+    """
 
     def __init__(self, candidates: Tensor, settled: int, centers: Tensor, k: int) -> None:
         self.low, self.width, self.shape = _lattice(centers)
@@ -74,12 +84,13 @@ class _CellTable:
 
     @classmethod
     def build(cls, centers: Tensor, k: int) -> "_CellTable | None":
-        """The table, or None where it would be too large or have too many candidates to be of use."""
+        """Builds the table, or returns None if it would have too many cells or candidates to be useful."""
         low, width, (rows, columns) = _lattice(centers)
         if rows * columns > MAX_CELLS:
             return None
         cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (cells, 2)
-        # A cell's candidates are at most this much farther from its middle than the k-th: once there, once back.
+        # Seen from the middle of its cell, a candidate is at most this much farther away than the k-th nearest center:
+        # between the middle and a point of the cell, each of the two distances changes by at most half of the diagonal.
         diagonal = float(width.norm())
         size = k + MAX_SPARE
         found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -91,26 +102,27 @@ class _CellTable:
                 return None
             found.append(_rank(order[:, :size], corner, width, centers, k))
         order, settled, needed = (torch.cat(parts) for parts in zip(*found, strict=True))
-        # Two bytes a candidate (MAX_CELLS allows no more than 1,310 bins), so that the table stays in the cache too.
+        # Two bytes per candidate keep the table in the cache too; MAX_CELLS allows at most 1,310 bins.
         return cls(order[:, : int(needed.max())].short().contiguous(), int(settled.min()), centers, k)
 
     def outside(self, points: Tensor) -> Tensor:
-        """Which points no cell contains; NaN is in none."""
+        """Returns a mask of the points that no cell contains; NaN is in no cell."""
         high = self.low + self.width * torch.tensor(self.shape)
         return ~((points >= self.low[:, None]) & (points < high[:, None])).all(0)
 
     def find(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and squared distances `(k, n)` of `points` `(2, n)`; nonsense for points outside."""
+        """Returns indices and squared distances `(k, n)` of `points` `(2, n)`; those of outside points are invalid."""
         row, column = ((points - self.low[:, None]) / self.width[:, None]).nan_to_num()
         cell = row.clamp(0, self.shape[0] - 1).long() * self.shape[1] + column.clamp(0, self.shape[1] - 1).long()
         candidates = self.candidates.index_select(0, cell).T.contiguous().long()  # (m, n)
         squares = self.first.take(candidates).sub_(points[0]).square_()
         second = self.second.take(candidates).sub_(points[1])
         squares.addcmul_(second, second)
-        # The last bits of a squared distance (for 313 centers, 2^-43 of it) give way to the center's index. Such
-        # numbers sort as integers, so that plain minima and maxima sort both, and ties by index.
+        # The last bits of a squared distance (for 313 centers, 2^-43 of it) are replaced by the index of the center.
+        # Read as integers, such numbers are in the same order, so plain minima and maxima sort distances and indices
+        # together, and ties by index.
         keys = list(squares.view(torch.int64).bitwise_and_(~self.index_bits).bitwise_or_(candidates))
-        for last in range(len(keys) - 1, self.k - 1, -1):  # each round takes the farthest to the end
+        for last in range(len(keys) - 1, self.k - 1, -1):  # each round moves the farthest candidate to the end
             for i in range(self.settled, last):
                 left, right = keys[i], keys[i + 1]
                 keys[i] = torch.minimum(left, right)
@@ -120,7 +132,7 @@ class _CellTable:
 
 
 def _lattice(centers: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Lower corner, cell widths and cell counts of a lattice that reaches one step beyond the centers."""
+    """Returns lower corner, cell widths and cell counts of a lattice that extends one step beyond the centers."""
     axes = [column.unique() for column in centers.T]
     steps = [float(axis.diff().min()) if len(axis) > 1 else 1.0 for axis in axes]
     low = torch.stack([axis[0] - step for axis, step in zip(axes, steps, strict=True)])
@@ -132,14 +144,15 @@ def _lattice(centers: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
 
 
 def _rank(order: Tensor, corner: Tensor, width: Tensor, centers: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorts the candidates `(n, m)` of cells: those always among the `k` nearest, those sometimes, the others.
+    """Sorts the candidates `(n, m)` of cells by whether they are always, sometimes or never among the `k` nearest.
 
     Returns:
-        The sorted candidates, and how many of each cell belong to the first, and to the first two kinds.
+        The sorted candidates, the number of the first kind in each cell, and the number of the first two kinds.
     """
     corners = corner[:, None] + width * torch.cartesian_prod(*[torch.arange(2.0, dtype=width.dtype)] * 2)  # (n, 4, 2)
     squares = (centers[order][:, None] - corners[:, :, None]).square().sum(-1)  # (n, 4, m)
-    # The difference of two squared distances is affine: who is nearer at all four corners is nearer in all the cell.
+    # The difference of two squared distances is affine in the point, so a center that is nearer at all four corners of
+    # a cell is nearer everywhere in it.
     nearer = (squares[:, :, :, None] < squares[:, :, None, :]).all(1)  # (n, m, m): [i, j] i is always nearer than j
     sometimes = nearer.sum(1) < k
     always = order.shape[1] - 1 - nearer.sum(2) < k
@@ -149,8 +162,8 @@ def _rank(order: Tensor, corner: Tensor, width: Tensor, centers: Tensor, k: int)
 
 
 def _squared_distances(points: Tensor, centers: Tensor) -> Tensor:
-    """`(D, n)` and `(Q, D)` to `(n, Q)`."""
-    # Differences before squares: expanding the square would lose half the digits far from zero.
+    """Returns the squared distances `(n, Q)` between points `(D, n)` and centers `(Q, D)`."""
+    # Differences are taken before squaring, because expanding the square would lose half of the digits far from zero.
     squares = (points[0, :, None] - centers[:, 0]).square_()
     for i in range(1, len(points)):
         squares += (points[i, :, None] - centers[:, i]).square_()

@@ -1,7 +1,7 @@
-"""Channel values as classes: soft encoding into bins, priors and rebalancing, and the way back to values.
+"""Quantizers of channel values: soft encoding into bins, priors, rebalancing weights, and decoding to values.
 
-What Zhang et al. 2016 (section 2) call `Z`, `p̃`, `w` and the annealed mean. A soft target has `k` bins per pixel and
-is kept that way, as indices and weights: a dense one of 313 bins would be 63 MB for 16 images of 56×56 pixels.
+Zhang et al. 2016 (section 2) call these `Z`, `p̃`, `w` and the annealed mean. A soft target has `k` bins per pixel and
+is stored as their indices and weights: a dense target of 313 bins would take 63 MB for 16 images of 56×56 pixels.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,13 +20,14 @@ __all__ = ["ColorQuantizer", "DecodeMethod", "Quantizer", "is_colorful"]
 
 DecodeMethod = Literal["annealed_mean", "mean", "mode"]
 
-NEIGHBORS = {1: 5, 2: 10}  # by the number of channels; 10 is the released code's (the paper's 5 is a misprint)
-BATCH = 64  # images of a store or tensor that are read at a time
+# Default number of neighbors by the number of channels. The released code uses 10; the 5 in the paper is a misprint.
+NEIGHBORS = {1: 5, 2: 10}
+BATCH = 64  # number of images that are read from a store or tensor at a time
 
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """What this module needs of an image store."""
+    """The part of the interface of an image store that this module uses."""
 
     def __len__(self) -> int: ...
 
@@ -36,19 +37,24 @@ class ImageSource(Protocol):
 class Quantizer(nn.Module):
     """Bins for the values of one or two channels.
 
+    Values and bins have the same units. `fit_prior` measures from such values how often each bin occurs. It takes
+    images only if their channels are these values; `ColorQuantizer.fit_prior_to_images` takes RGB images.
+
     Attributes:
         centers: Centers of the bins, `(Q, D)`, in the units of the values.
-        prior: How often each bin occurs, `(Q,)`; zeros until `fit_prior`. Both are saved with the state dict.
-        sigma: Standard deviation of the Gaussian that spreads a value over its nearest bins.
-        neighbors: How many bins that is; 1 makes the encoding hard.
+        prior: Frequency of each bin, `(Q,)`; zeros until `fit_prior` is called. The state dict contains `centers` and
+            `prior`.
+        sigma: Standard deviation of the Gaussian that weights the nearest bins of a value.
+        neighbors: Number of nearest bins that a value is encoded into.
 
     Args:
-        centers: `(Q, D)` with `D` of 1 or 2; those of one channel in ascending order.
-        sigma: See above, in the units of the values.
-        neighbors: See above; by default 5 for one channel and 10 for two.
+        centers: Centers `(Q, D)` with `D` of 1 or 2; those of one channel in ascending order.
+        sigma: Standard deviation, in the units of the values, of the Gaussian that weights the nearest bins of a value.
+        neighbors: Number of nearest bins that a value is encoded into; 1 gives a hard (one-hot) encoding. By default 5
+            for one channel and 10 for two.
 
     Raises:
-        ArgumentError: The centers are no such tensor or not distinct, or an option is out of range.
+        ArgumentError: The centers have another shape or are not distinct, or an option is out of range.
 
     Examples:
         >>> quantizer = Quantizer(torch.tensor([[0.0], [1.0], [2.0]]), sigma=0.5, neighbors=2)
@@ -67,14 +73,14 @@ class Quantizer(nn.Module):
         bins, channels = centers.shape
         neighbors = min(NEIGHBORS[channels], bins) if neighbors is None else neighbors
         if not 0 < sigma < float("inf"):
-            raise ArgumentError(f"a quantizer needs a positive sigma, got {sigma}; neighbors=1 makes it a hard one")
+            raise ArgumentError(f"a quantizer needs a positive sigma, got {sigma}; use neighbors=1 for a hard encoding")
         if not 1 <= neighbors <= bins:
             raise ArgumentError(f"neighbors must lie between 1 and the number of bins, {bins}; got {neighbors}")
         self.sigma, self.neighbors = float(sigma), neighbors
         self.register_buffer("centers", centers)
         self.register_buffer("prior", torch.zeros(bins, device=centers.device))
-        self._search: NearestCenters | None = None  # made when first needed, where the centers then are
-        self.register_load_state_dict_post_hook(_forget_search)  # type: ignore[no-untyped-call]
+        self._search: NearestCenters | None = None  # created on first use, on the device of the centers
+        self.register_load_state_dict_post_hook(_reset_search)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def uniform(
@@ -85,14 +91,15 @@ class Quantizer(nn.Module):
         sigma: float | None = None,
         neighbors: int | None = None,
     ) -> "Quantizer":
-        """Bins of equal width: for one channel, or as a grid for two.
+        """Creates a quantizer with bins of equal width; those of two channels form a grid.
 
         Args:
-            low: Where the first bin begins; for two channels, two numbers.
-            high: Where the last bin ends.
-            bins: Number of bins; for two channels, of each, or one number for both.
-            sigma: By default half the mean width of a bin, as the published color bins have it.
-            neighbors: See `Quantizer`.
+            low: Lower edge of the first bin; two numbers for two channels.
+            high: Upper edge of the last bin; for two channels, one number for each or one for both.
+            bins: Number of bins; for two channels, one number for each or one for both.
+            sigma: Standard deviation of the Gaussian; by default half the mean width of a bin, as for the published
+                color bins.
+            neighbors: Number of nearest bins that a value is encoded into; by default 5 for one channel and 10 for two.
 
         Raises:
             ArgumentError: The numbers do not describe bins of one or two channels.
@@ -110,19 +117,21 @@ class Quantizer(nn.Module):
     def fit(
         values: Tensor, *, bins: int | Sequence[int], sigma: float | None = None, neighbors: int | None = None
     ) -> "Quantizer":
-        """Bins that suit some data.
+        """Creates a quantizer with bins fitted to data.
 
-        One channel gets its bins at quantiles, so that each holds about as many values. Two channels get a grid
-        over their range, less the cells that hold no value. Both can be fewer than asked for.
+        The bins of one channel are placed at quantiles, so that each contains about the same number of values. The bins
+        of two channels are the cells of a grid over the range of the values, without the cells that contain no value.
+        There can be fewer bins than requested.
 
         Args:
-            values: `(B, D, H, W)`, `D` of 1 or 2.
-            bins: Number of bins; for two channels, of each, or one number for both.
-            sigma: By default half the mean distance of neighboring bins.
-            neighbors: See `Quantizer`.
+            values: Values to fit the bins to, `(B, D, H, W)` with `D` of 1 or 2.
+            bins: Number of bins; for two channels, one number for each or one for both.
+            sigma: Standard deviation of the Gaussian; by default half the mean distance of neighboring bins.
+            neighbors: Number of nearest bins that a value is encoded into; by default 5 for one channel and 10 for two.
 
         Raises:
-            ArgumentError: The shape or dtype is wrong, or values are not finite, none or all the same.
+            ArgumentError: The shape or dtype of the values is wrong, or the values are not finite, empty, or all the
+                same in a channel.
 
         Examples:
             >>> Quantizer.fit(torch.rand(8, 1, 16, 16) ** 2, bins=32)
@@ -133,23 +142,23 @@ class Quantizer(nn.Module):
 
     @property
     def bins(self) -> int:
-        """How many bins there are, `Q`."""
+        """Number of bins, `Q`."""
         return len(self.centers)
 
     @torch.no_grad()
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Spreads each value over its nearest bins, with weights `∝ exp(-d² / (2 sigma²))` that add up to 1.
+        """Encodes each value as its nearest bins, with weights `∝ exp(-d² / (2 sigma²))` that sum to 1.
 
         Args:
-            values: `(B, D, H, W)` in the units of the centers. However far from the bins, they get finite weights;
-                what is not a number gets weights that are not.
+            values: Values `(B, D, H, W)` in the units of the centers. Values at any distance from the bins get finite
+                weights; NaN gets NaN.
 
         Returns:
-            Indices (int64) and weights (the dtype of the values), `(B, neighbors, H, W)` each; the bins of a pixel
+            Indices (int64) and weights (in the dtype of the values), `(B, neighbors, H, W)` each. The bins of a pixel
             are in no particular order.
 
         Raises:
-            ArgumentError: The shape or dtype is wrong.
+            ArgumentError: The shape or dtype of the values is wrong.
         """
         self._check("encode", values, self.centers.shape[1])
         if self._search is None:
@@ -160,7 +169,7 @@ class Quantizer(nn.Module):
         for start in range(0, points.shape[1], self._search.piece):
             piece = slice(start, start + self._search.piece)
             indices[:, piece], squares = self._search(points[:, piece])
-            # Relative to the nearest bin, or all weights of a far value would round to 0.
+            # Distances are relative to the nearest bin; otherwise all weights of a far value would underflow to 0.
             excess = (squares - squares.amin(0)).to(torch.promote_types(values.dtype, torch.float32))
             weight = excess.div_(-2 * self.sigma**2).exp_()
             weights[:, piece] = weight.div_(weight.sum(0))
@@ -169,24 +178,25 @@ class Quantizer(nn.Module):
         return indices, weights
 
     def nearest_bin(self, values: Tensor) -> Tensor:
-        """The nearest bin of each value: `(B, D, H, W)` to int64 `(B, H, W)`."""
+        """Returns the index of the nearest bin of each value: `(B, D, H, W)` to int64 `(B, H, W)`."""
         indices, weights = self.encode(values)
         return indices.gather(1, weights.argmax(1, keepdim=True)).squeeze(1)
 
     def decode(self, logits: Tensor, method: DecodeMethod = "annealed_mean", temperature: float = 0.38) -> Tensor:
-        """Turns predicted logits into values.
+        """Decodes logits to values.
 
         Args:
-            logits: `(B, Q, H, W)`.
-            method: The `"mean"` of the predicted distribution, its `"mode"`, or between them the `"annealed_mean"`,
-                which is the mean of `softmax(logits / temperature)` (Zhang et al. 2016, section 2.3).
-            temperature: Of the annealed mean: at 1 it is the mean, toward 0 it goes to the mode.
+            logits: Predicted logits `(B, Q, H, W)`.
+            method: `"mean"` is the mean of the predicted distribution, `"mode"` its most likely bin, and
+                `"annealed_mean"` the mean of `softmax(logits / temperature)`, which lies between the two (Zhang et al.
+                2016, section 2.3).
+            temperature: Temperature of the annealed mean: 1 gives the mean, and the limit at 0 is the mode.
 
         Returns:
-            `(B, D, H, W)` in the units of the centers; only the mode has no gradient.
+            Values `(B, D, H, W)` in the units of the centers. They are differentiable unless the method is `"mode"`.
 
         Raises:
-            ArgumentError: The shape, dtype, method or temperature is wrong.
+            ArgumentError: The shape or dtype of the logits is wrong, or the method or temperature is invalid.
 
         Examples:
             >>> quantizer = Quantizer.uniform(0, 4, bins=2)  # centers 1 and 3
@@ -196,58 +206,63 @@ class Quantizer(nn.Module):
         """
         self._check("decode", logits, self.bins)
         if method not in get_args(DecodeMethod):
-            raise ArgumentError(f"decode has the methods {', '.join(get_args(DecodeMethod))}, got {method!r}")
+            raise ArgumentError(f"decode needs one of the methods {', '.join(get_args(DecodeMethod))}, got {method!r}")
         if not 0 < temperature < float("inf"):
-            raise ArgumentError(f"decode needs a positive temperature, got {temperature}; its limit at 0 is 'mode'")
+            raise ArgumentError(
+                f"decode needs a positive temperature, got {temperature}; the method 'mode' is the limit at 0"
+            )
         centers = self.centers.to(logits)
         if method == "mode":
             return centers[logits.argmax(1)].movedim(-1, 1)
         if method == "annealed_mean":
-            # The largest logit goes to 0 first, or a small temperature would divide it to infinity.
+            # The largest logit is subtracted first, so that a small temperature does not divide it to infinity.
             logits = (logits - logits.detach().amax(1, keepdim=True)) / temperature
-        with torch.autocast(logits.device.type, enabled=False):  # which would round values by up to half a unit of ab
+        with torch.autocast(logits.device.type, enabled=False):  # autocast would round by up to half a unit of ab
             return torch.einsum("bqhw,qd->bdhw", logits.softmax(1), centers)
 
     def fit_prior(self, values: Tensor | ImageSource | Iterable[Any]) -> Self:
-        """Measures how often each bin occurs, as the mean of the soft targets; that is how the paper smooths it.
+        """Measures how often each bin occurs, as the mean of the soft targets, which is the smoothing of the paper.
 
         Args:
-            values: `(N, D, H, W)`; an iterable of such batches (of a tuple or list, as a `DataLoader` gives them,
-                the first part); or an image store whose images are the values. Read a batch at a time.
+            values: Values `(N, D, H, W)` in the units of the centers; or an iterable of such batches, of which a tuple
+                or list (as from a `DataLoader`) has them as its first item; or an image store whose images are the
+                values. They are read one batch at a time.
 
         Returns:
             The quantizer itself.
 
         Raises:
-            ArgumentError: There are no values, or some are not numbers.
+            ArgumentError: There are no values, some of them are NaN, or their shape or dtype is wrong.
         """
         total = torch.zeros(self.bins, dtype=torch.float64)
         for batch in _batches(values):
             indices, weights = self.encode(batch.to(self.centers.device))
             total += torch.bincount(indices.flatten().cpu(), weights.flatten().cpu().double(), self.bins)
         if not (total.sum() > 0 and total.isfinite().all()):
-            raise ArgumentError("fit_prior needs at least one value, and all of them numbers")
+            raise ArgumentError("fit_prior needs at least one value, and none of the values may be NaN")
         self.prior.copy_(total / total.sum())
         return self
 
     def rebalancing(self, lam: float = 0.5) -> Tensor:
-        """Weights by which rare bins count more: `w ∝ 1 / ((1 - lam) p + lam u)`, with `Σ p w = 1`.
+        """Returns the weights of the bins that rebalance a loss, larger for rare bins.
 
-        Equation 4 of Zhang et al. 2016, where `lam` is λ; `u` is uniform over the bins that occur. A bin that does
-        not occur weighs as much as the rarest that does.
+        They follow equation 4 of Zhang et al. 2016, `w ∝ 1 / ((1 - λ) p + λ u)`, scaled so that `Σ p w = 1`. Here `p`
+        is the prior, `u` is the uniform distribution over the bins that occur, and λ mixes the two. At λ = 0 all bins
+        that occur have the same total weight `p w`; at λ = 1 every weight is 1. A bin that does not occur gets the
+        weight of the rarest bin that does.
 
         Args:
-            lam: From 0, where all bins count alike in total, to 1, where all weights are 1.
+            lam: λ of the paper, which uses 0.5; a number in `[0, 1]`.
 
         Returns:
-            `(Q,)`, positive and finite.
+            Weights `(Q,)`, positive and finite.
 
         Raises:
-            ArgumentError: No prior has been fitted, or `lam` lies outside `[0, 1]`.
+            ArgumentError: No prior has been fitted, or `lam` lies outside of `[0, 1]`.
         """
         if not 0 <= lam <= 1:
-            raise ArgumentError(f"rebalancing takes lam in [0, 1], got {lam}")
-        occurs = self.prior >= torch.finfo(self.prior.dtype).tiny  # the inverse of less is infinite
+            raise ArgumentError(f"rebalancing needs lam in [0, 1], got {lam}")
+        occurs = self.prior >= torch.finfo(self.prior.dtype).tiny  # the inverse of a smaller number is infinite
         if not occurs.any():
             raise ArgumentError("rebalancing needs a prior; call fit_prior() on the training data first")
         rarest = self.prior[occurs].amin()
@@ -262,7 +277,9 @@ class Quantizer(nn.Module):
 
     def _check(self, method: str, tensor: Tensor, channels: int) -> None:
         if tensor.dim() != 4 or tensor.shape[1] != channels or not tensor.is_floating_point():
-            raise ArgumentError(f"{method} takes a floating tensor (B, {channels}, H, W), got {describe(tensor)}")
+            raise ArgumentError(
+                f"{method} needs a floating-point tensor of shape (B, {channels}, H, W), got {describe(tensor)}"
+            )
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._search = None
@@ -270,11 +287,14 @@ class Quantizer(nn.Module):
 
 
 class ColorQuantizer(Quantizer):
-    """The 313 bins of ab, in Lab units, with which Zhang et al. 2016 made colorization a classification.
+    """The 313 bins of ab, in Lab units, by which Zhang et al. 2016 treat colorization as classification.
+
+    Two methods measure the prior. `fit_prior`, inherited from `Quantizer`, takes values of ab in Lab units.
+    `fit_prior_to_images` takes sRGB images and converts them to ab.
 
     Args:
-        sigma: See `Quantizer`.
-        neighbors: See `Quantizer`.
+        sigma: Standard deviation, in Lab units, of the Gaussian that weights the nearest bins of a color.
+        neighbors: Number of nearest bins that a color is encoded into; 1 gives a hard (one-hot) encoding.
 
     Examples:
         >>> quantizer = ColorQuantizer()
@@ -288,33 +308,47 @@ class ColorQuantizer(Quantizer):
         super().__init__(color_bins(), sigma=sigma, neighbors=neighbors)
 
     def fit_prior_to_images(self, images: Tensor | ImageSource | Iterable[Any]) -> Self:
-        """Measures how often each bin occurs among the colors of images; see `fit_prior`.
+        """Measures how often each bin occurs among the colors of sRGB images; for values of ab use `fit_prior`.
 
         Args:
-            images: sRGB `(N, 3, H, W)`, uint8 or in `[0, 1]`; an iterable of such batches; or an image store.
+            images: sRGB images `(N, 3, H, W)`, uint8 or floating-point in `[0, 1]`; or an iterable of such batches, of
+                which a tuple or list (as from a `DataLoader`) has them as its first item; or an image store. They are
+                read one batch at a time.
 
         Returns:
             The quantizer itself.
+
+        Raises:
+            ArgumentError: There are no images, or they are not sRGB images of this shape and range.
         """
         ab, device = Channels("lab", "ab"), self.centers.device
         return self.fit_prior(ab.denormalize(ab.extract(batch.to(device))) for batch in _batches(images))
 
 
 def is_colorful(ab: Tensor, threshold: float = 5.0) -> Tensor:
-    """Which images are not gray: `(B, 2, H, W)` in Lab units to bool `(B,)`.
+    """Returns which images are not gray, as bool `(B,)`.
 
-    Zhang et al. 2016 give an image no weight if nowhere in it `|a|` or `|b|` exceeds 5.
+    An image is gray if neither `|a|` nor `|b|` exceeds the threshold at any pixel. Zhang et al. 2016 give such images
+    no weight, with a threshold of 5.
+
+    Args:
+        ab: Channels a and b of the images in Lab units, `(B, 2, H, W)`.
+        threshold: Largest `|a|` or `|b|` of a gray image.
+
+    Raises:
+        ArgumentError: The shape of `ab` is wrong.
 
     Examples:
         >>> is_colorful(torch.tensor([[4.0, -6.0], [4.0, -4.0]]).view(2, 2, 1, 1)).tolist()
         [True, False]
     """
     if ab.dim() != 4 or ab.shape[1] != 2:
-        raise ArgumentError(f"is_colorful takes ab of shape (B, 2, H, W), got {describe(ab)}")
+        raise ArgumentError(f"is_colorful needs ab of shape (B, 2, H, W), got {describe(ab)}")
     return (ab.abs() > threshold).flatten(1).any(1)
 
 
 def _batches(source: Tensor | ImageSource | Iterable[Any]) -> Iterator[Tensor]:
+    """Yields the batches of a tensor, an image store, or an iterable of batches or of tuples that start with one."""
     if isinstance(source, Tensor):
         yield from source.split(BATCH)
     elif isinstance(source, ImageSource):
@@ -325,5 +359,5 @@ def _batches(source: Tensor | ImageSource | Iterable[Any]) -> Iterator[Tensor]:
             yield batch[0] if isinstance(batch, tuple | list) else batch
 
 
-def _forget_search(module: Quantizer, _: Any) -> None:
-    module._search = None  # other centers may have been loaded
+def _reset_search(module: Quantizer, _: Any) -> None:
+    module._search = None  # the loaded state may contain other centers

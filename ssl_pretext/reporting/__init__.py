@@ -1,4 +1,4 @@
-"""Tables, plots, image grids and report pages."""
+"""Reporting: tables, plots, image grids and report pages."""
 
 from ssl_pretext.reporting.page import Figure, Section, html_page, image_grid, markdown_table
 from ssl_pretext.reporting.plots import curves, forest, lines

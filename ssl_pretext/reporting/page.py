@@ -1,4 +1,4 @@
-"""Tables, image grids, and one self-contained HTML page of them."""
+"""Markdown tables, image grids, and self-contained HTML pages that combine them with plots."""
 
 import base64
 import io
@@ -15,20 +15,28 @@ __all__ = ["Figure", "Section", "html_page", "image_grid", "markdown_table"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG picture with its caption, which is also its text for those who do not see it."""
+    """A PNG image with its caption, which is also its alternative text."""
 
     png: bytes
     caption: str
 
     @property
     def source(self) -> str:
-        """The picture as a data URI."""
+        """The image as a data URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, then paragraphs, a table, pictures, and text to be shown as it is."""
+    """A part of a report page.
+
+    Attributes:
+        heading: Heading of the section.
+        paragraphs: Texts, each of which becomes a paragraph.
+        table: Rows of a table, by column; the keys of the first row are the headings.
+        figures: Images with captions.
+        code: Text that is shown unchanged in a monospaced font.
+    """
 
     heading: str
     paragraphs: Sequence[str] = ()
@@ -38,7 +46,11 @@ class Section:
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
-    """Rows as a Markdown table; a missing value stays empty, and a line break becomes a space.
+    """Formats rows as a Markdown table.
+
+    Args:
+        rows: Values by column. A missing value becomes an empty cell, and line breaks in a value become spaces.
+        columns: Keys of the columns to show, which are also the headings.
 
     Examples:
         >>> print(markdown_table([{"name": "pixels", "accuracy": 17.9}], ["name", "accuracy"]))
@@ -53,24 +65,27 @@ def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str])
 
 
 def image_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], *, side: int = 96) -> bytes:
-    """A PNG with one row of pictures per image, enlarged without smoothing.
+    """Draws rows of images under column titles, enlarged without smoothing; returns a PNG.
 
     Args:
-        rows: RGB images `(3, H, W)` in `[0, 1]`, as many per row as there are titles.
-        titles: Of the columns.
-        side: At least this many pixels per picture.
+        rows: RGB images `(3, H, W)` in `[0, 1]`, as many in each row as there are titles.
+        titles: Titles of the columns.
+        side: Smallest number of pixels of the longer side of an image.
 
     Raises:
-        ArgumentError: There are no rows, or they are of another length than the titles.
+        ArgumentError: There are no rows, or a row does not have as many images as there are titles.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     if not rows or any(len(row) != len(titles) for row in rows):
-        raise ArgumentError(f"image_grid needs rows of {len(titles)} images, got {[len(row) for row in rows]}")
+        raise ArgumentError(
+            f"image_grid() needs rows of {len(titles)} images, one for each title; got rows of "
+            f"{[len(row) for row in rows]} images"
+        )
     height, width = rows[0][0].shape[-2:]
     scale = max(1, -(-side // max(height, width)))
     height, width, gap, head = height * scale, width * scale, 6, 22
-    # Two images stand side by side when there are many, so that a grid is no tower.
+    # With many rows, the grid has two blocks next to each other; otherwise it would be very tall.
     blocks = 2 if len(rows) > 4 else 1
     lines = -(-len(rows) // blocks)
     block = len(titles) * (width + gap) + 3 * gap
@@ -92,7 +107,15 @@ def image_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], *, side:
 
 
 def html_page(title: str, sections: Sequence[Section]) -> str:
-    """One HTML page that needs no other file and no network; all text is escaped."""
+    """Renders sections as one HTML page that needs no other file and no network; all text is escaped.
+
+    Args:
+        title: Title of the page.
+        sections: Sections of the page, in order.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
     try:
         from jinja2 import Environment
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Representations: named frozen functions from images to features, which is all that a probe sees of a network."""
+"""The classes of representations: a layer of a network, raw pixels, a color histogram, or several of them together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ __all__ = [
     "frozen",
 ]
 
-MOST_BINS = 32
+MOST_BINS = 32  # largest number of bins per channel; the histogram then has 32,768 features
 OUTPUT = ""  # the name of a backbone's last feature map among its layers
 
 
@@ -41,11 +41,11 @@ class Backbone:
         name: The name of the network in messages.
         layers: A function that returns the names of the inner layers, in running order. Without it there is only the
             output.
-        describe: Everything that determines the features except the weights, JSON-ready, for probe cards and feature
-            caches. Leave it out where that is unknown, as for a function.
-        module: The network inside, which is in eval mode and on the device while it runs.
-        channels: The channels that the network sees, if they are known; `evaluate` makes a control of them.
-        untrained: A function that returns the same network with weights drawn from a seed.
+        describe: Everything that determines the features except the weights, as values that JSON can hold, for probe
+            cards and feature caches. Leave it out if that is unknown, as it is for a function.
+        module: The network, if there is one; it is put in eval mode and on the device while features are computed.
+        channels: The channels that the network sees, if they are known; `evaluate` uses them as a control.
+        untrained: A function from a seed to the same network with random weights.
 
     Examples:
         >>> network = nn.Conv2d(3, 8, 2, stride=2)
@@ -70,7 +70,7 @@ class Backbone:
         self.describe = None if describe is None else dict(describe)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both run the same network in the same way, so that their layers can share a pass."""
+        """Whether both run the same network in the same way, so that their layers can be computed in one pass."""
         if self is other:
             return True
         if not isinstance(other, Backbone) or self.module is None:
@@ -82,10 +82,10 @@ class Backbone:
         return hash(id(self if self.module is None else self.module))
 
     def representation(self, layer: str | None = None, name: str | None = None) -> "Representation":
-        """The features of one layer, by default of the output.
+        """Returns the features of one layer, by default of the output, as a representation.
 
         Args:
-            layer: A name of `layers()`.
+            layer: Name of a layer, one of `layers()`.
             name: The name of the representation in messages, by default `"network:layer"`.
 
         Raises:
@@ -96,7 +96,7 @@ class Backbone:
         return Representation(name or f"{self.name}:{layer or 'output'}", self, layer=layer or OUTPUT)
 
     def representations(self, layers: Sequence[str] | None = None) -> "dict[str, Representation]":
-        """The features of several layers by name, by default of all, which are computed in one pass.
+        """Returns the features of several layers by name, by default of all inner layers; one pass computes them.
 
         Raises:
             UnknownNameError: The network has no such layer.
@@ -112,22 +112,22 @@ class Backbone:
 
 
 class BackboneOwner:
-    """Base of what holds a network and offers its layers as representations."""
+    """Base class of objects that hold a network and offer its layers as representations."""
 
     def backbone(self) -> Backbone:
-        """The frozen network, with its layers and its output."""
+        """Returns the frozen network with its layers and its output."""
         raise NotImplementedError
 
     def layers(self) -> list[str]:
-        """Names of the layers that give feature maps, in running order."""
+        """Returns the names of the layers that give feature maps, in running order."""
         raise NotImplementedError
 
     def representation(self, layer: str | None = None, name: str | None = None) -> "Representation":
-        """The frozen features of one layer, by default of the output; see `Backbone.representation`."""
+        """Returns the frozen features of one layer, by default of the output; see `Backbone.representation`."""
         return self.backbone().representation(layer, name)
 
     def representations(self, layers: Sequence[str] | None = None) -> "dict[str, Representation]":
-        """The frozen features of several layers, by default of all; see `Backbone.representations`."""
+        """Returns the frozen features of several layers, by default of all; see `Backbone.representations`."""
         return self.backbone().representations(layers)
 
 
@@ -136,7 +136,7 @@ class Representation:
 
     Args:
         name: The name of the representation in messages.
-        source: A backbone, or a function from image batches `(B, C, H, W)`, `uint8` or floating, to features
+        source: A backbone, or a function from image batches `(B, C, H, W)`, `uint8` or floating-point, to features
             `(B, c, h, w)`.
         layer: The layer of the backbone; `""` is its output.
 
@@ -146,7 +146,7 @@ class Representation:
         torch.Size([4, 3, 4, 4])
     """
 
-    control: bool = False  # whether it only serves as a comparison for others
+    control: bool = False  # whether the representation only serves as a baseline for others
 
     def __init__(self, name: str, source: Backbone | Callable[[Tensor], Tensor], *, layer: str = OUTPUT) -> None:
         self.name, self.layer = name, layer
@@ -156,7 +156,7 @@ class Representation:
         return f"<{type(self).__name__} {self.name!r}>"
 
     def features(self, images: Tensor) -> Tensor:
-        """Features `(B, c, h, w)` of a batch of images."""
+        """Computes the features `(B, c, h, w)` of a batch of images."""
         return self.backbone.feature_maps(images, [self.layer])[self.layer]
 
     @property
@@ -167,23 +167,23 @@ class Representation:
 
     @property
     def parts(self) -> "tuple[Representation, ...]":
-        """The representations that it is concatenated from; only itself, unless it is a `Concatenated`."""
+        """The representations that this one is concatenated from; only itself, unless it is a `Concatenated`."""
         return (self,)
 
     def combine(self, features: Sequence[Tensor]) -> Tensor:
-        """The features `(N, c, h, w)` of the representation, from those of its parts."""
-        (alone,) = features
-        return alone
+        """Computes the features `(N, c, h, w)` of the representation from those of its parts."""
+        (only,) = features
+        return only
 
     @property
     def untrained(self) -> "Callable[[int], Representation] | None":
-        """The control: the same layers with weights drawn from a seed; None if no part has weights to draw."""
+        """A function from a seed to the same layers with random weights, or None if no part has weights."""
         if all(part.backbone.untrained is None for part in self.parts):
             return None
         return lambda seed: self.on(lambda backbone: backbone.untrained(seed) if backbone.untrained else backbone)
 
     def on(self, replace: Callable[[Backbone], Backbone]) -> "Representation":
-        """The same layers of other backbones; `replace` maps each backbone to the one that takes its place."""
+        """Returns the same layers of other backbones; `replace` maps each backbone to the one that takes its place."""
         return Representation(self.name, replace(self.backbone), layer=self.layer)
 
 
@@ -191,8 +191,11 @@ class Pixels(Representation):
     """The normalized channels of the image itself, the baseline that every encoder must beat.
 
     Args:
-        channels: Such as `"rgb"` or `"lab:L"`.
-        size: Averages the image down to at most this many pixels a side, or `(h, w)`.
+        channels: Channels of the image, such as `"rgb"` or `"lab:L"`.
+        size: Largest height and width, one number for both or `(h, w)`; larger images are averaged down to it.
+
+    Raises:
+        ArgumentError: The size is not positive.
 
     Examples:
         >>> Pixels("lab:L", size=4).features(torch.rand(2, 3, 8, 8)).shape
@@ -203,25 +206,29 @@ class Pixels(Representation):
 
     def __init__(self, channels: str | Channels, *, size: int | tuple[int, int] | None = None) -> None:
         chosen = Channels.parse(channels)
-        sides = None if size is None else _sides("size of Pixels", size)
+        shape = None if size is None else _height_and_width("size of Pixels", size)
 
         def pixels(images: Tensor) -> Tensor:
             values = chosen.inputs(images)
-            return values if sides is None else average_down(values, sides)
+            return values if shape is None else average_down(values, shape)
 
         described: dict[str, Any] = {"kind": "pixels", **describe_channels(chosen)}
-        named = ""
-        if sides is not None:
-            described["size"] = list(sides)
-            named = f" {sides[0]}×{sides[1]}"
-        super().__init__(f"pixels {chosen}{named}", _single_map(pixels, described, channels=chosen))
+        suffix = ""
+        if shape is not None:
+            described["size"] = list(shape)
+            suffix = f" {shape[0]}×{shape[1]}"
+        super().__init__(f"pixels {chosen}{suffix}", _single_map(pixels, described, channels=chosen))
 
 
 class ColorHistogram(Representation):
-    """The share of each color in the image, wherever it is: a cube of `bins` steps along R, G and B.
+    """The fraction of pixels of each color, regardless of their positions.
 
     Args:
-        bins: Steps per channel; four make 64 features `(B, 64, 1, 1)`.
+        bins: Number of bins for each of R, G and B, at most 32. With the default of 4 there are 4³ = 64 features,
+            `(B, 64, 1, 1)`.
+
+    Raises:
+        ArgumentError: The number of bins is not between 1 and 32.
 
     Examples:
         >>> ColorHistogram().features(torch.rand(2, 3, 8, 8)).sum(dim=1).flatten()
@@ -233,7 +240,9 @@ class ColorHistogram(Representation):
     def __init__(self, bins: int = 4) -> None:
         bins = whole_number("bins of ColorHistogram", bins)
         if bins > MOST_BINS:
-            raise ArgumentError(f"bins of ColorHistogram are at most {MOST_BINS}, got {bins}; its cube is counted")
+            raise ArgumentError(
+                f"bins of ColorHistogram must be at most {MOST_BINS}, got {bins}; the number of features is its cube"
+            )
         rgb = Channels.parse("rgb")
 
         def count(images: Tensor) -> Tensor:
@@ -246,17 +255,17 @@ class ColorHistogram(Representation):
 
 
 class Concatenated(Representation):
-    """Several representations, concatenated along the channels or as vectors; or one, averaged to fewer values.
+    """Several representations, concatenated along the channels or as vectors; or a single one, averaged down.
 
     Args:
         parts: One or more representations.
-        size: With it, the map of each part is averaged to at most `size` pixels a side, and all values are
-            concatenated to vectors `(B, F, 1, 1)`. Without it, the maps are averaged to the smallest height and width
+        size: If given, the maps of each part are averaged to at most this height and width, and all values are
+            concatenated to vectors `(B, F, 1, 1)`. Otherwise, all maps are averaged to the smallest height and width
             among them and concatenated along the channels.
         name: The name of the representation in messages, by default the names of its parts.
 
     Raises:
-        ArgumentError: There are no parts, or one of them is not a representation.
+        ArgumentError: There are no parts, one of them is not a representation, or the size is not positive.
 
     Examples:
         >>> Concatenated([Pixels("lab:L"), ColorHistogram()], size=4).features(torch.rand(2, 3, 8, 8)).shape
@@ -265,7 +274,7 @@ class Concatenated(Representation):
 
     def __init__(self, parts: Sequence[Representation], *, size: int | None = None, name: str | None = None) -> None:
         if not parts or not all(isinstance(part, Representation) for part in parts):
-            raise ArgumentError(f"Concatenated takes a sequence of representations, got {parts!r}")
+            raise ArgumentError(f"Concatenated needs a sequence of one or more representations, got {parts!r}")
         size = None if size is None else whole_number("size of Concatenated", size)
         self.members, self.size = tuple(parts), size
         descriptions = [part.describe for part in parts]
@@ -282,10 +291,10 @@ class Concatenated(Representation):
         remaining = iter(features)
         maps = [member.combine(list(islice(remaining, len(member.parts)))) for member in self.members]
         if self.size is not None:
-            vectors = [average_down(one, (self.size, self.size)).flatten(1) for one in maps]
+            vectors = [average_down(values, (self.size, self.size)).flatten(1) for values in maps]
             return torch.cat(vectors, dim=1)[:, :, None, None]
-        smallest = min(one.shape[-2] for one in maps), min(one.shape[-1] for one in maps)
-        return torch.cat([average_down(one, smallest) for one in maps], dim=1)
+        smallest = min(values.shape[-2] for values in maps), min(values.shape[-1] for values in maps)
+        return torch.cat([average_down(values, smallest) for values in maps], dim=1)
 
     @override
     def on(self, replace: Callable[[Backbone], Backbone]) -> Representation:
@@ -296,25 +305,25 @@ class Concatenated(Representation):
 
 
 def describe_channels(channels: Channels) -> dict[str, Any]:
-    """Channels as a card holds them: bands with what their space makes of them, since only their name is fixed."""
+    """Describes channels for a card; bands with their space, since the name of a space of bands does not define it."""
     space = channels.space
     return {"channels": str(channels)} | ({} if space.is_color else {"space": space.describe()})
 
 
 @contextmanager
 def frozen(module: nn.Module | None, device: str | torch.device) -> Iterator[None]:
-    """Puts a module on the device and in eval mode, without gradients, and back again."""
+    """Puts a module on a device and in eval mode for the block, in which no gradients are computed."""
     if module is None:
         with torch.no_grad():
             yield
         return
-    home = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    original_device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     module.to(device)
     try:
         with eval_mode(module), torch.no_grad():
             yield
     finally:
-        module.to(home)
+        module.to(original_device)
 
 
 def _single_map(
@@ -323,12 +332,12 @@ def _single_map(
     return Backbone(lambda images, _layers: {OUTPUT: encode(images)}, describe=describe, channels=channels)
 
 
-def _sides(what: str, size: int | tuple[int, int]) -> tuple[int, int]:
+def _height_and_width(what: str, size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
     return whole_number(what, height), whole_number(what, width)
 
 
-def average_down(maps: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Maps averaged down to at most `sides`; smaller ones stay as they are."""
-    height, width = (min(side, have) for side, have in zip(sides, maps.shape[-2:], strict=True))
+def average_down(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Averages maps down to at most a height and width; smaller maps are returned unchanged."""
+    height, width = (min(most, have) for most, have in zip(size, maps.shape[-2:], strict=True))
     return maps if (height, width) == maps.shape[-2:] else F.adaptive_avg_pool2d(maps, (height, width))

@@ -1,4 +1,4 @@
-"""A folder of features and finished probes, each with all that it came from, so that none is taken for another."""
+"""A cache folder for features and finished probes, each stored with everything that determines it."""
 
 import hashlib
 import json
@@ -29,25 +29,26 @@ from ssl_pretext.system.locks import shared_lock
 
 __all__ = ["Cache", "cached_features", "code_identity", "is_cacheable", "is_library_code", "network_identity"]
 
-FEATURES = "features"  # NumPy's format, but no .npy: in a folder of images that would be an image
+FEATURES = "features"  # file suffix; the format is that of .npy, which would count as an image in a folder of images
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "torchmetrics")  # whose code a network may consist of
+LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "torchmetrics")  # other libraries whose code networks may use
 
 
 class Cache:
-    """A folder of results by identity: a JSON-ready mapping of everything that decides them.
+    """A folder of results, each stored under an identity: a mapping of everything that determines the result.
 
-    An entry is used only for an equal identity; one that is not whole counts as not there.
+    Identities are mappings that JSON can hold. An entry is used only if its identity is equal to the given one. An
+    entry that is incomplete or damaged counts as missing.
 
     Args:
-        folder: Made when the first entry is written. It may be deleted at any time.
+        folder: Path of the folder, which is created when the first entry is stored. It can be deleted at any time.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def features(self, identity: Mapping[str, Any]) -> Tensor | None:
-        """The features `(N, ...)` kept under an identity, memory-mapped."""
+        """Returns the features `(N, ...)` stored under an identity, memory-mapped, or None if there are none."""
         entry, file = self._entry(identity), self._file(identity, FEATURES)
         try:
             check_regular_file(file)
@@ -56,23 +57,24 @@ class Cache:
             return None
 
     def store_features(self, identity: Mapping[str, Any], features: Tensor) -> Tensor:
-        """Keeps features, and returns them memory-mapped."""
+        """Stores features under an identity, and returns them memory-mapped."""
         path, array = self._file(identity, FEATURES), np.ascontiguousarray(features.numpy())
         with shared_lock(self.folder), atomic_write(path, needed=array.nbytes) as part, part.open("wb") as file:
-            # Not `np.save`, which does not say why a disk takes no more.
+            # `np.save` is not used, because its error for a full disk does not give the reason.
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
             file.write(array.data)
-        self.store_result(identity, file_sha256(path))  # last: an entry is whole once it has this
+        self.store_result(identity, file_sha256(path))  # written last, because it makes the entry complete
         return self._mapped(path)
 
     def result(self, identity: Mapping[str, Any]) -> Any:
-        """The JSON-ready result kept under an identity; None if there is none."""
+        """Returns the result stored under an identity, or None if there is none."""
         entry = self._entry(identity)
         return None if entry is None else entry["result"]
 
     def store_result(self, identity: Mapping[str, Any], result: Any) -> None:
-        """Keeps a JSON-ready result."""
-        entry = json.loads(json.dumps(finite_json({"identity": identity, "result": result})))  # as it will be read
+        """Stores a result that JSON can hold under an identity."""
+        # The checksum is computed on the values as they will be read, for instance lists in place of tuples.
+        entry = json.loads(json.dumps(finite_json({"identity": identity, "result": result})))
         with shared_lock(self.folder):
             write_json(self._file(identity, "json"), with_checksum(entry))
 
@@ -87,7 +89,7 @@ class Cache:
 
     @staticmethod
     def _mapped(file: Path) -> Tensor:
-        # Copy on write: torch wants memory that it may write to, and the file stays as it is.
+        # Copy on write, because PyTorch needs writable memory and the file must not change.
         return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
 
     def _file(self, identity: Mapping[str, Any], ending: str) -> Path:
@@ -103,21 +105,25 @@ def cached_features(
     sha256: str,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[tuple[Backbone, str], Tensor]:
-    """`extract_features`, with features looked up in a cache and stored there.
+    """Computes features as `extract_features` does, or reads them from a cache, in which new features are stored.
 
     Features of functions and of modules from other packages are not stored, because a change of their code would go
     unnoticed.
 
     Args:
-        representations: The representations; layers of one backbone share a pass.
+        representations: The representations; layers of one backbone are computed in one pass.
         images: The images, all of which are used, in order.
-        cache: The cache.
-        device: The device where the networks run.
+        cache: The cache to read features from and to store them in.
+        device: The device on which the networks run.
         sha256: The hash of the images.
-        reduce: A function of this library from each batch of maps to what is kept of it, such as `shrink`.
+        reduce: A function of this library that is applied to each batch of feature maps before it is stored, such as
+            `shrink`.
+
+    Returns:
+        Features by backbone and layer, as from `extract_features`.
 
     Raises:
-        ArgumentError: The features are not maps, or not finite.
+        ArgumentError: A representation returns something other than feature maps, or values that are not finite.
     """
     found: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
@@ -130,7 +136,7 @@ def cached_features(
                 "images": sha256,
                 "reduce": None if reduce is None else reduce.__qualname__,
                 "code": code_identity(),
-                "device": torch.device(device).type,  # a GPU convolves in TF32 unless it is told otherwise
+                "device": torch.device(device).type,  # by default, GPUs compute convolutions in TF32
             }
             identities = {layer: {**common, "layer": layer} for layer in layers}
             known = {layer: cache.features(identity) for layer, identity in identities.items()}
@@ -143,26 +149,26 @@ def cached_features(
 
 
 def code_identity() -> Mapping[str, str]:
-    """The code that results come from: a hash of this library's, whose version stays while it is worked on."""
+    """Identifies the code that results depend on: a hash of this library's source, and versions of other libraries."""
     return {"ssl_pretext": CODE, **{library: version(library) for library in LIBRARIES}}
 
 
 def is_library_code(*parts: object) -> bool:
-    """Whether functions or classes are this library's, so that `code_identity` sees a change of them."""
-    return all(_home(part) == PACKAGE.name for part in parts)
+    """Whether functions or classes are defined in this library, so that `code_identity` changes when they change."""
+    return all(_top_package(part) == PACKAGE.name for part in parts)
 
 
 def is_cacheable(backbone: Backbone) -> bool:
-    """Whether all that decides the features is known: described, and made of code that `code_identity` covers."""
+    """Whether features can be cached: the backbone is described, and `code_identity` covers all of its code."""
     if backbone.describe is None or not is_library_code(backbone.feature_maps):
         return False
     modules = list((backbone.module or nn.Identity()).modules())
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    return not hooked and {_home(type(module)) for module in modules} <= {*LIBRARIES, PACKAGE.name}
+    return not hooked and {_top_package(type(module)) for module in modules} <= {*LIBRARIES, PACKAGE.name}
 
 
 def network_identity(module: nn.Module | None) -> dict[str, str] | None:
-    """What a network is: its structure, and a hash of all parameters and buffers with their names."""
+    """Identifies a network by hashes of its structure and of all parameters and buffers with their names."""
     if module is None:
         return None
     total = hashlib.sha256()
@@ -178,10 +184,10 @@ def _hash_of_code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-CODE = _hash_of_code()  # of what was imported, even if the files change while a long run goes on
+CODE = _hash_of_code()  # computed on import, since the files may change during a long run
 
 
-def _home(part: object) -> str:
+def _top_package(part: object) -> str:
     return str(getattr(part, "__module__", "")).partition(".")[0]
 
 

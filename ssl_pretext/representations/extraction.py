@@ -1,4 +1,4 @@
-"""Features of frozen networks, computed once: all layers of a network in one pass over the images."""
+"""Feature extraction: all layers of a frozen network are computed in one pass over the images."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +13,8 @@ from ssl_pretext.representations.base import Backbone, Representation, frozen
 
 __all__ = ["check_maps", "extract_features", "layers_by_backbone", "run_backbone"]
 
-IN_MEMORY = 2**26  # bytes of one feature array above which it goes to a file, whose pages the system can drop
-BATCH_SIZE = 64  # of 256 images takes a tenth longer on a processor, whose caches it does not fit
+IN_MEMORY = 2**26  # bytes; larger feature arrays go to a file, whose pages the operating system can drop from memory
+BATCH_SIZE = 64  # batches of 256 images take a tenth longer on a CPU, because they do not fit its caches
 
 
 def extract_features(
@@ -27,17 +27,17 @@ def extract_features(
     """Computes the features of all parts of representations, running each network once over the images.
 
     Args:
-        representations: The representations; layers of one backbone share a pass.
+        representations: The representations; layers of one backbone are computed in one pass.
         images: The images, all of which are used, in order.
-        device: The device where the networks run.
-        reduce: A function from each batch of maps to what is kept of it, such as `shrink`.
+        device: The device on which the networks run.
+        reduce: A function that is applied to each batch of feature maps before it is stored, such as `shrink`.
 
     Returns:
-        Float32 features on the CPU by backbone and layer. `Representation.combine` makes the features of the
-        representation from them. Large arrays are memory-mapped from an unnamed temporary file.
+        Float32 features on the CPU by backbone and layer, from which `Representation.combine` computes the features of
+        a representation. Large arrays are memory-mapped from an unnamed temporary file.
 
     Raises:
-        ArgumentError: The features are not maps, or not finite.
+        ArgumentError: A representation returns something other than feature maps, or values that are not finite.
     """
     features: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
@@ -47,19 +47,28 @@ def extract_features(
 
 
 def layers_by_backbone(representations: Iterable[Representation]) -> dict[Backbone, dict[str, str]]:
-    """The layers of each backbone that representations are made of, with the name of a representation for messages."""
+    """Returns the layers that representations need of each backbone, with the name of a representation for messages."""
     wanted: dict[Backbone, dict[str, str]] = {}
-    for one in representations:
-        for part in one.parts:
+    for representation in representations:
+        for part in representation.parts:
             wanted.setdefault(part.backbone, {}).setdefault(part.layer, part.name)
     return wanted
 
 
 def check_maps(name: str, maps: object, count: int) -> Tensor:
-    """The maps in float32, if they are maps of `count` images."""
+    """Converts feature maps to float32.
+
+    Args:
+        name: Name of the representation for the message.
+        maps: What the representation returned.
+        count: Number of images in the batch.
+
+    Raises:
+        ArgumentError: `maps` is not a tensor of shape `(count, C, h, w)`.
+    """
     if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != count:
-        what = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-        raise ArgumentError(f"{name!r} gave features of shape {what} instead of ({count}, C, h, w)")
+        what = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"type {type(maps).__name__}"
+        raise ArgumentError(f"{name!r} returned features of {what}, but they must have the shape ({count}, C, h, w)")
     return maps.float()
 
 
@@ -71,7 +80,7 @@ def run_backbone(
     device: str | torch.device,
     reduce: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Tensor]:
-    """Features of layers of one backbone, in one pass; `layers` maps each layer to its name in messages."""
+    """Computes features of layers of one backbone in one pass; `layers` maps each layer to its name in messages."""
     features: dict[str, Tensor] = {}
     if not layers:
         return features
@@ -81,21 +90,23 @@ def run_backbone(
             for layer, name in layers.items():
                 batch = check_maps(name, maps[layer], len(indices))
                 if not batch.isfinite().all():
-                    raise ArgumentError(f"{name!r} gave features that are not finite; its training may have diverged")
+                    raise ArgumentError(
+                        f"{name!r} returned features that are not finite; the training of its network may have diverged"
+                    )
                 batch = (batch if reduce is None else reduce(batch)).cpu()
-                if layer not in features:  # filled in place: concatenating batches would hold all features twice
+                if layer not in features:  # filled in place, because concatenating batches would take twice the memory
                     features[layer] = _allocate(len(images), *batch.shape[1:])
                 if batch.shape[1:] != features[layer].shape[1:]:
                     raise ArgumentError(
-                        f"{name!r} gave features of shape {tuple(features[layer].shape[1:])} for the first images and "
-                        f"{tuple(batch.shape[1:])} for later ones; all images must give the same shape"
+                        f"{name!r} returned features of shape {tuple(features[layer].shape[1:])} for the first images "
+                        f"and {tuple(batch.shape[1:])} for later ones; they must have the same shape for all images"
                     )
                 features[layer][indices] = batch
     return features
 
 
 def _allocate(*shape: int) -> Tensor:
-    """Memory for features, or a temporary file that is removed with the last reference to it."""
+    """Allocates memory for features, or a temporary file that is removed with the last reference to it."""
     if 4 * int(np.prod(shape)) <= IN_MEMORY:
         return torch.empty(shape)
     with tempfile.TemporaryFile() as file:

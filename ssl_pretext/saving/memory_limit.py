@@ -1,4 +1,4 @@
-"""A bound on the memory that a network takes which a file from elsewhere describes."""
+"""A memory limit for building a network that an untrusted file describes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from ssl_pretext.errors import ArgumentError
 
 __all__ = ["MemoryLimit"]
 
-BESIDES = 2**31  # bytes for what is built and not saved, such as the networks of perceptual losses
+EXTRA_BYTES = 2**31  # for tensors that are not saved, such as the networks of perceptual losses
 FACTORIES = frozenset(
     {
         torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.linspace, torch.logspace,
@@ -20,28 +20,28 @@ FACTORIES = frozenset(
 
 
 class MemoryLimit(TorchFunctionMode):
-    """Refuses to make tensors beyond a number of bytes, before the memory for them is asked for.
+    """A context manager that raises before the tensors created inside it exceed a number of bytes.
 
-    A checkpoint may name an encoder a million times as wide as the weights beside it. What is built inside of this
-    may take twice as much as those, and 2 GiB besides.
+    A malicious contract may describe an encoder that is a million times as wide as its weights file allows. The limit
+    is twice the size of the weights plus 2 GiB, and is checked before the memory of a tensor is allocated.
 
     Args:
-        weights: Bytes of the weights that are to be loaded.
+        weight_bytes: Size of the weights file in bytes.
 
     Raises:
-        ArgumentError: What is being built takes more.
+        ArgumentError: The tensors need more memory than the limit.
 
     Examples:
         >>> with MemoryLimit(1000):
         ...     torch.nn.Linear(10**6, 10**6)
         Traceback (most recent call last):
         ...
-        ssl_pretext.errors.ArgumentError: this network takes far more memory than its weights, of 1,000 bytes, ...
+        ssl_pretext.errors.ArgumentError: building this network needs far more memory than its weights file ...
     """
 
-    def __init__(self, weights: int) -> None:
+    def __init__(self, weight_bytes: int) -> None:
         super().__init__()
-        self.weights, self.left = weights, 2 * weights + BESIDES
+        self.weight_bytes, self.remaining = weight_bytes, 2 * weight_bytes + EXTRA_BYTES
 
     def __torch_function__(
         self,
@@ -52,10 +52,11 @@ class MemoryLimit(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func in FACTORIES:
-            shape_alone = {key: value for key, value in kwargs.items() if key not in ("generator", "out", "pin_memory")}
-            self.left -= func(*args, **{**shape_alone, "device": "meta"}).nbytes
-            if self.left < 0:
+            options = {key: value for key, value in kwargs.items() if key not in ("generator", "out", "pin_memory")}
+            self.remaining -= func(*args, **{**options, "device": "meta"}).nbytes  # allocates no memory
+            if self.remaining < 0:
                 raise ArgumentError(
-                    f"this network takes far more memory than its weights, of {self.weights:,} bytes, could fill"
+                    f"building this network needs far more memory than its weights file of {self.weight_bytes:,} bytes "
+                    "can fill; the description of the network is damaged or malicious"
                 )
         return func(*args, **kwargs)

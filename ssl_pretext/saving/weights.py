@@ -1,4 +1,4 @@
-"""Weights in safetensors files: written atomically, loaded strictly."""
+"""Weights in safetensors files, which are written atomically and loaded strictly."""
 
 import errno
 from pathlib import Path
@@ -12,7 +12,11 @@ __all__ = ["load_weights", "save_weights"]
 
 
 def save_weights(module: nn.Module, file: Path) -> None:
-    """Writes parameters and buffers as safetensors."""
+    """Writes the parameters and buffers of a module to a safetensors file.
+
+    Raises:
+        StorageError: The file could not be written; the previous file, if any, is unchanged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_model
 
@@ -20,15 +24,21 @@ def save_weights(module: nn.Module, file: Path) -> None:
     with atomic_write(file, needed=needed, sync=True) as part:
         try:
             save_model(module, str(part))
-        except SafetensorError as error:  # which is no OSError, and names one in words only
+        except SafetensorError as error:  # safetensors reports I/O errors only as text
             raise OSError(errno.EIO, str(error)) from error
 
 
 def load_weights(module: nn.Module, file: Path, what: str) -> None:
-    """Loads what `save_weights` wrote, strictly.
+    """Loads weights that `save_weights` wrote. Names, shapes and dtypes must be exactly those of the module.
+
+    Args:
+        module: The module to load the weights into.
+        file: The safetensors file.
+        what: What the module is, for messages, such as `"task"`.
 
     Raises:
-        CheckpointError: The file is damaged, or its weights are not those of the module, `what` in the message.
+        MissingFileError: The file does not exist.
+        CheckpointError: The file is damaged, or its weights do not fit the module.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, load_model
@@ -37,8 +47,8 @@ def load_weights(module: nn.Module, file: Path, what: str) -> None:
     try:
         own = module.state_dict()
         for name, value in load_file(str(file)).items():
-            if name in own and value.dtype != own[name].dtype:  # which loading would convert
-                raise ValueError(f"{name} is of {value.dtype} instead of {own[name].dtype}")
+            if name in own and value.dtype != own[name].dtype:  # `load_model` would convert it silently
+                raise ValueError(f"{name} has dtype {value.dtype} instead of {own[name].dtype}")
         load_model(module, str(file), strict=True)
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"the weights {file} do not fit the {what}: {error}") from error

@@ -1,1 +1,1 @@
-"""What the library asks of the operating system: files, locks, processes, devices and memory."""
+"""The operating system: files, locks, processes, devices and memory."""

@@ -1,4 +1,4 @@
-"""Files that are written atomically and read strictly: JSON, text and bytes, with checksums and free disk space."""
+"""Atomic writing and strict reading of files, with checksums and checks of the free disk space."""
 
 import hashlib
 import json
@@ -30,75 +30,77 @@ __all__ = [
     "write_text",
 ]
 
-WRITING = threading.RLock()  # held while a file is written, for whoever would end the process meanwhile
+WRITING = threading.RLock()  # held while a file is written; code that ends the process acquires it first
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "bytes": 1}
 
 
 def check_regular_file(path: Path) -> None:
-    """Raises unless there is a file at `path` that reading will not wait for, as for a pipe.
+    """Raises unless `path` is a regular file; reading a pipe or a device could block.
 
     Raises:
-        MissingFileError: There is nothing.
-        CheckpointError: It is a folder, a pipe or a device.
+        MissingFileError: The path does not exist.
+        CheckpointError: The path is a folder, a pipe or a device.
     """
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     if not path.is_file():
-        raise CheckpointError(f"{path} is no regular file; remove it, and write or fetch the right one")
+        raise CheckpointError(f"{path} is not a regular file; remove it, and write or download the file again")
 
 
 def read_json(path: Path, *, most_bytes: int | None = None) -> Any:
-    """Reads a JSON file, strictly: no key stands twice, and every number is finite.
+    """Reads a JSON file strictly: duplicate keys and numbers that are not finite are errors.
 
     Args:
-        path: Of the file.
-        most_bytes: A larger file is refused, before it is read.
+        path: Path of the file.
+        most_bytes: Size limit in bytes; a larger file is not read.
 
     Raises:
-        MissingFileError: There is none.
-        CheckpointError: It cannot be read, or is broken, or too large.
+        MissingFileError: The file does not exist.
+        CheckpointError: The file cannot be read, is not valid JSON, or is too large.
     """
     try:
         check_regular_file(path)
         if most_bytes is not None and (size := path.stat().st_size) > most_bytes:
-            raise CheckpointError(f"{path} has {size:,} bytes, more than the {most_bytes:,} that such a file may have")
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
+            raise CheckpointError(f"{path} has {size:,} bytes, more than the limit of {most_bytes:,} for this file")
+        return json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys, parse_constant=_reject_constant
+        )
     except OSError as error:
         if isinstance(error, MissingFileError):
             raise
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); it may be damaged") from error
+        raise CheckpointError(f"{path} is not valid JSON ({error}); the file may be damaged") from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return values
 
 
-def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+def _reject_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def json_sha256(value: Any) -> str:
-    """A hash of a JSON-ready value, however it is laid out in a file."""
+    """Computes a hash of a JSON-serializable value, independent of the order of keys and of the layout of a file."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def with_checksum(value: Mapping[str, Any], key: str = "sha256") -> dict[str, Any]:
-    """A JSON-ready mapping with a hash of itself under a key, so that a change to it is noticed."""
+    """Returns a JSON-serializable mapping with a hash of itself under a key, so that changes can be detected."""
     return {**value, key: json_sha256(value)}
 
 
 def checksum_matches(value: Mapping[str, Any], key: str = "sha256") -> bool:
-    """Whether a mapping is as `with_checksum` made it."""
+    """Whether a mapping is unchanged since `with_checksum` returned it."""
     return bool(value.get(key) == json_sha256({name: item for name, item in value.items() if name != key}))
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """Computes the SHA-256 of the bytes of a file."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(2**20):
@@ -107,35 +109,36 @@ def file_sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON, atomically; a number that is not finite, which JSON does not know, becomes null."""
+    """Writes a value as JSON atomically; numbers that are not finite, which JSON does not have, become null."""
     write_text(path, json.dumps(finite_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, atomically; bytes of file names that are not UTF-8 become `\\udc80` and the like.
+    r"""Writes text as UTF-8 atomically.
 
-    JSON reads those as what they were.
+    Bytes of file names that are not UTF-8 are written as escapes such as `\udc80`, which JSON reads back unchanged.
     """
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes | memoryview, *, sync: bool = False) -> None:
-    """Writes bytes, atomically; see `atomic_write`."""
+    """Writes bytes atomically; see `atomic_write`."""
     with atomic_write(path, needed=len(content), sync=sync) as part:
         part.write_bytes(content)
 
 
 @contextmanager
 def atomic_write(path: Path, *, needed: int | None = None, sync: bool = False) -> Iterator[Path]:
-    """A file beside `path` to write, which takes its place at the end, so that a reader never sees half of it.
+    """Yields a temporary path to write to, which replaces `path` at the end; readers never see a partial file.
 
     Args:
-        path: What is written.
-        needed: Its size in bytes, where it is known.
-        sync: Wait until it is on the disk, so that it outlives a power cut too; takes milliseconds.
+        path: Path of the file to write.
+        needed: Size of the file in bytes if it is known, for error messages.
+        sync: Whether to wait until the file is on the disk, so that it survives a power failure; this takes
+            milliseconds.
 
     Raises:
-        StorageError: It could not be written; what was at `path` is as it was.
+        StorageError: The file could not be written; the previous file at `path`, if any, is unchanged.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with WRITING, storage_errors(path, needed=needed):
@@ -147,58 +150,58 @@ def atomic_write(path: Path, *, needed: int | None = None, sync: bool = False) -
                     os.fsync(file.fileno())
             part.replace(path)
         finally:
-            with suppress(OSError):  # one that would hide the reason
+            with suppress(OSError):  # an error here would hide the first one
                 part.unlink(missing_ok=True)
 
 
 @contextmanager
 def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
-    """Says what could not be written, and how much room there is, where the system refuses.
+    """Converts errors of the operating system in the block to a `StorageError` that reports the free disk space.
 
     Args:
-        path: What is written within the block.
-        needed: Its size in bytes, where it is known.
+        path: Path of the file that is written in the block.
+        needed: Size of the file in bytes if it is known.
 
     Raises:
-        StorageError: On an `OSError` that is none of this library's.
+        StorageError: The block raised an `OSError` of the operating system.
     """
     try:
         yield
     except PretextError:
         raise
     except OSError as error:
-        if error.errno is None:  # raised by somebody's code, and not by the system
+        if error.errno is None:  # raised by Python code and not by the operating system
             raise
-        if isinstance(error.__context__, StorageError):  # what went wrong first, and not in tidying up after it
+        if isinstance(error.__context__, StorageError):  # the first error, not the one raised during cleanup
             raise error.__context__ from None
-        room = "" if needed is None else f" It takes {_size(needed)}."
+        space = "" if needed is None else f" The file needs {_format_size(needed)}."
         with suppress(OSError):
             place = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-            room += f" There {_size(shutil.disk_usage(place).free)} are free."
-        refusal = StorageError(f"cannot write {path}: {error.strerror or error}.{room} What was there is as it was.")
-        refusal.errno = error.errno
-        raise refusal from error
+            space += f" {_format_size(shutil.disk_usage(place).free)} are free on the disk."
+        failure = StorageError(f"cannot write {path}: {error.strerror or error}.{space} Existing files are unchanged.")
+        failure.errno = error.errno
+        raise failure from error
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Refuses a folder on a disk with less room than `needed` bytes, before any work is done for it.
+    """Raises unless the disk of a folder has `needed` bytes free; called before work whose result is stored there.
 
     Raises:
-        StorageError: There is less room.
+        StorageError: The disk has less free space.
     """
     if (free := shutil.disk_usage(folder).free) < needed:
         raise StorageError(
-            f"{folder.parent} has no room: {_size(needed)} are needed, and {_size(free)} are free. Make room, or "
-            "choose a folder elsewhere."
+            f"not enough disk space in {folder.parent}: {_format_size(needed)} are needed, and {_format_size(free)} "
+            "are free. Delete files, or choose a folder on another disk."
         )
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return next(f"{count / unit:.1f} {name}" for name, unit in UNITS.items() if count >= unit or unit == 1)
 
 
 def finite_json(value: Any) -> Any:
-    """A JSON-ready value as `write_json` writes it: null for numbers that are not finite."""
+    """Returns a JSON-serializable value as `write_json` writes it: None replaces numbers that are not finite."""
     if isinstance(value, Mapping):
         return {key: finite_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

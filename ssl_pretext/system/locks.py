@@ -1,6 +1,7 @@
-"""Who works in a folder: one process at a time where it must be, and nothing half written by killed ones stays.
+"""Locks of folders, which keep processes apart and remove partial files of processes that were killed.
 
-Locks are the system's (`flock`), which goes with the process that holds it, however that ends.
+The locks are those of the operating system (`flock`), which releases them when the process that holds them ends, for
+whatever reason.
 """
 
 import logging
@@ -23,35 +24,44 @@ __all__ = ["LOCK_FILE", "exclusive_lock", "shared_lock", "waiting_lock"]
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-LEFT_OVER = ("*.[0-9]*.part", "*.part-????????")  # half-written files of `replacing`, and stores that were being built
+PARTIAL_FILES = ("*.[0-9]*.part", "*.part-????????")  # partial files of `atomic_write` and partial stores
 
-_claimed: ContextVar[frozenset[Path]] = ContextVar("exclusive_lock", default=frozenset())
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())  # folders locked by this thread
 
 
 class _Lock(NamedTuple):
-    """A lock file, and whether the system keeps others from it."""
+    """An open lock file.
+
+    Attributes:
+        file: The lock file.
+        enforced: Whether the operating system enforces the lock; False on systems without file locks.
+    """
 
     file: IO[str]
-    holds: bool
+    enforced: bool
 
 
 @contextmanager
 def exclusive_lock(folder: Path, *parts: str) -> Iterator[None]:
-    """Keeps other processes out of a folder, which is made if need be; within the block, it may be claimed again.
+    """Locks a folder for this process; the folder is created if it is missing, and the lock is reentrant.
 
-    What killed processes left half written in the folder, and in these parts of it, is removed. Under `torchrun` the
-    first process claims it for all of them.
+    Partial files that killed processes left in the folder and its `parts` are removed. Under `torchrun`, rank 0 holds
+    the lock for all processes.
+
+    Args:
+        folder: Folder to lock.
+        parts: Names of subfolders from which partial files are removed too.
 
     Raises:
-        FolderInUseError: Another process has claimed it; the message says which.
-        StorageError: The folder cannot be written to.
+        FolderInUseError: Another process holds the lock; the message names it.
+        StorageError: The folder is not writable.
     """
     real = folder.resolve()
-    if rank_info().rank or real in _claimed.get():
+    if rank_info().rank or real in _held.get():
         yield
         return
     with storage_errors(folder / LOCK_FILE):
-        lock = _locked(folder / LOCK_FILE, alone=True, wait=False)
+        lock = _acquire(folder / LOCK_FILE, alone=True, wait=False)
         if lock is None:
             holder = (folder / LOCK_FILE).read_text(encoding="utf-8", errors="replace").strip() or "another process"
             raise FolderInUseError(
@@ -60,32 +70,35 @@ def exclusive_lock(folder: Path, *parts: str) -> Iterator[None]:
         lock.file.truncate(0)
         lock.file.write(f"process {os.getpid()} on {socket.gethostname()} ({' '.join(sys.argv)[:200]})\n")
         lock.file.flush()
-        if lock.holds:  # else others may be writing
+        if lock.enforced:  # without locks, another process may still be writing these files
             for part in (folder, *(folder / name for name in parts)):
-                _tidy(part)
-    token = _claimed.set(_claimed.get() | {real})
+                _remove_partial_files(part)
+    token = _held.set(_held.get() | {real})
     try:
         yield
     finally:
-        _claimed.reset(token)
+        _held.reset(token)
         _release(lock)
 
 
 @contextmanager
 def shared_lock(folder: Path) -> Iterator[None]:
-    """Says that a folder is written to, as any number of processes may at once.
+    """Marks a folder as in use by this process; any number of processes may hold this lock at once.
 
-    What killed processes left half written is removed if nobody else is at work in it.
+    Partial files that killed processes left in the folder are removed if no other process uses the folder.
+
+    Args:
+        folder: Folder to lock; it is created if it is missing.
 
     Raises:
-        StorageError: The folder cannot be written to.
+        StorageError: The folder is not writable.
     """
     with storage_errors(folder / LOCK_FILE):
-        lock = _locked(folder / LOCK_FILE, alone=True, wait=False)
-        if lock is not None and lock.holds:
-            _tidy(folder)
+        lock = _acquire(folder / LOCK_FILE, alone=True, wait=False)
+        if lock is not None and lock.enforced:
+            _remove_partial_files(folder)
         _release(lock)
-        lock = _locked(folder / LOCK_FILE, alone=False, wait=True)
+        lock = _acquire(folder / LOCK_FILE, alone=False, wait=True)
     try:
         yield
     finally:
@@ -94,18 +107,25 @@ def shared_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def waiting_lock(file: Path) -> Iterator[bool]:
-    """One process after another, each of which waits for the one before; yields whether the system sees to that."""
-    lock = _locked(file, alone=True, wait=True)
+    """Waits until no other process holds the lock of a file, and then holds it.
+
+    Args:
+        file: The lock file; it is created if it is missing.
+
+    Yields:
+        Whether the operating system enforces the lock.
+    """
+    lock = _acquire(file, alone=True, wait=True)
     try:
-        yield lock is not None and lock.holds
+        yield lock is not None and lock.enforced
     finally:
         _release(lock)
 
 
-def _locked(path: Path, *, alone: bool, wait: bool) -> _Lock | None:
-    """The lock of a file that is made for it; None if others keep us from it and are not waited for."""
+def _acquire(path: Path, *, alone: bool, wait: bool) -> _Lock | None:
+    """Creates and locks a file; returns None if another process holds the lock and `wait` is False."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":  # which has no such locks
+    if sys.platform == "win32":  # Windows has no `flock`
         return _Lock(path.open("a", encoding="utf-8", errors="backslashreplace"), False)
     import fcntl
 
@@ -117,16 +137,16 @@ def _locked(path: Path, *, alone: bool, wait: bool) -> _Lock | None:
             file.close()
             return None
         except OSError as error:
-            where = path.parent
-            log.warning("%s is on a file system without locks (%s): see to it that no two runs share it", where, error)
+            message = "%s is on a file system without locks (%s): make sure that only one run at a time uses it"
+            log.warning(message, path.parent, error)
             return _Lock(file, False)
-        if os.fstat(file.fileno()).st_nlink:  # else its holder has removed it since it was opened
+        if os.fstat(file.fileno()).st_nlink:  # otherwise its holder removed the file after it was opened here
             return _Lock(file, True)
         file.close()
 
 
 def _release(lock: _Lock | None) -> None:
-    """Removes the lock file, unless others hold it too."""
+    """Releases a lock, and removes the lock file unless other processes hold it too."""
     if lock is None:
         return
     if sys.platform == "win32":
@@ -139,8 +159,8 @@ def _release(lock: _Lock | None) -> None:
         os.unlink(lock.file.name)
 
 
-def _tidy(folder: Path) -> None:
-    for pattern in LEFT_OVER:
-        for left in folder.glob(pattern):
-            log.info("removed %s, which a killed process left half written", left)
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+def _remove_partial_files(folder: Path) -> None:
+    for pattern in PARTIAL_FILES:
+        for path in folder.glob(pattern):
+            log.info("removed %s, a partial file of a process that was killed", path)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -1,4 +1,4 @@
-"""How long work on a processor uses its memory."""
+"""Settings of glibc's memory allocator that speed up training on a CPU."""
 
 import ctypes
 import sys
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 __all__ = ["keep_freed_memory"]
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
-MMAPS = 65536  # its default
-LARGEST = 2**25  # what its own threshold grows to at most, on 64 bits
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # from malloc.h of glibc
+MMAPS = 65536  # glibc's default of M_MMAP_MAX
+LARGEST = 2**25  # largest value to which glibc raises M_MMAP_THRESHOLD by itself on 64-bit systems
 
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Within the block, glibc keeps what one training step frees for the next.
+    """Makes glibc reuse the memory that a training step frees, within the block.
 
-    By default it returns every block of more than 32 MiB to the system, which hands it back page by page: a step on
-    larger images or batches takes up to twice as long. Other C libraries are left as they are.
+    By default, glibc returns every block of more than 32 MiB to the operating system, which provides it again page by
+    page. With larger images or batches, a step then takes up to twice as long. Other C libraries are not changed.
     """
     libc = _glibc()
     if libc is None:
@@ -27,7 +27,7 @@ def keep_freed_memory() -> Iterator[None]:
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
-    finally:  # thresholds that were set once no longer grow by themselves, so they stand where they would have ended
+    finally:  # glibc no longer adapts thresholds that were set, so they are set to the largest values it would choose
         libc.mallopt(M_MMAP_MAX, MMAPS)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
         libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)

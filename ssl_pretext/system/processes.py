@@ -1,4 +1,4 @@
-"""The processes of one command that `torchrun` started: which is the first, and what it found out for all."""
+"""The processes of a `torchrun` command: their ranks, work that only rank 0 does, and gathering of values."""
 
 import os
 import pickle
@@ -16,11 +16,17 @@ POLL = 0.05  # seconds
 
 T = TypeVar("T")
 
-_questions: Counter[str] = Counter()
+_calls: Counter[str] = Counter()
 
 
 class RankInfo(NamedTuple):
-    """Which process of how many this is, of all machines together, and how many of them run on this one."""
+    """The place of this process among those of `torchrun`.
+
+    Attributes:
+        rank: Rank of this process over all machines.
+        world: Number of processes on all machines.
+        local: Number of processes on this machine.
+    """
 
     rank: int
     world: int
@@ -28,48 +34,49 @@ class RankInfo(NamedTuple):
 
 
 def rank_info() -> RankInfo:
-    """This process among those of `torchrun`; the only one where something else started it."""
+    """Returns the place of this process among those of `torchrun`; without `torchrun`, there is one process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return RankInfo(0, 1, 1)
     return RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
 
 
 def on_rank_zero(what: str, work: Callable[[], T]) -> T:
-    """What the first process makes of `work`, in all of them; it alone does it, and the others wait for it.
+    """Calls a function on rank 0 only and returns its result on all ranks, which wait for it.
 
-    They ask the store of `torchrun`: a collective operation gives up after half an hour, and needs a process group.
+    The result is passed through the key-value store of `torchrun`. A collective operation would time out after half an
+    hour, and would need a process group.
 
     Args:
-        what: Of which kind the work is. Processes that ask equally often for a kind get the same answers.
-        work: What it returns can be pickled.
+        what: Name of the collective call. All ranks must make the calls with one name in the same order.
+        work: The function. Its result must be picklable.
 
     Raises:
-        PretextError: That of the first process.
+        PretextError: The function raised this error on rank 0; it is raised on all ranks.
     """
     rank, world, _ = rank_info()
     if world == 1:
         return work()
-    _questions[what] += 1
-    key, store = f"ssl_pretext/{what}/{_questions[what]}", _store()
+    _calls[what] += 1
+    key, store = f"ssl_pretext/{what}/{_calls[what]}", _store()
     if rank == 0:
         try:
-            found = work()
+            result = work()
         except PretextError as error:
             store.set(key, pickle.dumps((None, error)))
             raise
-        store.set(key, pickle.dumps((found, None)))
-        return found
+        store.set(key, pickle.dumps((result, None)))
+        return result
     while not store.check([key]):
-        time.sleep(POLL)  # where Ctrl-C is heard, as it is not within `store.get`
-    answer: T
-    answer, refusal = pickle.loads(store.get(key))
-    if refusal is not None:
-        raise refusal
-    return answer
+        time.sleep(POLL)  # Ctrl-C interrupts this, but not `store.get`
+    received: T
+    received, failure = pickle.loads(store.get(key))
+    if failure is not None:
+        raise failure
+    return received
 
 
 def gather_from_all(value: T) -> list[T]:
-    """What each process has, by rank; within a run of Lightning, which makes them a group."""
+    """Returns the values of all processes by rank; must be called within a Lightning run, which creates the group."""
     import torch.distributed
 
     _, world = rank_and_world()
@@ -81,7 +88,7 @@ def gather_from_all(value: T) -> list[T]:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Which process of how many this is in a group, as a run of Lightning makes one; the only one without."""
+    """Returns the rank and the number of processes in PyTorch's process group; without a group, `(0, 1)`."""
     import torch.distributed
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -91,6 +98,7 @@ def rank_and_world() -> tuple[int, int]:
 
 @lru_cache
 def _store() -> Any:
+    """The key-value store of `torchrun`."""
     from torch.distributed.rendezvous import rendezvous
 
     return next(iter(rendezvous("env://")))[0]

@@ -1,4 +1,4 @@
-"""The base class of every pretext task: a loss, features by layer, an untrained copy and a saved contract."""
+"""The base class of all pretext tasks: loss, features by layer, untrained control, saving and loading."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +29,9 @@ __all__ = [
     "TASKS",
     "PretextTask",
     "TaskOutput",
-    "channels_of_one_image",
     "create_task",
     "list_tasks",
+    "parse_channel_pair",
     "register_task",
 ]
 
@@ -40,15 +40,15 @@ TASKS: "Registry[PretextTask]" = Registry("task")
 
 @dataclass(frozen=True)
 class TaskOutput:
-    """The result of a task on a batch of images.
+    """The output of a task for one batch of images.
 
     Attributes:
         loss: The scalar to minimize, which is the sum of `terms`.
-        terms: The weighted terms by name of the loss.
-        prediction: The predicted channels, normalized, `(B, n, H, W)`. For a task that classifies, the logits
-            `(N, classes)`, with `N` parts or copies of the images.
-        target: The true channels, normalized, of the same shape. For a task that classifies, the true classes `(N,)`,
-            `int64`.
+        terms: The weighted loss terms by name.
+        prediction: The predicted channels, normalized, `(B, n, H, W)`. For a classification task, the logits
+            `(N, classes)`, where `N` is the number of classified items, such as rotated copies of the images.
+        target: The true channels, normalized, in the shape of `prediction`. For a classification task, the true
+            classes `(N,)` as `int64`.
     """
 
     loss: Tensor
@@ -57,34 +57,39 @@ class TaskOutput:
     target: Tensor
 
 
-def channels_of_one_image(first: str | Channels, second: str | Channels) -> tuple[Channels, Channels]:
-    """Parses two groups of channels that are read from the same images.
+def parse_channel_pair(first: str | Channels, second: str | Channels) -> tuple[Channels, Channels]:
+    """Parses two groups of channels, and checks that both can be read from the same images.
 
     Raises:
-        ArgumentError: They are read from images with different numbers of channels.
+        ArgumentError: The images of their spaces have different numbers of channels.
     """
-    one, other = Channels.parse(first), Channels.parse(second)
-    if one.space.image_channels != other.space.image_channels:
-        raise ArgumentError(f"{one} and {other} are read from different images")
-    return one, other
+    pair = Channels.parse(first), Channels.parse(second)
+    counts = [channels.space.image_channels for channels in pair]
+    if counts[0] != counts[1]:
+        raise ArgumentError(
+            f"{pair[0]} and {pair[1]} are read from different images, with {counts[0]} and {counts[1]} channels; "
+            "choose two groups of channels of the same images"
+        )
+    return pair
 
 
 class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="ssl_pretext", tags=["self-supervised"]):
     """Base class of the pretext tasks.
 
     A task takes image batches `(B, C, H, W)`: sRGB in `[0, 1]` or `uint8`, or the bands of its channel space. It is
-    trained on `forward(images).loss`, for instance by `fit`. A subclass with one encoder calls `set_encoder` in its
-    constructor, keeps each argument of the constructor in an attribute of the same name, and implements `forward`.
+    trained by minimizing `forward(images).loss`, for instance with `fit`. A subclass with one encoder calls
+    `set_encoder` in its constructor, stores each argument of the constructor in an attribute of the same name, and
+    implements `forward`.
 
     Attributes:
         encoder: The network that is pretrained.
-        encoder_name: The name that the encoder was asked for by, with its options in order; None for a module.
+        encoder_name: The spec of the encoder with its options sorted by name; None if it was given as a module.
         channels: The channels that the encoder sees.
-        shape: The shape of the encoder's output.
-        trained_on: What the task was trained on, which is saved with it.
+        shape: The channels and the reduction of the encoder's feature map.
+        trained_on: The image size and the settings that the task was trained with; they are saved with the task.
     """
 
-    name: ClassVar[str] = ""  # until the class is registered
+    name: ClassVar[str] = ""  # set by `register_task`
     encoder: nn.Module
     encoder_name: str | None = None
     channels: Channels
@@ -92,63 +97,76 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
     trained_on: TrainedOn = TrainedOn()
 
     def set_encoder(self, encoder: str | nn.Module, channels: str | Channels) -> None:
-        """Builds the encoder for the channels that it will see, or takes a module as it is.
+        """Creates the encoder for the channels that it will see, or takes a module as it is.
+
+        Args:
+            encoder: Name of an encoder with its options, or a module from `(B, n, H, W)` to `(B, C, h, w)`.
+            channels: The `n` channels that the encoder sees.
 
         Raises:
-            ArgumentError: There are no channels, or the encoder does not return a map `(B, C, h, w)` for them.
+            ArgumentError: No channels are given, or the encoder does not return a map `(B, C, h, w)` for them.
         """
         self.channels = Channels.parse(channels)
         if not self.channels.names:
-            raise ArgumentError(f"the encoder of {self.name} needs channels to see, got none of {channels!r}")
-        # In the spelling that loading gives back, or a probe card would call a saved task another network.
+            raise ArgumentError(f"the encoder of {self.name} needs at least one channel, got {channels!r}")
+        # Loading returns the spec in this normalized form. In another form, a probe card of the task and one of the
+        # same task after loading would describe different networks.
         self.encoder_name = format_spec(*parse_spec(encoder)) if isinstance(encoder, str) else None
         self.encoder = create_encoder(encoder, in_channels=self.channels.num_channels)
         self.shape = measure_encoder(self.encoder, self.channels.num_channels)
 
     def forward(self, images: Tensor) -> TaskOutput:
-        """Predicts the hidden part of a batch and computes the loss.
+        """Predicts the hidden part of a batch of images and computes the loss.
 
-        Random choices are drawn from PyTorch's global generator, whose state a checkpoint holds. They are drawn in eval
-        mode too, so that the validation loss measures the same problem as the training loss.
+        Random choices are drawn from PyTorch's global generator, whose state is part of a training checkpoint. They are
+        also drawn in eval mode, so that the validation loss measures the same problem as the training loss.
         """
         raise NotImplementedError
 
     def inputs(self, images: Tensor) -> Tensor:
-        """What the encoder is shown of whole images: its channels, normalized, with missing values at the center.
+        """Computes the encoder's input: its channels, normalized, with missing values replaced by 0, the center.
+
+        Args:
+            images: Images `(B, C, H, W)` as the task takes them.
 
         Raises:
-            ArgumentError: The images do not fit the task.
+            ArgumentError: The shape, dtype or value range of the images does not fit the task.
         """
-        return self._filled(self._pick(self.channels, self._checked(images)))
+        return self._fill_missing(self._extract(self.channels, self._check_images(images)))
 
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
-        """The feature map `(B, C, h, w)` of one of `layers()`, by default of the encoder's output.
+        """Computes the feature map `(B, C, h, w)` of one layer, by default of the encoder's output.
+
+        Args:
+            images: Images `(B, C, H, W)` as the task takes them.
+            layer: A name from `layers()`.
 
         Raises:
-            ArgumentError: The images do not fit the task.
+            ArgumentError: The shape, dtype or value range of the images does not fit the task.
             UnknownNameError: The encoder has no such layer.
         """
         return self.feature_maps(images, [layer or OUTPUT])[layer or OUTPUT]
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The feature maps of several of `layers()` in one pass of the encoder; `""` is its output."""
+        """Computes the feature maps of several layers in one pass; the layer `""` is the encoder's output."""
         return feature_maps(self.encoder, self.inputs(images), layers)
 
     def layers(self) -> list[str]:
-        """Names of the encoder's layers that give feature maps, in running order."""
+        """Returns the names of the encoder's layers that produce feature maps, in the order in which they run."""
         return feature_layers(self.encoder, self.channels.num_channels)
 
     def networks(self) -> list[nn.Module]:
-        """The networks that `fit` compiles, which map channels to channels; the losses are not among them."""
+        """Returns the networks that `fit` compiles: the trained networks without the losses."""
         return [self.encoder]
 
     def options(self) -> dict[str, Any]:
-        """The arguments that make a task of this architecture, JSON-ready, by the constructor's signature.
+        """Returns the constructor arguments that create a task of this architecture, as JSON-serializable values.
 
-        Each is read from the attribute of its name. An encoder that was given as a module is None.
+        The names are those of the constructor's signature; each value is read from the attribute of the same name. An
+        encoder or decoder that was given as a module is None.
 
         Raises:
-            ArgumentError: An argument of the constructor is kept in no attribute of its name.
+            ArgumentError: The task has no attribute with the name of a constructor argument.
         """
         converted = self._converted_options()
         options = {}
@@ -157,24 +175,24 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
                 continue
             if name not in converted and not hasattr(self, name):
                 raise ArgumentError(
-                    f"{type(self).__name__}() takes {name}, and its instances have no attribute of that name, from "
-                    "which a checkpoint would be written; set it in the constructor, or override options()"
+                    f"{type(self).__name__}() takes the argument {name}, but its instances have no attribute {name}, "
+                    f"so it could not be saved; set self.{name} in the constructor, or override options()"
                 )
             value = converted[name] if name in converted else getattr(self, name)
             options[name] = str(value) if isinstance(value, Channels) else value
         return options
 
     def prepare(self, images: ImageStore) -> None:
-        """Measures what the losses need to know of the training images, such as a prior; `fit` calls it first."""
+        """Computes what the losses need from the training images, such as a class prior; `fit` calls it first."""
 
     def untrained(self, seed: int) -> Self:
-        """The control: a task of the same architecture with weights drawn from a seed.
+        """Creates the untrained control: a task of the same architecture with new random weights.
 
         Args:
-            seed: The seed of the weights. The global random state is left as it was.
+            seed: Seed of the weights. The global random state is not changed.
 
         Raises:
-            ArgumentError: A part that was given as a module has parameters that it cannot draw again.
+            ArgumentError: The encoder or decoder was given as a module and has parameters that cannot be drawn again.
         """
         options = options_without_weights(self.options())
         with torch.random.fork_rng(devices=[]):
@@ -189,21 +207,21 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
 
     @property
     def encoder_channels(self) -> Channels | None:
-        """The channels that the encoders see together; None if they are of different spaces."""
+        """All channels that the task's encoders see; None if they belong to different channel spaces."""
         return getattr(self, "channels", None)
 
     @property
     def image_space(self) -> ChannelSpace:
-        """The channel space of the images that the task takes."""
+        """Channel space of the images that the task takes."""
         return self.channels.space
 
     def channel_spaces(self) -> list[ChannelSpace]:
-        """The channel spaces of bands that the task uses, sorted by name; they are saved with it."""
+        """Returns the task's channel spaces that are not built in, sorted by name; they are saved with the task."""
         spaces = {channels.space for channels in self._used_channels()}
         return sorted((space for space in spaces if not space.is_color), key=lambda space: space.name)
 
     def backbone(self) -> Backbone:
-        """The frozen encoder, with its layers and its output."""
+        """Returns the frozen encoder, which computes the features of its layers and of its output."""
         return Backbone(
             self.feature_maps,
             name=self.name,
@@ -221,22 +239,29 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         )
 
     def check_loadable(self) -> None:
-        """Refuses a task of which no checkpoint could be loaded; `fit` and `save_pretrained` call it.
+        """Checks that a saved copy of the task could be loaded; `fit` and `save_pretrained` call it first.
 
         Raises:
-            ArgumentError: The class is not registered, or does not take what `options()` returns.
+            ArgumentError: The class is not registered, or its constructor does not take what `options()` returns.
         """
         check_loadable(type(self), self.name, self.options(), TASKS)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Writes the weights, the contract and a model card; the options are those of `PyTorchModelHubMixin`.
+        """Writes the weights, the contract and a model card to a folder.
+
+        Args:
+            save_directory: The folder, which is created if it does not exist.
+            options: Options of `PyTorchModelHubMixin.save_pretrained`. Its `model_card_kwargs` are the arguments of
+                `generate_model_card`.
 
         Raises:
-            StorageError: The disk has no room for them; the files in the folder stay as they were.
+            ArgumentError: The saved task could not be loaded; see `check_loadable`.
+            StorageError: The disk does not have enough free space. The files in the folder are unchanged.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        check_free_space(folder, sum(value.nbytes for value in self.state_dict().values()))  # the mixin removes files
+        # Checked here, because the mixin deletes the old contract before anything is written.
+        check_free_space(folder, sum(value.nbytes for value in self.state_dict().values()))
         return super().save_pretrained(folder, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -249,7 +274,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             "trained_on": self.trained_on.to_dict(),
         }
         save_weights(self, save_directory / WEIGHTS_FILE)
-        write_contract(save_directory, contract)  # last: a folder with a contract is complete
+        write_contract(save_directory, contract)  # last, so that a folder with a contract is complete
 
     def generate_model_card(
         self,
@@ -259,32 +284,35 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         report: Scores | None = None,
         place: str = "path/to/this/folder",
     ) -> ModelCard:
-        """The `README.md` that `save_pretrained` and `push_to_hub` write; they take these as `model_card_kwargs`.
+        """Creates the model card, which `save_pretrained` and `push_to_hub` write as `README.md`.
+
+        These two functions take the arguments as a dictionary `model_card_kwargs`.
 
         Args:
-            license: The license of the weights, by its name on the Hugging Face hub, such as `"apache-2.0"`.
+            license: License of the weights, by its name on the Hugging Face hub, such as `"apache-2.0"`.
             datasets: Names on the hub of the data sets that the task was pretrained on.
-            report: A `ProbeReport`, whose scores are shown beside those of the controls.
-            place: The folder or repository that `from_pretrained` loads the task from.
+            report: A `ProbeReport`, whose scores are shown next to those of the controls.
+            place: The folder or repository that the example code in the card loads the task from.
         """
         return model_card(self, license=license, datasets=datasets, report=report, place=place)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the mixin's takes pickles and ignores missing keys
+    def from_pretrained(  # type: ignore[override]  # the mixin's method reads pickles and ignores missing keys
         cls, folder: str | Path, *, revision: str | None = None, parts: Mapping[str, nn.Module] | None = None
     ) -> Self:
-        """Loads what `save_pretrained` wrote; the class of the task is found from the contract.
+        """Loads a task that `save_pretrained` wrote. The contract in the folder names its class.
 
-        Only JSON and safetensors are read, and strictly: all weights must be there, and no others.
+        Only a JSON file and a safetensors file are read. Loading is strict: missing and additional weights are errors.
 
         Args:
             folder: A folder, or the name of a repository on the Hugging Face hub.
-            revision: Branch, tag or commit on the hub.
-            parts: Untrained modules for parts that were given as modules, such as `{"encoder": MyNet()}`.
+            revision: Branch, tag or commit of the repository.
+            parts: Untrained modules to replace the parts that were given as modules, such as `{"encoder": MyNet()}`.
 
         Raises:
-            MissingFileError: The folder or one of its files does not exist.
-            CheckpointError: Contract and weights do not fit this library, each other, or the class.
+            MissingFileError: The folder or one of its files does not exist, or the repository cannot be fetched.
+            CheckpointError: The contract or the weights are damaged, do not fit each other or this version of the
+                library, or belong to another class.
         """
         task, trained_on = load_task(TASKS, folder, revision=revision, parts=dict(parts or {}))
         if not isinstance(task, cls):
@@ -293,36 +321,41 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         return task
 
     def _converted_options(self) -> dict[str, Any]:
-        """The options whose JSON form is not the value of the attribute of that name."""
+        """Returns the options whose saved value differs from the attribute of the same name."""
         return {"encoder": self.encoder_name}
 
     def _used_channels(self) -> Sequence[Channels]:
-        """All groups of channels that the task sees or predicts."""
+        """Returns all groups of channels that the task sees or predicts."""
         return [self.channels]
 
-    def _checked(self, images: Tensor) -> Tensor:
+    def _check_images(self, images: Tensor) -> Tensor:
+        """Returns the images as floating point, after checking that they fit the task."""
         images = as_images(images, self.channels.space)
         smallest = max(1, round(self.shape.reduction))
         if min(images.shape[-2:]) < smallest:
             raise ArgumentError(
-                f"{self.name} reduces images by {smallest} and needs at least {smallest}×{smallest} pixels, got "
-                f"{tuple(images.shape[-2:])}; choose a larger image size"
+                f"the encoder of {self.name} reduces images by a factor of {smallest} and needs at least {smallest}×"
+                f"{smallest} pixels, got {images.shape[-2]}×{images.shape[-1]}; choose a larger image size"
             )
         return images
 
     @staticmethod
-    def _pick(channels: Channels, images: Tensor) -> Tensor:
+    def _extract(channels: Channels, images: Tensor) -> Tensor:
         return channels.select(channels.space.extract(images))
 
-    def _filled(self, values: Tensor) -> Tensor:
+    def _fill_missing(self, values: Tensor) -> Tensor:
         return self.channels.space.fill_missing(values)
 
 
 def create_task(task: str, **options: Any) -> PretextTask:
-    """Builds a task by name; the options are those of its class.
+    """Creates a task by name.
+
+    Args:
+        task: A name from `list_tasks()`.
+        options: Arguments of the task's class.
 
     Raises:
-        UnknownNameError: There is no such task.
+        UnknownNameError: No task is registered under this name.
         ArgumentError: The task does not take these options.
 
     Examples:
@@ -335,12 +368,12 @@ def create_task(task: str, **options: Any) -> PretextTask:
 
 
 def list_tasks() -> list[str]:
-    """Names that `create_task` knows."""
+    """Returns the names of all registered tasks, sorted."""
     return TASKS.names()
 
 
 def register_task(name: str) -> Callable[[type[PretextTask]], type[PretextTask]]:
-    """Files a task class under a name, as a decorator."""
+    """Returns a decorator that registers a task class under a name."""
 
     def add(task: type[PretextTask]) -> type[PretextTask]:
         task.name = name

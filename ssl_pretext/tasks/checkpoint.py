@@ -1,4 +1,4 @@
-"""Saved tasks: a folder with the weights and the whole input contract, loaded strictly."""
+"""Loading of saved tasks: builds the task that a contract describes and loads its weights strictly."""
 
 import inspect
 import os
@@ -22,22 +22,28 @@ T = TypeVar("T", bound=nn.Module)
 
 
 def check_loadable(task_class: type[T], name: str, options: Mapping[str, Any], registry: Registry[T]) -> None:
-    """Refuses a task that could not be made again from its name and its options, before it is trained for nothing.
+    """Checks that a task can be created again from its name and its options; called before training starts.
+
+    Args:
+        task_class: Class of the task.
+        name: Name under which the class should be registered.
+        options: The task's `options()`.
+        registry: The task classes by name.
 
     Raises:
-        ArgumentError: Its class is not registered, or does not take what `options()` returns.
+        ArgumentError: The class is not registered, or its constructor does not take what `options()` returns.
     """
     if name not in registry.names() or registry.factory(name) is not task_class:
         raise ArgumentError(
-            f"the task class {task_class.__name__} is not registered, so a checkpoint of it could not be loaded; put "
-            "@register_task('a name') above it"
+            f"the task class {task_class.__name__} is not registered, so a saved copy of it could not be loaded; put "
+            "@register_task('a name') above the class"
         )
     try:
         inspect.signature(task_class.__init__).bind(None, **options)
     except TypeError as error:
         raise ArgumentError(
-            f"options() of {task_class.__name__} returns {', '.join(options)}, which {task_class.__name__}() does not "
-            f"take: {error}. It must return the arguments that make the same task"
+            f"options() of {task_class.__name__} returns {', '.join(options)}, but {task_class.__name__}() does not "
+            f"take these arguments: {error}. options() must return the arguments that create the same task"
         ) from error
 
 
@@ -48,17 +54,21 @@ def load_task(
     revision: str | None,
     parts: Mapping[str, nn.Module],
 ) -> tuple[T, TrainedOn]:
-    """Builds the task that a contract describes, from a registry, and loads its weights.
+    """Creates the task that a contract describes, and loads its weights.
 
     Args:
         registry: The task classes by name.
         folder: A folder, or the name of a repository on the Hugging Face hub.
-        revision: Branch, tag or commit on the hub.
-        parts: Untrained modules for parts that were given as modules.
+        revision: Branch, tag or commit of the repository.
+        parts: Untrained modules by name, to replace the parts that were given as modules.
+
+    Returns:
+        The task in eval mode, and what it was trained on.
 
     Raises:
-        MissingFileError: The folder or one of its files does not exist.
-        CheckpointError: Contract and weights do not fit this library or each other.
+        MissingFileError: The folder or one of its files does not exist, or the repository cannot be fetched.
+        CheckpointError: The contract or the weights are damaged, or do not fit each other or this version of the
+            library.
     """
     path = _local_folder(folder, revision)
     contract = read_contract(path)
@@ -66,7 +76,7 @@ def load_task(
     try:
         for space in contract["channel_spaces"]:
             ChannelSpace.bands(space["name"], space["channels"], center=space["center"], scale=space["scale"])
-        options = options_without_weights(contract["options"])  # the saved weights take their place
+        options = options_without_weights(contract["options"])  # the saved weights replace published ones
         for part in ("encoder", "decoder"):
             if part in options and options[part] is None:
                 if part not in parts:
@@ -79,34 +89,39 @@ def load_task(
             task = registry.create(contract["task"], **options)
     except CheckpointError:
         raise
-    except Exception as error:  # a contract from elsewhere may make any library raise anything
-        raise CheckpointError(f"no task can be made from the contract {path / CONTRACT_FILE}: {error}") from error
+    except Exception as error:  # the values of an untrusted contract can make other libraries raise any error
+        raise CheckpointError(f"cannot create a task from the contract {path / CONTRACT_FILE}: {error}") from error
     load_weights(task, weights, "task")
     return task.eval(), contract["trained_on"]
 
 
 def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a task, whose encoders are named without published weights."""
+    """Returns a task's options with encoders that start from random instead of published weights."""
     name = options.get("encoder")
     if isinstance(name, str):
         return {**options, "encoder": without_weights(name)}
     if isinstance(name, list):
-        return {**options, "encoder": [without_weights(one) for one in name]}
+        return {**options, "encoder": [without_weights(spec) for spec in name]}
     return dict(options)
 
 
 def _local_folder(folder: str | Path, revision: str | None) -> Path:
     if os.path.isdir(folder):
-        if not (path := Path(folder) / CONTRACT_FILE).exists() and (run := Path(folder) / "task").is_dir():
-            raise MissingFileError(f"{path} does not exist; {folder} holds a run, and its task is {run}")
+        if not (path := Path(folder) / CONTRACT_FILE).exists() and (task := Path(folder) / "task").is_dir():
+            raise MissingFileError(
+                f"{path} does not exist, because {folder} is the folder of a training run; load its task from {task}"
+            )
         return Path(folder)
     if isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
-        raise MissingFileError(f"there is no folder {folder} with a saved task")
+        raise MissingFileError(
+            f"there is no folder {folder} with a saved task; give a folder that save_pretrained() wrote, or the name "
+            "of a repository on the Hugging Face hub, such as 'user/name'"
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(folder), revision=revision, allow_patterns=[CONTRACT_FILE, WEIGHTS_FILE]))
     except (OSError, ValueError) as error:
         raise MissingFileError(
-            f"{folder} is neither a folder nor a repository that could be fetched: {error}"
+            f"{folder} is neither a folder nor a repository that can be fetched from the Hugging Face hub: {error}"
         ) from error

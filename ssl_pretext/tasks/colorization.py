@@ -18,18 +18,19 @@ __all__ = ["Colorization"]
 
 @register_task("colorization")
 class Colorization(CrossChannelPrediction):
-    """Predicts an image's colors from its lightness `lab:L`.
+    """Predicts the colors of an image from its lightness, `lab:L`.
 
     Args:
-        encoder: A name of `list_encoders()`, or a module `(B, 1, H, W)` to `(B, C, h, w)`.
-        target: `"lab:ab"`, or `"rgb"` as in the documented Food-101 experiment.
-        decoder: As for `CrossChannelPrediction`.
-        losses: As for `CrossChannelPrediction`; `color_classification` is Zhang's.
-        regularizers: As for `CrossChannelPrediction`.
-        output_stride: As for `CrossChannelPrediction`.
+        encoder: Name of an encoder (see `list_encoders`), or a module from `(B, 1, H, W)` to `(B, C, h, w)`.
+        target: Channels to predict: `"lab:ab"`, or `"rgb"` as in the documented Food-101 experiment.
+        decoder: Decoder, as in `CrossChannelPrediction`.
+        losses: Weights of the losses, as in `CrossChannelPrediction`. The loss of Zhang et al. 2016 is
+            `color_classification`.
+        regularizers: Weights of the regularizers, as in `CrossChannelPrediction`.
+        output_stride: Stride of the network's output, as in `CrossChannelPrediction`.
 
     Raises:
-        ArgumentError: The target is another one, or the parts do not fit together.
+        ArgumentError: The target is neither `lab:ab` nor `rgb`, or the encoder, decoder and losses do not fit together.
 
     Examples:
         >>> task = Colorization("autoencoder", target="rgb")
@@ -48,7 +49,10 @@ class Colorization(CrossChannelPrediction):
         output_stride: int = 1,
     ) -> None:
         if str(Channels.parse(target)) not in ("lab:ab", "rgb"):
-            raise ArgumentError(f"colorization predicts 'lab:ab' or 'rgb', got {target!r}; else use cross_channel")
+            raise ArgumentError(
+                f"target of colorization must be 'lab:ab' or 'rgb', got {target!r}; for other channels use the task "
+                "cross_channel"
+            )
         super().__init__(
             "lab:L",
             target,
@@ -61,22 +65,22 @@ class Colorization(CrossChannelPrediction):
 
     @torch.no_grad()
     def colorize(self, images: Tensor) -> Tensor:
-        """Colors images from their lightness alone, in eval mode.
+        """Predicts the colors of images from their lightness, in eval mode.
 
         Args:
-            images: sRGB in `[0, 1]` or `uint8`, `(B, 3, H, W)`; gray ones repeat their value three times.
+            images: Images `(B, 3, H, W)`, sRGB in `[0, 1]` or `uint8`. Gray images have three equal channels.
 
         Returns:
-            sRGB in `[0, 1]`, of the same shape.
+            Colored images `(B, 3, H, W)`, sRGB in `[0, 1]`.
         """
-        images = self._checked(images)
+        images = self._check_images(images)
         with eval_mode(self):
-            prediction = self.predict(self._pick(self.source, images))
+            prediction = self.predict(self._extract(self.source, images))
         return (as_signed_rgb(prediction, self.target, images) + 1) / 2
 
     @staticmethod
     def lightness(images: Tensor) -> Tensor:
-        """What the task sees, as gray RGB images in `[0, 1]`: the lightness of `(B, 3, H, W)` without its color."""
+        """Converts sRGB images `(B, 3, H, W)` to gray images of their lightness, which is all that the task sees."""
         light, color = Channels("lab", "L"), Channels("lab", "ab")
         values = light.extract(images)
         return join({light: values, color: values.new_zeros(len(values), 2, *values.shape[-2:])}).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Cross-channel prediction (Zhang et al. 2017, section 3): one group of channels from another."""
+"""Cross-channel prediction (Zhang et al. 2017, section 3): predicts one group of channels from another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from ssl_pretext.encoders import create_decoder, decoder_for
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses, WeightedLosses
 from ssl_pretext.regularizers import WeightedRegularizers
-from ssl_pretext.tasks.base import PretextTask, TaskOutput, channels_of_one_image, register_task
+from ssl_pretext.tasks.base import PretextTask, TaskOutput, parse_channel_pair, register_task
 
 __all__ = ["CrossChannelPrediction"]
 
@@ -24,27 +24,30 @@ __all__ = ["CrossChannelPrediction"]
 class CrossChannelPrediction(PretextTask):
     """Predicts the `target` channels of an image from its `source` channels.
 
-    Equal channels make a plain autoencoder; `input_noise` and `input_drop` a denoising one. Predictions of color
-    channels pass a tanh, since normalized colors live in `[-1, 1]`; those of other bands are unbounded. A loss on
-    logits, such as `color_classification`, decides the outputs of the network and how they decode to channels.
+    If source and target are equal, this is an autoencoder, and with `input_noise` or `input_drop` a denoising
+    autoencoder. Predicted color channels pass through a tanh, because normalized colors are in `[-1, 1]`; predictions
+    of other bands are not bounded. A loss on logits, such as `color_classification`, determines the number of output
+    channels of the network, and decodes the logits to the target channels.
 
-    Missing values, NaN in the images, reach the encoder as the center of their band, and no loss counts them.
+    Missing values are NaN in the images. The encoder sees them as 0, the normalized center of their band, and the
+    losses ignore them.
 
     Args:
         source: Channels that the encoder sees, such as `"lab:L"`.
-        target: Channels to predict, such as `"lab:ab"` or `"rgb"`, of the same images.
-        encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
-        decoder: `"upsampling"`, `"autoencoder"` (diffusers' blocks), or a module `(B, C, h, w)` to `(B, m, H, W)`; the
-            one that fits the encoder if left out.
+        target: Channels of the same images to predict, such as `"lab:ab"` or `"rgb"`.
+        encoder: Name of an encoder (see `list_encoders`), or a module from `(B, n, H, W)` to `(B, C, h, w)`.
+        decoder: `"upsampling"`, `"autoencoder"` (diffusers' blocks), or a module from `(B, C, h, w)` to
+            `(B, m, H, W)`. By default the decoder that belongs to the encoder.
         losses: Weight of each loss, by spec or by `Loss` instance.
         regularizers: Weight of each regularizer of the encoder, by spec.
-        output_stride: Pixels of the image per pixel of the network's output; 4 in Zhang et al. 2016. Predictions are
-            resized to the image.
-        input_noise: Standard deviation of Gaussian noise on the encoder's input while training.
-        input_drop: Share of the encoder's input pixels set to zero while training.
+        output_stride: Pixels of the image per pixel of the network's output, 4 in Zhang et al. 2016. Predictions are
+            resized to the size of the image.
+        input_noise: Standard deviation of the Gaussian noise that is added to the encoder's input during training.
+        input_drop: Fraction of the pixels of the encoder's input that are set to zero during training.
 
     Raises:
-        ArgumentError: The parts do not fit together; the message says which.
+        ArgumentError: An argument is out of its range, or the channels, encoder, decoder and losses do not fit
+            together.
 
     Examples:
         >>> task = CrossChannelPrediction("lab:L", "lab:ab", "autoencoder", losses={"smooth_l1": 1.0})
@@ -68,19 +71,23 @@ class CrossChannelPrediction(PretextTask):
         input_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        source, self.target = channels_of_one_image(source, target)
+        source, self.target = parse_channel_pair(source, target)
         if not source.names or not self.target.names:
-            raise ArgumentError("source and target must have channels")
+            raise ArgumentError(
+                f"{self.name} needs at least one channel in source and in target, got {source!r} and {self.target!r}"
+            )
         if not input_noise >= 0 or not 0 <= input_drop < 1:
-            raise ArgumentError(f"input_noise >= 0 and 0 <= input_drop < 1, got {input_noise} and {input_drop}")
+            raise ArgumentError(
+                f"{self.name} needs input_noise >= 0 and 0 <= input_drop < 1, got {input_noise} and {input_drop}"
+            )
         self.input_noise, self.input_drop, self.output_stride = input_noise, input_drop, output_stride
         self.losses = WeightedLosses(self.default_losses if losses is None else losses, self.target)
         self.regularizers = WeightedRegularizers(regularizers or {})
         self.set_encoder(encoder, source)
         if not 1 <= output_stride <= max(1, round(self.shape.reduction)):
             raise ArgumentError(
-                f"output_stride lies between 1 and the encoder's reduction, {self.shape.reduction:g}; "
-                f"got {output_stride}"
+                f"output_stride of {self.name} must be at least 1 and at most the factor by which the encoder reduces "
+                f"images, {self.shape.reduction:g}; got {output_stride}"
             )
         logits = self.losses.logits
         outputs = logits.num_outputs if logits else self.target.num_channels
@@ -93,24 +100,22 @@ class CrossChannelPrediction(PretextTask):
 
     @override
     def forward(self, images: Tensor) -> TaskOutput:
-        images = self._checked(images)
-        source, target = self._pick(self.source, images), self._pick(self.target, images)
-        shown, judged = self._corrupted(self._filled(source))
-        features = self.encoder(shown)
+        images = self._check_images(images)
+        source, target = self._extract(self.source, images), self._extract(self.target, images)
+        inputs, where = self._corrupt(self._fill_missing(source))
+        features = self.encoder(inputs)
         output = self._output(features)
-        prediction = self._decoded(output, source)
-        terms = self.losses(prediction, target, images, output, where=judged) | self.regularizers(
-            self.encoder, features
-        )
+        prediction = self._decode(output, source)
+        terms = self.losses(prediction, target, images, output, where=where) | self.regularizers(self.encoder, features)
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
     def predict(self, source: Tensor) -> Tensor:
-        """Normalized target channels `(B, m, H, W)` from normalized source channels `(B, n, H, W)`."""
-        return self._decoded(self._output(self.encoder(self._filled(source))), source)
+        """Predicts normalized target channels `(B, m, H, W)` from normalized source channels `(B, n, H, W)`."""
+        return self._decode(self._output(self.encoder(self._fill_missing(source))), source)
 
     @property
     def source(self) -> Channels:
-        """The channels that the encoder sees."""
+        """Channels that the encoder sees."""
         return self.channels
 
     @override
@@ -131,8 +136,11 @@ class CrossChannelPrediction(PretextTask):
     def _used_channels(self) -> Sequence[Channels]:
         return [self.source, self.target]
 
-    def _corrupted(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the encoder is shown in place of `source`, and the pixels `(B, 1, H, W)` that alone are judged."""
+    def _corrupt(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the corrupted input of the encoder, and a mask `(B, 1, H, W)` of the pixels that the losses use.
+
+        The mask is None if the losses use all pixels.
+        """
         if self.training and self.input_noise:
             source = source + self.input_noise * torch.randn_like(source)
         if self.training and self.input_drop:
@@ -140,15 +148,19 @@ class CrossChannelPrediction(PretextTask):
         return source, None
 
     def _output(self, features: Tensor) -> Tensor:
+        """Runs the decoder and checks the number of its output channels."""
         output: Tensor = self.decoder(features)
         logits = self.losses.logits
         expected = logits.num_outputs if logits else self.target.num_channels
         if output.shape[1] != expected:
-            raise ArgumentError(f"the decoder gave {output.shape[1]} channels where {self.target!r} needs {expected}")
+            raise ArgumentError(
+                f"the decoder of {self.name} returned {output.shape[1]} channels, but predicting {self.target!r} needs "
+                f"{expected}"
+            )
         return output
 
-    def _decoded(self, output: Tensor, source: Tensor) -> Tensor:
-        """The network's output as normalized target channels in the size of the image."""
+    def _decode(self, output: Tensor, source: Tensor) -> Tensor:
+        """Converts the network's output to normalized target channels, resized to the height and width of `source`."""
         logits = self.losses.logits
         values = output if logits is None else logits.decode(output)
         if values.shape[-2:] != source.shape[-2:]:

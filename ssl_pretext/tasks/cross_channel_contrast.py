@@ -1,4 +1,4 @@
-"""Cross-channel contrast (Tian et al. 2020, CMC): which channels belong to the same image?"""
+"""Cross-channel contrast (Tian et al. 2020, CMC): matches two groups of channels of the same image."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,17 +13,23 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
 from ssl_pretext.tasks.heads import PooledHead
-from ssl_pretext.tasks.two_encoders import TwoEncoderTask, disjoint_groups, pair_of
+from ssl_pretext.tasks.two_encoders import TwoEncoderTask, pair_for_branches, parse_disjoint_channels
 
 __all__ = ["CrossChannelContrast"]
 
-A_CONTRAST = "a cross-channel contrast"  # in messages
+NAME = "cross_channel_contrast"
 
 
-class View(PretextTask):
-    """One group of channels, to vectors of length one."""
+class ContrastBranch(PretextTask):
+    """One of the two branches: maps one group of channels to vectors of length one.
 
-    name = "cross_channel_contrast"
+    Args:
+        encoder: Name of an encoder, or a module.
+        channels: Channels that the encoder sees.
+        embed_dim: Number of dimensions of the vectors.
+    """
+
+    name = NAME
 
     def __init__(self, encoder: str | nn.Module, channels: str | Channels, embed_dim: int) -> None:
         super().__init__()
@@ -33,32 +39,35 @@ class View(PretextTask):
         self.head = nn.Sequential(pooled, nn.Linear(pooled.width, embed_dim))
 
     def embed(self, images: Tensor) -> Tensor:
-        """`(B, embed_dim)`."""
+        """Computes vectors of length one, `(B, embed_dim)`, for images `(B, C, H, W)`."""
         return F.normalize(self.head(self.encoder(self.inputs(images))), dim=1)
 
+    @override
     def networks(self) -> list[nn.Module]:
         return [self.encoder, self.head]
 
 
-@register_task("cross_channel_contrast")
+@register_task(NAME)
 class CrossChannelContrast(TwoEncoderTask):
-    """Finds the `second` channels of an image among those of a batch by its `first`, and the other way round.
+    """Finds which `second` channels in a batch belong to the `first` channels of an image, and the reverse.
 
-    The contrastive sibling of `SplitBrain` (Tian et al. 2020, section 3). Two networks that share nothing make vectors
-    of length one, `u_i` of `first` of image `i` and `v_j` of `second` of image `j`. The loss is InfoNCE,
-    `-log(exp(u_i·v_i / τ) / Σ_j exp(u_i·v_j / τ))`, plus the same with `u` and `v` exchanged. The negatives are the
-    other images of the batch, of one process; the paper draws them from a memory bank. So the batch size is part of
-    the problem, and a batch of one has nothing to tell apart.
+    This is the contrastive counterpart of `SplitBrain` (Tian et al. 2020, section 3). Two networks with separate
+    weights compute vectors of length one: `u_i` from the `first` channels of image `i`, and `v_j` from the `second`
+    channels of image `j`. The loss is InfoNCE, `-log(exp(u_i·v_i / τ) / Σ_j exp(u_i·v_j / τ))`, plus the same with `u`
+    and `v` exchanged. The negatives are the other images of the batch on the same process; the paper draws them from a
+    memory bank. The difficulty of the task therefore depends on the batch size, and the loss of a batch of one is zero.
 
     Args:
-        first: Channels such as `"lab:L"`.
-        second: Others of the same images, such as `"lab:ab"`.
-        encoder: As for `SplitBrain`.
-        temperature: τ.
-        embed_dim: Of the vectors that are compared; probes see the encoders' features, without the head.
+        first: Channels that the first encoder sees, such as `"lab:L"`.
+        second: Other channels of the same images, which the second encoder sees, such as `"lab:ab"`.
+        encoder: Name or names of the encoders, or a pair of modules, as in `SplitBrain`.
+        temperature: Temperature τ of the softmax.
+        embed_dim: Number of dimensions of the vectors. Probes do not use these vectors, but the features of the
+            encoders before the head.
 
     Raises:
-        ArgumentError: The groups overlap, the temperature is not positive, or the parts do not fit together.
+        ArgumentError: The groups of channels overlap, the temperature or `embed_dim` is not positive, or the encoders
+            do not fit the channels or each other.
 
     Examples:
         >>> task = CrossChannelContrast("lab:L", "lab:ab", "autoencoder")
@@ -77,20 +86,24 @@ class CrossChannelContrast(TwoEncoderTask):
         embed_dim: int = 128,
     ) -> None:
         if not 0 < temperature < float("inf"):
-            raise ArgumentError(f"the temperature of {A_CONTRAST} is positive, got {temperature}")
-        whole_number(f"embed_dim of {A_CONTRAST}", embed_dim)
-        groups, encoders = disjoint_groups(first, second, A_CONTRAST), pair_of(encoder, "encoder", A_CONTRAST)
-        super().__init__([View(one, channels, embed_dim) for one, channels in zip(encoders, groups, strict=True)])
+            raise ArgumentError(f"temperature of {NAME} must be positive and finite, got {temperature}")
+        whole_number(f"embed_dim of {NAME}", embed_dim)
+        groups = parse_disjoint_channels(first, second, NAME)
+        encoders = pair_for_branches(encoder, "encoder", NAME)
+        super().__init__(
+            [ContrastBranch(network, channels, embed_dim) for network, channels in zip(encoders, groups, strict=True)]
+        )
         self.temperature, self.embed_dim = temperature, embed_dim
 
     @override
     def forward(self, images: Tensor) -> TaskOutput:
-        first, second = (cast(View, branch).embed(images) for branch in self._branches)
-        with torch.autocast(first.device.type, enabled=False):  # divided by a small temperature, bfloat16 shows
+        first, second = (cast(ContrastBranch, branch).embed(images) for branch in self._branches)
+        # In float32, because the division by a small temperature would magnify the rounding errors of bfloat16.
+        with torch.autocast(first.device.type, enabled=False):
             scores = first.float() @ second.float().mT / self.temperature  # (B, B)
-        own = torch.arange(len(scores), device=scores.device)
+        same_image = torch.arange(len(scores), device=scores.device)
         terms = {
-            f"{self.second} info_nce": F.cross_entropy(scores, own),
-            f"{self.first} info_nce": F.cross_entropy(scores.mT, own),
+            f"{self.second} info_nce": F.cross_entropy(scores, same_image),
+            f"{self.first} info_nce": F.cross_entropy(scores.mT, same_image),
         }
-        return TaskOutput(torch.stack(list(terms.values())).sum(), terms, scores, own)
+        return TaskOutput(torch.stack(list(terms.values())).sum(), terms, scores, same_image)

@@ -1,16 +1,17 @@
-"""Denoising (Vincent et al. 2010): the image without the noise."""
+"""Denoising (Vincent et al. 2010): restores an image from a noisy copy."""
 
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.losses import Losses
 from ssl_pretext.tasks.base import register_task
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
-from ssl_pretext.tasks.masks import noisy
+from ssl_pretext.tasks.masks import add_noise
 
 __all__ = ["Denoising"]
 
@@ -19,22 +20,23 @@ __all__ = ["Denoising"]
 class Denoising(CrossChannelPrediction):
     """Restores an image from a corrupted copy (Vincent et al. 2010, section 3).
 
-    The losses compare the whole image with what is made of the copy: `‖x - F(x̃)‖²`, `x̃ ~ q(x̃ | x)`, for `l2`. The
-    corruptions `q` are the three of the paper; each value of each channel is corrupted for itself.
+    The losses compare the prediction with the clean image at all pixels: `‖x - F(x̃)‖²` with `x̃ ~ q(x̃ | x)` for `l2`.
+    The corruptions `q` are the three of the paper. Each value of each channel is corrupted independently.
 
     Args:
-        encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
-        channels: What is seen and restored, such as `"rgb"`, or bands of any number.
-        noise: `"gaussian"`: adds noise. `"masking"`: sets values to zero, the center of the range.
-            `"salt_and_pepper"`: sets values to -1 or 1, the ends of the range.
-        amount: Standard deviation of Gaussian noise in normalized values, about `[-1, 1]`; else the share of the
-            values that is changed.
-        decoder: As for `CrossChannelPrediction`.
-        losses: Weight of each loss, by spec or by `Loss` instance; `l2` if left out.
-        regularizers: As for `CrossChannelPrediction`.
+        encoder: Name of an encoder (see `list_encoders`), or a module from `(B, n, H, W)` to `(B, C, h, w)`.
+        channels: Channels that the encoder sees and that are restored, such as `"rgb"`; any number of them.
+        noise: Kind of noise. `"gaussian"` adds Gaussian noise, `"masking"` sets values to zero, the center of the
+            range, and `"salt_and_pepper"` sets values to -1 or 1, the ends of the range.
+        amount: For `"gaussian"` the standard deviation of the noise, where normalized values are about in `[-1, 1]`;
+            for the others the fraction of the values that is changed.
+        decoder: Decoder, as in `CrossChannelPrediction`.
+        losses: Weight of each loss, by spec or by `Loss` instance; by default `l2` alone.
+        regularizers: Weights of the regularizers, as in `CrossChannelPrediction`.
 
     Raises:
-        ArgumentError: There is no such noise, the amount is out of its range, or the parts do not fit together.
+        ArgumentError: The kind of noise is unknown, the amount is out of its range, or the encoder, decoder and losses
+            do not fit together.
 
     Examples:
         >>> task = Denoising("autoencoder", noise="masking", amount=0.5)
@@ -55,9 +57,10 @@ class Denoising(CrossChannelPrediction):
         losses: Losses | None = None,
         regularizers: Mapping[str, float] | None = None,
     ) -> None:
-        noisy(torch.empty(0), noise, amount)  # complains of what it does not know
+        add_noise(torch.empty(0), noise, amount)  # only to check the arguments
         super().__init__(channels, channels, encoder, decoder=decoder, losses=losses, regularizers=regularizers)
         self.noise, self.amount = noise, amount
 
-    def _corrupted(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
-        return noisy(source, self.noise, self.amount), None
+    @override
+    def _corrupt(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
+        return add_noise(source, self.noise, self.amount), None

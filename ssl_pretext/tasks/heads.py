@@ -1,4 +1,4 @@
-"""Heads: what stands on an encoder while it is pretrained, and is thrown away afterward."""
+"""Heads: layers on top of an encoder that are used during pretraining and discarded afterward."""
 
 from typing import cast
 
@@ -7,17 +7,19 @@ from typing_extensions import override
 
 __all__ = ["PooledHead", "classifier"]
 
-WIDTH = 128  # of the vector that a head makes of a feature map
+WIDTH = 128  # length of the vector that a `PooledHead` computes
 
 
 class PooledHead(nn.Module):
-    """A feature map to one vector: a 3×3 convolution, BatchNorm, ReLU, the mean over positions.
+    """Maps a feature map to one vector: a 3×3 convolution, BatchNorm, ReLU, and the mean over all positions.
 
-    The convolution lets an encoder of few channels, such as a latent of four, keep its task's detail out of them. A
-    norm over each image would be free of the others in its batch, but takes its tone away, and learned more slowly.
+    The convolution can learn the details that only the task needs, so that an encoder with few channels, such as a
+    latent of four, does not have to represent them. BatchNorm makes the output depend on the other images
+    in the batch. A norm over each image alone would avoid that, but it removes the mean of the image's features, and
+    training with it was slower.
 
     Args:
-        in_channels: Channels of the map `(B, in_channels, h, w)`.
+        in_channels: Channels of the feature map `(B, in_channels, h, w)`.
         width: Length of the vector `(B, width)`.
 
     Examples:
@@ -39,7 +41,13 @@ class PooledHead(nn.Module):
 
 
 def classifier(in_features: int, classes: int, hidden: int | None = None) -> nn.Sequential:
-    """Vectors `(B, in_features)` to scores `(B, classes)`: linear, or with one hidden layer."""
+    """Creates a classifier of vectors, which is linear or has one hidden layer.
+
+    Args:
+        in_features: Length of the vectors `(B, in_features)`.
+        classes: Number of logits `(B, classes)`.
+        hidden: Width of the hidden layer; None for a linear classifier.
+    """
     if hidden is None:
         return nn.Sequential(nn.Linear(in_features, classes))
     return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, classes))

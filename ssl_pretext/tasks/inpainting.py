@@ -1,10 +1,11 @@
-"""Inpainting (Pathak et al. 2016, context encoders): what is behind the mask?"""
+"""Inpainting (Pathak et al. 2016, context encoders): predicts the masked part of an image."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.errors import ArgumentError
@@ -20,25 +21,27 @@ MASKS: dict[str, Callable[[Tensor, float], Tensor]] = {"blocks": random_blocks, 
 
 @register_task("inpainting")
 class Inpainting(CrossChannelPrediction):
-    """Fills in a hidden part of an image from what surrounds it (Pathak et al. 2016, section 3).
+    """Predicts a masked part of an image from its surroundings (Pathak et al. 2016, section 3).
 
-    The losses judge the hidden part alone: `‖M ⊙ (x - F((1 - M) ⊙ x))‖²`, with `M` one where hidden, for `l2`; here
-    as the mean over those pixels. They are shown as zero, the center of the range. The paper adds an adversarial loss
-    of little weight, as `losses={"l2": 1.0, "adversarial": 0.001}`; ours sees the completed image.
+    The losses are computed on the masked part only: `‖M ⊙ (x - F((1 - M) ⊙ x))‖²` for `l2`, where `M` is one at masked
+    pixels, and averaged over these pixels. The encoder sees them as zero, the center of the range. The paper adds an
+    adversarial loss with a small weight, which is `losses={"l2": 1.0, "adversarial": 0.001}` here; its critic sees
+    the completed image.
 
     Args:
-        encoder: A name of `list_encoders()`, or a module `(B, n, H, W)` to `(B, C, h, w)`.
-        channels: What is seen and filled in, such as `"rgb"`, or bands of any number.
-        mask: `"blocks"`: blocks of a quarter of each side at random places, which may overlap; `"center"`: one
-            rectangle in the middle.
-        mask_ratio: Fraction of the image that is hidden. With blocks it is the most that is hidden, rounded to whole
-            blocks, and at least one.
-        decoder: As for `CrossChannelPrediction`.
-        losses: Weight of each loss, by spec or by `Loss` instance; `l2` if left out.
-        regularizers: As for `CrossChannelPrediction`.
+        encoder: Name of an encoder (see `list_encoders`), or a module from `(B, n, H, W)` to `(B, C, h, w)`.
+        channels: Channels that the encoder sees and that are predicted, such as `"rgb"`; any number of them.
+        mask: Shape of the mask. `"blocks"` masks rectangles with a quarter of the image's height and width at random
+            positions, which may overlap. `"center"` masks one rectangle in the middle.
+        mask_ratio: Fraction of the image that is masked. For `"blocks"` it sets the number of blocks, which is at
+            least one; blocks that overlap mask a smaller fraction.
+        decoder: Decoder, as in `CrossChannelPrediction`.
+        losses: Weight of each loss, by spec or by `Loss` instance; by default `l2` alone.
+        regularizers: Weights of the regularizers, as in `CrossChannelPrediction`.
 
     Raises:
-        ArgumentError: There is no such mask, the share is out of its range, or the parts do not fit together.
+        ArgumentError: The mask is unknown, `mask_ratio` is not between 0 and 1, or the encoder, decoder and losses do
+            not fit together.
 
     Examples:
         >>> task = Inpainting("autoencoder", mask="center")
@@ -60,12 +63,13 @@ class Inpainting(CrossChannelPrediction):
         regularizers: Mapping[str, float] | None = None,
     ) -> None:
         if mask not in MASKS:
-            raise ArgumentError(f"the mask of inpainting is one of {', '.join(MASKS)}, got {mask!r}")
+            raise ArgumentError(f"mask of inpainting must be one of {', '.join(MASKS)}, got {mask!r}")
         if not 0 < mask_ratio < 1:
-            raise ArgumentError(f"the share that inpainting hides lies between 0 and 1, got {mask_ratio}")
+            raise ArgumentError(f"mask_ratio of inpainting must be between 0 and 1, got {mask_ratio}")
         super().__init__(channels, channels, encoder, decoder=decoder, losses=losses, regularizers=regularizers)
         self.mask, self.mask_ratio = mask, mask_ratio
 
-    def _corrupted(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
-        hidden = MASKS[self.mask](source, self.mask_ratio)
-        return torch.where(hidden, 0.0, source), hidden
+    @override
+    def _corrupt(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
+        mask = MASKS[self.mask](source, self.mask_ratio)
+        return torch.where(mask, 0.0, source), mask

@@ -1,4 +1,4 @@
-"""The model card of a task: what it is, what it was trained on, and how it did beside its controls."""
+"""The model card of a task: its configuration, its training, and its probe scores next to those of the controls."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,26 +15,27 @@ __all__ = ["Scores", "model_card"]
 BODY = """\
 # {title}
 
-The pretext task `{task}` of ssl_pretext, pretrained without labels: its encoder
-gives features of images to classifiers that have few labels.
+An encoder that was pretrained with the pretext task `{task}` of the library
+ssl_pretext, on images without labels. Its features can be used to train a
+classifier on few labeled images.
 
 ```python
 import ssl_pretext as sp
 
 task = sp.PretextTask.from_pretrained("{place}")
-features = task.features(images)  # of (B, {image_channels}, H, W), {ranges}
-encoder = sp.export_encoder(task)  # a plain module, to be fine-tuned
+features = task.features(images)  # images: (B, {image_channels}, H, W), {ranges}
+encoder = sp.export_encoder(task)  # a plain PyTorch module for fine-tuning
 ```
 
-## What it is
+## Configuration
 
 {about}
 
-## What it was trained on
+## Training
 
 {trained}
 
-## Does it help?
+## Evaluation
 
 {scores}
 
@@ -43,18 +44,27 @@ encoder = sp.export_encoder(task)  # a plain module, to be fine-tuned
 {license}
 """
 
+NOT_EVALUATED = (
+    "Not evaluated yet. The command `ssl-pretext probe` trains a small classifier on the features, and on those of the "
+    "controls for comparison."
+)
+
 
 class Scores(Protocol):
-    """What a card says of a `ProbeReport`."""
+    """The part of a `ProbeReport` that a model card shows."""
 
     @property
-    def card(self) -> dict[str, Any]: ...
+    def card(self) -> dict[str, Any]:
+        """Settings of the evaluation: probe, images, classes, seeds, and the controls of each representation."""
 
-    def table(self) -> str: ...
+    def table(self) -> str:
+        """Returns the accuracies and their differences from the controls as a Markdown table."""
 
-    def summary(self) -> list[dict[str, Any]]: ...
+    def summary(self) -> list[dict[str, Any]]:
+        """Returns one row of mean scores per representation."""
 
-    def sentences(self) -> list[str]: ...
+    def sentences(self) -> list[str]:
+        """Returns the conclusions from the comparisons with the controls."""
 
 
 class CardTask(Protocol):
@@ -64,21 +74,28 @@ class CardTask(Protocol):
     trained_on: TrainedOn
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the task."""
 
     @property
-    def encoder(self) -> nn.Module: ...
+    def encoder(self) -> nn.Module:
+        """The pretrained network."""
 
     @property
-    def image_space(self) -> ChannelSpace: ...
+    def image_space(self) -> ChannelSpace:
+        """Channel space of the images that the task takes."""
 
-    def options(self) -> dict[str, Any]: ...
+    def options(self) -> dict[str, Any]:
+        """Returns the constructor arguments of the task."""
 
 
 def model_card(
     task: CardTask, *, license: str, datasets: Sequence[str], report: Scores | None, place: str
 ) -> ModelCard:
-    """The card, whose head the hub reads; see `PretextTask.generate_model_card`."""
+    """Creates the model card, with the metadata that the Hugging Face hub reads.
+
+    The arguments are those of `PretextTask.generate_model_card`.
+    """
     title = f"{task.name} with {task.encoder_name or type(task.encoder).__name__}"
     data = ModelCardData(
         model_name=title,
@@ -91,7 +108,7 @@ def model_card(
         eval_results=_results(report) if report else None,
     )
     space = task.image_space
-    stated = "not stated by whoever saved it" if license == "unknown" else license
+    stated = "not stated" if license == "unknown" else license
     body = BODY.format(
         title=title,
         task=task.name,
@@ -100,13 +117,14 @@ def model_card(
         ranges="sRGB in [0, 1] or uint8" if space.is_color else f"the bands of {space.name}",
         about=_about(task),
         trained=_trained(task, datasets),
-        scores=_scores(report) if report else "Not measured yet: `ssl-pretext probe` does, beside the controls.",
-        license=f"The weights: {stated}. The library: Apache-2.0.",
+        scores=_scores(report) if report else NOT_EVALUATED,
+        license=f"Weights: {stated}. Library: Apache-2.0.",
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
 def _about(task: CardTask) -> str:
+    """Returns the options of a task and the size of its encoder as a Markdown table."""
     rows: list[dict[str, object]] = [{"": key, "value": f"`{value}`"} for key, value in task.options().items()]
     rows += [{"": "image size", "value": task.trained_on.image_size}, {"": "resized", "value": task.trained_on.resize}]
     parameters = sum(parameter.numel() for parameter in task.encoder.parameters())
@@ -115,9 +133,10 @@ def _about(task: CardTask) -> str:
 
 
 def _trained(task: CardTask, datasets: Sequence[str]) -> str:
-    named = ", ".join(datasets) or "Images that whoever saved it did not name"
+    """Returns the data sets and the training settings as Markdown."""
+    named = f"Data: {', '.join(datasets) or 'not stated'}"
     if task.trained_on.settings is None:
-        return f"{named}. How is not known: `fit` did not train it."
+        return f"{named}. The training settings are unknown, because the task was not trained with `fit`."
     rows: list[dict[str, object]] = [
         {"": key, "value": f"`{value}`"} for key, value in task.trained_on.settings.items()
     ]
@@ -125,16 +144,19 @@ def _trained(task: CardTask, datasets: Sequence[str]) -> str:
 
 
 def _scores(report: Scores) -> str:
-    card, words = report.card, [f"- {sentence}" for sentence in report.sentences()]
+    """Returns the table of a report as Markdown, with an explanation before it and the conclusions after it."""
+    card, conclusions = report.card, [f"- {sentence}" for sentence in report.sentences()]
     about = (
-        f"A {card['probe']} probe on frozen features, trained on {card['train']['images']:,} labeled images of "
-        f"{card['classes']} classes and tested on {card['test']['images']:,}; seeds: {len(card['seeds'])}. Beside it "
-        "stand its controls; ± is half a 95% interval over the seeds."
+        f"Test accuracy of a {card['probe']} probe on frozen features, compared with controls. The probe was trained "
+        f"on {card['train']['images']:,} labeled images of {card['classes']} classes and tested on "
+        f"{card['test']['images']:,} images. Number of seeds: {len(card['seeds'])}. The number after ± is half the "
+        "width of the 95% interval over the seeds."
     )
-    return "\n\n".join([about, report.table(), "\n".join(words)])
+    return "\n\n".join([about, report.table(), "\n".join(conclusions)])
 
 
 def _results(report: Scores) -> list[EvalResult]:
+    """Returns the scores of the pretrained representations as metadata for the hub, without those of the controls."""
     card = report.card
     return [
         EvalResult(
@@ -147,5 +169,5 @@ def _results(report: Scores) -> list[EvalResult]:
             metric_value=row["test_accuracy_mean"],
         )
         for row in report.summary()
-        if row["representation"] in card["against"]  # the others are its controls
+        if row["representation"] in card["against"]  # the other rows are controls
     ]

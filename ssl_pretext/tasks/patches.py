@@ -1,4 +1,4 @@
-"""Patches: cutting them out, and taking from them what would give their place away."""
+"""Operations on patches: cropping and resizing, and removal of cues that would reveal their positions."""
 
 from functools import lru_cache
 from itertools import chain, permutations
@@ -9,26 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cut", "distant_permutations", "one_channel_left", "resized", "standardized"]
+__all__ = ["crop_patches", "distant_permutations", "keep_one_channel", "resize_patches", "standardize_patches"]
 
-NOISE = 0.01  # of the deviation of the channel that is left; Doersch et al. 2015, section 3.1
-LEAST_VARIANCE = 1e-4  # about one step of 8 bits in normalized values: rounding is not blown up to a pattern
+# Standard deviation of the noise, relative to that of the channel that is kept; Doersch et al. 2015, section 3.1.
+NOISE = 0.01
+# The variance of about one step of 8 bits in normalized values, so that rounding errors are not amplified to a pattern.
+EPSILON = 1e-4
 
 
-def cut(values: Tensor, corners: Tensor, size: int) -> Tensor:
-    """Square patches of each image, in one gather.
+def crop_patches(values: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Crops square patches from each image, in one indexing operation.
 
     Args:
-        values: `(B, n, H, W)`.
-        corners: Row and column of the upper left corner of each patch, int64 `(B, k, 2)`.
-        size: Side of the patches.
+        values: Images `(B, n, H, W)`.
+        corners: Row and column of the upper left corner of each patch, `int64`, `(B, k, 2)`.
+        size: Height and width of the patches in pixels.
 
     Returns:
-        `(B, k, n, size, size)`.
+        Patches `(B, k, n, size, size)`.
 
     Examples:
         >>> values = torch.arange(16).view(1, 1, 4, 4)
-        >>> cut(values, torch.tensor([[[0, 0], [1, 2]]]), 2).flatten(2).tolist()
+        >>> crop_patches(values, torch.tensor([[[0, 0], [1, 2]]]), 2).flatten(2).tolist()
         [[[0, 1, 4, 5], [6, 7, 10, 11]]]
     """
     batch, channels = (torch.arange(count, device=values.device) for count in values.shape[:2])
@@ -41,70 +43,85 @@ def cut(values: Tensor, corners: Tensor, size: int) -> Tensor:
     ]
 
 
-def resized(patches: Tensor, size: int | None, *, least: int = 1) -> Tensor:
-    """Patches `(B, k, n, s, s)` at another side, or at their own without one, but at no smaller one than `least`."""
-    size = max(size or patches.shape[-1], least)
+def resize_patches(patches: Tensor, size: int | None, *, min_size: int = 1) -> Tensor:
+    """Resizes patches by antialiased bilinear interpolation.
+
+    Args:
+        patches: Patches `(B, k, n, s, s)`.
+        size: New height and width in pixels; None keeps the current size.
+        min_size: Lower limit of the new size.
+
+    Returns:
+        Patches `(B, k, n, t, t)`, where `t` is the new size.
+    """
+    size = max(size or patches.shape[-1], min_size)
     if patches.shape[-1] == size:
         return patches
     flat = F.interpolate(patches.flatten(0, 1), (size, size), mode="bilinear", align_corners=False, antialias=True)
     return cast(Tensor, flat.unflatten(0, patches.shape[:2]))
 
 
-def one_channel_left(patches: Tensor) -> Tensor:
-    """Keeps one channel of each patch, drawn for itself, and puts faint noise in place of the others.
+def keep_one_channel(patches: Tensor) -> Tensor:
+    """Keeps one random channel of each patch, and replaces the others by weak noise.
 
-    The lens bends colors apart, the more the farther from the middle of the photo, so that two channels of one patch
-    tell where it was cut.
+    A lens shifts the color channels against each other (chromatic aberration), and more so toward the edges of a
+    photo. Two channels of one patch would therefore reveal where it was cropped.
 
     Args:
-        patches: `(B, k, n, s, s)`.
+        patches: Patches `(B, k, n, s, s)`.
 
     Returns:
-        Of the same shape.
+        Patches of the same shape. Patches with a single channel are returned unchanged.
     """
     count = patches.shape[2]
     if count == 1:
         return patches
-    left = torch.randint(count, (*patches.shape[:2], 1, 1, 1), device=patches.device)
-    deviation = patches.take_along_dim(left, dim=2).std(dim=(2, 3, 4), keepdim=True, correction=0)
-    kept = torch.arange(count, device=patches.device)[:, None, None] == left
-    return torch.where(kept, patches, NOISE * deviation * torch.randn_like(patches))
+    chosen = torch.randint(count, (*patches.shape[:2], 1, 1, 1), device=patches.device)
+    deviation = patches.take_along_dim(chosen, dim=2).std(dim=(2, 3, 4), keepdim=True, correction=0)
+    mask = torch.arange(count, device=patches.device)[:, None, None] == chosen
+    return torch.where(mask, patches, NOISE * deviation * torch.randn_like(patches))
 
 
-def standardized(patches: Tensor) -> Tensor:
-    """Each channel of each patch at mean zero and deviation one: neighbors can no longer be told by their tone."""
+def standardize_patches(patches: Tensor) -> Tensor:
+    """Standardizes each channel of each patch to mean zero and standard deviation one.
+
+    Without this, neighboring patches could be found by their similar colors.
+
+    Args:
+        patches: Patches `(B, k, n, s, s)`.
+    """
     variance, mean = torch.var_mean(patches, dim=(-2, -1), keepdim=True, correction=0)
-    return (patches - mean) / (variance + LEAST_VARIANCE).sqrt()
+    return (patches - mean) / (variance + EPSILON).sqrt()
 
 
 @lru_cache
 def distant_permutations(parts: int, count: int) -> Tensor:
-    """Permutations that are far from one another in Hamming distance (Noroozi and Favaro 2016, algorithm 1).
+    """Chooses permutations with large Hamming distances to each other (Noroozi and Favaro 2016, algorithm 1).
 
-    Greedily: from the identity on, the next one is that with the largest sum of distances to those chosen, as in the
-    paper; among equals, that which keeps the largest distance to the nearest of them, then the first. Nothing is drawn
-    at random.
+    The algorithm is greedy and starts with the identity. As in the paper, it adds the permutation with the largest sum
+    of distances to those already chosen. Ties are resolved by the largest distance to the nearest of them, then by
+    lexicographic order. The result is not random.
 
     Args:
-        parts: What is permuted.
-        count: How many permutations, at most `parts!`.
+        parts: Number of items that are permuted.
+        count: Number of permutations, at most `parts!`.
 
     Returns:
-        int64 `(count, parts)`.
+        The permutations, `int64`, `(count, parts)`.
 
     Examples:
         >>> distant_permutations(3, 3).tolist()
         [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
     """
-    known = np.fromiter(chain.from_iterable(permutations(range(parts))), dtype=np.int8).reshape(-1, parts)
-    places = np.ascontiguousarray(known.T)  # by place, since adding up along the last axis, of nine, is slow
-    sums = np.zeros(len(known), dtype=np.int32)
-    nearest = np.full(len(known), parts, dtype=np.int8)
+    candidates = np.fromiter(chain.from_iterable(permutations(range(parts))), dtype=np.int8).reshape(-1, parts)
+    columns = np.ascontiguousarray(candidates.T)  # transposed, because a sum over the short last axis would be slow
+    sums = np.zeros(len(candidates), dtype=np.int32)
+    nearest = np.full(len(candidates), parts, dtype=np.int8)
     chosen = [0]
     while len(chosen) < count:
-        distances = (places != known[chosen[-1]][:, None]).sum(axis=0, dtype=np.int8)
+        distances = (columns != candidates[chosen[-1]][:, None]).sum(axis=0, dtype=np.int8)
         sums += distances
-        np.minimum(nearest, distances, out=nearest)  # zero at those that are chosen
+        np.minimum(nearest, distances, out=nearest)  # zero for the permutations that are already chosen
         farthest = np.flatnonzero(sums == sums[nearest > 0].max())
         chosen.append(int(farthest[nearest[farthest].argmax()]))
-    return torch.from_numpy(known[chosen].astype(np.int64))
+    return torch.from_numpy(candidates[chosen].astype(np.int64))

@@ -1,4 +1,4 @@
-"""Split-brain autoencoders (Zhang et al. 2017): two half-encoders, each predicting the other's input."""
+"""Split-brain autoencoders (Zhang et al. 2017): two networks, each of which predicts the other's input."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,30 +11,33 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.losses import Losses
 from ssl_pretext.tasks.base import TaskOutput, register_task
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
-from ssl_pretext.tasks.two_encoders import TwoEncoderTask, disjoint_groups, pair_of
+from ssl_pretext.tasks.two_encoders import TwoEncoderTask, pair_for_branches, parse_disjoint_channels
 
 __all__ = ["SplitBrain"]
 
+NAME = "split_brain"
 
-@register_task("split_brain")
+
+@register_task(NAME)
 class SplitBrain(TwoEncoderTask):
-    """Predicts `first` from `second` and `second` from `first`, by two networks that share nothing.
+    """Predicts `first` from `second` and `second` from `first`, with two networks that have separate weights.
 
-    Together the halves see the whole image; `features` joins theirs along the channels.
+    Each encoder sees one of the two groups of channels. `features` concatenates their feature maps along the channels.
 
     Args:
-        first: Channels such as `"lab:L"`.
-        second: Others of the same images, such as `"lab:ab"`.
-        encoder: A name, for two encoders of that name: at half width where it is one of `register_encoder` that has a
-            `width` (as `"autoencoder"`), else two full ones (those of timm and torchvision); `options()` shows which.
-            Or a pair of modules or names, for `first` and `second`.
-        losses: Weight of each loss by spec, for both directions; or a pair, for `first → second` and
+        first: Channels that the first encoder sees, such as `"lab:L"`.
+        second: Other channels of the same images, which the second encoder sees, such as `"lab:ab"`.
+        encoder: Name of an encoder, from which two are created, or a pair of names or modules for `first` and
+            `second`. With one name, the two have half the width each if the encoder was added by `register_encoder` and
+            has an option `width`, such as `"autoencoder"`; those of timm and torchvision have full width. `options()`
+            shows the names of both.
+        losses: Weight of each loss, by spec, for both directions; or a pair of such mappings, for `first → second` and
             `second → first`.
-        regularizers: As for `CrossChannelPrediction`, for both.
-        output_stride: As for `CrossChannelPrediction`, for both.
+        regularizers: Weights of the regularizers of both encoders, as in `CrossChannelPrediction`.
+        output_stride: Stride of the output of both networks, as in `CrossChannelPrediction`.
 
     Raises:
-        ArgumentError: The groups overlap, or the parts do not fit together.
+        ArgumentError: The groups of channels overlap, or the encoders and losses do not fit the channels or each other.
 
     Examples:
         >>> task = SplitBrain("lab:L", "lab:ab", "autoencoder", losses={"smooth_l1": 1.0})
@@ -52,15 +55,15 @@ class SplitBrain(TwoEncoderTask):
         regularizers: Mapping[str, float] | None = None,
         output_stride: int = 1,
     ) -> None:
-        groups = disjoint_groups(first, second, "a split brain")
-        encoders = pair_of(encoder, "encoder", "a split brain")
-        each = pair_of(losses, "losses", "a split brain") if isinstance(losses, Sequence) else [losses, losses]
+        groups = parse_disjoint_channels(first, second, NAME)
+        encoders = pair_for_branches(encoder, "encoder", NAME)
+        pair = pair_for_branches(losses, "losses", NAME) if isinstance(losses, Sequence) else [losses, losses]
         super().__init__(
             [
                 CrossChannelPrediction(
-                    source, target, one, losses=of_one, regularizers=regularizers, output_stride=output_stride
+                    source, target, network, losses=weights, regularizers=regularizers, output_stride=output_stride
                 )
-                for source, target, one, of_one in zip(groups, groups[::-1], encoders, each, strict=True)
+                for source, target, network, weights in zip(groups, groups[::-1], encoders, pair, strict=True)
             ]
         )
         self.output_stride = output_stride
@@ -73,7 +76,7 @@ class SplitBrain(TwoEncoderTask):
             for target, output in zip((self.second, self.first), outputs, strict=True)
             for name, value in output.terms.items()
         }
-        # In the order of first, second: what the second branch predicts comes first.
+        # Reversed, because the second branch predicts the first group of channels.
         prediction = torch.cat([output.prediction for output in outputs[::-1]], dim=1)
         target = torch.cat([output.target for output in outputs[::-1]], dim=1)
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)

@@ -1,4 +1,4 @@
-"""The base class of tasks with two encoders, each of which sees channels of its own."""
+"""The base class of tasks with two encoders, which see different channels of the same images."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -12,24 +12,27 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import half_width
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.saving.contract import TrainedOn
-from ssl_pretext.tasks.base import PretextTask, channels_of_one_image
+from ssl_pretext.tasks.base import PretextTask, parse_channel_pair
 
-__all__ = ["TwoEncoderTask", "disjoint_groups", "pair_of"]
+__all__ = ["TwoEncoderTask", "pair_for_branches", "parse_disjoint_channels"]
 
 
 class TwoEncoderTask(PretextTask):
-    """Base of the tasks with two encoders that share nothing; `features` concatenates theirs along the channels.
+    """Base class of tasks with two encoders that have separate weights.
+
+    Each encoder belongs to a *branch*, which is a task with one encoder. `features` concatenates the feature maps of
+    the two branches along the channels.
 
     Args:
-        branches: Two tasks with one encoder each.
+        branches: The two branches.
 
     Raises:
-        ArgumentError: Their feature maps have different sizes.
+        ArgumentError: The two encoders reduce images by different factors.
 
     Attributes:
-        branches: The two tasks, as an `nn.ModuleList`.
-        first: The channels that the first branch sees.
-        second: The channels that the second branch sees.
+        branches: The two branches, as an `nn.ModuleList`.
+        first: Channels that the first branch sees.
+        second: Channels that the second branch sees.
     """
 
     def __init__(self, branches: Sequence[PretextTask]) -> None:
@@ -39,13 +42,14 @@ class TwoEncoderTask(PretextTask):
         one, other = (branch.shape.reduction for branch in branches)
         if round(one) != round(other):
             raise ArgumentError(
-                f"the two encoders must reduce images by the same factor, since their features are concatenated; got "
-                f"{one:g} and {other:g}. Choose another pair, or end one earlier with 'timm/<name>[layer=...]'"
+                "the two encoders must reduce images by the same factor, because their features are concatenated; got "
+                f"{one:g} and {other:g}. Choose two similar encoders, or stop one of them at an earlier layer with "
+                "'timm/<name>[layer=...]'"
             )
 
     @override
     @property
-    def trained_on(self) -> TrainedOn:  # kept by the branches, which can be exported alone
+    def trained_on(self) -> TrainedOn:  # stored in the branches, because each of them can be exported alone
         return self._branches[0].trained_on
 
     @trained_on.setter
@@ -55,14 +59,14 @@ class TwoEncoderTask(PretextTask):
 
     @override
     @property
-    def encoder(self) -> nn.Module:  # type: ignore[override]  # a view on the branches, which hold the modules
+    def encoder(self) -> nn.Module:  # type: ignore[override]  # the modules belong to the branches
         return nn.ModuleList(branch.encoder for branch in self._branches)
 
     @override
     @property
     def encoder_channels(self) -> Channels | None:
-        one_space = self.first.space == self.second.space
-        return Channels(self.first.space, self.first.names + self.second.names) if one_space else None
+        same_space = self.first.space == self.second.space
+        return Channels(self.first.space, self.first.names + self.second.names) if same_space else None
 
     @override
     @property
@@ -100,27 +104,43 @@ class TwoEncoderTask(PretextTask):
         return [cast(PretextTask, branch) for branch in self.branches]
 
 
-def disjoint_groups(first: str | Channels, second: str | Channels, task: str) -> tuple[Channels, Channels]:
+def parse_disjoint_channels(first: str | Channels, second: str | Channels, task: str) -> tuple[Channels, Channels]:
     """Parses the channels of the two branches of a task.
 
+    Args:
+        first: Channels of the first branch.
+        second: Channels of the second branch.
+        task: Name of the task in messages.
+
     Raises:
-        ArgumentError: They overlap, or are read from different images.
+        ArgumentError: The two groups overlap, or are not read from the same images.
     """
-    groups = channels_of_one_image(first, second)
+    groups = parse_channel_pair(first, second)
     if groups[0].space == groups[1].space and {*groups[0].names} & {*groups[1].names}:
-        raise ArgumentError(f"the two encoders of {task} see different channels, got {groups[0]} and {groups[1]}")
+        raise ArgumentError(f"the two encoders of {task} must see different channels, got {groups[0]} and {groups[1]}")
     return groups
 
 
-def pair_of(given: Any, what: str, task: str) -> list[Any]:
-    """One for each branch: a pair as it is, or two of the same name, at half width where the encoder has a width.
+def pair_for_branches(value: Any, argument: str, task: str) -> list[Any]:
+    """Returns the values of an argument for the two branches of a task.
+
+    Args:
+        value: A pair, which is returned as a list, or the name of an encoder. A name is returned twice, with half the
+            width if the encoder has a width.
+        argument: Name of the argument in messages.
+        task: Name of the task in messages.
 
     Raises:
-        ArgumentError: It is a single module, or not two.
+        ArgumentError: The value is a single module, the same module twice, or not a pair.
     """
-    if isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList):
-        raise ArgumentError(f"{task} has two encoders that share nothing; give a name or a pair, got one {what}")
-    pair = [half_width(given)] * 2 if isinstance(given, str) else list(given)
-    if len(pair) != 2 or (isinstance(pair[0], nn.Module) and pair[0] is pair[1]):
-        raise ArgumentError(f"{what} of {task} is one for both branches or a pair of two, got {len(pair)}")
+    if isinstance(value, nn.Module) and not isinstance(value, nn.ModuleList):
+        raise ArgumentError(
+            f"{task} has two encoders with separate weights; give {argument} as a name or as a pair of modules, got "
+            f"one {type(value).__name__}"
+        )
+    pair = [half_width(value)] * 2 if isinstance(value, str) else list(value)
+    same_module = len(pair) == 2 and isinstance(pair[0], nn.Module) and pair[0] is pair[1]
+    if len(pair) != 2 or same_module:
+        got = "the same module twice" if same_module else f"{len(pair)} values"
+        raise ArgumentError(f"{argument} of {task} must be one value for both branches or one for each, got {got}")
     return pair

@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: its checkpoint, Ctrl-C, and how long it will take."""
+"""Callbacks of a run: its checkpoints, stopping on Ctrl-C, the list of unreadable images, and a time estimate."""
 
 import _thread
 import logging
@@ -22,32 +22,34 @@ from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.processes import gather_from_all
 from ssl_pretext.training.config import FitConfig
 
-__all__ = ["callbacks", "interruptible"]
+__all__ = ["callbacks", "propagate_keyboard_interrupt"]
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 1.0  # seconds that Ctrl-C waits for the end of a step
-ESTIMATE_AFTER = 10  # steps that the time estimate is taken from, after one of warm-up
+STEP_TIMEOUT = 1.0  # seconds that a step may still take after Ctrl-C
+TIMED_STEPS = 10  # steps that the time estimate is computed from, after one step of warm-up
 
 
-def callbacks(images: ImageStore | ImageStream, out: Path, config: FitConfig, *, alone: bool) -> list[Callback]:
-    """The callbacks of a run, of one process `alone` or of one among several."""
+def callbacks(
+    images: ImageStore | ImageStream, out: Path, config: FitConfig, *, single_process: bool
+) -> list[Callback]:
+    """Returns the callbacks of a run."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
-        _Narrator(),
-        # One file, overwritten: "last" is what a resumed run asks for.
+        _TimeEstimate(),
+        # Both write the same file, because a run resumes from last.ckpt.
         _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
         _LastCheckpoint(folder, filename="last", train_time_interval=timedelta(minutes=config.checkpoint_minutes)),
     ]
     if isinstance(images, ImageStream):
-        callbacks.append(_Skipped(images, out / "skipped.json"))
-    if alone:  # several would stop at different steps, and each wait for the others to save
-        callbacks.append(_Interruption(folder / "last.ckpt"))
+        callbacks.append(_SkippedImages(images, out / "skipped.json"))
+    if single_process:  # several processes could stop at different steps and then wait for one another to save
+        callbacks.append(_StopOnCtrlC(folder / "last.ckpt"))
     return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
 
 
 class _LastCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint whose file is replaced at once, and not numbered beside an older one."""
+    """A ModelCheckpoint that overwrites its file instead of adding a numbered version of it."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder, save_top_k=1, enable_version_counter=False, **options)
@@ -57,76 +59,79 @@ class _LastCheckpoint(ModelCheckpoint):
         return f"{type(self).__name__}{self._train_time_interval}"
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        # From after the last batch Lightning goes on with the next epoch, and leaves out what ends this one.
+        # From a checkpoint after the last batch, Lightning would resume in the next epoch and skip the end of this one.
         if not trainer.is_last_batch:
             super().on_train_batch_end(trainer, *arguments)
 
 
-class _Interruption(Callback):
-    """Ends a run on Ctrl-C between two steps, where its state is whole, with a checkpoint of it.
+class _StopOnCtrlC(Callback):
+    """Ends a run after Ctrl-C between two steps, where its state is complete, and saves a checkpoint of that state.
 
-    A step that takes longer than `PATIENCE` is given up; the checkpoint before it stands. Lightning's own
-    OnExceptionCheckpoint saves in the middle of a step, and resumes without being asked.
+    A step that takes longer than `STEP_TIMEOUT` is abandoned, and the checkpoint before it remains. Lightning's
+    OnExceptionCheckpoint is not used, because it saves in the middle of a step and resumes without being asked.
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.asked, self.done = checkpoint, False, False
-        self.late = threading.Timer(PATIENCE, _thread.interrupt_main)  # as by a second Ctrl-C
-        self.late.daemon = True
+        self.checkpoint, self.requested, self.stopped = checkpoint, False, False
+        self.timer = threading.Timer(STEP_TIMEOUT, _thread.interrupt_main)  # acts like a second Ctrl-C
+        self.timer.daemon = True
 
     def on_fit_start(self, *_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._ask)
+            signal.signal(signal.SIGINT, self._request_stop)
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        self.late.cancel()
+        self.timer.cancel()
 
-    def _ask(self, *_: Any) -> None:
-        if self.asked:  # the second Ctrl-C does not wait for the step
+    def _request_stop(self, *_: Any) -> None:
+        if self.requested:  # the second Ctrl-C does not wait for the end of the step
             raise KeyboardInterrupt
-        self.asked = True
-        self.late.start()
+        self.requested = True
+        self.timer.start()
 
     def on_exception(self, trainer: pl.Trainer, _module: pl.LightningModule, exception: BaseException) -> None:
-        self.late.cancel()  # here too: after Ctrl-C Lightning leaves `teardown` out
-        if isinstance(exception, KeyboardInterrupt) and not self.done:
-            log.info("interrupted in the middle of an epoch; resume goes on from the last checkpoint")
+        self.timer.cancel()  # also here, because Lightning does not call `teardown` after Ctrl-C
+        if isinstance(exception, KeyboardInterrupt) and not self.stopped:
+            log.info("interrupted in the middle of an epoch; the run can be resumed from the last checkpoint")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.asked and not trainer.is_last_batch:  # after which the checkpoint of the epoch comes
-            self.late.cancel()
+        if self.requested and not trainer.is_last_batch:  # the last batch is followed by the checkpoint of the epoch
+            self.timer.cancel()
             trainer.save_checkpoint(self.checkpoint)
             self._stop(trainer)
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        if self.asked:  # the checkpoint before the validation stands
+        if self.requested:  # the run resumes from the checkpoint before the validation
             raise KeyboardInterrupt
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.asked:
+        if self.requested:
             self._stop(trainer)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        self.done = True
-        log.info("interrupted after step %d; resume goes on from there", trainer.global_step)
+        self.stopped = True
+        log.info("interrupted after step %d; the run can be resumed from there", trainer.global_step)
         raise KeyboardInterrupt
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C reaches the caller as it does elsewhere; Lightning ends the process instead, deaf to any further one."""
+def propagate_keyboard_interrupt() -> Iterator[None]:
+    """Makes Ctrl-C raise `KeyboardInterrupt` within the block, and restores the handler of the signal afterward.
+
+    Lightning instead ends the process on Ctrl-C, and ignores every further one.
+    """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
-    finally:  # however it ended: Lightning leaves `teardown` out at times
+    finally:  # not in `teardown`, which Lightning does not always call
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
 
 
-class _Skipped(Callback):
-    """Writes after each epoch what could not be read of a stream, beside what could not before."""
+class _SkippedImages(Callback):
+    """Writes a file after each epoch that lists the unreadable images of a stream, including those found before."""
 
     def __init__(self, images: ImageStream, file: Path) -> None:
         self.images, self.file = images, file
@@ -135,36 +140,41 @@ class _Skipped(Callback):
         found = chain.from_iterable(gather_from_all(self.images.skipped))
         if trainer.is_global_zero:
             before = read_json(self.file) if self.file.exists() else []
-            reasons = {one["name"]: one for one in [*before, *found]}
-            write_json(self.file, [reasons[name] for name in sorted(reasons)])
-            if len(reasons) > len(before):
-                log.warning("unreadable and skipped so far: %d, see %s", len(reasons), self.file)
+            by_name = {image["name"]: image for image in [*before, *found]}
+            write_json(self.file, [by_name[name] for name in sorted(by_name)])
+            if len(by_name) > len(before):
+                log.warning("unreadable and skipped so far: %d, see %s", len(by_name), self.file)
 
 
-class _Narrator(Callback):
-    """Says after the first steps how long the run will take and how much memory it needs."""
+class _TimeEstimate(Callback):
+    """Logs after the first steps how long the run will take and how much memory it uses."""
 
     def __init__(self) -> None:
-        self.begun: float | None = None
-        self.first = 0
+        self.start: float | None = None
+        self.first_step = 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.begun is None:
-            self.begun, self.first = time.perf_counter(), trainer.global_step
-        elif trainer.global_step == self.first + ESTIMATE_AFTER:
+        if self.start is None:
+            self.start, self.first_step = time.perf_counter(), trainer.global_step
+        elif trainer.global_step == self.first_step + TIMED_STEPS:
             if torch.cuda.is_available() and trainer.strategy.root_device.type == "cuda":
                 torch.cuda.synchronize()
                 memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory"
             else:
-                memory = f"{_peak_resident():.1f} GiB of memory"
-            seconds = (time.perf_counter() - self.begun) / ESTIMATE_AFTER
-            steps = trainer.estimated_stepping_batches - trainer.global_step
+                memory = f"{_peak_memory():.1f} GiB of memory"
+            seconds = (time.perf_counter() - self.start) / TIMED_STEPS
+            left = trainer.estimated_stepping_batches - trainer.global_step
             log.info(
-                "%d steps to go at %.2f s each: about %s; %s so far", steps, seconds, _duration(steps * seconds), memory
+                "%d steps left at %.2f s each, about %s; %s used so far",
+                left,
+                seconds,
+                _duration(left * seconds),
+                memory,
             )
 
 
-def _peak_resident() -> float:
+def _peak_memory() -> float:
+    """The largest amount of memory in GiB that this process has used at one time."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""How to pretrain: a configuration that is there without Lightning."""
+"""The configuration of a pretraining run; importing it does not import Lightning."""
 
 import math
 from dataclasses import dataclass
@@ -14,32 +14,40 @@ from ssl_pretext.system.devices import DEVICES
 __all__ = ["TF32", "FitConfig"]
 
 TF32 = "tf32"
-PRECISIONS = ("32-true", TF32, "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # but for one, Lightning's
+PRECISIONS = (
+    "32-true",
+    TF32,
+    "bf16-mixed",
+    "16-mixed",
+    "bf16-true",
+    "16-true",
+    "64-true",
+)  # all but tf32 are Lightning's
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Config):
-    """How to pretrain; the defaults are those of the documented experiment where it states them.
+    """Configuration of a pretraining run; the defaults are those of the documented experiment, where it states them.
 
     Attributes:
-        out: Folder of the run: checkpoints, logs, history and the trained task.
-        epochs: Passes over the images.
-        batch_size: Images per step, over all processes together.
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW.
-        augment: Flips each training image at random, and shifts it by up to an eighth of its side, mirrored at the
-            border; anew in each epoch.
-        seed: Decides the order of the images, how they are moved, and any random corruption; the task's weights are
-            the caller's.
-        precision: Lightning's: `"32-true"`, `"bf16-mixed"`, `"16-mixed"`, `"bf16-true"`, `"16-true"` or `"64-true"`; or
-            `"tf32"`, which is `"32-true"` with matrix products in TF32 on a GPU that has it (PyTorch computes
-            convolutions so by itself).
-        compile: Compiles the task's networks for the training steps (`torch.compile`); losses and validation stay as
-            they are. The first step of each batch size then takes up to minutes, and results differ by rounding; the
-            weights are saved under the same names, and a run may go on with another value.
-        device: `"auto"`, `"cpu"` or `"cuda"`.
-        checkpoint_minutes: A checkpoint at least this often, beside the one of each epoch.
-        resume: Go on from the last checkpoint in `out`, if there is one.
+        out: Output folder of the run: checkpoints, logs, history and the trained task.
+        epochs: Number of passes over the images.
+        batch_size: Number of images per step, in total over all processes.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        augment: Whether each training image is flipped at random and shifted by up to an eighth of its size, with its
+            border mirrored. Flips and shifts differ from epoch to epoch.
+        seed: Seed of the order of the images, of the augmentation and of random corruption. The command `pretrain`
+            also draws the initial weights from it; `fit` trains the weights that the task has.
+        precision: Numerical precision as Lightning names it: `"32-true"`, `"bf16-mixed"`, `"16-mixed"`, `"bf16-true"`,
+            `"16-true"` or `"64-true"`; or `"tf32"`, which is `"32-true"` with matrix products in TF32 on GPUs that
+            have it (PyTorch computes convolutions in TF32 by default).
+        compile: Whether the task's networks are compiled for the training steps (`torch.compile`). Losses and
+            validation are not compiled. The first step of each batch size can then take minutes, and results differ
+            by rounding. Weights are saved under the same names, and a resumed run may change this option.
+        device: Device to train on: `"auto"`, `"cpu"` or `"cuda"`.
+        checkpoint_minutes: Minutes between checkpoints, in addition to the checkpoint after each epoch.
+        resume: Whether to resume from the last checkpoint in the output folder, if there is one.
     """
 
     out: Path | str
@@ -59,15 +67,16 @@ class FitConfig(Config):
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", -(2**63))):
             object.__setattr__(self, name, whole_number(f"FitConfig.{name}", getattr(self, name), least=least))
         for name in ("learning_rate", "weight_decay", "checkpoint_minutes"):
-            value, needed = getattr(self, name), "0 or more" if name == "weight_decay" else "positive"
-            if not isinstance(value, Real) or not 0 <= float(value) < math.inf or (value == 0 and needed == "positive"):
-                raise ArgumentError(f"FitConfig.{name} is a number, {needed}, got {value!r}")
-            object.__setattr__(self, name, float(value))  # as JSON takes it
+            value, may_be_zero = getattr(self, name), name == "weight_decay"
+            if not isinstance(value, Real) or not 0 <= float(value) < math.inf or (value == 0 and not may_be_zero):
+                needed = "a number of at least 0" if may_be_zero else "a positive number"
+                raise ArgumentError(f"FitConfig.{name} must be {needed}, got {value!r}")
+            object.__setattr__(self, name, float(value))  # JSON cannot hold a number of NumPy
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
-                raise ArgumentError(f"FitConfig.{name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ArgumentError(f"FitConfig.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def fingerprint(self) -> dict[str, Any]:
-        """The part that a resumed run must share with its checkpoint."""
-        kept = ("epochs", "batch_size", "learning_rate", "weight_decay", "augment", "seed", "precision")
-        return {name: getattr(self, name) for name in kept}
+        """The settings that a resumed run may not change."""
+        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "augment", "seed", "precision")
+        return {name: getattr(self, name) for name in names}

@@ -1,4 +1,4 @@
-"""What the features of a trained task look like, at the end of its run."""
+"""The check at the end of a run whether the features of the trained task have collapsed."""
 
 import logging
 from pathlib import Path
@@ -15,19 +15,27 @@ __all__ = ["check_features"]
 
 log = logging.getLogger(__name__)
 
-IMAGES = 256  # that the features are looked at on, evenly spaced
+NUM_IMAGES = 256  # evenly spaced images that the features are computed on
 
 
 def check_features(task: PretextTask, images: ImageStore, out: Path, device: torch.device) -> None:
-    """Logs how lively the features are, warns if they have collapsed, and writes the figures to `health.json`.
+    """Logs statistics of a task's features, warns if they have collapsed, and writes the statistics to `health.json`.
+
+    Args:
+        task: The trained task.
+        images: Images to compute the features on; at most 256 of them are used.
+        out: Folder to write `health.json` into.
+        device: Device to compute the features on.
 
     Raises:
-        ArgumentError: The features are not finite.
+        ArgumentError: The features contain NaN or infinite values.
     """
-    chosen = torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).long().unique()
+    chosen = torch.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).long().unique()
     representation = task.representation()
-    found = extract_features([representation], images.subset(chosen), device=device)
-    health = feature_health(representation.combine([found[part.backbone, part.layer] for part in representation.parts]))
+    features = extract_features([representation], images.subset(chosen), device=device)
+    health = feature_health(
+        representation.combine([features[part.backbone, part.layer] for part in representation.parts])
+    )
     write_json(out / "health.json", health)
     log.info(
         "features: %d channels, %d of them collapsed; effective rank %.1f; they differ between images by %.1f%%",

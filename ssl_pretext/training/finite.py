@@ -1,4 +1,4 @@
-"""Stops a run whose numbers went wrong: at the step where it happened, and before a checkpoint holds them."""
+"""The check for NaN and infinite losses or weights, which stops a run before a checkpoint contains them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ from ssl_pretext.tasks import TaskOutput
 __all__ = ["REPORT_FILE", "FiniteCheck"]
 
 REPORT_FILE = "not_finite.json"
-NAMED = 5  # files in the message; the report holds them all
+MAX_NAMES = 5  # names of files in the message; the report lists all of them
 
 
 @dataclass
-class _Step:
-    """A step whose loss has been asked for, and may still be on its way from the GPU."""
+class _PendingStep:
+    """A step whose loss has not been checked yet, because it may still be on its way from the GPU."""
 
     number: int
     output: dict[str, Tensor]
@@ -30,29 +30,37 @@ class _Step:
 
 
 class FiniteCheck:
-    """Looks at the loss of every step without making a GPU wait.
+    """Checks the loss of every step without making the CPU wait for a GPU, and the weights before every checkpoint.
 
-    On a processor a loss is judged at once. On a GPU it is copied to pinned memory behind the step's forward pass and
-    judged in the next step, after that one's forward pass was queued: the GPU then has work left, and nothing waits.
-    The weights are looked at before each checkpoint, since a finite loss can have gradients that are not.
+    On the CPU a loss is checked at once. On a GPU it is copied to pinned memory after the forward pass, and checked
+    when the forward pass of the next step has been queued, so that the GPU always has work left. The weights are
+    checked because the gradients of a finite loss can be NaN or infinite.
 
     Args:
-        out: Folder of the run.
-        checkpoint: What holds the last state to go on from, if it is there.
+        out: Folder of the run, for the report on a failure.
+        checkpoint: File of the last checkpoint, which need not exist.
+
+    Attributes:
+        checkpoint_step: Number of steps that the last checkpoint has been trained for; None without a checkpoint.
     """
 
     def __init__(self, out: Path, checkpoint: Path) -> None:
         self.out, self.checkpoint = out, checkpoint
-        self.kept_step: int | None = None  # of the checkpoint
-        self._last: _Step | None = None
+        self.checkpoint_step: int | None = None
+        self._pending: _PendingStep | None = None
 
-    def see(self, number: int, output: TaskOutput, files: Sequence[str]) -> None:
-        """Notes the loss of a step that was computed on these files, and judges the one before, or both.
+    def observe(self, number: int, output: TaskOutput, files: Sequence[str]) -> None:
+        """Checks the loss of the previous step, and that of the given step at once or in the next call.
+
+        Args:
+            number: Number of the step; the first one is 1.
+            output: What the task computed in this step.
+            files: Names of the images in this step's batch.
 
         Raises:
-            NotFiniteError: One of them is NaN or infinite.
+            NotFiniteError: A loss is NaN or infinite.
         """
-        self.settle()
+        self.check_pending()
         loss = output.loss.detach()
         finite, ready = loss.isfinite(), None
         if loss.device.type == "cuda":
@@ -60,61 +68,68 @@ class FiniteCheck:
             ready = torch.cuda.Event()
             ready.record()
         terms = {name: value.detach() for name, value in output.terms.items()}
-        self._last = _Step(number, {"loss": loss, **terms}, list(files), finite, ready)
+        self._pending = _PendingStep(number, {"loss": loss, **terms}, list(files), finite, ready)
         if ready is None:
-            self.settle()
+            self.check_pending()
 
-    def settle(self) -> None:
-        """Judges the loss that was noted last.
+    def check_pending(self) -> None:
+        """Checks the loss of the last observed step, if that has not been done yet.
 
         Raises:
-            NotFiniteError: It is NaN or infinite.
+            NotFiniteError: The loss is NaN or infinite.
         """
-        step, self._last = self._last, None
+        step, self._pending = self._pending, None
         if step is None:
             return
         if step.ready is not None:
             step.ready.synchronize()
         if not step.finite:
-            figures = {name: value.item() for name, value in step.output.items()}
-            wrong = ", ".join(f"{name} {value}" for name, value in figures.items() if not math.isfinite(value))
-            self._stop(f"the loss of step {step.number} is not finite ({wrong})", step.number, figures, step.files)
+            values = {name: value.item() for name, value in step.output.items()}
+            wrong = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+            self._stop(f"the loss of step {step.number} is not finite ({wrong})", step.number, values, step.files)
 
     def check_weights(self, step: int, networks: nn.Module, files: Sequence[str]) -> None:
-        """Judges what a checkpoint is about to hold, after a step that was computed on these files.
+        """Checks the weights that a checkpoint is about to store.
+
+        Args:
+            step: Number of the last step.
+            networks: The module with the weights.
+            files: Names of the images in the batch of that step.
 
         Raises:
-            NotFiniteError: The loss of the step, or a weight, is NaN or infinite.
+            NotFiniteError: A weight, or the loss of the last step, is NaN or infinite.
         """
-        self.settle()
+        self.check_pending()
         if wrong := _not_finite(networks.named_parameters()):
             shown = f"{wrong[0]} and {len(wrong) - 1} more" if len(wrong) > 1 else wrong[0]
-            self._stop(f"after step {step} weights are not finite ({shown}), though its loss was", step, {}, files)
-        self.kept_step = step
+            self._stop(f"weights are not finite after step {step} ({shown}), although its loss was", step, {}, files)
+        self.checkpoint_step = step
 
-    def _stop(self, what: str, step: int, figures: dict[str, float], files: Sequence[str]) -> None:
-        kept = f"{self.checkpoint}, after step {self.kept_step}" if self.checkpoint.exists() else None
+    def _stop(self, problem: str, step: int, values: dict[str, float], files: Sequence[str]) -> None:
+        checkpoint = f"{self.checkpoint}, after step {self.checkpoint_step}" if self.checkpoint.exists() else None
         report = {
             "step": step,
-            "figures": {name: str(value) for name, value in figures.items()},
+            "figures": {name: str(value) for name, value in values.items()},
             "files": list(files),
-            "checkpoint": kept,
+            "checkpoint": checkpoint,
         }
         write_json(self.out / REPORT_FILE, report)
-        shown = ", ".join(files[:NAMED]) + (f" and {len(files) - NAMED} more" if len(files) > NAMED else "")
-        good = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
+        shown = ", ".join(files[:MAX_NAMES]) + (f" and {len(files) - MAX_NAMES} more" if len(files) > MAX_NAMES else "")
+        last_good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         raise NotFiniteError(
-            f"{what}. Its images were {shown} ({self.out / REPORT_FILE} lists all); {good}. Going on from it ends here "
-            "again: start in another folder with a lower learning_rate, or without images that are at fault."
+            f"{problem}. The images of this step were {shown} ({self.out / REPORT_FILE} lists all of them); "
+            f"{last_good}. Resuming the run would fail again at this step: start in another folder with a lower "
+            "learning_rate, or without the images that cause the failure."
         )
 
 
 def _not_finite(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of the parameters that contain NaN or infinite values."""
     names, finite = [], []
     for name, values in parameters:
         names.append(name)
         finite.append(values.detach().isfinite().all())
     if not finite:
         return []
-    # One copy from the device for all of them.
+    # The results are copied from the device together, because each copy would wait for it.
     return [name for name, fine in zip(names, torch.stack(finite).tolist(), strict=True) if not fine]

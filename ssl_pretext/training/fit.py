@@ -1,4 +1,4 @@
-"""`fit`: pretrains a task in a run folder, and resumes it there."""
+"""The function `fit`, which pretrains a task in an output folder and resumes an interrupted run there."""
 
 import logging
 import sys
@@ -16,7 +16,9 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependency
 try:
     import lightning.pytorch as pl
 except ImportError as error:
-    raise MissingDependencyError("fit() trains with Lightning: pip install 'ssl-pretext[train]'") from error
+    raise MissingDependencyError(
+        "fit() needs Lightning, which is not installed: pip install 'ssl-pretext[train]'"
+    ) from error
 
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -31,7 +33,7 @@ from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
-from ssl_pretext.training.callbacks import callbacks, interruptible
+from ssl_pretext.training.callbacks import callbacks, propagate_keyboard_interrupt
 from ssl_pretext.training.checkpoints import AtomicCheckpointIO, check_checkpoint
 from ssl_pretext.training.config import TF32, FitConfig
 from ssl_pretext.training.feature_check import check_features
@@ -46,59 +48,62 @@ FIT_FILE = "fit.json"
 def fit(
     task: PretextTask, images: ImageStore | ImageStream, config: FitConfig, *, validation: ImageStore | None = None
 ) -> list[dict[str, Any]]:
-    """Pretrains a task in place.
+    """Pretrains a task in place, and writes checkpoints, logs and the trained task to the output folder.
 
-    Writes into `config.out`: `checkpoints/last.ckpt` (each epoch, every `checkpoint_minutes`, and on Ctrl-C),
-    `logs/` for TensorBoard and as CSV, `fit.json` (the configuration), `history.json`, and at the end `task/` for
-    `from_pretrained` and `health.json`, which tells whether its features have collapsed. A run that was killed and is
-    started again with `resume=True` ends with the weights of one that was not. Under `torchrun` each process takes its
-    share of every batch.
+    The folder `config.out` then holds `checkpoints/last.ckpt` (written after each epoch, every `checkpoint_minutes`,
+    and on Ctrl-C), `logs/` (for TensorBoard and as CSV), `fit.json` (the settings), `images.json` (the images),
+    `history.json`, `task/` (for `PretextTask.from_pretrained`) and `health.json` (whether the features have collapsed).
+    A run that was killed and is resumed with `resume=True` ends with the same weights as a run that was not. Under
+    `torchrun`, each batch is divided among the processes.
 
     Args:
-        task: Trained in place.
-        images: What it is trained on; no labels are read. Of a stream, what is measured before and after (priors of
-            losses, health of features) is measured on its `sample()`.
-        config: How.
-        validation: Images for `val_loss`; nothing is chosen by it.
+        task: The task to train. Its weights are changed in place.
+        images: Training images; their labels are not used. For a stream, statistics that are measured before and after
+            training (priors of losses, health of features) are computed on its `sample()`.
+        config: Configuration of the run.
+        validation: Images to compute `val_loss` on. They do not influence the training.
 
     Returns:
-        A row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
+        One row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
 
     Raises:
-        ArgumentError: An argument is of another type; there are no images, no such device, or fewer images in a batch
-            than processes; or the task's class could not load what would be saved.
-        CheckpointError: `out` holds a run and `resume` is off, the run in it was another one, or of other images (the
-            message says what changed), or its checkpoint is damaged.
-        FolderInUseError: Another process trains in `out`.
-        StorageError: `out` cannot be written to; the last checkpoint stays.
-        NotFiniteError: A loss, or a weight, is NaN or infinite; no checkpoint holds it.
-        KeyboardInterrupt: On Ctrl-C, once the step is done and the checkpoint is written.
+        ArgumentError: An argument has the wrong type; there are no images; the device is not available; `batch_size`
+            is smaller than the number of processes; or the saved task could not be loaded again.
+        CheckpointError: `out` contains a run and `resume` is off; the run in it has other settings or other images (the
+            message says what changed); or its checkpoint is damaged.
+        FolderInUseError: Another process is training in `out`.
+        StorageError: `out` cannot be written to. The last checkpoint is not affected.
+        NotFiniteError: A loss or a weight is NaN or infinite. No checkpoint contains it.
+        KeyboardInterrupt: Ctrl-C was pressed. It is raised after the step has finished and a checkpoint was saved.
     """
     _check_arguments(task, images, config)
     task.check_loadable()
     out = Path(config.out)
     world = rank_info().world
     if config.batch_size < world:
-        raise ArgumentError(f"batch_size counts the images of all processes; {world} of them need at least {world}")
-    with exclusive_lock(out, "checkpoints", "task"), _lightning_silent():
+        raise ArgumentError(
+            f"FitConfig.batch_size is the total over all processes; for {world} processes it must be at least {world}, "
+            f"got {config.batch_size}"
+        )
+    with exclusive_lock(out, "checkpoints", "task"), _quiet_lightning():
         return _fit(task, images, config, out, validation)
 
 
 def _check_arguments(task: object, images: object, config: object) -> None:
-    """Refuses what is easily handed over instead, such as a folder's name or a tensor."""
+    """Raises an error for arguments that are easily mistaken, such as the name of a folder instead of its images."""
     if not isinstance(task, PretextTask):
-        raise ArgumentError(f"fit() trains a task, such as create_task() makes, got {type(task).__name__}")
+        raise ArgumentError(f"fit() needs a pretext task, such as create_task() returns, got {type(task).__name__}")
     if not isinstance(images, ImageStore | ImageStream):
         raise ArgumentError(
-            f"fit() trains on an ImageStore or an ImageStream, got {type(images).__name__}; ImageStore.from_folder() "
-            "reads a folder, ImageStore.from_arrays() takes a tensor or an array"
+            f"fit() needs an ImageStore or an ImageStream as images, got {type(images).__name__}; use "
+            "ImageStore.from_folder() for a folder, ImageStore.from_arrays() for a tensor or an array"
         )
     if not isinstance(config, FitConfig):
         raise ArgumentError(
-            f"fit() takes a FitConfig, such as FitConfig(out='runs/first'), got {type(config).__name__}"
+            f"fit() needs a FitConfig as config, such as FitConfig(out='runs/first'), got {type(config).__name__}"
         )
     if len(images) == 0:
-        raise ArgumentError("fit() got an image store without images")
+        raise ArgumentError(f"fit() needs at least one image, got an empty {type(images).__name__}")
     resolve_device(config.device, "FitConfig.device")
 
 
@@ -112,9 +117,9 @@ def _fit(
     _, world, local = rank_info()
     checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task))
     task.trained_on = TrainedOn(image_size=images.image_size, resize=images.resize)
-    few = images.sample() if isinstance(images, ImageStream) else images
-    if checkpoint is None:  # else it brings what was measured along
-        task.prepare(few)
+    sample = images.sample() if isinstance(images, ImageStream) else images
+    if checkpoint is None:  # a checkpoint already contains these statistics
+        task.prepare(sample)
     module = PretextModule(task, config)
     trainer = pl.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
@@ -123,8 +128,8 @@ def _fit(
         num_nodes=world // local,
         precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,
-        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", _part(out / "logs"))],
-        callbacks=callbacks(images, out, config, alone=world == 1),
+        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", _next_csv_folder(out / "logs"))],
+        callbacks=callbacks(images, out, config, single_process=world == 1),
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
@@ -133,21 +138,29 @@ def _fit(
         log_every_n_steps=1 if len(images) <= 49 * config.batch_size else 10,
     )
     device = trainer.strategy.root_device
-    loader: Any = StreamLoader if isinstance(images, ImageStream) else BatchLoader
-    training = loader(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
-    validating = None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
-    on_processor = keep_freed_memory() if device.type == "cpu" else nullcontext()
-    switches = _switches(config.precision, device)
-    with warnings.catch_warnings(), on_processor, switches, interruptible(), storage_errors(out):
-        # Advice on loader workers and validation loops, which does not apply here.
+    loader_type: Any = StreamLoader if isinstance(images, ImageStream) else BatchLoader
+    training_batches = loader_type(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
+    validation_batches = (
+        None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
+    )
+    memory = keep_freed_memory() if device.type == "cpu" else nullcontext()
+    settings = _torch_settings(config.precision, device)
+    with warnings.catch_warnings(), memory, settings, propagate_keyboard_interrupt(), storage_errors(out):
+        # Lightning advises on loader workers and validation loops, which does not apply to these loaders.
         warnings.filterwarnings("ignore", module="lightning")
         warnings.simplefilter("ignore", PossibleUserWarning)
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch.compile's look
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of 1×1 convolutions
-        trainer.fit(module, training, validating, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
-    settings = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
-    task.trained_on = replace(task.trained_on, settings=settings)
-    on_rank_zero("fit", lambda: _finish(task, few, out, device))
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # from torch.compile
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # from 1×1 convolutions
+        trainer.fit(
+            module,
+            training_batches,
+            validation_batches,
+            ckpt_path=str(checkpoint) if checkpoint else None,
+            weights_only=True,
+        )
+    run_settings = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
+    task.trained_on = replace(task.trained_on, settings=run_settings)
+    on_rank_zero("fit", lambda: _finish(task, sample, out, device))
     task.to("cpu")
     return module.history
 
@@ -158,18 +171,20 @@ def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.devi
 
 
 def holds_run(out: Path) -> bool:
-    """Whether a run in this folder got as far as a checkpoint: one that failed before has nothing to lose."""
+    """Whether a folder holds a run with a checkpoint or a trained task; a run that failed before may be overwritten."""
     return (out / FIT_FILE).exists() and ((out / CHECKPOINT).exists() or (out / "task").exists())
 
 
 def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream, task: PretextTask) -> Path | None:
-    """Checks the folder against the configuration; returns the checkpoint to go on from."""
+    """Checks that the folder is free or holds this run; returns the checkpoint to resume from, if there is one."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
-    identity["task"] = json_sha256([task.name, task.options()])  # other losses may have the same weights
+    identity["task"] = json_sha256([task.name, task.options()])  # tasks with other losses may have the same weights
     written, checkpoint = out / FIT_FILE, out / CHECKPOINT
     if holds_run(out):
         if not config.resume:
-            raise CheckpointError(f"{out} holds another pretraining run; pass resume=True or choose another folder")
+            raise CheckpointError(
+                f"{out} holds another pretraining run; pass resume=True to resume it, or choose another folder"
+            )
         before = read_json(written)
         if not isinstance(before, dict):
             raise CheckpointError(f"{written} does not hold the settings of a run; it may be damaged")
@@ -181,48 +196,48 @@ def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream, tas
             )
         if differing:
             raise CheckpointError(
-                f"the run in {out} had other settings ({', '.join(differing)}); resume it with the same ones, or "
-                "start in another folder"
+                f"the run in {out} was started with other settings ({', '.join(differing)}); resume it with the same "
+                "settings, or start in another folder"
             )
     else:
         write_manifest(out, images)
-    write_json(written, identity)  # last: with it the folder holds a run
+    write_json(written, identity)  # after the manifest, because this file marks the folder as that of a run
     if not checkpoint.exists():
         return None
     check_checkpoint(checkpoint)
     return checkpoint
 
 
-def _part(logs: Path) -> str:
-    """A folder for the CSV file of each time that a run is started or resumed; Lightning removes one that is there."""
-    before = len(list(logs.glob("csv*")))
-    return f"csv-{before + 1}" if before else "csv"
+def _next_csv_folder(logs: Path) -> str:
+    """Names a new folder for the CSV file of each start of a run, because Lightning would overwrite an old file."""
+    existing = len(list(logs.glob("csv*")))
+    return f"csv-{existing + 1}" if existing else "csv"
 
 
 @contextmanager
-def _lightning_silent() -> Iterator[None]:
-    """Without what it says of each trainer: devices that are there or not, and products of its makers."""
-    talker = logging.getLogger("lightning.pytorch")
-    level = talker.level
-    talker.setLevel(max(level, logging.WARNING))
+def _quiet_lightning() -> Iterator[None]:
+    """Hides what Lightning logs about each trainer, such as devices that it does not use and advertisements."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
     try:
         yield
     finally:
-        talker.setLevel(level)
+        logger.setLevel(level)
 
 
 @contextmanager
-def _switches(precision: str, device: torch.device) -> Iterator[None]:
-    """PyTorch's global switches for the length of a run."""
+def _torch_settings(precision: str, device: torch.device) -> Iterator[None]:
+    """Changes PyTorch's global settings during a run, and restores them afterward."""
     benchmark = torch.backends.cudnn.benchmark
-    products = torch.get_float32_matmul_precision() if precision == TF32 else None
+    matmul_precision = torch.get_float32_matmul_precision() if precision == TF32 else None
     try:
         if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # batches are of one size, and a last one
-        if products:
+            torch.backends.cudnn.benchmark = True  # pays off because all batches but the last have one size
+        if matmul_precision:
             torch.set_float32_matmul_precision("high")
         yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
-        if products:
-            torch.set_float32_matmul_precision(products)
+        if matmul_precision:
+            torch.set_float32_matmul_precision(matmul_precision)

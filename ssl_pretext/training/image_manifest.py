@@ -1,4 +1,4 @@
-"""Which images a run began with, so that one that goes on with others can say what changed."""
+"""The list of images that a run was started with, so that resuming it with others can report what changed."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,37 +11,37 @@ from ssl_pretext.system.files import read_json, write_text
 __all__ = ["manifest_changes", "write_manifest"]
 
 IMAGES_FILE = "images.json"
-NAMED = 3  # files of each kind in a message
+MAX_NAMES = 3  # names of files that a message shows of each kind of change
 
 
 def write_manifest(out: Path, images: ImageStore | ImageStream) -> None:
-    """Writes the names of the images, each with a hash of its pixels and its label; of a stream those of the shards."""
-    # In ASCII, which holds names of bytes that are no text, too.
-    write_text(out / IMAGES_FILE, json.dumps(_noted(images), separators=(",", ":")))
+    """Writes name, hash of the pixels and label of each image to `images.json`; for a stream, those of its shards."""
+    # Written in ASCII, because the escapes of JSON can also represent names that are not valid UTF-8.
+    write_text(out / IMAGES_FILE, json.dumps(_entries(images), separators=(",", ":")))
 
 
 def manifest_changes(out: Path, images: ImageStore | ImageStream) -> str:
-    """What differs between the images that were noted and these, in words."""
-    before, now = _by_name(read_json(out / IMAGES_FILE)), _by_name(_noted(images))
-    kinds = {
+    """Describes how these images differ from those that `write_manifest` listed in the same folder."""
+    before, now = _by_name(read_json(out / IMAGES_FILE)), _by_name(_entries(images))
+    changes = {
         "added": [name for name in now if name not in before],
         "removed": [name for name in before if name not in now],
         "altered": [name for name in now if name in before and before[name][0] != now[name][0]],
         "relabeled": [name for name in now if name in before and before[name][1] != now[name][1]],
     }
-    said = [_named(kind, names) for kind, names in kinds.items() if names]
-    return "; ".join(said) or "their order, their size or the kind of their numbers"
+    described = [_describe(kind, names) for kind, names in changes.items() if names]
+    return "; ".join(described) or "their order, size or dtype has changed"
 
 
-def _noted(images: ImageStore | ImageStream) -> list[tuple[str, str, int]]:
+def _entries(images: ImageStore | ImageStream) -> list[tuple[str, str, int]]:
     labels = images.labels.tolist() if isinstance(images, ImageStore) else [0] * len(images.names)
     return list(zip(images.names, images.digests(), labels, strict=True))
 
 
-def _by_name(noted: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
-    return {name: rest for name, *rest in noted}
+def _by_name(entries: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: rest for name, *rest in entries}
 
 
-def _named(kind: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more})"
+def _describe(kind: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{len(names)} {kind} ({', '.join(names[:MAX_NAMES])}{more})"

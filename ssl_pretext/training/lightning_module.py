@@ -1,4 +1,4 @@
-"""The task as Lightning sees it: its steps, its history, and the random state that a checkpoint must carry."""
+"""The LightningModule that trains a task: its steps, its history, and the random state that checkpoints store."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,38 +20,38 @@ from ssl_pretext.training.finite import FiniteCheck
 
 __all__ = ["CHECKPOINT", "PretextModule"]
 
-CHECKPOINT = "checkpoints/last.ckpt"  # in the folder of the run
+CHECKPOINT = "checkpoints/last.ckpt"  # relative to the folder of the run
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Sums:
-    """Running sums of the loss terms of one epoch, kept on the device so that no step waits for it."""
+    """Sums of the loss terms over the images of one epoch; they stay on the device, so that no step waits for it."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     images: int = 0
 
-    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """Adds the mean terms of a batch."""
-        self.take({name: value.detach() * images for name, value in terms.items()}, images)
+    def add_means(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """Adds the terms of a batch, given as means over its images."""
+        self.add_sums({name: value.detach() * images for name, value in terms.items()}, images)
 
-    def take(self, values: Mapping[str, Tensor], images: int) -> None:
-        """Adds other sums."""
+    def add_sums(self, values: Mapping[str, Tensor], images: int) -> None:
+        """Adds sums over a number of images."""
         for name, value in values.items():
             self.values[name] = self.values[name] + value if name in self.values else value
         self.images += images
 
     def means(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means over the images of all processes; `total` adds up what each of them has."""
+        """Returns the means over the images of all processes; `total` sums a value over the processes."""
         images = int(total(torch.tensor(self.images)))
         return {name: float(total(value)) / max(1, images) for name, value in self.values.items()}
 
 
-class _Networks:
-    """The task's networks, compiled within the block and as they were outside of it.
+class _CompiledNetworks:
+    """A context manager in which networks are compiled; outside of it they are not.
 
-    Losses are left out: some differentiate within a step, which a compiled graph cannot.
+    Losses are not compiled: some compute gradients within a step, which a compiled graph does not support.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -63,20 +63,25 @@ class _Networks:
 
     def __exit__(self, *_: object) -> None:
         for network, _forward in self.compiled:
-            del network.forward  # the class's own is seen again
+            del network.forward  # uncovers the method of the class
 
 
 class PretextModule(pl.LightningModule):
-    """The task with its optimizer, its history and the random state that a checkpoint must carry."""
+    """Trains a task with AdamW, and stores its history and random state in every checkpoint.
+
+    Args:
+        task: The task to train.
+        config: Configuration of the run.
+    """
 
     def __init__(self, task: PretextTask, config: FitConfig) -> None:
         super().__init__()
         self.task, self.config = task, config
         self.history: list[dict[str, Any]] = []
-        self.networks = _Networks(task.networks() if config.compile else [])
-        self.saved: dict[str, Any] | None = None
+        self.compiled_networks = _CompiledNetworks(task.networks() if config.compile else [])
+        self.restored: dict[str, Any] | None = None  # this module's part of the checkpoint that the run resumes from
         self.training_sums, self.validation_sums = _Sums(), _Sums()
-        self.watch = FiniteCheck(Path(config.out), Path(config.out) / CHECKPOINT)
+        self.finite_check = FiniteCheck(Path(config.out), Path(config.out) / CHECKPOINT)
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -85,68 +90,74 @@ class PretextModule(pl.LightningModule):
 
     @override
     def training_step(self, images: Tensor, _index: int) -> Tensor:
-        with self.networks:
+        with self.compiled_networks:
             output = self.task(images)
-        self.watch.see(self.global_step + 1, output, self._files())
-        share = self.trainer.train_dataloader.share
-        self.training_sums.add(output.terms, len(images) if share else 0)
+        self.finite_check.observe(self.global_step + 1, output, self._files())
+        weight = self.trainer.train_dataloader.share
+        self.training_sums.add_means(output.terms, len(images) if weight else 0)
         self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
-        # Gradients are averaged over the processes, each of which takes the mean of its own images.
-        return cast(Tensor, output.loss if share == 1 else share * output.loss)
+        # Each process has the mean loss over its images. Gradients are averaged over the processes, so the weight makes
+        # up for different numbers of images.
+        return cast(Tensor, output.loss if weight == 1 else weight * output.loss)
 
     @override
     def validation_step(self, images: Tensor, index: int) -> None:
-        # What is hidden is the same in every epoch, and the random state of the training stays as it is.
+        # The same parts of the images are hidden in every epoch, and the random state of the training does not change.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.config.seed + index)
-            images_counted = len(images) if self.trainer.val_dataloaders.share else 0
-            self.validation_sums.add(self.task(images).terms, images_counted)
+            count = len(images) if self.trainer.val_dataloaders.share else 0
+            self.validation_sums.add_means(self.task(images).terms, count)
 
     @override
     def on_fit_start(self) -> None:
-        if self.saved is None:
+        if self.restored is None:
             torch.manual_seed(self.config.seed + self.global_rank)
             return
-        # Now that the task is on its device, where the states of the losses must be.
-        states, world = self.saved["processes"], self.trainer.world_size
+        # Restored here, because by now the task is on its device, where the states of the losses must be.
+        states, world = self.restored["processes"], self.trainer.world_size
         if len(states) == world:
             states = [states[self.global_rank]]
             torch.set_rng_state(states[0]["random"])
             if self.device.type == "cuda" and states[0]["cuda_random"] is not None:
                 torch.cuda.set_rng_state(states[0]["cuda_random"], self.device)
         else:
-            log.warning("%d processes go on for %d: what is drawn at random is not the same", world, len(states))
-            mixed = (self.config.seed * 1_000_003 + self.global_step) * 1_000_003 + self.global_rank
-            torch.manual_seed(mixed % 2**64)
+            log.warning(
+                "the number of processes changed from %d to %d: random numbers will differ from those of a run that "
+                "was not interrupted",
+                len(states),
+                world,
+            )
+            seed = (self.config.seed * 1_000_003 + self.global_step) * 1_000_003 + self.global_rank
+            torch.manual_seed(seed % 2**64)
             states = states if self.global_rank == 0 else []
         for state in states:
-            self.training_sums.take(state["sums"], state["images"])
+            self.training_sums.add_sums(state["sums"], state["images"])
         for name, loss in self._losses():
-            loss.load_training_state(self.saved["losses"][name])
+            loss.load_training_state(self.restored["losses"][name])
 
     @override
     def on_train_epoch_end(self) -> None:
-        self.watch.settle()
-        terms, judged = (sums.means(self._total) for sums in (self.training_sums, self.validation_sums))
+        self.finite_check.check_pending()
+        terms, validation_terms = (sums.means(self._total) for sums in (self.training_sums, self.validation_sums))
         row = {
             "epoch": self.current_epoch + 1,
             "train_loss": sum(terms.values()),
-            "val_loss": sum(judged.values()) if judged else None,
+            "val_loss": sum(validation_terms.values()) if validation_terms else None,
             "terms": terms,
         }
         self.history.append(row)
         self.training_sums, self.validation_sums = _Sums(), _Sums()
         self.log("train/loss", row["train_loss"])
-        if judged:
+        if validation_terms:
             self.log("val/loss", row["val_loss"])
         if self.trainer.is_global_zero:
             write_json(Path(self.config.out) / "history.json", self.history)
-        judged_text = f", validation {row['val_loss']:.4f}" if judged else ""
-        log.info("epoch %d of %d: loss %.4f%s", row["epoch"], self.config.epochs, row["train_loss"], judged_text)
+        validation = f", validation {row['val_loss']:.4f}" if validation_terms else ""
+        log.info("epoch %d of %d: loss %.4f%s", row["epoch"], self.config.epochs, row["train_loss"], validation)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.watch.check_weights(self.global_step, self.task, self._files())
+        self.finite_check.check_weights(self.global_step, self.task, self._files())
         checkpoint["pretext"] = {
             "history": self.history,
             "processes": gather_from_all(
@@ -162,16 +173,17 @@ class PretextModule(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.saved = saved = checkpoint["pretext"]
-        self.watch.kept_step = checkpoint["global_step"]
-        self.history = list(saved["history"])
+        self.restored = restored = checkpoint["pretext"]
+        self.finite_check.checkpoint_step = checkpoint["global_step"]
+        self.history = list(restored["history"])
 
     def _total(self, value: Tensor) -> Tensor:
-        """The sum of what all processes have."""
+        """Returns the sum of a value over all processes."""
         return cast(Tensor, self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum"))
 
     def _files(self) -> list[str]:
+        """Returns the names of the images in the last training batch."""
         return cast(list[str], self.trainer.train_dataloader.last_names())
 
     def _losses(self) -> Iterator[tuple[str, Loss]]:
-        return ((name, part) for name, part in self.task.named_modules() if isinstance(part, Loss))
+        return ((name, module) for name, module in self.task.named_modules() if isinstance(module, Loss))

@@ -1,10 +1,10 @@
-"""How much a GPU can do at most, as its maker says."""
+"""Peak arithmetic throughput of GPUs, as their maker states it."""
 
 import re
 
 __all__ = ["SOURCE", "peak"]
 
-# Peak TFLOP/s by name of the device. NVIDIA's data sheets give tensor cores with sparsity: dense is half of that.
+# Peak TFLOP/s by the name of the device. NVIDIA's data sheets state tensor cores with sparsity; dense work has half.
 SOURCE = "NVIDIA's data sheets of H100, H200, A100, L4 and T4; the Ada architecture white paper for RTX 4090"
 PEAKS: dict[str, dict[str, float]] = {
     r"NVIDIA H100( SXM\d?)?( \d+GB)? HBM3": {"fp32": 67, "tf32": 989 / 2, "bf16": 1979 / 2},
@@ -18,7 +18,7 @@ PEAKS: dict[str, dict[str, float]] = {
 
 
 def peak(device_name: str, precision: str) -> float | None:
-    """The device's dense TFLOP/s; None if unknown."""
+    """The peak TFLOP/s of a device for dense work in a precision; None if it is not known."""
     for pattern, peaks in PEAKS.items():
         if re.fullmatch(pattern, device_name):
             return peaks.get(precision)

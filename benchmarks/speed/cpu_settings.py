@@ -1,4 +1,4 @@
-"""Which settings of a CPU are fastest for the documented autoencoder."""
+"""Time per image of the documented autoencoder on a CPU, by number of threads, batch size, layout and optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 import ssl_pretext as sp
-from benchmarks.speed.race import OURS, Finding, Size, race
+from benchmarks.speed.timing import OURS, Measurement, RunOptions, time_in_turn
 
-__all__ = ["settings"]
+__all__ = ["cpu_settings"]
 
 IMAGE_SIZE, BATCH_SIZE, FEATURE_BATCH = 32, 64, 64
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def settings(size: Size) -> list[Finding]:
-    """Seconds per image of training steps and of features, one setting changed at a time."""
+def cpu_settings(options: RunOptions) -> list[Measurement]:
+    """Times training steps and feature extraction per image, with one setting changed at a time."""
     images = sp.sample_photos("train", image_size=IMAGE_SIZE)
-    count = 2 * BATCH_SIZE if size.small else 2 * FEATURE_BATCH
+    count = 2 * BATCH_SIZE if options.small else 2 * FEATURE_BATCH
     pixels = images.images([i % len(images) for i in range(count)])
     training = {
         OURS: _training(pixels),
@@ -37,16 +37,16 @@ def settings(size: Size) -> list[Finding]:
         "inference_mode": _features(pixels, mode=torch.inference_mode),
     }
     return [
-        Finding(
+        Measurement(
             work=f"documented autoencoder, {IMAGE_SIZE} px, {work}, per image",
-            sides={
+            variants={
                 name: [seconds / count for seconds in taken]
-                for name, taken in race(sides, rounds=min(size.rounds, 3)).items()
+                for name, taken in time_in_turn(variants, rounds=min(options.rounds, 3)).items()
             },
         )
-        for work, sides in (
+        for work, variants in (
             (f"a training step with smooth L1 (ours: all cores, batches of {BATCH_SIZE}, AdamW)", training),
-            (f"the latent (ours: all cores, batches of {FEATURE_BATCH}, no_grad)", features),
+            (f"computing the latent (ours: all cores, batches of {FEATURE_BATCH}, no_grad)", features),
         )
     ]
 

@@ -1,0 +1,60 @@
+"""Label budgets: which labeled images are used with a seed."""
+
+import pytest
+import torch
+from probing import noise, recorded_batches
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError
+
+
+def test_label_fraction_draws_the_same_fraction_of_each_class() -> None:
+    _, batches = recorded_batches({"narrow": 1, "wide": 5}, seeds=[0, 1], label_fraction=0.2)
+    first, first_again, second, second_again = map(sorted, batches)
+    assert (first, second) == (first_again, second_again)
+    assert first != second
+    for chosen in (first, second):
+        assert sum(i % 3 == 0 for i in chosen) == 10
+        assert sum(i % 3 != 0 for i in chosen) == 20
+
+
+def test_label_fraction_uses_at_least_one_image_of_each_class() -> None:
+    _, batches = recorded_batches({"one": 1}, seeds=1, label_fraction=0.001)
+    assert sorted(i % 3 == 0 for i in batches[0]) == [False, True]
+
+
+def test_a_budget_is_a_subset_of_a_larger_one_and_the_same_for_all_representations() -> None:
+    class Recorder(nn.Module):
+        def __init__(self, channels: int, classes: int) -> None:
+            super().__init__()
+            self.classify = nn.Linear(channels, classes)
+
+        def forward(self, features: Tensor) -> Tensor:
+            if self.training:
+                recorded.append({int(value) for value in features[:, 0, 0, 0]})
+            return self.classify(features.mean(dim=(2, 3)))
+
+    images = torch.arange(24, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+    data = (images, [i % 3 for i in range(24)])
+    representations = {name: sp.Representation(name, lambda x: x.float()[:, :1]) for name in ("one", "other")}
+    recorded: list[set[int]] = []
+    options = {"probe": Recorder, "epochs": 1, "seeds": 2, "controls": False}
+    curve = sp.label_efficiency(representations, data, data, per_class=[4, 1, 2], **options)
+    assert list(curve.reports) == [1, 2, 4]
+    assert [len(values) for values in recorded] == [3, 6, 12] * 4
+    for one, other in zip(recorded[:3], recorded[3:6], strict=True):
+        assert one == other
+    assert recorded[0] < recorded[1] < recorded[2]
+    assert recorded[0] != recorded[6], "another seed must draw other labels"
+    assert {value % 3 for value in recorded[0]} == {0, 1, 2}
+
+
+def test_budgets_that_cannot_be_met_are_rejected() -> None:
+    pixels, data = {"pixels": sp.Pixels("rgb")}, noise([0, 1, 2] * 4)
+    with pytest.raises(ArgumentError, match=r"'a' has 4 labeled images, fewer than per_class=5"):
+        sp.evaluate(pixels, data, data, per_class=5)
+    with pytest.raises(ArgumentError, match=r"per_class or label_fraction, not both; got per_class=2 and .*=0\.5"):
+        sp.evaluate(pixels, data, data, per_class=2, label_fraction=0.5)
+    with pytest.raises(ArgumentError, match=r"at least one number of labels per class and none twice, got .*\[2, 2\]"):
+        sp.label_efficiency(pixels, data, data, per_class=[2, 2])
