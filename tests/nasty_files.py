@@ -325,7 +325,7 @@ PHOTOS = [
     Kind(
         "text_bomb.png",
         written(PNG[:33] + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8))) + PNG[33:]),
-        "ValueError: Decompressed data too large",
+        "(?i)ValueError: Decompressed data too large",
     ),
     Kind(
         "thread.png",
@@ -416,7 +416,7 @@ ARRAY_KINDS = [
     Kind("archive.npy", archived, "ValueError: the magic string is not correct"),
     Kind("photo.npy", written(JPEG), "ValueError: the magic string is not correct"),
     Kind("zero.npy", written(b""), "ValueError: EOF"),
-    Kind("cut.npy", written(npy("(3, 8, 8)")), "ValueError: .*Expected"),
+    Kind("cut.npy", written(npy("(3, 8, 8)")), "ValueError: (.*Expected|cannot reshape)"),
     Kind("huge.npy", written(npy("(3, 1000000, 1000000)")), "MemoryError|ValueError"),
     Kind("overflow.npy", written(npy("(4294967296, 4294967296)")), "ValueError"),
     Kind("negative.npy", written(npy("(-1, 8, 8)")), "ValueError"),

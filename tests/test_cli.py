@@ -92,7 +92,7 @@ def test_probe_prints_a_table_and_writes_the_report_the_results_and_the_card(cap
     assert main([*request, "--holdout", "0.5"]) == 0
     output = capsys.readouterr().out
     about = (
-        "18 images of 3 classes in labeled, 9 held out of them for testing (fraction 0.5, seed 0); 2 labels per class"
+        "18 images of 3 classes in labeled, 9 of them held out for testing (fraction 0.5, seed 0); 2 labels per class"
     )
     assert about in output
     assert output.count("| colorization (untrained) |") == 2

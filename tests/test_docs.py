@@ -1,5 +1,6 @@
 """The documentation: its Python runs, its commands exist, and its map of the code matches the code."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -214,7 +215,7 @@ def test_the_map_names_the_test_of_each_module(hooks):
     assert re.search(r"^\| `loader.py` \| .* \| `test_loader.py` \|$", page, re.M)
     assert "Tested by `test_color.py`." in page
     augment = "ssl_pretext.data.augment"
-    assert hooks.tested_by(augment, {}) == ""
+    assert hooks.tested_by("ssl_pretext.data.no_such_module", {}) == ""
     assert hooks.tested_by(augment, {augment: "test_loader.py"}) == "`test_loader.py`"
     assert hooks.tested_by(augment, {augment: "test_missing.py"}) == ""
     table = hooks.description("data", {augment: "test_loader.py"})
@@ -235,6 +236,18 @@ def test_a_module_without_a_docstring_is_refused(hooks, tmp_path):
         hooks.first_line(tmp_path / "silent.py")
     with pytest.raises(LookupError, match="has no NOTHING"):
         hooks.constant("NOTHING")
+
+
+def test_api_pages_document_names_that_exist_and_every_public_name():
+    documented = set()
+    for page in (ROOT / "docs/api").glob("*.md"):
+        for name, members in re.findall(r"^::: ([\w.]+)$((?:\n +.*)*)", page.read_text(), re.M):
+            module = importlib.import_module(name)
+            listed = re.findall(r"^ +- (\w+)$", members, re.M) or getattr(module, "__all__", [])
+            assert listed, name
+            documented |= {getattr(module, member) for member in listed if callable(getattr(module, member))}
+    public = {name: getattr(ssl_pretext, name) for name in ssl_pretext.__all__}
+    assert [name for name, value in public.items() if callable(value) and value not in documented] == []
 
 
 def test_links_of_the_readme_work_on_a_package_index():

@@ -118,6 +118,6 @@ def test_json_is_read_strictly(tmp_path, content, reason):
 def test_large_files_are_refused(tmp_path):
     file = tmp_path / "a.json"
     file.write_text(f'"{"x" * 998}"')
-    assert len(read_json(file, most_bytes=1000)) == 998
+    assert len(read_json(file, max_bytes=1000)) == 998
     with pytest.raises(CheckpointError, match=r"a\.json has 1,000 bytes, more than the limit of 999 for this file"):
-        read_json(file, most_bytes=999)
+        read_json(file, max_bytes=999)

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from test_structure import ROOT
 
+import ssl_pretext as sp
+from benchmarks import color_losses
 from benchmarks.food101.protocol import open_data
 from benchmarks.harness import PRESETS, TaskComparison, TaskSpec, linear_probes
 from benchmarks.networks import SMALL_CNN
@@ -71,6 +73,15 @@ def test_finished_rows_are_not_measured_again(comparison, tmp_path, monkeypatch)
     assert sorted(path.name for path in target.iterdir()) == ["grid.png", "results.json"]
     publish(target / "results.json", target)
     assert (tmp_path / "docs" / "it.md").read_text() == text, "a page that is written again keeps its remark"
+
+
+def test_color_quality_uses_the_colors_of_the_training_images(monkeypatch):
+    monkeypatch.setattr(color_losses, "trunks_on_disk", lambda: [])
+    data = open_data(None, PRESETS["smoke"], seed=0)
+    task = sp.create_task("colorization", **color_losses.options({"l2": 1.0})).eval()
+    quality = color_losses.quality(task, data)["quality"]
+    assert 0 < quality["auc_rebalanced"] < 1
+    assert quality["colorfulness_truth"] > 0
 
 
 @pytest.mark.parametrize("name", STORED)

@@ -84,7 +84,7 @@ def test_a_process_without_an_image_gets_one_of_weight_zero(monkeypatch):
     loader = BatchLoader(store(42), 8, seed=1)
     shares = []
     for batch, full in zip(loader, single, strict=True):
-        shares.append(loader.share)
+        shares.append(loader.batch_weight)
         assert torch.equal(batch, full[2::3] if len(full) > 2 else full[:1])
     assert shares == [2 * 3 / 8] * 5 + [0]
 

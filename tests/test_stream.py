@@ -141,7 +141,7 @@ def test_processes_read_different_shards(shards, monkeypatch):
         mine = []
         for batch in batches:
             mine.append(batch)
-            shares.append((len(batch), batches.share))
+            shares.append((len(batch), batches.batch_weight))
         shards_read.append({level // 8 if level < 9 else (level - 1) // 8 for level in levels(mine)})
     assert not shards_read[0] & shards_read[1]
     assert shards_read[0] | shards_read[1] == set(range(5))
@@ -150,7 +150,7 @@ def test_processes_read_different_shards(shards, monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
     batches = loader(stream(shards, epoch_images=COUNT + 1))
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 2, 1]
-    assert batches.share == 0, "a last batch of two images has none for the third process"
+    assert batches.batch_weight == 0, "a last batch of two images has none for the third process"
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 6)
     with pytest.raises(ArgumentError, match="6 processes need at least 6 shards, got 5; write more shards"):
         next(iter(loader(stream(shards))))

@@ -121,6 +121,6 @@ def check_equal(name: str, ours: Tensor, theirs: Tensor, *, within: float, excep
     if not difference <= within:
         raise ArgumentError(
             f"the result of {name} differs from that of ssl_pretext by {difference:.3g}, more than {within:g}; only "
-            " equal results are compared"
+            "equal results are compared"
         )
     return difference

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ssl_pretext.errors import PretextError, StorageError
-from ssl_pretext.system.files import WRITING
+from ssl_pretext.system.files import WRITE_LOCK
 
 __all__ = ["run_command"]
 
@@ -76,7 +76,7 @@ def _exit_soon_after_ctrl_c(program: str) -> Iterator[None]:
         while (received := os.read(read_end, 1)) and received[0] != signal.SIGINT:
             pass
         if received and not done.wait(EXIT_TIMEOUT):
-            with WRITING:
+            with WRITE_LOCK:
                 if not done.wait(TIMEOUT_AFTER_WRITE):
                     reason = f"stopped by Ctrl-C in the middle of a computation. {RESTART_ADVICE}"
                     _report_failure(program, reason, STOPPED)

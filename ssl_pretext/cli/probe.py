@@ -89,7 +89,7 @@ def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, Imag
     if options.test is None:
         chosen, held_out = holdout_split(data.names, data.labels, fraction=options.holdout, seed=options.holdout_seed)
         train, test = data.subset(chosen), data.subset(held_out)
-        source = f"held out of them for testing (fraction {options.holdout}, seed {options.holdout_seed})"
+        source = f"of them held out for testing (fraction {options.holdout}, seed {options.holdout_seed})"
     else:
         train, test = data, ImageStore.from_folder(options.test, image_size=size, cache=options.cache)
         skipped, source = [*skipped, *test.skipped], f"in {options.test} for testing"

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_pretext.arguments import whole_number
-from ssl_pretext.data.checksums import Checksums, checksum, damaged
+from ssl_pretext.data.checksums import Checksums, checksum, damaged_store_error
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import Listing
 from ssl_pretext.data.staging import StagedGroup, Staging
@@ -36,14 +36,14 @@ from ssl_pretext.system.files import (
 )
 from ssl_pretext.system.locks import shared_lock, waiting_lock
 
-__all__ = ["AHEAD", "StoreSpec", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
+__all__ = ["CHUNKS_AHEAD", "StoreSpec", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
 FORMAT = 3
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
 CHUNK_BYTES = 2**19  # a chunk of large images has fewer of them, so that it stays below this size
-AHEAD = 4  # chunks in progress per thread; the limit keeps memory independent of the number of images
+CHUNKS_AHEAD = 4  # chunks in progress per thread; the limit keeps memory independent of the number of images
 SMALL_FILE = 2**13  # bytes; threads that decode smaller files mostly wait for Python's global lock
 WARNING_FRACTION = 0.01  # a larger fraction of skipped images is logged as a warning
 
@@ -142,7 +142,7 @@ def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
             raise ValueError(f"{file.name} does not have the size of images {shape}")
         return np.memmap(file, dtype, "r", shape=shape), index, Checksums(index["checksums"], folder)
     except (CheckpointError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
-        raise damaged(folder, error) from error
+        raise damaged_store_error(folder, error) from error
 
 
 def _check_index(index: dict[str, Any]) -> None:
@@ -231,7 +231,7 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
         Staging(part) as staging,
         ThreadPoolExecutor(threads) as pool,
         tqdm(initial=staging.done, total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
-        closing(in_order(pool, work, chunks(), AHEAD * threads)) as results,
+        closing(in_order(pool, work, chunks(), CHUNKS_AHEAD * threads)) as results,
         ExitStack() as at_exit,
     ):
         at_exit.callback(stopped.set)  # without it, Ctrl-C would wait until the threads have decoded their chunks
@@ -239,14 +239,14 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
             if isinstance(result, str):
                 staging.skip(i, result)
             else:
-                image, hashed, summed = result
+                image, hashed, crc = result
                 if length == 1:  # the first image, or images so large that each fills a chunk
                     check_free_space(part, (len(listing.paths) - i) * image.pixels.nbytes)
                 length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
                 if channels in (None, image.pixels.shape[0]):
-                    staging.add(i, listing.names[i], image, hashed, summed)
+                    staging.add(i, listing.names[i], image, hashed, crc)
                 else:
-                    staging.skip(i, f"the image has {image.about}, but channels={channels} was requested")
+                    staging.skip(i, f"the image has {image.description}, but channels={channels} was requested")
             bar.update()
     return staging
 

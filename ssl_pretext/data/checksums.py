@@ -1,6 +1,7 @@
 """Checksums of the images in a store on disk. Each image is checked once, when it is first read."""
 
 import zlib
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from ssl_pretext.errors import DataError
 
-__all__ = ["Checksums", "checksum", "damaged"]
+__all__ = ["Checksums", "checksum", "damaged_store_error"]
 
 
 def checksum(pixels: npt.NDArray[Any]) -> int:
@@ -18,7 +19,7 @@ def checksum(pixels: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(pixels).data)
 
 
-def damaged(folder: Path, why: object) -> DataError:
+def damaged_store_error(folder: Path, why: object) -> DataError:
     """Returns the error for a store that has changed since it was written."""
     return DataError(f"the image store {folder} is damaged; delete that folder and it will be built again ({why})")
 
@@ -32,7 +33,8 @@ class Checksums:
     """
 
     def __init__(self, values: Sequence[int], folder: Path) -> None:
-        self._values, self._folder = np.array(values, np.uint32), folder
+        # `array` rejects values that do not fit into 32 bits; NumPy 1 wraps them.
+        self._values, self._folder = np.array(array("I", values), np.uint32), folder
         self._checked = np.zeros(len(values), dtype=bool)
 
     def check(self, pixels: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> None:
@@ -47,5 +49,5 @@ class Checksums:
         """
         for row in rows[~self._checked[rows]]:
             if checksum(pixels[row]) != self._values[row]:
-                raise damaged(self._folder, f"image {row} has changed")
+                raise damaged_store_error(self._folder, f"image {row} has changed")
             self._checked[row] = True

@@ -4,14 +4,14 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.photo import MOST_PIXELS, Content, as_rgb, open_photo, orientation, turned
+from ssl_pretext.data.photo import MAX_PIXELS, Content, apply_orientation, as_rgb, open_photo, orientation
 from ssl_pretext.errors import MissingDependencyError, PretextError
 
 __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
@@ -19,7 +19,7 @@ __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
 TIFF_SUFFIXES = {".tif", ".tiff"}
 BITS_PER_SAMPLE, GDAL_NODATA = 258, 42113  # TIFF tags
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
-MAX_BYTES = 3 * MOST_PIXELS  # of an array; the largest photograph has as many
+MAX_BYTES = 3 * MAX_PIXELS  # of an array; the largest photograph has as many
 MAX_MISSING = 0.5  # a resized pixel is missing if more than this weight of the pixels averaged in it is missing
 
 
@@ -35,7 +35,7 @@ class Decoded(NamedTuple):
     kind: str
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         """The format in words, such as `3 channels of uint8, 8×8 pixels`."""
         channels, height, width = self.pixels.shape
         return f"{channels} channel{'s' * (channels != 1)} of {self.kind}, {height}×{width} pixels"
@@ -84,7 +84,7 @@ def pixels_of_photo(image: Any) -> npt.NDArray[np.uint8]:
 
 def _read_photo(path: Path | Content, image_size: int | None) -> npt.NDArray[np.uint8]:
     with open_photo(path) as opened:
-        image = turned(as_rgb(opened), orientation(opened))
+        image = apply_orientation(as_rgb(opened), orientation(opened))
         if image_size is not None and image.size != (image_size, image_size):
             image = _resize_and_crop(image, image_size)
         return pixels_of_photo(image)
@@ -105,9 +105,21 @@ def _is_photo(path: Path | Content) -> bool:
 
 def _read_npy(path: Path | Content) -> npt.NDArray[Any]:
     with NPY_HEADERS, path.open("rb") as file:
+        _check_npy_shape(file)
         # Not `np.load`, which also opens archives.
         pixels = np.lib.format.read_array(file, allow_pickle=False)
     return pixels[None] if pixels.ndim == 2 else pixels
+
+
+def _check_npy_shape(file: BinaryIO) -> None:
+    """Rejects a negative length in the header, in whose place older versions of NumPy put whatever fits the file."""
+    version = np.lib.format.read_magic(file)
+    if version in ((1, 0), (2, 0)):  # later versions are for names of fields, which no image has
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape = read_header(file)[0]
+        if min(shape, default=0) < 0:
+            raise ValueError(f"the header states the shape {shape}")
+    file.seek(0)
 
 
 def _read_tiff(path: Path | Content) -> npt.NDArray[Any]:
@@ -173,7 +185,7 @@ def _resize_and_crop(image: Any, image_size: int) -> Any:
     from torchvision.transforms import functional as F
 
     width, height = image.shape[:0:-1] if isinstance(image, Tensor) else image.size
-    if image_size**2 * max(width, height) > MOST_PIXELS * min(width, height):
+    if image_size**2 * max(width, height) > MAX_PIXELS * min(width, height):
         raise ValueError(f"the aspect ratio of {width}×{height} pixels is too extreme to resize to {image_size} pixels")
     # Tensors are antialiased only on request; Pillow images always are.
     return F.center_crop(F.resize(image, [image_size], antialias=True), [image_size])

@@ -2,7 +2,8 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,27 +21,40 @@ FREE_MEMORY_FRACTION = 0.25  # of the free GPU memory, for a store that is copie
 PIECE = 1 << 28  # bytes of a store that are copied to the GPU at a time
 
 
-class Loader(ABC):
+Images = TypeVar("Images", bound=Sized)
+
+
+class Loader(ABC, Generic[Images]):
     """Base class of the loaders. Only the seed and the epoch determine the order, so that a run can be resumed.
 
     Args:
+        images: Images of one epoch, over all processes.
         batch_size: Number of images per batch, over all processes. The last batch may have fewer or one more.
         seed: Seed of the order; None keeps the order of the images.
         augment: Whether each image is flipped and shifted at random, differently in each epoch.
         device: Device that the batches are copied to.
 
     Attributes:
-        share: Weight of the last yielded batch relative to those of the other processes: its number of images divided
-            by the mean number over the processes. It is 0 if the batch has too few images for all processes and this
-            process repeats the image of another one.
+        batch_weight: Weight of the last yielded batch relative to those of the other processes: its number of images
+            divided by the mean number over the processes. It is 0 if the batch has too few images for all processes
+            and this process repeats the image of another one.
     """
 
-    def __init__(self, batch_size: int, *, seed: int | None, augment: bool, device: torch.device | str) -> None:
-        self.batch_size, self.seed, self.augment, self.device = batch_size, seed, augment, torch.device(device)
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        *,
+        seed: int | None,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.augment, self.device = augment, torch.device(device)
         # Lightning calls `set_epoch` on the object that it finds here.
         self.sampler, self.batch_sampler = self, None
-        self.epoch, self.start, self.yielded = 0, 0, 0
-        self.share = 1.0
+        self.epoch, self.start, self.batches_yielded = 0, 0, 0
+        self.batch_weight = 1.0
 
     @abstractmethod
     def __iter__(self) -> Iterator[Tensor]:
@@ -49,11 +63,6 @@ class Loader(ABC):
     @abstractmethod
     def last_names(self) -> list[str]:
         """The names of the images in the last yielded batch that belong to this process."""
-
-    @property
-    @abstractmethod
-    def num_images(self) -> int:
-        """The number of images per epoch, over all processes."""
 
     def __len__(self) -> int:
         return len(self.batch_sizes())
@@ -64,7 +73,7 @@ class Loader(ABC):
         A single remaining image is added to the last batch: if the feature maps have one pixel, BatchNorm could not
         compute a variance from one image.
         """
-        full, left = divmod(self.num_images, self.batch_size)
+        full, left = divmod(len(self.images), self.batch_size)
         sizes = [self.batch_size] * full
         if left == 1 and full:
             sizes[-1] += 1
@@ -78,11 +87,11 @@ class Loader(ABC):
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches of the current pass that have been yielded."""
-        return {"yielded": self.yielded}
+        return {"batches_yielded": self.batches_yielded}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Makes the next pass start after the last batch of the saved pass."""
-        self.start = state["yielded"] % len(self)
+        self.start = state["batches_yielded"] % len(self)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copies a tensor to the device; a copy to a GPU is asynchronous."""
@@ -91,36 +100,17 @@ class Loader(ABC):
         return tensor.to(self.device)
 
 
-class BatchLoader(Loader):
-    """Loader of an `ImageStore`; the other arguments and attributes are those of `Loader`.
+class BatchLoader(Loader[ImageStore]):
+    """Loader of an `ImageStore`; the arguments and attributes are those of `Loader`.
 
     There are no worker processes, because reading decoded images takes less time than passing them between processes.
     Each process of a distributed run reads its part of each batch. On a GPU, the entire store is copied to GPU memory
     if it fits into a quarter of the free memory; otherwise each batch is copied from pinned memory.
-
-    Args:
-        images: The store.
     """
 
-    def __init__(
-        self,
-        images: ImageStore,
-        batch_size: int,
-        *,
-        seed: int | None,
-        augment: bool = False,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(batch_size, seed=seed, augment=augment, device=device)
-        self.images = images
-        self._own_indices = torch.empty(0, dtype=torch.int64)
-        self._on_device: Tensor | None = None
-        self._placed = False
-
-    @override
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
+    _own_indices = torch.empty(0, dtype=torch.int64)
+    _on_device: Tensor | None = None
+    _placed = False
 
     def __iter__(self) -> Iterator[Tensor]:
         rank, world = rank_and_world()
@@ -128,9 +118,9 @@ class BatchLoader(Loader):
         order, draws = self._plan()
         start, self.start = self.start, 0
         for number, batch in enumerate(order.split(self.batch_sizes())[start:], start=start + 1):
-            self.yielded = number
+            self.batches_yielded = number
             self._own_indices = indices = batch[rank::world]
-            self.share = len(indices) * world / len(batch)
+            self.batch_weight = len(indices) * world / len(batch)
             if not len(indices):  # this process must still take part in the step, which is synchronized
                 indices = batch[:1]
             images = self._read(indices)

@@ -12,11 +12,11 @@ import numpy as np
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["MOST_PIXELS", "Content", "as_rgb", "open_photo", "orientation", "turned"]
+__all__ = ["MAX_PIXELS", "Content", "apply_orientation", "as_rgb", "open_photo", "orientation"]
 
 # Only these formats are opened, whatever the suffix. Pillow would pass PostScript files to an interpreter.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-MOST_PIXELS = 178_956_970  # limit for a photograph: twice Pillow's MAX_IMAGE_PIXELS, above which Pillow raises
+MAX_PIXELS = 178_956_970  # limit for a photograph: twice Pillow's MAX_IMAGE_PIXELS, above which Pillow raises
 ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -97,7 +97,7 @@ def orientation(image: Any) -> int:
         return 1
 
 
-def turned(image: Any, orientation: int) -> Any:
+def apply_orientation(image: Any, orientation: int) -> Any:
     """Rotates or flips a Pillow image upright, given its EXIF orientation; unknown values leave it unchanged."""
     from PIL.Image import Transpose
 

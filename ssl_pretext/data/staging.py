@@ -28,7 +28,7 @@ class StagedGroup:
     Attributes:
         file: File of the pixels.
         name: Name of the first image.
-        about: Format of the images in words; see `Decoded.about`.
+        description: Format of the images in words; see `Decoded.description`.
         dtype: Dtype of the pixels.
         shape: Shape of each image, `(C, H, W)`.
         nbytes: Size of each image in bytes.
@@ -37,18 +37,18 @@ class StagedGroup:
         checksums: Checksum of the pixels of each image.
     """
 
-    def __init__(self, file: Path, name: str, about: str, dtype: str, shape: Sequence[int]) -> None:
-        self.file, self.name, self.about, self.dtype, self.shape = file, name, about, dtype, tuple(shape)
+    def __init__(self, file: Path, name: str, description: str, dtype: str, shape: Sequence[int]) -> None:
+        self.file, self.name, self.description, self.dtype, self.shape = file, name, description, dtype, tuple(shape)
         self.nbytes = np.dtype(dtype).itemsize * int(np.prod(self.shape))
         self.positions: list[int] = []
         self.hashes: list[str] = []
         self.checksums: list[int] = []
 
-    def append(self, position: int, hashed: str, summed: int) -> None:
+    def append(self, position: int, digest: str, crc: int) -> None:
         """Records the next image in the file."""
         self.positions.append(position)
-        self.hashes.append(hashed)
-        self.checksums.append(summed)
+        self.hashes.append(digest)
+        self.checksums.append(crc)
 
 
 class Staging:
@@ -82,24 +82,24 @@ class Staging:
             if self._file is not None:
                 self._file.close()
 
-    def add(self, position: int, name: str, image: Decoded, hashed: str, summed: int) -> None:
+    def add(self, position: int, name: str, image: Decoded, digest: str, crc: int) -> None:
         """Adds the next image of the listing to its group.
 
         Args:
             position: Position of the image in the listing.
             name: Name of the image.
             image: The decoded image.
-            hashed: Hash of the pixels.
-            summed: Checksum of the pixels.
+            digest: Hash of the pixels.
+            crc: Checksum of the pixels.
 
         Raises:
             DataError: There are too many groups.
         """
-        entry: list[object] = [hashed, summed]
-        group = self._groups.get(image.about)
+        entry: list[object] = [digest, crc]
+        group = self._groups.get(image.description)
         if group is None:
-            first = (name, image.about, image.pixels.dtype.name, image.pixels.shape)
-            group = self._groups[image.about] = StagedGroup(self._folder / f"group{len(self._groups)}", *first)
+            first = (name, image.description, image.pixels.dtype.name, image.pixels.shape)
+            group = self._groups[image.description] = StagedGroup(self._folder / f"group{len(self._groups)}", *first)
             entry += first
             if len(self._groups) > MAX_GROUPS:
                 raise self._no_majority_error()
@@ -108,7 +108,7 @@ class Staging:
                 self._file.close()
             self._file, self._open_group = group.file.open("ab", buffering=BUFFER), group
         self._file.write(image.pixels.data)
-        group.append(position, hashed, summed)
+        group.append(position, digest, crc)
         self._journal.write(json.dumps([group.file.name, *entry]) + "\n")
 
     def skip(self, position: int, reason: str) -> None:
@@ -133,7 +133,7 @@ class Staging:
         if len(group.positions) <= sum(len(other.positions) for other in others):
             raise self._no_majority_error()
         return group, {
-            position: f"the image has {other.about}, but most images have {group.about}"
+            position: f"the image has {other.description}, but most images have {group.description}"
             for other in others
             for position in other.positions
         }
@@ -141,9 +141,9 @@ class Staging:
     def _no_majority_error(self) -> DataError:
         first, second, *_ = self._groups.values()
         return DataError(
-            f"{first.name} has {first.about}, but {second.name} has {second.about}. Images of a store must have the "
-            "same channels and dtype, and the same size unless image_size is given. A few exceptions are skipped, but "
-            "here no format is shared by more than half of the images. Use one format, or separate folders."
+            f"{first.name} has {first.description}, but {second.name} has {second.description}. Images of a store must "
+            "have the same channels and dtype, and the same size unless image_size is given. A few exceptions are "
+            "skipped, but here no format is shared by more than half of the images. Use one format or separate folders."
         )
 
     def _resume(self, journal: Path) -> None:
@@ -158,14 +158,14 @@ class Staging:
                     if isinstance(entry, str):
                         self.unreadable[self.done] = entry
                     else:
-                        file, hashed, summed, *first = entry
+                        file, digest, crc, *first = entry
                         if first:
                             files[file] = opened.enter_context((self._folder / file).open("rb"))
                         group = StagedGroup(self._folder / file, *first) if first else groups[file]
-                        if checksum(np.frombuffer(files[file].read(group.nbytes), np.uint8)) != summed:
+                        if checksum(np.frombuffer(files[file].read(group.nbytes), np.uint8)) != crc:
                             break
-                        groups[file] = self._groups[group.about] = group
-                        group.append(self.done, hashed, summed)
+                        groups[file] = self._groups[group.description] = group
+                        group.append(self.done, digest, crc)
                 except (ValueError, OSError):
                     break
                 self.done += 1

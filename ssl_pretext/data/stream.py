@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_pretext.arguments import whole_number
-from ssl_pretext.data.build import AHEAD, default_cache, in_order, resize_rule
+from ssl_pretext.data.build import CHUNKS_AHEAD, default_cache, in_order, resize_rule
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.shards import Member, count_images, find_shards, is_remote, read_shard, size_of
 from ssl_pretext.data.store import ImageStore
@@ -154,7 +154,7 @@ class ImageStream:
         threads = max(1, (os.cpu_count() or 1) // rank_info().local)
         with (
             ThreadPoolExecutor(threads) as pool,
-            closing(in_order(pool, self._decode_one, members, AHEAD * threads)) as results,
+            closing(in_order(pool, self._decode_one, members, CHUNKS_AHEAD * threads)) as results,
         ):
             for name, result in results:
                 if isinstance(result, str):
@@ -167,10 +167,10 @@ class ImageStream:
         if isinstance(result, str):
             return member.name, result
         if self._channels not in (None, len(result.pixels)):
-            return member.name, f"the image has {result.about}, but channels={self._channels} was requested"
-        if self._first is None or result.about == self._first.about:
+            return member.name, f"the image has {result.description}, but channels={self._channels} was requested"
+        if self._first is None or result.description == self._first.description:
             return member.name, result
-        return member.name, f"the image has {result.about}, but the first image has {self._first.about}"
+        return member.name, f"the image has {result.description}, but the first image has {self._first.description}"
 
     def _count_images(self, cache: Path) -> int:
         # Sizes of tar files are multiples of 10 KiB, so name and size alone could confuse a shard with an earlier one.

@@ -1,6 +1,6 @@
 """Loader of training batches from an image stream; a background thread prepares them during training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple
@@ -30,33 +30,14 @@ class _Batch(NamedTuple):
     share: float
 
 
-class StreamLoader(Loader):
-    """Loader of an `ImageStream`; the other arguments and attributes are those of `Loader`.
+class StreamLoader(Loader[ImageStream]):
+    """Loader of an `ImageStream`; the arguments and attributes are those of `Loader`.
 
     Each process reads its part of a batch from its own shards. A run that resumes in the middle of an epoch reads the
     earlier images of the epoch again, because the order depends on which images can be read.
-
-    Args:
-        images: The stream.
     """
 
-    def __init__(
-        self,
-        images: ImageStream,
-        batch_size: int,
-        *,
-        seed: int | None,
-        augment: bool = False,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(batch_size, seed=seed, augment=augment, device=device)
-        self.images = images
-        self._names: list[str] = []
-
-    @override
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
+    _names: Sequence[str] = ()
 
     def __iter__(self) -> Iterator[Tensor]:
         start, self.start = self.start, 0
@@ -66,13 +47,13 @@ class StreamLoader(Loader):
             closing(in_order(background, lambda _: next(prepared), range(start, len(self)), PREFETCHED)) as batches,
         ):
             for number, (names, images, draws, share) in enumerate(batches, start=start + 1):
-                self.yielded, self._names, self.share = number, names, share
+                self.batches_yielded, self._names, self.batch_weight = number, names, share
                 images = self._to_device(images)
                 yield images if draws is None else flip_and_shift(images, self._to_device(draws))
 
     @override
     def last_names(self) -> list[str]:
-        return self._names
+        return list(self._names)
 
     def _batches(self, start: int) -> Iterator[_Batch]:
         rank, world = rank_and_world()

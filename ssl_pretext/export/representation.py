@@ -76,7 +76,7 @@ def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] 
         CheckpointError: A file is damaged, or the files do not fit each other or this version of the library.
     """
     folder, modules = Path(folder), dict(modules or {})
-    description = read_json(folder / DESCRIPTION_FILE, most_bytes=MAX_JSON_BYTES)
+    description = read_json(folder / DESCRIPTION_FILE, max_bytes=MAX_JSON_BYTES)
     try:
         if description["format"] < FORMAT:
             raise CheckpointError(

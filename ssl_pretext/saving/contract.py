@@ -89,7 +89,7 @@ def read_contract(folder: Path) -> dict[str, Any]:
             the library does not read.
     """
     file, weights = folder / CONTRACT_FILE, folder / WEIGHTS_FILE
-    contract = read_json(file, most_bytes=MAX_JSON_BYTES)
+    contract = read_json(file, max_bytes=MAX_JSON_BYTES)
     if not isinstance(contract, dict) or type(contract.get("format")) is not int:
         raise CheckpointError(f"{file} is not the contract of a task that was saved by ssl_pretext")
     if contract["format"] < FORMAT:

@@ -14,7 +14,7 @@ from typing import Any
 from ssl_pretext.errors import CheckpointError, MissingFileError, PretextError, StorageError
 
 __all__ = [
-    "WRITING",
+    "WRITE_LOCK",
     "atomic_write",
     "check_free_space",
     "check_regular_file",
@@ -30,7 +30,7 @@ __all__ = [
     "write_text",
 ]
 
-WRITING = threading.RLock()  # held while a file is written; code that ends the process acquires it first
+WRITE_LOCK = threading.RLock()  # held while a file is written; code that ends the process acquires it first
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "bytes": 1}
 
 
@@ -47,12 +47,12 @@ def check_regular_file(path: Path) -> None:
         raise CheckpointError(f"{path} is not a regular file; remove it, and write or download the file again")
 
 
-def read_json(path: Path, *, most_bytes: int | None = None) -> Any:
+def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
     """Reads a JSON file strictly: duplicate keys and numbers that are not finite are errors.
 
     Args:
         path: Path of the file.
-        most_bytes: Size limit in bytes; a larger file is not read.
+        max_bytes: Size limit in bytes; a larger file is not read.
 
     Raises:
         MissingFileError: The file does not exist.
@@ -60,8 +60,8 @@ def read_json(path: Path, *, most_bytes: int | None = None) -> Any:
     """
     try:
         check_regular_file(path)
-        if most_bytes is not None and (size := path.stat().st_size) > most_bytes:
-            raise CheckpointError(f"{path} has {size:,} bytes, more than the limit of {most_bytes:,} for this file")
+        if max_bytes is not None and (size := path.stat().st_size) > max_bytes:
+            raise CheckpointError(f"{path} has {size:,} bytes, more than the limit of {max_bytes:,} for this file")
         return json.loads(
             path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys, parse_constant=_reject_constant
         )
@@ -141,7 +141,7 @@ def atomic_write(path: Path, *, needed: int | None = None, sync: bool = False) -
         StorageError: The file could not be written; the previous file at `path`, if any, is unchanged.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with WRITING, storage_errors(path, needed=needed):
+    with WRITE_LOCK, storage_errors(path, needed=needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part

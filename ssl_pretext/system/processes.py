@@ -1,4 +1,4 @@
-"""The processes of a `torchrun` command: their ranks, work that only rank 0 does, and gathering of values."""
+"""The processes of a `torchrun` command: their ranks, function that only rank 0 does, and gathering of values."""
 
 import os
 import pickle
@@ -40,27 +40,27 @@ def rank_info() -> RankInfo:
     return RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
 
 
-def on_rank_zero(what: str, work: Callable[[], T]) -> T:
+def on_rank_zero(name: str, function: Callable[[], T]) -> T:
     """Calls a function on rank 0 only and returns its result on all ranks, which wait for it.
 
     The result is passed through the key-value store of `torchrun`. A collective operation would time out after half an
     hour, and would need a process group.
 
     Args:
-        what: Name of the collective call. All ranks must make the calls with one name in the same order.
-        work: The function. Its result must be picklable.
+        name: Name of the collective call. All ranks must make the calls with one name in the same order.
+        function: The function. Its result must be picklable.
 
     Raises:
         PretextError: The function raised this error on rank 0; it is raised on all ranks.
     """
     rank, world, _ = rank_info()
     if world == 1:
-        return work()
-    _calls[what] += 1
-    key, store = f"ssl_pretext/{what}/{_calls[what]}", _store()
+        return function()
+    _calls[name] += 1
+    key, store = f"ssl_pretext/{name}/{_calls[name]}", _store()
     if rank == 0:
         try:
-            result = work()
+            result = function()
         except PretextError as error:
             store.set(key, pickle.dumps((None, error)))
             raise

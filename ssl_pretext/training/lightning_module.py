@@ -93,7 +93,7 @@ class PretextModule(pl.LightningModule):
         with self.compiled_networks:
             output = self.task(images)
         self.finite_check.observe(self.global_step + 1, output, self._files())
-        weight = self.trainer.train_dataloader.share
+        weight = self.trainer.train_dataloader.batch_weight
         self.training_sums.add_means(output.terms, len(images) if weight else 0)
         self.log_dict({f"train/{name}": value.detach() for name, value in output.terms.items()}, prog_bar=True)
         # Each process has the mean loss over its images. Gradients are averaged over the processes, so the weight makes
@@ -105,7 +105,7 @@ class PretextModule(pl.LightningModule):
         # The same parts of the images are hidden in every epoch, and the random state of the training does not change.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.config.seed + index)
-            count = len(images) if self.trainer.val_dataloaders.share else 0
+            count = len(images) if self.trainer.val_dataloaders.batch_weight else 0
             self.validation_sums.add_means(self.task(images).terms, count)
 
     @override
