@@ -1,9 +1,12 @@
+import os
+
 import pytest
 import timm
 import torch
 from helpers import check_frozen_network
+from safetensors.torch import save_file
 
-from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
 from ssl_pretext.losses import create_loss
 
 
@@ -51,3 +54,33 @@ def test_errors_say_what_is_wrong():
         create_loss("perceptual[backbone=resnet1]")
     with pytest.raises(ArgumentError, match="stages of the perceptual loss must be numbers such as '0.1.2', or 'all'"):
         create_loss("perceptual[backbone=resnet10t;stages=first]")
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path):
+    file, trace = tmp_path / "weights.pth", tmp_path / "trace"
+    torch.save({"conv1.weight": Command(f"touch {trace}")}, file)
+    with pytest.raises(CheckpointError, match="is not a file of weights for the perceptual loss: Weights only load"):
+        create_loss("perceptual", backbone="resnet10t", weights=str(file))
+    assert not trace.exists()
+    torch.load(file, weights_only=False)
+    assert trace.exists(), "the file is as hostile as it was meant to be"
+
+
+def test_safetensors_give_the_same_distance(weights, tmp_path):
+    save_file(torch.load(weights), tmp_path / "weights.safetensors")
+    x, y = 2 * torch.rand(2, 3, 64, 64) - 1, 2 * torch.rand(2, 3, 64, 64) - 1
+    first, second = (
+        create_loss("perceptual", backbone="resnet10t", weights=str(file))
+        for file in (weights, tmp_path / "weights.safetensors")
+    )
+    assert first(x, y) == second(x, y) > 0

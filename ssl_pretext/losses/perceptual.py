@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
 from ssl_pretext.losses.base import Loss, register_loss, uncast
 
 __all__ = ["Perceptual"]
@@ -31,6 +31,7 @@ class Perceptual(Loss):
         ArgumentError: The model does not return feature maps or does not have these stages, or `forward` gets images
             that are too small for them.
         MissingFileError: The weights are not on disk and cannot be downloaded. Random weights are never used.
+        CheckpointError: The file of weights is damaged, or holds something other than tensors.
     """
 
     def __init__(self, backbone: str = "vgg16", stages: str = "all", weights: str = "") -> None:
@@ -85,7 +86,8 @@ def _load_backbone(name: str, stages: str, weights: str) -> tuple[nn.Module, lis
             f"stages of the perceptual loss must be numbers such as '0+1+2', or 'all', got {stages!r}"
         ) from error
     options = {"out_indices": chosen} if chosen else {}
-    overlay = {"file": weights} if weights else None
+    # Not the option `file`, with which some versions of timm load pickles.
+    overlay = {"state_dict": _read_weights(Path(weights))} if weights else None
     try:
         network = timm.create_model(
             name, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay, **options
@@ -101,4 +103,18 @@ def _load_backbone(name: str, stages: str, weights: str) -> tuple[nn.Module, lis
             "with weights=FILE, or choose a backbone whose weights you have; random weights are never used"
         ) from error
     config = network.pretrained_cfg
+    config.pop("state_dict", None)  # the network has its own copy
     return network.requires_grad_(False).eval(), list(config["mean"]), list(config["std"])
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file or one of `torch.save`, of which nothing but tensors is loaded."""
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # pickle, zipfile and safetensors raise nearly anything on a damaged file
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{file} is not a file of weights for the perceptual loss: {reason}") from error
