@@ -19,5 +19,5 @@ def whole_number(what: str, value: object, *, least: int = 1) -> int:
         ArgumentError: The argument is not a whole number, or is less than `least`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ArgumentError(f"{what} is a whole number of at least {least}, got {value!r}")
+        raise ArgumentError(f"{what} must be a whole number of at least {least}, got {value!r}")
     return int(value)

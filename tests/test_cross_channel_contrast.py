@@ -102,7 +102,7 @@ def test_error_messages():
         sp.tasks.CrossChannelContrast("rgb:R", "rgb:G", net(1))
     with pytest.raises(ArgumentError, match="temperature of cross_channel_contrast must be positive and finite, got 0"):
         task(temperature=0)
-    with pytest.raises(ArgumentError, match="embed_dim of cross_channel_contrast is a whole number"):
+    with pytest.raises(ArgumentError, match="embed_dim of cross_channel_contrast must be a whole number"):
         task(embed_dim=0)
 
 

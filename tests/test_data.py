@@ -452,7 +452,7 @@ def test_images_of_different_formats_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "1.png")
     assert "0.npy has 4 channels of uint16, 8×8 pixels, but 1.png has 3 channels of uint8" in message(base)
     for options in ({"image_size": 0}, {"channels": 0}):
-        with pytest.raises(ArgumentError, match="is a whole number of at least 1, got 0"):
+        with pytest.raises(ArgumentError, match="must be a whole number of at least 1, got 0"):
             ImageStore.from_folder(tmp_path / "data", **{"image_size": 8, "labeled": False} | options)
 
 

@@ -119,5 +119,5 @@ def test_error_messages():
         task(width=48)
     with pytest.raises(ArgumentError, match="at least two patches of 4×4 pixels, got 4×4; choose larger images"):
         task()(torch.rand(2, 3, 4, 4))
-    with pytest.raises(ArgumentError, match="depth of masked_patches is a whole number of at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="depth of masked_patches must be a whole number of at least 1, got 0"):
         task(depth=0)

@@ -286,7 +286,7 @@ def test_error_messages():
         match="cannot crop two patches of 13 pixels, with a gap of 6 and shifts of up to 1, from images of 32×32",
     ):
         sp.tasks.RelativePatch(net(), patch=0.4)(torch.rand(2, 3, 32, 32))
-    with pytest.raises(ArgumentError, match="size of relative_patch is a whole number"):
+    with pytest.raises(ArgumentError, match="size of relative_patch must be a whole number"):
         sp.tasks.RelativePatch(net(), size=0)
     with pytest.raises(ArgumentError, match="grid of jigsaw must be 2 or 3, got 4"):
         sp.tasks.Jigsaw(net(), grid=4)
@@ -296,7 +296,7 @@ def test_error_messages():
         sp.tasks.Jigsaw(net(), grid=2, num_permutations=25)
     with pytest.raises(ArgumentError, match="num_permutations of jigsaw must be at most 2000, got 2001"):
         sp.tasks.Jigsaw(net(), num_permutations=2001)
-    with pytest.raises(ArgumentError, match="num_permutations of jigsaw is a whole number of at least 2, got 1"):
+    with pytest.raises(ArgumentError, match="num_permutations of jigsaw must be a whole number of at least 2, got 1"):
         sp.tasks.Jigsaw(net(), num_permutations=1)
     with pytest.raises(ArgumentError, match="grid of 3×3 cells needs images of at least 6×6 pixels, got 5×9"):
         sp.tasks.Jigsaw(net())(torch.rand(2, 3, 5, 9))

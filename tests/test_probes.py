@@ -206,8 +206,8 @@ def test_features_that_are_not_maps_raise_an_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs is a whole number of at least 1, got 0"),
-        ({"seeds": 0}, "seeds is a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be a whole number of at least 1, got 0"),
         ({"seeds": []}, r"seeds must hold at least one seed and none twice, got \[\]"),
         ({"seeds": [1, 1]}, r"seeds must hold at least one seed and none twice, got \[1, 1\]"),
         ({"label_fraction": 0.0}, r"label_fraction must be in \(0, 1\], got 0.0"),

@@ -249,11 +249,11 @@ def test_a_difference_that_is_the_same_for_all_seeds_is_not_significant() -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": "12"}, "seeds is a whole number"),
-        ({"seeds": True}, "seeds is a whole number"),
-        ({"seeds": [0.5]}, "a seed is a whole number"),
-        ({"epochs": 2.5}, "epochs is a whole number"),
-        ({"per_class": "5"}, "per_class is a whole number"),
+        ({"seeds": "12"}, "seeds must be a whole number"),
+        ({"seeds": True}, "seeds must be a whole number"),
+        ({"seeds": [0.5]}, "a seed must be a whole number"),
+        ({"epochs": 2.5}, "epochs must be a whole number"),
+        ({"per_class": "5"}, "per_class must be a whole number"),
         ({"label_fraction": "1"}, r"label_fraction must be in \(0, 1\], got '1'"),
         ({"controls": "untrained"}, "controls must be True, False or a list of some of .*; got 'untrained'"),
         ({"controls": 1}, "controls must be True, False or a list of some of .*; got 1"),

@@ -82,17 +82,17 @@ def test_the_untrained_twin_of_several_parts_keeps_parts_without_weights() -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: sp.Pixels("rgb", size=0), "size of Pixels is a whole number of at least 1, got 0"),
-        (lambda: sp.Pixels("rgb", size="4"), "size of Pixels is a whole number"),
+        (lambda: sp.Pixels("rgb", size=0), "size of Pixels must be a whole number of at least 1, got 0"),
+        (lambda: sp.Pixels("rgb", size="4"), "size of Pixels must be a whole number"),
         (lambda: sp.representations.ColorHistogram(33), "bins of ColorHistogram must be at most 32, got 33"),
-        (lambda: sp.representations.ColorHistogram(2.5), "bins of ColorHistogram is a whole number"),
+        (lambda: sp.representations.ColorHistogram(2.5), "bins of ColorHistogram must be a whole number"),
         (lambda: sp.representations.Concatenated([]), r"a sequence of one or more representations, got \[\]"),
         (lambda: sp.representations.Concatenated(["a", "b"]), "a sequence of one or more representations, got .'a'"),
         (
             lambda: sp.representations.Concatenated([sp.Pixels("rgb")] * 2, size=0),
-            "size of Concatenated is a whole number",
+            "size of Concatenated must be a whole number",
         ),
-        (lambda: sp.FrozenNetwork(nn.Identity(), image_size=-1), "image_size of FrozenNetwork is a whole number"),
+        (lambda: sp.FrozenNetwork(nn.Identity(), image_size=-1), "image_size of FrozenNetwork must be a whole number"),
         (lambda: sp.FrozenNetwork(nn.Identity(), mean=[0.5] * 3), "takes both mean and std or neither"),
         (lambda: sp.FrozenNetwork(nn.Identity(), mean=[0.5], std=[0.5]), "a number for each channel of rgb"),
         (

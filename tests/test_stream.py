@@ -269,7 +269,7 @@ def test_images_with_other_numbers_of_channels_are_skipped(tmp_path):
     assert "channels=4 was requested" in images.skipped[0]["reason"]
     with pytest.raises(DataError, match="channels=5 was requested"):
         stream(str(tmp_path / "0.tar"), channels=5)
-    with pytest.raises(ArgumentError, match="channels is a whole number of at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="channels must be a whole number of at least 1, got 0"):
         stream(str(tmp_path / "0.tar"), channels=0)
 
 
@@ -295,7 +295,7 @@ def test_errors_say_what_is_wrong(shards, tmp_path):
         stream(shards.replace("4}", "5}"))
     with pytest.raises(DataError, match="there are no shards"):
         stream([])
-    with pytest.raises(ArgumentError, match="buffer is a whole number of at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="buffer must be a whole number of at least 1, got 0"):
         stream(shards, buffer=0)
     write(tmp_path / "none.tar", {"a.png": b"no photo"})
     with pytest.raises(DataError, match=r"no image can be read from .*none.tar .*: none.tar/a.png: Unidentified"):

@@ -119,7 +119,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_can_be_replaced(tmp_path)
 
 
 def test_wrong_arguments_are_refused(tmp_path):
-    with pytest.raises(ArgumentError, match=r"FitConfig\.epochs is a whole number of at least 1, got 0"):
+    with pytest.raises(ArgumentError, match=r"FitConfig\.epochs must be a whole number of at least 1, got 0"):
         sp.FitConfig(out=tmp_path, epochs=0)
     with pytest.raises(ArgumentError, match=r"FitConfig\.weight_decay must be a number of at least 0, got -1"):
         sp.FitConfig(out=tmp_path, weight_decay=-1)
@@ -130,7 +130,7 @@ def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"FitConfig\.precision must be one of 32-true, tf32, .*, got 'fp16'"):
         sp.FitConfig(out=tmp_path, precision="fp16")
     for name in ("epochs", "batch_size", "seed"):
-        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} is a whole number of at least .*, got 1\.5"):
+        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be a whole number of at least .*, got 1\.5"):
             sp.FitConfig(out=tmp_path, **{name: 1.5})
         assert (
             type(getattr(sp.FitConfig(out=tmp_path, **{name: np.int64(3)}), name)) is int
