@@ -191,7 +191,7 @@ the bandwidth of shards are proportional to it.
   the store would take more space. Streaming needs the number of cores per GPU that the table shows. If there are not
   enough, reduce the size of the images when you write the shards.
 - **Shards of 1 GB** hold {per_shard:,.0f} such images each; a billion images make {shards:,.0f} shards. With
-  `epoch_images`, the images need not be counted, and you choose the length of an epoch, at whose end a checkpoint is
+  `epoch_images`, the images need not be counted, and you choose the length of an epoch; at its end, a checkpoint is
   written.
 - **An interruption costs** at most `checkpoint_minutes` of computing. With shards, the part of the epoch before the
   checkpoint is also read again, which short epochs keep short.

@@ -2,7 +2,6 @@ import subprocess
 import sys
 import urllib.error
 from functools import partial
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -39,15 +38,6 @@ torchvision/mnasnet0_5 torchvision/regnet_y_400mf torchvision/googlenet
 ONE_SIZE = """
 timm/levit_128s timm/mixer_s32_224 timm/test_maxvit timm/test_coatnet timm/test_vit_relpos
 """.split()
-# timm 1.0.31 added these networks, or their intermediate features.
-NEW_IN_TIMM = {"timm/densenet121", "timm/test_maxvit", "timm/test_coatnet", "timm/test_vit_relpos"}
-OLD_TIMM = tuple(map(int, version("timm").split(".")[:3])) < (1, 0, 31)
-
-
-def available(names: list[str]) -> list:
-    """Parameters for a test of networks, which skips those that the installed version of timm does not have."""
-    skip = pytest.mark.skipif(OLD_TIMM, reason="needs timm 1.0.31")
-    return [pytest.param(name, marks=[skip] if name in NEW_IN_TIMM else []) for name in names]
 
 
 def count_parameters(*modules: nn.Module) -> int:
@@ -164,7 +154,7 @@ def check_training(name: str, size: int) -> None:
     assert first.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", available(ANY_SIZE))
+@pytest.mark.parametrize("name", ANY_SIZE)
 def test_networks_of_other_libraries_take_any_channels_and_size(name):
     torch.manual_seed(0)
     for channels in CHANNELS:
@@ -174,7 +164,7 @@ def test_networks_of_other_libraries_take_any_channels_and_size(name):
     check_training(name, 64)
 
 
-@pytest.mark.parametrize("name", available(ONE_SIZE))
+@pytest.mark.parametrize("name", ONE_SIZE)
 def test_networks_for_one_image_size_can_be_created_for_another(name):
     torch.manual_seed(0)
     for channels, size in zip(CHANNELS, (*SIZES, 64), strict=True):
@@ -182,12 +172,6 @@ def test_networks_for_one_image_size_can_be_created_for_another(name):
     check_training(f"{name}[img_size=64]", 64)
     with pytest.raises(ArgumentError, match="made for 64×64 pixels; use that size, or choose another"):
         create_encoder(f"{name}[img_size=64]", in_channels=1)(torch.zeros(1, 1, 96, 96))
-
-
-def test_a_network_without_intermediate_features_is_an_error(monkeypatch):
-    monkeypatch.delattr("timm.models.densenet.DenseNet.forward_intermediates", raising=False)
-    with pytest.raises(ArgumentError, match=r"timm/densenet121 has no intermediate features in timm \d"):
-        create_encoder("timm/densenet121")
 
 
 @pytest.mark.parametrize("name", ["swin_t", "swin_v2_t", "vit_b_16"])

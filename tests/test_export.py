@@ -242,3 +242,8 @@ def test_a_task_is_pushed_to_the_hub_and_loaded_from_it(tmp_path, monkeypatch, r
     (hub / "me/colors/config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="is not the contract of a task"):
         sp.PretextTask.from_pretrained("me/colors")
+
+
+def test_only_tasks_are_exported():
+    with pytest.raises(ArgumentError, match="needs a pretext task, got str; PretextTask.from_pretrained"):
+        sp.export_encoder("saved")

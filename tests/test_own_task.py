@@ -108,3 +108,22 @@ def test_an_unregistered_class_raises_before_training(base, tmp_path):
         "the task class Nameless is not registered, so a saved copy of it could not be loaded; put "
         in error_of_fit_and_save(Nameless(), tmp_path)
     )
+
+
+def test_a_forward_that_returns_a_tensor_is_named(palette, tmp_path):
+    @sp.register_task("bare")
+    class Bare(palette):
+        def forward(self, images):
+            return super().forward(images).loss
+
+    store = sp.ImageStore.from_arrays(images(), [0] * 8)
+    with pytest.raises(ArgumentError, match="forward.. of the task 'bare' must return a TaskOutput, got Tensor"):
+        sp.fit(Bare(net()), store, sp.FitConfig(out=tmp_path / "run", epochs=1, device="cpu"))
+
+
+def test_only_task_classes_are_registered():
+    with pytest.raises(ArgumentError, match="needs a subclass of PretextTask, got <class 'int'>"):
+        sp.register_task("number")(int)
+    with pytest.raises(ArgumentError, match="'rotation' is registered already"):
+        sp.register_task("rotation")(sp.Colorization)
+    assert sp.Colorization.name == "colorization"

@@ -208,8 +208,8 @@ def test_features_that_are_not_maps_raise_an_error() -> None:
     [
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"seeds": 0}, "seeds must be a whole number of at least 1, got 0"),
-        ({"seeds": []}, r"seeds must hold at least one seed and none twice, got \[\]"),
-        ({"seeds": [1, 1]}, r"seeds must hold at least one seed and none twice, got \[1, 1\]"),
+        ({"seeds": []}, r"seeds must contain at least one seed and no seed twice, got \[\]"),
+        ({"seeds": [1, 1]}, r"seeds must contain at least one seed and no seed twice, got \[1, 1\]"),
         ({"label_fraction": 0.0}, r"label_fraction must be in \(0, 1\], got 0.0"),
         ({"label_fraction": 1.5}, r"label_fraction must be in \(0, 1\], got 1.5"),
         ({"representations": {}}, r"a mapping from names to representations, .* at least one entry; got \{\}"),

@@ -331,3 +331,11 @@ def test_paired_differences_are_those_of_the_report() -> None:
     mean, half = paired_difference(report.accuracies("0"), report.accuracies("2"))
     row = report.difference("0", "2")
     assert (row["mean"], row["ci95"]) == (mean, half)
+
+
+@pytest.mark.parametrize("function", [sp.evaluate, sp.label_efficiency])
+def test_an_unknown_option_is_refused_with_the_one_that_was_meant(function) -> None:
+    with pytest.raises(
+        ArgumentError, match=rf"{function.__name__}\(\) has no option 'seed'. Did you mean 'seeds'\? Opt"
+    ):
+        function({"pixels": sp.Pixels("rgb")}, noise([0, 1] * 4), noise([0, 1]), seed=3)

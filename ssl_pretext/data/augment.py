@@ -1,4 +1,4 @@
-"""Random flips and shifts of image batches. Pixels move but keep their values, so any channels, dtype or NaN work."""
+"""Random flips and shifts of image batches: pixels keep their values, so any channels, any dtype and NaN are fine."""
 
 import torch
 from torch import Tensor

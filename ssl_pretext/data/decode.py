@@ -112,7 +112,7 @@ def _read_npy(path: Path | Content) -> npt.NDArray[Any]:
 
 
 def _check_npy_shape(file: BinaryIO) -> None:
-    """Rejects a negative length in the header, in whose place older versions of NumPy put whatever fits the file."""
+    """Rejects a negative length in the header, which older versions of NumPy replace by one that fits the file."""
     version = np.lib.format.read_magic(file)
     if version in ((1, 0), (2, 0)):  # later versions are for names of fields, which no image has
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -76,16 +76,10 @@ def timm_encoder(
         MissingFileError: The pretrained weights are not on disk and cannot be downloaded.
         ArgumentError: The network does not take these options, or has no intermediate features.
     """
-    import timm
-
     _check_name(name)
     _check_options(name, options)
     given = {"in_chans": in_channels, **{key: as_numbers(value) for key, value in options.items()}}
     body, _ = build(name, given, pretrained=pretrained)
-    if not hasattr(body, "forward_intermediates"):
-        raise ArgumentError(
-            f"timm/{name} has no intermediate features in timm {timm.__version__}; a later version may have them"
-        )
     layers = _unique([info["module"] for info in body.feature_info])
     if layer is not None:
         if layer not in layers:

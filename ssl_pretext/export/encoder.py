@@ -98,6 +98,11 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
         >>> encoder(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 512, 2, 2])
     """
+    if not isinstance(task, PretextTask):
+        raise ArgumentError(
+            f"export_encoder() needs a pretext task, got {type(task).__name__}; PretextTask.from_pretrained() loads a "
+            "saved one"
+        )
     parts = [cast(PretextTask, branch) for branch in task.branches] if isinstance(task, TwoEncoderTask) else [task]
     if folder is not None:
         if len(parts) > 1:

@@ -108,7 +108,7 @@ def _load_backbone(name: str, stages: str, weights: str) -> tuple[nn.Module, lis
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file or one of `torch.save`, of which nothing but tensors is loaded."""
+    """Reads tensors by name from a file of safetensors or of `torch.save`; nothing else in such a file is loaded."""
     from safetensors.torch import load_file
 
     try:

@@ -263,7 +263,7 @@ def _seeds(seeds: object) -> list[int]:
         return list(range(whole_number("seeds", seeds)))
     chosen = [whole_number("a seed", seed, least=0) for seed in seeds]
     if not chosen or len(set(chosen)) != len(chosen):
-        raise ArgumentError(f"seeds must hold at least one seed and none twice, got {chosen}")
+        raise ArgumentError(f"seeds must contain at least one seed and no seed twice, got {chosen}")
     return chosen
 
 

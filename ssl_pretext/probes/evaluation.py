@@ -10,6 +10,7 @@ from ssl_pretext.probes.comparison import Comparison, EvaluateOptions, Given
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.registry import did_you_mean
 from ssl_pretext.system.processes import on_rank_zero
 
 __all__ = ["EvaluateOptions", "evaluate", "label_efficiency"]
@@ -57,6 +58,7 @@ def evaluate(
         >>> report.summary()[0]["representation"]
         'pixels'
     """
+    _check_options("evaluate", options)
     comparison = Comparison(representations, train, test, **options)
     return on_rank_zero("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, per_class)])[0])
 
@@ -89,10 +91,11 @@ def label_efficiency(
         >>> list(curve.reports)
         [1, 4]
     """
+    _check_options("label_efficiency", options)
     if not isinstance(per_class, Sequence) or not per_class or len(set(per_class)) != len(per_class):
         raise ArgumentError(
-            "label_efficiency() needs at least one number of labels per class and none twice, got "
-            f"per_class={per_class!r}"
+            "per_class of label_efficiency() must be a sequence of at least one number of labels, and of none twice, "
+            f"such as [1, 5], got {per_class!r}"
         )
     counts = sorted(per_class)
     options.setdefault("probe", "linear")
@@ -100,3 +103,11 @@ def label_efficiency(
     budgets = [LabelBudget(per_class=count) for count in counts]
     reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))
     return LabelEfficiency(dict(zip(counts, reports, strict=True)))
+
+
+def _check_options(function: str, options: Mapping[str, Any]) -> None:
+    known = EvaluateOptions.__annotations__
+    if unknown := sorted(options.keys() - known):
+        raise ArgumentError(
+            f"{function}() has no option {unknown[0]!r}.{did_you_mean(unknown[0], known)} Options: {', '.join(known)}"
+        )

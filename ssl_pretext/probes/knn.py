@@ -1,4 +1,4 @@
-"""The knn probe, which classifies by nearest neighbors: it is not trained, so it has no rates, decays or epochs."""
+"""The knn probe, which classifies by nearest neighbors and is not trained: no learning rate, weight decay or epochs."""
 
 import math
 

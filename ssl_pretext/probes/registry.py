@@ -131,7 +131,7 @@ def list_probes() -> list[str]:
 def register_probe(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Registers a function from `(in_channels, num_classes)` to a module under a name, as a decorator.
 
-    `evaluate` trains the module by AdamW, as a `ProbeConfig` describes.
+    `evaluate` trains the module with AdamW, as a `ProbeConfig` describes.
 
     Raises:
         ArgumentError: The name is already taken.

@@ -1,4 +1,4 @@
-"""The processes of a `torchrun` command: their ranks, function that only rank 0 does, and gathering of values."""
+"""The processes of a `torchrun` command: their ranks, functions that only rank 0 calls, and gathered values."""
 
 import os
 import pickle

@@ -373,11 +373,17 @@ def list_tasks() -> list[str]:
 
 
 def register_task(name: str) -> Callable[[type[PretextTask]], type[PretextTask]]:
-    """Returns a decorator that registers a task class under a name."""
+    """Returns a decorator that registers a task class under a name.
+
+    Raises:
+        ArgumentError: The name is taken or not well-formed, or what is decorated is not a subclass of `PretextTask`.
+    """
 
     def add(task: type[PretextTask]) -> type[PretextTask]:
-        task.name = name
+        if not (inspect.isclass(task) and issubclass(task, PretextTask)):
+            raise ArgumentError(f"register_task({name!r}) needs a subclass of PretextTask, got {task!r}")
         TASKS.register(name)(task)
+        task.name = name
         return task
 
     return add

@@ -102,7 +102,9 @@ class FiniteCheck:
         self.check_pending()
         if wrong := _not_finite(networks.named_parameters()):
             shown = f"{wrong[0]} and {len(wrong) - 1} more" if len(wrong) > 1 else wrong[0]
-            self._stop(f"weights are not finite after step {step} ({shown}), although its loss was", step, {}, files)
+            self._stop(
+                f"weights are not finite after step {step} ({shown}), although the loss was finite", step, {}, files
+            )
         self.checkpoint_step = step
 
     def _stop(self, problem: str, step: int, values: dict[str, float], files: Sequence[str]) -> None:

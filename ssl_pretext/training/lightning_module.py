@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Loss
 from ssl_pretext.system.files import write_json
 from ssl_pretext.system.processes import gather_from_all
-from ssl_pretext.tasks import PretextTask
+from ssl_pretext.tasks import PretextTask, TaskOutput
 from ssl_pretext.training.config import FitConfig
 from ssl_pretext.training.finite import FiniteCheck
 
@@ -92,6 +93,10 @@ class PretextModule(pl.LightningModule):
     def training_step(self, images: Tensor, _index: int) -> Tensor:
         with self.compiled_networks:
             output = self.task(images)
+        if not isinstance(output, TaskOutput):
+            raise ArgumentError(
+                f"forward() of the task {self.task.name!r} must return a TaskOutput, got {type(output).__name__}"
+            )
         self.finite_check.observe(self.global_step + 1, output, self._files())
         weight = self.trainer.train_dataloader.batch_weight
         self.training_sums.add_means(output.terms, len(images) if weight else 0)
