@@ -115,8 +115,8 @@ def with_alpha() -> Any:
 
 def frames(**options: Any) -> Callable[[Path], Any]:
     def make(path: Path) -> None:
-        others = [Image.fromarray(255 - RGB), Image.new("RGB", (SIDE, SIDE))]
-        rgb().save(path, save_all=True, append_images=others, **options)
+        # Two frames: Pillow before 11.3 writes damaged MPO files if there are more.
+        rgb().save(path, save_all=True, append_images=[Image.fromarray(255 - RGB)], **options)
 
     return make
 
