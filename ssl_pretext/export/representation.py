@@ -12,7 +12,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.representations.base import ColorHistogram, Concatenated, Pixels, Representation
 from ssl_pretext.representations.cache import network_identity
 from ssl_pretext.representations.network import FrozenNetwork
-from ssl_pretext.saving.contract import MAX_JSON_BYTES, WEIGHTS_FILE
+from ssl_pretext.saving.contract import FORMAT, MAX_JSON_BYTES, WEIGHTS_FILE, check_format
 from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights, save_weights
 from ssl_pretext.system.files import check_regular_file, checksum_matches, read_json, with_checksum, write_json
@@ -20,7 +20,6 @@ from ssl_pretext.tasks import PretextTask
 
 __all__ = ["load_representation", "save_representation"]
 
-FORMAT = 2  # 1 was written by versions before the first release
 KINDS = ("pixels", "histogram", "concatenated", "task", "network")
 DESCRIPTION_FILE, TASK_FOLDER = "representation.json", "task"
 
@@ -78,15 +77,7 @@ def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] 
     folder, modules = Path(folder), dict(modules or {})
     description = read_json(folder / DESCRIPTION_FILE, max_bytes=MAX_JSON_BYTES)
     try:
-        if description["format"] < FORMAT:
-            raise CheckpointError(
-                f"{folder} was written by an unreleased version of ssl_pretext; save the representation again"
-            )
-        if description["format"] > FORMAT:
-            raise CheckpointError(
-                f"{folder} has format {description['format']}, but this version of ssl_pretext reads only format "
-                f"{FORMAT}; update ssl_pretext"
-            )
+        check_format(description["format"], folder / DESCRIPTION_FILE, "save the representation again")
         if not checksum_matches(description):
             raise CheckpointError(
                 f"{folder / DESCRIPTION_FILE} has changed since it was saved: it is damaged or was edited. Download it "

@@ -16,7 +16,16 @@ from ssl_pretext.system.files import (
     write_json,
 )
 
-__all__ = ["CONTRACT_FILE", "MAX_JSON_BYTES", "WEIGHTS_FILE", "TrainedOn", "read_contract", "write_contract"]
+__all__ = [
+    "CONTRACT_FILE",
+    "FORMAT",
+    "MAX_JSON_BYTES",
+    "WEIGHTS_FILE",
+    "TrainedOn",
+    "check_format",
+    "read_contract",
+    "write_contract",
+]
 
 FORMAT = 2  # 1 was written by versions before the first release
 CONTRACT_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -92,15 +101,7 @@ def read_contract(folder: Path) -> dict[str, Any]:
     contract = read_json(file, max_bytes=MAX_JSON_BYTES)
     if not isinstance(contract, dict) or type(contract.get("format")) is not int:
         raise CheckpointError(f"{file} is not the contract of a task that was saved by ssl_pretext")
-    if contract["format"] < FORMAT:
-        raise CheckpointError(
-            f"{file} was written by an unreleased version of ssl_pretext; pretrain and save the task again"
-        )
-    if contract["format"] > FORMAT:
-        raise CheckpointError(
-            f"{file} has format {contract['format']}, but this version of ssl_pretext reads only format {FORMAT}; "
-            "update ssl_pretext"
-        )
+    check_format(contract["format"], file, "pretrain and save the task again")
     if unknown := sorted(contract.keys() - FIELD_TYPES.keys()):
         raise CheckpointError(
             f"the contract {file} contains the keys {', '.join(unknown)}, which this version of ssl_pretext does not "
@@ -132,6 +133,25 @@ def read_contract(folder: Path) -> dict[str, Any]:
             "Download them again, or save the task again"
         )
     return contract | {"trained_on": trained_on}
+
+
+def check_format(found: int, file: Path, remedy: str) -> None:
+    """Refuses a file of another format than the one that this version of the library writes.
+
+    Args:
+        found: Format number in the file.
+        file: The file, for the message.
+        remedy: What to do if the file is older, for the message.
+
+    Raises:
+        CheckpointError: The format is another one.
+    """
+    if found < FORMAT:
+        raise CheckpointError(f"{file} was written by an unreleased version of ssl_pretext; {remedy}")
+    if found > FORMAT:
+        raise CheckpointError(
+            f"{file} has format {found}, but this version of ssl_pretext reads only format {FORMAT}; update ssl_pretext"
+        )
 
 
 def _is_size(size: Any) -> bool:
