@@ -22,6 +22,7 @@ __all__ = [
     "duplicates",
     "format_spec",
     "parse_spec",
+    "signature_of",
     "split_specs",
 ]
 
@@ -107,7 +108,7 @@ class Registry(Generic[T]):
             )
         check_option_types(f"the {self.kind} {name!r}", factory, {**spec_options, **options})
         try:
-            signature = _signature(factory)
+            signature = signature_of(factory)
             signature.bind(**spec_options, **options)
         except TypeError as error:
             raise ArgumentError(
@@ -118,7 +119,7 @@ class Registry(Generic[T]):
         return factory(**spec_options, **options)
 
 
-def _signature(factory: Callable[..., object]) -> inspect.Signature:
+def signature_of(factory: Callable[..., object]) -> inspect.Signature:
     """Returns the signature of a function, or of a class's `__init__` without `self`, even if it has a `__new__`."""
     if not inspect.isclass(factory):
         return inspect.signature(factory)
@@ -190,7 +191,7 @@ def check_option_types(what: str, factory: Callable[..., object], options: Mappi
         ArgumentError: An option has another type than its annotation; the message names it.
     """
     try:
-        parameters = _signature(factory).parameters
+        parameters = signature_of(factory).parameters
     except ValueError:
         return  # classes written in C have no signature to check
     for key, value in options.items():

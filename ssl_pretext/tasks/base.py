@@ -16,7 +16,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, create_encoder, feature_layers, feature_maps, measure_encoder
 from ssl_pretext.encoders.untrained import reinitialized
 from ssl_pretext.errors import ArgumentError, CheckpointError
-from ssl_pretext.registry import Registry, format_spec, parse_spec
+from ssl_pretext.registry import Registry, format_spec, parse_spec, signature_of
 from ssl_pretext.representations.base import OUTPUT, Backbone, BackboneOwner
 from ssl_pretext.saving.contract import WEIGHTS_FILE, TrainedOn, write_contract
 from ssl_pretext.saving.weights import save_weights
@@ -170,8 +170,8 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         """
         converted = self._converted_options()
         options = {}
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        for name, parameter in signature_of(type(self)).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             if name not in converted and not hasattr(self, name):
                 raise ArgumentError(

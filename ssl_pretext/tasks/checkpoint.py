@@ -1,6 +1,5 @@
 """Loading of saved tasks: builds the task that a contract describes and loads its weights strictly."""
 
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 from ssl_pretext.channels import ChannelSpace
 from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
-from ssl_pretext.registry import Registry
+from ssl_pretext.registry import Registry, signature_of
 from ssl_pretext.saving.contract import CONTRACT_FILE, WEIGHTS_FILE, TrainedOn, read_contract
 from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights
@@ -39,7 +38,7 @@ def check_loadable(task_class: type[T], name: str, options: Mapping[str, Any], r
             "@register_task('a name') above the class"
         )
     try:
-        inspect.signature(task_class.__init__).bind(None, **options)
+        signature_of(task_class).bind(**options)
     except TypeError as error:
         raise ArgumentError(
             f"options() of {task_class.__name__} returns {', '.join(options)}, but {task_class.__name__}() does not "
