@@ -49,7 +49,7 @@ def test_training_reaches_the_minimum_of_logistic_regression(name, seed):
     train, test = DATA[name]
     classes = len(train[1].unique())
     assert len(test[1]) >= 2000, "too few images to detect half a point"
-    history, setting = train_linear(train, test, classes=classes, epochs=EPOCHS, seed=seed)
+    history, setting, _ = train_linear(train, test, classes=classes, epochs=EPOCHS, seed=seed)
     reference = minimum(train, test, setting["weight_decay"])
     assert reference < 0.95, "too easy to detect anything"
     assert history[-1]["test_accuracy"] == pytest.approx(reference, abs=0.005)
@@ -62,7 +62,7 @@ def test_the_comparison_detects_too_few_epochs_and_another_decay():
     train, test = DATA["600 photos"]
     options = {"classes": 10, "seed": 0, "rates": [12.0], "decays": [1e-4]}
     reference = minimum(train, test, 1e-4)
-    short, _ = train_linear(train, test, epochs=2, **options)
+    short, *_ = train_linear(train, test, epochs=2, **options)
     assert abs(short[-1]["test_accuracy"] - reference) > 0.005
     assert abs(minimum(train, test, 1e-2) - reference) > 0.005
 
@@ -104,11 +104,11 @@ def test_the_dual_form_gives_the_same_classifiers(features):
 def test_copies_of_features_do_not_change_the_result():
     train, test = blobs(60), blobs(50, seed=1)
     options = {"classes": 4, "epochs": 20, "seed": 0}
-    expected, setting = train_linear(train, test, **options)
+    expected, setting, _ = train_linear(train, test, **options)
     copies = [
         (maps.repeat(1, 8, 1, 1), labels) for maps, labels in (train, test)
     ]  # 96 features, more than images, so in the dual form
-    found, same = train_linear(*copies, **options)
+    found, same, _ = train_linear(*copies, **options)
     assert same == setting
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-3)
@@ -159,10 +159,10 @@ def test_a_setting_that_diverges_is_not_selected():
     )  # logits that are NaN predict class 0, which is mostly correct
     maps = torch.randn(maps.shape, generator=torch.Generator().manual_seed(0))
     options = {"classes": 4, "epochs": 60, "seed": 0, "decays": [0.5]}
-    history, setting = train_linear((maps, labels), (maps, labels), rates=[1e6, 1.0], **options)
+    history, setting, _ = train_linear((maps, labels), (maps, labels), rates=[1e6, 1.0], **options)
     assert setting["learning_rate"] == 1.0
     assert all(math.isfinite(value) for row in history for value in row.values())
-    diverged, _ = train_linear((maps, labels), (maps, labels), rates=[1e6], **options)
+    diverged, *_ = train_linear((maps, labels), (maps, labels), rates=[1e6], **options)
     assert diverged[-1]["test_loss"] == math.inf
     assert diverged[-1]["test_accuracy"] >= history[-1]["test_accuracy"] - 0.05, (
         "selection by accuracy alone must be wrong"
@@ -180,7 +180,7 @@ def test_test_images_do_not_change_the_training_results():
 
 
 def test_with_one_image_per_class_the_setting_is_the_middle_of_the_grid():
-    history, setting = train_linear(blobs(4), blobs(40, seed=1), classes=4, epochs=5, seed=0)
+    history, setting, _ = train_linear(blobs(4), blobs(40, seed=1), classes=4, epochs=5, seed=0)
     assert setting == {"learning_rate": linear.RATES[2], "weight_decay": linear.DECAYS[1]}
     assert len(history) == 5
 
@@ -193,7 +193,7 @@ def test_constant_features_become_zeros_and_are_at_chance():
     assert parts.train[:, [0, 2]].square().mean(0).tolist() == pytest.approx([1 / 3, 1 / 3])
     for width in (1, 100):
         same = torch.full((40, width, 1, 1), 0.1)
-        history, _ = train_linear((same, train[1]), (same, test[1]), classes=4, epochs=5, seed=0)
+        history, *_ = train_linear((same, train[1]), (same, test[1]), classes=4, epochs=5, seed=0)
         assert history[-1]["test_accuracy"] == 0.25
         assert history[-1]["test_loss"] == pytest.approx(math.log(4), abs=0.01)
 

@@ -15,6 +15,7 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import UNTRAINED, Controls, find_controls, untrained_name
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.linear import shrink
+from ssl_pretext.probes.outcome import pack_hits
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
@@ -228,10 +229,12 @@ class Comparison:
             labels, truth, classes = torch.searchsorted(seen, labels), torch.searchsorted(seen, truth), len(seen)
         # All features are moved to the device once, instead of batch by batch in every epoch.
         splits = [(maps.to(self.device), names.to(self.device)) for maps, names in ((train, labels), (test, truth))]
-        history, settings = self.method.train(*splits, classes=classes, epochs=self.epochs, seed=seed)
+        history, settings, hits = self.method.train(*splits, classes=classes, epochs=self.epochs, seed=seed)
         for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
             row["test_accuracy"] *= predictable.double().mean().item()
-        return {"labels": len(labels), "history": history, **settings}
+        if self.unseen_classes:
+            hits = torch.zeros_like(predictable).masked_scatter(predictable, hits.cpu())
+        return {"labels": len(labels), "history": history, "hits": pack_hits(hits), **settings}
 
     def _card(self) -> dict[str, Any]:
         """The part of the probe card that holds for all representations and budgets."""

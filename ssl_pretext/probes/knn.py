@@ -10,6 +10,7 @@ from typing_extensions import override
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.linear import MAX_FEATURES, Standardized, pool
+from ssl_pretext.probes.outcome import Outcome
 
 __all__ = ["KNN_CARD", "KNNProbe", "train_knn"]
 
@@ -108,7 +109,7 @@ def train_knn(
     seed: int,
     k: int = K,
     temperature: float = TEMPERATURE,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
+) -> Outcome:
     """Classifies each test image by the nearest training images, and each training image by the nearest others.
 
     Args:
@@ -121,23 +122,24 @@ def train_knn(
         temperature: Temperature of the votes, exp(similarity / temperature).
 
     Returns:
-        A history of one row, in which the training loss and accuracy are leave-one-out, and the settings with the
-        training accuracy as `validation_accuracy`.
+        A history of one row, in which the training loss and accuracy are leave-one-out, the settings with the training
+        accuracy as `validation_accuracy`, and the hits.
 
     Raises:
         ArgumentError: k or temperature is not positive.
     """
     (maps, labels), (test_maps, test_labels) = train, test
     probe = KNNProbe(maps.shape[1], classes, k=k, temperature=temperature).remember(maps, labels)
-    loss, accuracy = _score(probe.votes(), labels)
-    test_loss, test_accuracy = _score(probe.votes(test_maps), test_labels)
+    loss, known = _score(probe.votes(), labels)
+    test_loss, hits = _score(probe.votes(test_maps), test_labels)
+    accuracy, test_accuracy = (found.double().mean().item() for found in (known, hits))
     trained = {"train_loss": loss, "train_accuracy": accuracy}
     tested = {"test_loss": test_loss, "test_accuracy": test_accuracy}
     chosen = {"k": k, "temperature": temperature, "validation_accuracy": accuracy}
-    return [{"epoch": 1, **trained, **tested}], chosen
+    return Outcome([{"epoch": 1, **trained, **tested}], chosen, hits)
 
 
-def _score(votes: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Computes the mean loss and the accuracy."""
+def _score(votes: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """Computes the mean loss, and whether each image is classified correctly."""
     loss = F.nll_loss(votes.clamp(min=FLOOR).log(), labels)
-    return loss.item(), (votes.argmax(dim=1) == labels).double().mean().item()
+    return loss.item(), votes.argmax(dim=1) == labels

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from ssl_pretext.data import holdout_split
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.representations.base import average_down
 
 __all__ = ["EPOCHS", "LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
@@ -118,7 +119,7 @@ def train_linear(
     seed: int,
     rates: Sequence[float] = RATES,
     decays: Sequence[float] = DECAYS,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
+) -> Outcome:
     """Trains a linear classifier for each setting, selects the best on held-out training images, and refits it on all.
 
     The loss is the mean cross-entropy plus `decay / 2` times the squared weights, on `Standardized` features.
@@ -134,8 +135,8 @@ def train_linear(
 
     Returns:
         The history of the refitted classifier with a row per epoch, and the selected setting with its accuracy on the
-        held-out images. If no class has two images, nothing can be held out: the setting is then the middle of the
-        grid, without an accuracy.
+        held-out images, and the hits. If no class has two images, nothing can be held out: the setting is then the
+        middle of the grid, without an accuracy.
     """
     (maps, labels), (test_maps, test_labels) = train, test
     parts = Standardized.of(pool(maps), pool(test_maps))
@@ -160,7 +161,8 @@ def train_linear(
         trained = {"train_loss": loss / len(labels), "train_accuracy": hits / len(labels)}
         tested = {"test_loss": test_loss / len(test_labels), "test_accuracy": test_hits / len(test_labels)}
         history.append({"epoch": epoch, **trained, **tested})
-    return history, {"learning_rate": best[0], "weight_decay": best[1], **accuracy}
+    found = _logits(test_features, weights, classes)[:, 0].argmax(-1) == test_labels
+    return Outcome(history, {"learning_rate": best[0], "weight_decay": best[1], **accuracy}, found)
 
 
 def _epochs(

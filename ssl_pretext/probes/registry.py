@@ -13,6 +13,7 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.knn import KNN_CARD, KNNProbe, train_knn
 from ssl_pretext.probes.linear import EPOCHS, LINEAR_CARD, LinearProbe, train_linear
+from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory, train_network
 from ssl_pretext.registry import Option, Registry, parse_spec
@@ -34,8 +35,7 @@ class Method:
 
     Attributes:
         name: Name of the probe.
-        train: Function from `(train, test, *, classes, epochs, seed)` to the history, a row per epoch, and the settings
-            that were selected on training images.
+        train: Function from `(train, test, *, classes, epochs, seed)` to an `Outcome`.
         card: The settings that determine the results of the probe.
         epochs: Default number of passes over the training images.
         pooled: Whether the probe averages feature maps to at most 9,216 features, so that larger maps are not stored.
@@ -45,7 +45,7 @@ class Method:
     """
 
     name: str
-    train: Callable[..., tuple[list[dict[str, float]], dict[str, float]]]
+    train: Callable[..., Outcome]
     card: Mapping[str, Any]
     epochs: int
     pooled: bool

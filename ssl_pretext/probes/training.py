@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.config import Config
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.regularizers import WeightedRegularizers
 
 __all__ = ["ProbeConfig", "ProbeFactory", "train_network"]
@@ -70,7 +71,7 @@ def train_network(
     epochs: int,
     seed: int,
     training: ProbeConfig,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
+) -> Outcome:
     """Trains a network on features and tests it after each epoch; the last epoch counts, so nothing is selected.
 
     Args:
@@ -83,7 +84,7 @@ def train_network(
         training: Configuration of the training.
 
     Returns:
-        The history with a row per epoch, and an empty dict, because no settings are selected.
+        The history with a row per epoch, no settings, because none are selected, and the hits of the last epoch.
     """
     features, labels = train
     count, device = len(labels), labels.device
@@ -111,27 +112,30 @@ def train_network(
                 torch.stack([loss, *penalties]).sum().backward()
                 optimizer.step()
                 sums += _score(logits.detach(), labels[batch])
-            (train_loss, train_accuracy), (test_loss, test_accuracy) = (sums / count).tolist(), _test(network, *test)
+            (train_loss, train_accuracy), (test_loss, hits) = (sums / count).tolist(), _test(network, *test)
             history.append(
                 {
                     "epoch": epoch + 1,
                     "train_loss": train_loss,
                     "train_accuracy": train_accuracy,
                     "test_loss": test_loss,
-                    "test_accuracy": test_accuracy,
+                    "test_accuracy": hits.double().mean().item(),
                 }
             )
-    return history, {}
+    return Outcome(history, {}, hits)
 
 
-def _test(network: nn.Module, features: Tensor, labels: Tensor) -> list[float]:
+def _test(network: nn.Module, features: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """Computes the mean test loss, and whether each image is classified correctly."""
     network.eval()
-    sums = torch.zeros(2, device=labels.device, dtype=torch.float64)
+    total, hits = torch.zeros((), device=labels.device, dtype=torch.float64), torch.empty_like(labels, dtype=torch.bool)
     with torch.inference_mode():
         for batch in torch.arange(len(labels), device=labels.device).split(TEST_BATCH_SIZE):
             # Indexing copies the features, so a network that changes its input in place does no harm.
-            sums += _score(network(features[batch]), labels[batch])
-    return cast(list[float], (sums / len(labels)).tolist())
+            logits = network(features[batch])
+            total += F.cross_entropy(logits, labels[batch], reduction="sum")
+            hits[batch] = logits.argmax(dim=1) == labels[batch]
+    return (total / len(labels)).item(), hits
 
 
 def _score(logits: Tensor, labels: Tensor) -> Tensor:
