@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import ssl_pretext as sp
-from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes import ProbeConfig, ProbeReport, evaluate
 from ssl_pretext.representations.base import Backbone, Pixels, Representation
 from ssl_pretext.representations.cache import cached_features
 from ssl_pretext.representations.extraction import extract_features
@@ -141,6 +141,7 @@ def recorded_batches(
         data,
         data,
         probe=lambda i, n: BatchRecorder(i, n, batches),
+        training=ProbeConfig(standardize=False),
         epochs=1,
         controls=False,
         **options,

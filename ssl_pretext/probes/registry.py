@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -22,8 +22,10 @@ from ssl_pretext.representations.cache import is_library_code
 
 __all__ = ["Method", "create_probe", "find_method", "list_probes", "register_probe"]
 
+DOCUMENTED = "documented_conv"  # the conv probe as in the documented experiment, without standardized features
 PROBES: Registry[nn.Module] = Registry("probe")
 PROBES.register("conv")(ConvProbe)
+PROBES.register(DOCUMENTED)(ConvProbe)
 PROBES.register("linear")(LinearProbe)
 PROBES.register("knn")(KNNProbe)
 PROBES.register("resnet")(ResNetProbe)
@@ -90,6 +92,8 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None) -> Meth
             cacheable=True,
         )
     training = training or ProbeConfig()
+    if name == DOCUMENTED:
+        training = replace(training, standardize=False)
     regularizers = [REGULARIZERS.factory(parse_spec(spec)[0]) for spec in training.regularizers]
     factory: ProbeFactory = (lambda i, n: create_probe(probe, i, n)) if isinstance(probe, str) else probe
     return Method(
