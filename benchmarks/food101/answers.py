@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.food101.studies import DOMAINS, LATENT, Findings
-from ssl_pretext.probes import ProbeReport, difference_row
+from ssl_pretext.probes import ProbeReport
 
 __all__ = ["answer_questions"]
 
@@ -77,7 +77,7 @@ def _alternative_probe(domain: str, report: ProbeReport, documented: ProbeReport
     """Compares another probe with the documented one on the same representations."""
     rows = []
     for name in report.card["against"]:
-        row = difference_row(name, report.accuracies(name), "the documented probe", documented.accuracies(name))
+        row = report.difference(name, name, of=documented)
         rows.append(row | {"words": f"{name}: {row['words']}"})
     return _listed(f"{DOMAINS[domain].capitalize()}:", rows), rows
 

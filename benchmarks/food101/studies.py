@@ -27,6 +27,7 @@ LAYERS = (
     "body.conv_act",
     "body.conv_out",
 )
+DOCUMENTED = "documented_conv"
 NUCLEAR_NORM = 1e-3  # weight of the regularizer
 
 
@@ -63,6 +64,12 @@ class Findings:
             "probes": [
                 where | run | {"history": thin_history(run["history"])}
                 for where, report in reports
+                for run in report.runs
+            ],
+            "label_probes": [
+                {"domain": domain, "per_class": count} | run | {"history": thin_history(run["history"], 1)}
+                for domain, curve in self.labels.items()
+                for count, report in curve.reports.items()
                 for run in report.runs
             ],
             "summary": [where | row for where, report in reports for row in report.summary()],
@@ -120,10 +127,10 @@ def run_studies(
     reduced = ("untrained", "reduced")
     regularized = ProbeConfig(regularizers={"nuclear_norm": NUCLEAR_NORM})
     networks: dict[str, Callable[[ImageStore, ImageStore], ProbeReport]] = {
-        "conv": lambda train, test: evaluate(pixels | maps, train, test, probe="conv", **by_steps),
+        "conv": lambda train, test: evaluate(pixels | maps, train, test, probe=DOCUMENTED, **by_steps),
         "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **linear),
         "regularized": lambda train, test: evaluate(
-            maps, train, test, probe="conv", training=regularized, controls=reduced, **by_steps
+            maps, train, test, probe=DOCUMENTED, training=regularized, controls=reduced, **by_steps
         ),
         "resnet": lambda train, test: evaluate(maps, train, test, probe="resnet", controls=reduced, **by_steps),
     }

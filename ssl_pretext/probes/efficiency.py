@@ -46,7 +46,7 @@ class LabelEfficiency:
         """
         content = read_json(Path(path))
         try:
-            return cls({int(n): ProbeReport(one["runs"], one["card"]) for n, one in content["per_class"].items()})
+            return cls({int(n): ProbeReport.from_dict(one, path) for n, one in content["per_class"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} does not hold the reports of label_efficiency()") from error
 

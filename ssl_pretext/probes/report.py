@@ -287,12 +287,24 @@ class ProbeReport:
             MissingFileError: The file does not exist.
             CheckpointError: The file holds something else.
         """
-        content = read_json(Path(path))
+        return cls.from_dict(read_json(Path(path)), path)
+
+    @classmethod
+    def from_dict(cls, content: Any, source: str | Path = "the mapping") -> "ProbeReport":
+        """Returns the report that `to_dict` made a mapping of.
+
+        Args:
+            content: The mapping.
+            source: Where it comes from, for the message of an error.
+
+        Raises:
+            CheckpointError: The mapping does not hold a report.
+        """
         try:
             _ = [(run["representation"], run["hits"]) for run in content["runs"]]
             return cls(content["runs"], content["card"])
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} does not hold a probe report") from error
+            raise CheckpointError(f"{source} does not hold a probe report") from error
 
     def card_differences(self, other: "ProbeReport") -> dict[str, tuple[Any, Any]]:
         """Returns the settings that differ, by name, with the value of this report and that of the other."""
