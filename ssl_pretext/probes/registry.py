@@ -12,7 +12,7 @@ from torch import nn
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.knn import KNN_CARD, KNNProbe, train_knn
-from ssl_pretext.probes.linear import EPOCHS, LINEAR_CARD, LinearProbe, train_linear
+from ssl_pretext.probes.linear import LINEAR_CARD, LinearProbe, train_linear
 from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory, train_network
@@ -79,7 +79,7 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None) -> Meth
             )
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown options
         if name == "linear":
-            return Method(name, train_linear, LINEAR_CARD, EPOCHS, pooled=True, all_classes=False, cacheable=True)
+            return Method(name, train_linear, LINEAR_CARD, 1, pooled=True, all_classes=False, cacheable=True)
         return Method(
             name,
             partial(train_knn, **cast(dict[str, Any], options)),
