@@ -178,9 +178,9 @@ def _rotate(features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     squares, vectors = torch.linalg.eigh(wide @ wide.T)
     nonzero = squares > count * torch.finfo(torch.float64).eps * squares[-1]
     lengths, vectors = squares[nonzero].sqrt(), vectors[:, nonzero]
-    return (vectors * lengths).to(features.dtype), lambda weights: (
-        (weights.double() / lengths) @ vectors.T @ wide
-    ).to(features.dtype)
+    return (vectors * lengths).to(features.dtype), lambda weights: ((weights.double() / lengths) @ vectors.T @ wide).to(
+        features.dtype
+    )
 
 
 class _Fit(NamedTuple):
@@ -192,7 +192,7 @@ class _Fit(NamedTuple):
 
 
 def _fit_path(features: Tensor, labels: Tensor, decays: Sequence[float], start: Tensor) -> list[_Fit]:
-    """Fits a classifier for each decay; each starts where the two before it lead, which saves half of the iterations."""
+    """Fits a classifier for each decay; each starts where the two before it lead, which saves many iterations."""
     fits: list[_Fit] = []
     before = latest = start
     for decay in decays:
@@ -204,8 +204,8 @@ def _fit_path(features: Tensor, labels: Tensor, decays: Sequence[float], start: 
 def _minimize(features: Tensor, labels: Tensor, decay: float, start: Tensor) -> _Fit:
     """Minimizes the mean cross-entropy plus `decay / 2` times the squared weights by L-BFGS.
 
-    Each weight is divided by an estimate of its standard deviation, the inverse root of its second derivative, so that
-    a step has a similar effect in all directions. On principal axes the matrix of second derivatives is nearly diagonal.
+    L-BFGS works on the weights times the root of an estimate of the loss's second derivative, so that a step has a
+    similar effect in all directions. On principal axes the matrix of second derivatives is nearly diagonal.
 
     Args:
         features: Features `(N, F)` on principal axes; the gradients are computed in their dtype and on their device.
@@ -256,13 +256,13 @@ def _minimize(features: Tensor, labels: Tensor, decay: float, start: Tensor) -> 
         weights = torch.from_numpy(result.x).to(scale.device).view(start.shape) * scale
         iterations += int(result.nit)
         # Far from the start, both the tolerance and the curvature are other ones.
-        if not result.success or result.fun > loss / 4:
+        if not (result.success and result.fun < loss / 4):
             return _Fit(weights.to(start.dtype), iterations, bool(result.success))
         loss, _, probabilities = value(weights)
 
 
 def _logits(features: Tensor, weights: Tensor) -> Tensor:
-    """Computes logits `(K, N)` in double precision; with few classes this layout is several times as fast as `(N, K)`."""
+    """Computes logits `(K, N)` in double precision; with few classes this is several times as fast as `(N, K)`."""
     weights = weights.to(features.dtype)
     return torch.addmm(weights[:, -1:], weights[:, :-1], features.T).double()
 

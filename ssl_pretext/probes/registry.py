@@ -37,7 +37,7 @@ class Method:
         name: Name of the probe.
         train: Function from `(train, test, *, classes, epochs, seed)` to an `Outcome`.
         card: The settings that determine the results of the probe.
-        epochs: Default number of passes over the training images.
+        epochs: Default number of passes over the training images; 1 for probes that ignore it.
         pooled: Whether the probe averages feature maps to at most 9,216 features, so that larger maps are not stored.
         all_classes: Whether the probe has an output for each class, including those without training images, as the
             classifier of the documented experiment has.

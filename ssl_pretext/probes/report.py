@@ -120,6 +120,8 @@ class ProbeReport:
                     f"Warning: {images} labels give only {steps} training steps, too few for the {self.card['probe']} "
                     "probe. Use the linear or knn probe with so few labels, or more epochs."
                 )
+        if stopped := sum(run.get("converged") is False for run in self.runs):
+            found.append(f"Warning: {stopped} of {len(self.runs)} probes stopped before they converged.")
         return found
 
     def best(self, names: Sequence[str] | None = None) -> str:
