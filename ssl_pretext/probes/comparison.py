@@ -38,7 +38,7 @@ class EvaluateOptions(TypedDict, total=False):
     Attributes:
         probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
             `(in_channels, num_classes)` to a module.
-        epochs: Passes over the labeled images; by default 10 for networks such as `"conv"`, and 100 for `"linear"`.
+        epochs: Passes over the labeled images, by default 10, for networks such as `"conv"`; other probes have none.
         seeds: The number of seeds, or the seeds themselves; 5 by default.
         controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
             weights), `"pixels"`, `"source"` (the channels that the network sees), `"reduced"` (pixels averaged to the

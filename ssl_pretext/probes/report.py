@@ -159,7 +159,7 @@ class ProbeReport:
         return [
             *(f"{row['representation']}: {row['words']}." for row in rows),
             *describe_correction(rows),
-            *warnings(self.card, self.runs[0]["labels"]),
+            *warnings(self.card, self.runs),
         ]
 
     def hits(self, name: str) -> NDArray[np.bool_]:

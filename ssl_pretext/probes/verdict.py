@@ -81,13 +81,14 @@ def describe_correction(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def warnings(card: Card, labels: int) -> list[str]:
+def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Says what guessing gets, and what makes the accuracies hard to interpret.
 
     Args:
         card: The card of the report.
-        labels: Number of labeled images that each probe was trained on.
+        runs: The runs of the report.
     """
+    labels = runs[0]["labels"]
     chance, guessed = 1 / card["classes"], card["guessed"]
     frequent = f"; always naming the most frequent class gets {guessed:.1%}" if guessed > chance else ""
     found = [f"Guessing one of {card['classes']} classes gets {chance:.1%}{frequent}."]
@@ -106,6 +107,8 @@ def warnings(card: Card, labels: int) -> list[str]:
                 f"Warning: {labels} labels give only {steps} training steps, too few for the {card['probe']} probe. "
                 "Use the linear or knn probe with so few labels, or more epochs."
             )
+    if stopped := sum(run.get("converged") is False for run in runs):
+        found.append(f"Warning: {stopped} of {len(runs)} probes stopped before they converged.")
     return found
 
 
