@@ -15,7 +15,7 @@ from ssl_pretext.reporting.plots import curves, forest, lines
 from ssl_pretext.representations.collapse import health_rows
 from ssl_pretext.system.files import read_json, write_bytes, write_json
 
-__all__ = ["ProbeReport", "difference_plot", "difference_row", "percent"]
+__all__ = ["ProbeReport", "difference_plot", "difference_row", "few_steps_warning", "percent"]
 
 # Entries of the card that two comparable reports may differ in: they describe what is compared, and not how, or follow
 # from the images, whose hashes are compared.
@@ -112,14 +112,8 @@ class ProbeReport:
         if seen := self.card["seen"]:
             number = self.card["test"]["images"]
             found.append(f"Warning: {seen:,} of {number:,} test images are identical to training images.")
-        images = self.runs[0]["labels"]
-        if self.card.get("optimizer") == "AdamW":  # the knn probe has no optimizer
-            steps = self.card["epochs"] * max(1, images // self.card["batch_size"])
-            if steps < FEW_STEPS:
-                found.append(
-                    f"Warning: {images} labels give only {steps} training steps, too few for the {self.card['probe']} "
-                    "probe. Use the linear or knn probe with so few labels, or more epochs."
-                )
+        if warning := few_steps_warning(self.card, self.runs[0]["labels"]):
+            found.append(warning)
         return found
 
     def best(self, names: Sequence[str] | None = None) -> str:
@@ -333,6 +327,24 @@ class ProbeReport:
         # JSON has no NaN, so the loss of a probe that diverged is read back as None.
         values = [run["history"][-1][key] for run in self._runs(name)]
         return [math.nan if value is None else value for value in values]
+
+
+def few_steps_warning(card: Mapping[str, Any], images: int) -> str | None:
+    """Returns a warning if a probe that is trained by gradient descent had too few steps to learn, otherwise None.
+
+    Args:
+        card: The card of a report.
+        images: Number of labeled images that the probe was trained on.
+    """
+    if card.get("optimizer") != "AdamW":  # the linear probe has enough steps at any number, the knn probe has none
+        return None
+    steps = card["epochs"] * max(1, images // card["batch_size"])
+    if steps >= FEW_STEPS:
+        return None
+    return (
+        f"Warning: {images} labels give only {steps} training steps, too few for the {card['probe']} probe. Use the "
+        "linear or knn probe with so few labels, or more epochs."
+    )
 
 
 def difference_row(name: str, values: Sequence[float], reference: str, against: Sequence[float]) -> dict[str, Any]:
