@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.food101.report import draw as draw_experiment
-from benchmarks.food101.report import markdown_summary
+from benchmarks.food101.report import markdown_summary, quality_cell, quality_heading
 from benchmarks.pretext.page import draw as draw_gains
 from benchmarks.pretext.page import sections as pretext_sections
 from benchmarks.report_tables import (
@@ -25,6 +25,7 @@ from benchmarks.report_tables import (
     twin_gains,
 )
 from benchmarks.speed.page import write_page as write_speed_page
+from ssl_pretext.color_metrics import HUES
 from ssl_pretext.probes import difference_plot, mean_interval
 from ssl_pretext.reporting import markdown_table
 from ssl_pretext.system.files import read_json, write_bytes, write_text
@@ -32,7 +33,10 @@ from ssl_pretext.system.files import read_json, write_bytes, write_text
 __all__ = ["page", "publish", "remark_of"]
 
 PAGES = Path("docs/results")
-MEASURES = ("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b")
+MEASURES = (
+    *("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b", "colored"),
+    *(f"hue_{name}" for name in HUES),
+)
 DOMAINS = {"in": "classes of the pretraining images", "out": "classes never seen in pretraining"}
 
 
@@ -153,15 +157,18 @@ def _quality(results: Mapping[str, Any]) -> list[str]:
     for name, runs in measured.items():
         line = {"loss": name}
         for key in MEASURES:
-            if key not in runs[0]["quality"]:
-                continue
-            mean, half = mean_interval([run["quality"][key] for run in runs])
-            digits = 1 if key in ("psnr", "colorfulness", "mean_a", "mean_b") else 3
-            line[key.replace("_", " ")] = f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
+            # Runs that were stored before a measure existed have no column for it.
+            if key in runs[0]["quality"]:
+                mean, half = mean_interval([run["quality"][key] for run in runs])
+                cells = [quality_cell({key: value}, key) for value in (mean, half) if value is not None]
+                line[quality_heading(key)] = " ± ".join(cells)
         rows.append(line)
     truth = next(iter(measured.values()))[0]["quality"]
-    true_values = {key: f"{truth[f'{key}_truth']:.1f}" for key in ("colorfulness", "mean_a", "mean_b")}
-    rows.append({"loss": "the true colors"} | {key.replace("_", " "): value for key, value in true_values.items()})
+    others = {"gray": results.get("gray", {}), "the true colors": {key: truth.get(f"{key}_truth") for key in MEASURES}}
+    for name, values in others.items():
+        row = {quality_heading(key): quality_cell(values, key) for key in MEASURES if values.get(key) is not None}
+        if row:
+            rows.append({"loss": name} | row)
     return ["## Color quality on held-out images", markdown_table(rows, list(rows[0]))]
 
 

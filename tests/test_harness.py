@@ -21,11 +21,8 @@ STORED = sorted(file.parent.name for file in (ROOT / PAGES).glob("*/results.json
 @pytest.fixture
 def comparison():
     tasks = [TaskSpec("trained", "cross_channel", OPTIONS)]
-    quality = dict.fromkeys(
-        f"{key}{suffix}"
-        for key in ("psnr", "ssim", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b")
-        for suffix in ("", "_truth")
-    )
+    of_both = ("colorfulness", "mean_a", "mean_b", "hue_blue")
+    quality = ["psnr", "ssim", "auc_raw", "auc_rebalanced", *of_both, *(f"{key}_truth" for key in of_both)]
     return TaskComparison(
         "A comparison",
         tasks,
@@ -52,6 +49,7 @@ def test_finished_rows_are_not_measured_again(comparison, tmp_path, monkeypatch)
         "config": {"seeds": 1, "epochs": 1, "image_size": 32, "learning_rate": 1e-3},
         "environment": {"commit": "abc", "device": "cpu", "processor": "one", "cores": 2, "torch": "2"},
         "data": {"name": "photos", "note": "", "counts": {"pretraining": 7}},
+        "gray": {"psnr": 17.7, "hue_blue": 0.0, "hue_blue_truth": 0.068},
     }
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     (tmp_path / "run" / "grid.png").write_bytes(b"png")
@@ -60,7 +58,10 @@ def test_finished_rows_are_not_measured_again(comparison, tmp_path, monkeypatch)
     text = (tmp_path / "docs" / "it.md").read_text()
     assert "# A comparison\n\nA remark." in text
     assert f"| pixels RGB | {report.percent('pixels RGB')} |" in text
-    assert "| trained | 1.0 | 1.000 | 1.000 | 1.000 | 1.0 | 1.0 | 1.0 |" in text
+    assert "| mean b | blue, % |" in text
+    assert "| trained | 1.0 | 1.000 | 1.000 | 1.000 | 1.0 | 1.0 | 1.0 | 100.0 |" in text
+    assert "| gray | 17.7 |  |  |  |  |  |  | 0.0 |" in text
+    assert "| the true colors |  |  |  |  | 1.0 | 1.0 | 1.0 | 100.0 |" in text
     assert sorted(path.name for path in target.iterdir()) == ["grid.png", "results.json"]
     publish(target / "results.json", target)
     assert (tmp_path / "docs" / "it.md").read_text() == text, "a page that is written again keeps its remark"
@@ -73,6 +74,7 @@ def test_color_quality_uses_the_colors_of_the_training_images(monkeypatch):
     quality = color_losses.quality(task, data)["quality"]
     assert 0 < quality["auc_rebalanced"] < 1
     assert quality["colorfulness_truth"] > 0
+    assert {"colored", "hue_blue", "hue_blue_truth"} <= set(quality)
 
 
 @pytest.mark.parametrize("name", STORED)

@@ -6,12 +6,11 @@ difference, whose size is the mean over all worlds.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -185,19 +184,20 @@ def several_pretrainings(pool: Pool, world: int, *, rows: int = 8, seeds: int = 
         return backbone(10_000 * world + 100 * number + seed).representation()
 
     tasks = {f"task {i}": [representation(i, seed) for seed in range(seeds)] for i in range(rows)}
-    report = sp.evaluate(
-        tasks, train, held_out, probe="linear", per_class=20, seeds=seeds, controls=["untrained"]
-    )
+    report = sp.evaluate(tasks, train, held_out, probe="linear", per_class=20, seeds=seeds, controls=["untrained"])
     found = {row["representation"]: row for row in report.against_controls()}
     return [
-        compared(report, name, f"{name} (untrained)") | {key: found[name][key] for key in ("mean", "ci95", "significant")}
+        compared(report, name, f"{name} (untrained)")
+        | {key: found[name][key] for key in ("mean", "ci95", "significant")}
         for name in tasks
     ]
 
 
 def fine_tuning(pool: Pool, world: int, *, seeds: int = 5) -> list[dict[str, Any]]:
     """Trains two networks as a whole, from starting weights that are drawn alike, once per seed."""
-    train, held_out = labeled_and_test(pool, world, classes=5, labels=20, features=32, noise=(0.5, 0.5), test=TEST_IMAGES)
+    train, held_out = labeled_and_test(
+        pool, world, classes=5, labels=20, features=32, noise=(0.5, 0.5), test=TEST_IMAGES
+    )
 
     def network(first: bool, channels: int, classes: int) -> nn.Module:
         if not first:
@@ -240,7 +240,10 @@ def untrained_cnns(pool: Pool, world: int, *, networks: int = 12, folder: Path) 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(100 * world + number)
             network = nn.Sequential(
-                nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU()
+                nn.Conv2d(3, 16, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.ReLU(),
             )
         representations[str(number)] = sp.representations.Concatenated(
             [sp.FrozenNetwork(network).representation()], size=1
@@ -279,7 +282,11 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
     """
     found = [
         Row("all 20 labels per class, linear", partial(two_views, probe="linear"), worlds),
-        Row("all 8 labels per class, five classes, linear", partial(two_views, probe="linear", classes=5, labels=8), worlds),
+        Row(
+            "all 8 labels per class, five classes, linear",
+            partial(two_views, probe="linear", classes=5, labels=8),
+            worlds,
+        ),
         Row(
             "18 of 20 labels per class, linear",
             partial(two_views, probe="linear", options={"per_class": 18}),
@@ -291,9 +298,17 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
             partial(two_views, probe="linear", labels=200, options={"per_class": 10}),
             worlds,
         ),
-        Row("10 of 20 labels per class, linear, 3 seeds", partial(two_views, probe="linear", options={"per_class": 10, "seeds": 3}), worlds),
+        Row(
+            "10 of 20 labels per class, linear, 3 seeds",
+            partial(two_views, probe="linear", options={"per_class": 10, "seeds": 3}),
+            worlds,
+        ),
         Row("all 20 labels per class, knn", partial(two_views, probe="knn"), worlds),
-        Row("10 of 200 labels per class, knn", partial(two_views, probe="knn", labels=200, options={"per_class": 10}), worlds),
+        Row(
+            "10 of 200 labels per class, knn",
+            partial(two_views, probe="knn", labels=200, options={"per_class": 10}),
+            worlds,
+        ),
         Row(
             "all 100 labels per class, conv",
             partial(two_views, probe="conv", classes=4, labels=100, features=64, maps=4, test=400, noise=(3.0, 3.0)),

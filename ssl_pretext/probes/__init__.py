@@ -11,6 +11,7 @@ from ssl_pretext.probes.report import ProbeReport, difference_plot, percent
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.statistics import Interval, Scores, describe_difference, holm, interval, mean_interval
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
+from ssl_pretext.probes.verdict import few_steps_warning
 
 __all__ = [
     "ConvProbe",
@@ -28,6 +29,7 @@ __all__ = [
     "describe_difference",
     "difference_plot",
     "evaluate",
+    "few_steps_warning",
     "holm",
     "interval",
     "label_efficiency",

@@ -6,7 +6,7 @@ from typing import Any
 from ssl_pretext.probes.controls import UNTRAINED
 from ssl_pretext.probes.statistics import Interval, describe_difference
 
-__all__ = ["basis", "describe_correction", "is_prediction", "networks", "training_steps", "verdict", "warnings"]
+__all__ = ["basis", "describe_correction", "few_steps_warning", "is_prediction", "networks", "verdict", "warnings"]
 
 Card = Mapping[str, Any]
 
@@ -100,18 +100,26 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     if seen := card["seen"]:
         number = card["test"]["images"]
         found.append(f"Warning: {seen:,} of {number:,} test images are identical to training images.")
-    if card.get("optimizer") == "AdamW":  # the linear and knn probes have no such optimizer
-        steps = training_steps(card, labels)
-        if steps < FEW_STEPS:
-            found.append(
-                f"Warning: {labels} labels give only {steps} training steps, too few for the {card['probe']} probe. "
-                "Use the linear or knn probe with so few labels, or more epochs."
-            )
+    if warning := few_steps_warning(card, labels):
+        found.append(warning)
     if stopped := sum(run.get("converged") is False for run in runs):
         found.append(f"Warning: {stopped} of {len(runs)} probes stopped before they converged.")
     return found
 
 
-def training_steps(card: Card, labels: int) -> int:
-    """The number of steps of a probe that is a network."""
-    return int(card["epochs"] * max(1, labels // card["batch_size"]))
+def few_steps_warning(card: Card, labels: int) -> str | None:
+    """Returns a warning if a probe that is trained by gradient descent had too few steps to learn, otherwise None.
+
+    Args:
+        card: The card of a report.
+        labels: Number of labeled images that the probe was trained on.
+    """
+    if card.get("optimizer") != "AdamW":  # the linear and knn probes do not take such steps
+        return None
+    steps = card["epochs"] * max(1, labels // card["batch_size"])
+    if steps >= FEW_STEPS:
+        return None
+    return (
+        f"Warning: {labels} labels give only {steps} training steps, too few for the {card['probe']} probe. Use the "
+        "linear or knn probe with so few labels, or more epochs."
+    )
