@@ -12,8 +12,7 @@ from typing import Any
 
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
-from ssl_pretext.probes import difference_plot, percent, untrained_name
-from ssl_pretext.probes.report import few_steps_warning
+from ssl_pretext.probes import difference_plot, few_steps_warning, percent, untrained_name
 from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table
 from ssl_pretext.representations import IMAGENET_LABELS, Health, collapse_warnings, health_rows
 from ssl_pretext.system.files import write_bytes, write_text

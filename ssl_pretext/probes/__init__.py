@@ -7,7 +7,7 @@ from ssl_pretext.probes.evaluation import EvaluateOptions, evaluate, label_effic
 from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.registry import create_probe, list_probes, register_probe
-from ssl_pretext.probes.report import ProbeReport, difference_plot, difference_row, percent
+from ssl_pretext.probes.report import ProbeReport, difference_plot, difference_row, few_steps_warning, percent
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.statistics import describe_difference, mean_interval, paired_difference
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
@@ -27,6 +27,7 @@ __all__ = [
     "difference_plot",
     "difference_row",
     "evaluate",
+    "few_steps_warning",
     "label_efficiency",
     "list_probes",
     "mean_interval",
