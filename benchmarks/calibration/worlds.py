@@ -18,7 +18,7 @@ import ssl_pretext as sp
 from ssl_pretext.probes import ProbeConfig
 from ssl_pretext.representations import Backbone, extract_features, imagenet_reference
 
-__all__ = ["ROWS", "Pool", "Row", "photo_features"]
+__all__ = ["Pool", "Row", "photo_features", "rows"]
 
 TEST_IMAGES = 1_000
 A, B = "a", "b"
@@ -29,8 +29,8 @@ class Pool:
     """Features to draw worlds from.
 
     Attributes:
-        features: Features `(N, F)` of unit variance; None stands for normally distributed features around a random center
-            of each class, which are drawn anew for each world.
+        features: Features `(N, F)` of unit variance. None stands for normally distributed features around a random
+            center of each class, which are drawn anew for each world.
         labels: Labels `(N,)`.
     """
 
@@ -59,7 +59,14 @@ class Row:
 
 
 def labeled_and_test(
-    pool: Pool, world: int, *, classes: int, labels: int, features: int, noise: tuple[float, float], test: int
+    pool: Pool,
+    world: int,
+    *,
+    classes: int = 10,
+    labels: int,
+    features: int = 32,
+    noise: tuple[float, float],
+    test: int = TEST_IMAGES,
 ) -> tuple[Any, Any]:
     """Draws training and test data whose channels are the features of `a` followed by those of `b`."""
     draw = torch.Generator().manual_seed(world)
@@ -116,14 +123,11 @@ def two_views(
 
 def compared(report: sp.ProbeReport, name: str, reference: str) -> dict[str, Any]:
     """The difference by the report, and by Student's t over the seeds alone."""
-    mean, half = sp.probes.mean_interval(
-        [first - second for first, second in zip(report.accuracies(name), report.accuracies(reference), strict=True)]
-    )
+    pairs = zip(report.accuracies(name), report.accuracies(reference), strict=True)
+    mean, half = sp.probes.mean_interval([first - second for first, second in pairs])
     row = report.difference(name, reference)
-    alone = half is not None and half > 1e-9 and abs(mean) > half
-    # Seeds that all give the same difference were called significant, too, unless it was 0.
-    agreed = half is not None and half <= 1e-9 and mean != 0
-    return {key: row[key] for key in ("mean", "ci95", "p", "significant")} | {"seeds_alone": alone or agreed}
+    alone = half is not None and abs(mean) > max(half, 1e-9)  # 1e-9: equal but for rounding
+    return {key: row[key] for key in ("mean", "ci95", "p", "significant")} | {"seeds_alone": alone}
 
 
 # Networks
@@ -138,9 +142,7 @@ def random_network(seed: int, channels: int, width: int) -> nn.Module:
 
 def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> list[dict[str, Any]]:
     """Compares one network, drawn like the others, with its untrained control; pretraining did nothing."""
-    train, held_out = labeled_and_test(
-        pool, world, classes=10, labels=200, features=32, noise=(0.5, 0.5), test=TEST_IMAGES
-    )
+    train, held_out = labeled_and_test(pool, world, labels=200, noise=(0.5, 0.5))
     channels = train[0].shape[1]
 
     def backbone(seed: int) -> Backbone:
@@ -165,10 +167,8 @@ def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> l
 
 
 def several_pretrainings(pool: Pool, world: int, *, rows: int = 8, seeds: int = 3) -> list[dict[str, Any]]:
-    """Compares tasks of a few pretrainings each with their untrained controls, as a table does, with a pooled spread."""
-    train, held_out = labeled_and_test(
-        pool, world, classes=10, labels=60, features=32, noise=(0.5, 0.5), test=TEST_IMAGES
-    )
+    """Compares tasks of a few pretrainings with their untrained controls, as a table does: with a pooled spread."""
+    train, held_out = labeled_and_test(pool, world, labels=60, noise=(0.5, 0.5))
     channels = train[0].shape[1]
 
     def representation(number: int, seed: int) -> sp.Representation:
@@ -280,71 +280,46 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
         folder: Folder of photographs in class folders.
         worlds: Number of worlds of a row whose probe is fast.
     """
+
+    def views(name: str, probe: str, *, real: bool = False, share: float = 1.0, **options: Any) -> Row:
+        noise = options.get("noise", (0.0, 0.0))
+        count = max(1, round(share * worlds))
+        return Row(name, partial(two_views, probe=probe, **options), count, real, different=noise[0] != noise[1])
+
     found = [
-        Row("all 20 labels per class, linear", partial(two_views, probe="linear"), worlds),
-        Row(
-            "all 8 labels per class, five classes, linear",
-            partial(two_views, probe="linear", classes=5, labels=8),
-            worlds,
+        views("all 20 labels per class, linear", "linear"),
+        views("all 8 labels per class, five classes, linear", "linear", classes=5, labels=8),
+        views("18 of 20 labels per class, linear", "linear", options={"per_class": 18}),
+        views("10 of 20 labels per class, linear", "linear", options={"per_class": 10}),
+        views("10 of 200 labels per class, linear", "linear", labels=200, options={"per_class": 10}),
+        views("10 of 20 labels per class, linear, 3 seeds", "linear", options={"per_class": 10, "seeds": 3}),
+        views("all 20 labels per class, knn", "knn"),
+        views("10 of 200 labels per class, knn", "knn", labels=200, options={"per_class": 10}),
+        views(
+            "all 100 labels per class, four classes, conv", "conv", classes=4, labels=100, features=64, maps=4,
+            test=400, noise=(3.0, 3.0), share=0.5,
         ),
-        Row(
-            "18 of 20 labels per class, linear",
-            partial(two_views, probe="linear", options={"per_class": 18}),
-            worlds,
-        ),
-        Row("10 of 20 labels per class, linear", partial(two_views, probe="linear", options={"per_class": 10}), worlds),
-        Row(
-            "10 of 200 labels per class, linear",
-            partial(two_views, probe="linear", labels=200, options={"per_class": 10}),
-            worlds,
-        ),
-        Row(
-            "10 of 20 labels per class, linear, 3 seeds",
-            partial(two_views, probe="linear", options={"per_class": 10, "seeds": 3}),
-            worlds,
-        ),
-        Row("all 20 labels per class, knn", partial(two_views, probe="knn"), worlds),
-        Row(
-            "10 of 200 labels per class, knn",
-            partial(two_views, probe="knn", labels=200, options={"per_class": 10}),
-            worlds,
-        ),
-        Row(
-            "all 100 labels per class, conv",
-            partial(two_views, probe="conv", classes=4, labels=100, features=64, maps=4, test=400, noise=(3.0, 3.0)),
-            worlds // 2,
-        ),
-        Row("all 20 labels per class, fine-tuning", fine_tuning, worlds // 2),
-        Row(
-            "all 20 labels per class, linear, a true difference",
-            partial(two_views, probe="linear", noise=(1.5, 2.0)),
-            worlds,
-            different=True,
-        ),
-        Row(
-            "10 of 200 labels per class, knn, a true difference",
-            partial(two_views, probe="knn", labels=200, noise=(1.5, 2.0), options={"per_class": 10}),
-            worlds,
-            different=True,
+        Row("all 20 labels per class, five classes, fine-tuning", fine_tuning, worlds // 2),
+        views("all 20 labels per class, linear, a true difference", "linear", noise=(1.5, 2.0)),
+        views(
+            "10 of 200 labels per class, knn, a true difference", "knn", labels=200, noise=(1.5, 2.0),
+            options={"per_class": 10},
         ),
         *(
             Row(f"one network against {seeds} untrained draws", partial(untrained_draws, seeds=seeds), worlds)
             for seeds in (3, 5, 10, 20)
         ),
         Row("a table of 8 tasks with 3 pretrainings each", several_pretrainings, worlds // 4),
-    ]
+    ]  # fmt: skip
     if folder is None:
         return found
     return [
         *found,
-        Row("photographs, all 20 labels per class, linear", partial(two_views, probe="linear"), worlds, real=True),
-        Row("photographs, all 8 labels per class, knn", partial(two_views, probe="knn", labels=8), worlds, real=True),
-        Row(
-            "photographs, 10 of 200 labels per class, linear, a true difference",
-            partial(two_views, probe="linear", labels=200, noise=(0.8, 1.4), options={"per_class": 10}),
-            worlds,
-            real=True,
-            different=True,
+        views("photographs, all 20 labels per class, linear", "linear", real=True),
+        views("photographs, all 8 labels per class, knn", "knn", labels=8, real=True),
+        views(
+            "photographs, 10 of 200 labels per class, linear, a true difference", "linear", labels=200,
+            noise=(0.8, 1.4), options={"per_class": 10}, real=True,
         ),
         Row(
             "photographs, all pairs of 12 untrained CNNs, linear",
@@ -352,4 +327,4 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
             max(1, worlds // 40),
             real=True,
         ),
-    ]
+    ]  # fmt: skip
