@@ -1,0 +1,101 @@
+"""How often the judge claims a difference that is not there: `python -m benchmarks.calibration`.
+
+Worlds of which the truth is known are drawn again and again, and `evaluate` compares two representations in each. The
+table shows how often its intervals exclude the truth, beside the usual interval over the seeds alone.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks.calibration.page import LIMITS
+from benchmarks.calibration.worlds import Pool, Row, photo_features, rows
+from benchmarks.food101.experiment import environment
+from benchmarks.result_page import publish
+from ssl_pretext.cli.command import run_command
+from ssl_pretext.system.files import read_json, write_json
+from ssl_pretext.system.locks import exclusive_lock
+
+__all__ = ["summarize"]
+
+log = logging.getLogger("benchmarks.calibration")
+
+CHUNK = 5  # worlds that a process draws at a time
+
+
+def summarize(row: Row, claims: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts how often intervals exclude the truth, which is no difference unless the row has a true one.
+
+    Args:
+        row: The row of the table.
+        claims: The differences of all its worlds, with their intervals.
+    """
+    truth = fmean(claim["mean"] for claim in claims) if row.different else 0.0
+    missed = [abs(claim["mean"] - truth) > claim["ci95"] for claim in claims]
+    alone = [abs(claim["mean"] - truth) > max(claim["seeds_alone"], 1e-9) for claim in claims]
+    return {
+        "row": row.name,
+        "data": "photographs" if row.real else "simulated",
+        "worlds": row.worlds,
+        "comparisons": len(claims),
+        "true_difference": truth,
+        "missed": fmean(missed),
+        "missed_by_seeds_alone": fmean(alone),
+        "claimed": fmean(claim["significant"] for claim in claims),
+        "half": fmean(claim["ci95"] for claim in claims),
+    }
+
+
+def run(folder: Path | None, worlds: int, out: Path, jobs: int) -> dict[str, Any]:
+    """Computes all rows that the folder `out` does not hold yet."""
+    pools = {False: Pool(), True: Pool() if folder is None else photo_features(folder)}
+    found = []
+    for number, row in enumerate(rows(folder, worlds)):
+        file = out / f"row-{number}-{row.worlds}.json"
+        if not file.exists():
+            with ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+                drawn = executor.map(partial(row.claims, pools[row.real]), range(row.worlds), chunksize=CHUNK)
+                write_json(file, {"row": row.name, "claims": [claim for claims in drawn for claim in claims]})
+        found.append(summarize(row, read_json(file)["claims"]))
+        log.info(
+            "%s: %.1f%% missed, %.1f%% by the seeds alone, limits %.0f to %.0f%%",
+            row.name, 100 * found[-1]["missed"], 100 * found[-1]["missed_by_seeds_alone"], *(100 * x for x in LIMITS),
+        )  # fmt: skip
+    return {"calibration": found}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the calibration; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of photographs in class folders, as EuroSAT's")
+    parser.add_argument("--worlds", type=int, default=200, help="worlds of a row with a fast probe (default: 200)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
+    parser.add_argument("--out", type=Path, default=Path("runs/calibration"), metavar="DIR", help="output folder")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        with exclusive_lock(options.out):
+            results = run(options.data, options.worlds, options.out, options.jobs)
+        command = "python -m benchmarks.calibration" + (" --data=DIR" if options.data else "")
+        data = options.data.resolve().name if options.data else ""
+        results |= {"command": f"{command} --worlds={options.worlds}", "photographs": data}
+        results |= {"title": "How often the judge is wrong", "environment": environment("cpu")}
+        write_json(options.out / "results.json", results)
+        publish(options.out / "results.json", options.out / "page")
+        log.info("wrote the results to %s and their page to %s", options.out / "results.json", options.out / "page.md")
+
+    return run_command("benchmarks.calibration", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The page of the calibration: its answer in sentences, its table, and a plot."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_pretext.reporting import forest, markdown_table
+from ssl_pretext.system.files import write_bytes
+
+__all__ = ["LIMITS", "draw", "sections"]
+
+LIMITS = (0.02, 0.09)  # the share of intervals that may miss the truth; 5% in the mean
+
+Results = Mapping[str, Any]
+
+
+def sections(results: Results, link: str) -> list[str]:
+    """Returns the body of the page as parts in Markdown.
+
+    Args:
+        results: The results of the calibration.
+        link: The folder of the plot, as the page links to it.
+    """
+    found, env = results["calibration"], results["environment"]
+    inside = sum(LIMITS[0] <= row["missed"] <= LIMITS[1] for row in found)
+    missed, alone = ([row[key] for row in found] for key in ("missed", "missed_by_seeds_alone"))
+    return [
+        f"**A 95% interval of `evaluate` misses the truth in {100 * min(missed):.0f} to {100 * max(missed):.0f}% of "
+        f"cases; the usual interval over the seeds alone misses it in {100 * min(alone):.0f} to {100 * max(alone):.0f}%.** "
+        f"{inside} of {len(found)} rows are within {100 * LIMITS[0]:.0f} to {100 * LIMITS[1]:.0f}%, and 5% is what the "
+        "interval promises.",
+        f"```bash\n{results['command']}\n```",
+        f"Photographs: {results['photographs'] or 'none'}. Commit `{env['commit']}`; {env['device']}, "
+        f"{env['processor']}, {env['cores']} cores, torch {env['torch']}.",
+        *METHOD,
+        f"![share of intervals that miss the truth]({link}/calibration.png)",
+        markdown_table(rows := _table(found), list(rows[0])),
+        *NOTES,
+    ]
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Writes the plot into a folder."""
+    bars = [
+        {"label": label, "mean": 100 * row[key], "half": None, "group": row["row"]}
+        for row in results["calibration"]
+        for key, label in (("missed", "evaluate"), ("missed_by_seeds_alone", "seeds alone"))
+    ]
+    picture = forest(bars, title="Intervals that miss the truth", x_label="% of cases; 5% is right")
+    write_bytes(folder / "calibration.png", picture)
+
+
+METHOD = (
+    "In each *world*, labeled images and 1,000 test images (400 for the conv probe) are drawn anew, and `evaluate` "
+    "compares two representations with five seeds, unless the row says otherwise. The two are equally good, because "
+    "they are made in the same way: the same features, each with its own noise. So each significant difference is a false "
+    "claim. In rows with *a true difference*, one of the two has more noise, and the interval must hold the difference, "
+    "which is the mean over all worlds. Simulated features are normally distributed around a random center of each class; "
+    "those of photographs come from a network that was trained with ImageNet's labels.",
+)
+NOTES = (
+    "*All 20 labels* means that every seed is trained on the same labeled images, as when no budget is given. The interval "
+    "then also covers the choice of these images: each seed trains a second probe on its own part of them. *10 of 20* means "
+    "that each seed draws ten of twenty images per class, so that seeds share images; with *10 of 200* they do not.",
+    "*One network against untrained draws* is the case that pretraining did nothing: the network is one more random draw. "
+    "*A table of 8 tasks* has three pretrainings per task, and none of them does anything; their spread is pooled.",
+    "The *interval over the seeds alone* is Student's t over the accuracies, or their paired differences. It is what "
+    "most tables show. With seeds that all agree, its width is zero.",
+)
+
+
+def _table(found: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "case": row["row"],
+            "worlds": f"{row['worlds']:,}",
+            "true difference, points": f"{100 * row['true_difference']:.1f}",
+            "intervals that miss it, %": f"{100 * row['missed']:.1f}",
+            "over the seeds alone, %": f"{100 * row['missed_by_seeds_alone']:.1f}",
+            "mean half width, points": f"{100 * row['half']:.1f}",
+        }
+        for row in found
+    ]
