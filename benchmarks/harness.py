@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -18,27 +18,26 @@ import ssl_pretext as sp
 from benchmarks.food101.experiment import environment
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import ExperimentData, open_data
+from benchmarks.food101.studies import thin_history
 from benchmarks.result_page import publish
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import CheckpointError
-from ssl_pretext.probes import ProbeFactory
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.training.config import FitConfig
 from ssl_pretext.training.fit import fit
 
 __all__ = [
-    "ProbeSpec",
+    "Readout",
     "TaskComparison",
     "TaskSpec",
     "check_settings",
     "colorize",
     "command_line",
+    "compact",
     "folder_name",
     "linear_probes",
-    "pixel_accuracies",
     "pretrain_or_load",
-    "probe_accuracies",
     "step_seconds",
 ]
 
@@ -68,7 +67,7 @@ PRESETS = {
         validation_per_class=6,
         probe_classes=18,
         test_per_class=60,
-        seeds=2,
+        seeds=3,
     ),
     "gpu": Preset(
         about="for one GPU; all images at 64 px",
@@ -89,112 +88,145 @@ class TaskSpec:
         name: Name of the row.
         task: Name of the pretext task.
         options: Options of the task, as `create_task` takes them.
-        control: Name of the row with the same encoder untrained. None if this row is itself such a control, which is
-            not pretrained.
+        preset: Fields of the preset that are changed for this row.
+        learning_rate: Learning rate of pretraining.
     """
 
     name: str
     task: str
     options: Mapping[str, Any]
-    control: str | None = None
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float = LEARNING_RATE
 
 
 @dataclass(frozen=True)
-class ProbeSpec:
-    """A probe and the representations that it is trained on.
+class Readout:
+    """What a column of the tables shows: a representation of each task, and the probe that is trained on it.
 
     Attributes:
-        readouts: Functions from a task to a representation, by the name of their column in the tables.
-        probe: Name of the probe, or a function that builds it.
+        representation: Function from a task to the representation.
+        probe: Name of the probe.
+        baselines: Representations to compare with, by name, such as pixels.
     """
 
-    readouts: Mapping[str, Callable[[sp.PretextTask], sp.Representation]]
-    probe: str | ProbeFactory = "linear"
+    representation: Callable[[sp.PretextTask], sp.Representation]
+    probe: str = "linear"
+    baselines: Mapping[str, sp.Representation] = field(default_factory=dict)
 
 
-def linear_probes(layers: Sequence[str | None]) -> ProbeSpec:
-    """Linear probes on the given layers of the encoder; None stands for its output."""
+def linear_probes(layers: Sequence[str | None], baselines: Mapping[str, str]) -> dict[str, Readout]:
+    """Linear probes on the given layers of the encoder; None stands for its output.
+
+    Args:
+        layers: Names of the layers.
+        baselines: Channels of the image to compare with, by name. They are shown in the first column only.
+    """
 
     def read(layer: str | None) -> Callable[[sp.PretextTask], sp.Representation]:
         return lambda task: task.representation(layer)
 
-    return ProbeSpec({layer or "encoder": read(layer) for layer in layers})
+    pixels = {name: sp.Pixels(channels) for name, channels in baselines.items()}
+    return {layer or "encoder": Readout(read(layer), baselines={} if i else pixels) for i, layer in enumerate(layers)}
 
 
 @dataclass(frozen=True)
 class TaskComparison:
     """Pretext tasks that are pretrained on the same images in the same order and evaluated by the same probes.
 
+    Each task is compared with its own encoder untrained.
+
     Attributes:
         title: Title of the results page.
-        tasks: The tasks to compare, with their untrained controls.
-        probes: The probes that evaluate each task.
+        tasks: The tasks to compare.
+        readouts: The columns of the tables by name.
         extra: Function that computes further measures of a pretrained task from the task and the data, as a
             JSON-ready mapping.
+        pretrainings: Number of pretrainings of each task, by default one for each seed.
+        judged_on: `"test"`, or `"validation"` for labeled training images that nothing else uses.
+        baseline: Name of the task that the others are compared with, too.
     """
 
     title: str
     tasks: Sequence[TaskSpec]
-    probes: Sequence[ProbeSpec]
+    readouts: Mapping[str, Readout]
     extra: Callable[[sp.PretextTask, ExperimentData], dict[str, Any]] = lambda _task, _data: {}
+    pretrainings: int | None = None
+    judged_on: str = "test"
+    baseline: str | None = None
 
-    def run(self, data: ExperimentData, preset: Preset, *, out: Path, device: str) -> list[dict[str, Any]]:
-        """Runs the rows that are not in the folder `out` yet; returns one mapping per task and seed."""
-        columns = [column for probe in self.probes for column in probe.readouts]
-        check_settings(out, preset, {"learning_rate": LEARNING_RATE, "data": data.name, "layers": columns})
-        results = []
-        # The outer loop is over seeds, so that a run that is stopped has compared all tasks with the seeds it finished.
-        for seed in range(preset.seeds):
-            for task in self.tasks:
-                file = out / f"{folder_name(task.name)}-{seed}" / "row.json"
+    def run(self, data: ExperimentData, preset: Preset, *, out: Path, device: str) -> dict[str, Any]:
+        """Pretrains and evaluates all tasks; what the folder `out` holds already is not computed again.
+
+        Returns:
+            The results, as `results.json` holds them: a row per pretraining, and a report by column and domain.
+        """
+        check_settings(out, preset, {"data": data.name, "columns": list(self.readouts)})
+        tasks: dict[str, list[sp.PretextTask]] = {spec.name: [] for spec in self.tasks}
+        rows = []
+        # The outer loop is over seeds, so that a run that is stopped has all tasks with the seeds that it finished.
+        for seed in range(self.pretrainings or preset.seeds):
+            for spec in self.tasks:
+                folder = out / f"{folder_name(spec.name)}-{seed}"
+                task, history = pretrain_or_load(spec, seed, data, preset, out=folder / "pretraining", device=device)
+                file = folder / "extra.json"
                 if not file.exists():
-                    write_json(file, self._measure(task, seed, data, preset, out=file.parent, device=device))
-                results.append(read_json(file))
-                log.info("%s, seed %d: %s", task.name, seed, _accuracy_text(results[-1]))
-        return results
+                    write_json(file, self.extra(task.to(device).eval(), data))
+                rows.append(
+                    {"row": spec.name, "seed": seed, "history": history}
+                    | {"step_seconds": step_seconds(folder / "pretraining")}
+                    | read_json(file)
+                )
+                tasks[spec.name].append(task)
+        return {
+            "title": self.title,
+            "judged_on": self.judged_on,
+            "baseline": self.baseline,
+            "rows": rows,
+            "reports": {
+                column: self._reports(column, readout, tasks, data, preset, cache=out / "probes", device=device)
+                for column, readout in self.readouts.items()
+            },
+        }
 
-    def _measure(
-        self, spec: TaskSpec, seed: int, data: ExperimentData, preset: Preset, *, out: Path, device: str
+    def _reports(
+        self,
+        column: str,
+        readout: Readout,
+        tasks: Mapping[str, Sequence[sp.PretextTask]],
+        data: ExperimentData,
+        preset: Preset,
+        *,
+        cache: Path,
+        device: str,
     ) -> dict[str, Any]:
-        """Pretrains one task with one seed and evaluates it by all probes."""
-        folder = out / "pretraining"
-        if spec.control:
-            task, history = pretrain_or_load(spec.task, spec.options, seed, data, preset, out=folder, device=device)
-        else:
-            torch.manual_seed(seed)
-            task, history = sp.create_task(spec.task, **spec.options), []
-        accuracy: dict[str, dict[str, float]] = {domain: {} for domain in data.probe_train}
-        for probe in self.probes:
-            representations = {column: readout(task) for column, readout in probe.readouts.items()}
-            for domain, found in probe_accuracies(representations, probe.probe, data, [seed], device).items():
-                accuracy[domain] |= {column: values[0] for column, values in found.items()}
-        result = {"row": spec.name, "control": spec.control, "seed": seed, "accuracy": accuracy, "history": history}
-        if not spec.control:
-            return result
-        return result | {"step_seconds": step_seconds(folder)} | self.extra(task.to(device).eval(), data)
+        """Evaluates one readout of all tasks in each domain; returns the reports by domain, as JSON holds them."""
+        compared: dict[str, sp.Representation | list[sp.Representation]] = {
+            name: [readout.representation(task) for task in of_seeds] for name, of_seeds in tasks.items()
+        }
+        if self.pretrainings == 1:
+            compared = {name: readout.representation(task) for name, (task,) in tasks.items()}
+        judged = data.probe_test if self.judged_on == "test" else data.spare
+        found = {}
+        for domain, train in data.probe_train.items():
+            report = sp.evaluate(
+                compared | dict(readout.baselines),
+                train,
+                judged[domain],
+                probe=readout.probe,
+                seeds=preset.seeds,
+                controls=["untrained"],
+                cache=cache,
+                device=device,
+            )
+            log.info("%s, %s\n%s", column, domain, report.table())
+            found[domain] = compact(report)
+        return found
 
 
-def probe_accuracies(
-    representations: Mapping[str, sp.Representation],
-    probe: str | ProbeFactory,
-    data: ExperimentData,
-    seeds: int | Sequence[int],
-    device: str,
-) -> dict[str, dict[str, list[float]]]:
-    """Returns one test accuracy per seed of the probe, by domain and representation."""
-    reports = {
-        domain: sp.evaluate(
-            representations,
-            data.probe_train[domain],
-            data.probe_test[domain],
-            probe=probe,
-            seeds=seeds,
-            controls=False,  # the untrained controls are rows of the comparison
-            device=device,
-        )
-        for domain in data.probe_train
-    }
-    return {domain: {name: report.accuracies(name) for name in report.names} for domain, report in reports.items()}
+def compact(report: sp.ProbeReport) -> dict[str, Any]:
+    """A report as JSON holds it, with the last row of each history only."""
+    content = report.to_dict()
+    return content | {"runs": [run | {"history": thin_history(run["history"], 1)} for run in content["runs"]]}
 
 
 def check_settings(out: Path, preset: Preset, further: Mapping[str, Any]) -> None:
@@ -215,15 +247,7 @@ def check_settings(out: Path, preset: Preset, further: Mapping[str, Any]) -> Non
 
 
 def pretrain_or_load(
-    task: str,
-    options: Mapping[str, Any],
-    seed: int,
-    data: ExperimentData,
-    preset: Preset,
-    *,
-    out: Path,
-    device: str,
-    learning_rate: float = LEARNING_RATE,
+    spec: TaskSpec, seed: int, data: ExperimentData, preset: Preset, *, out: Path, device: str
 ) -> tuple[sp.PretextTask, list[dict[str, Any]]]:
     """Pretrains a task from weights drawn with the seed, or loads it if that was done before.
 
@@ -231,14 +255,15 @@ def pretrain_or_load(
         The pretrained task and its training history.
     """
     torch.manual_seed(seed)
-    created = sp.create_task(task, **options)
+    created = sp.create_task(spec.task, **spec.options)
     if (out / "task" / "config.json").exists():
         return sp.PretextTask.from_pretrained(out / "task"), list(read_json(out / "history.json"))
+    preset = replace(preset, **spec.preset)
     config = FitConfig(
         out=out,
         epochs=preset.epochs,
         batch_size=preset.batch_size,
-        learning_rate=learning_rate,
+        learning_rate=spec.learning_rate,
         seed=seed,
         device=device,
         resume=True,
@@ -256,15 +281,6 @@ def pretrain_or_load(
 def step_seconds(out: Path) -> float | None:
     """The median duration of a training step of `pretrain_or_load`, in seconds; None if it was not measured."""
     return read_json(out / STEP_SECONDS) if (out / STEP_SECONDS).exists() else None
-
-
-def pixel_accuracies(
-    channels: Mapping[str, str], data: ExperimentData, preset: Preset, device: str
-) -> dict[str, dict[str, Any]]:
-    """Returns the test accuracies of linear probes on raw channels, for all seeds, by name and domain."""
-    pixels = {name: sp.Pixels(spec) for name, spec in channels.items()}
-    found = probe_accuracies(pixels, "linear", data, preset.seeds, device)
-    return {name: {domain: values[name] for domain, values in found.items()} for name in channels}
 
 
 def folder_name(name: str) -> str:
@@ -334,10 +350,3 @@ def colorize(task: Any, images: Tensor) -> Tensor:
     """Colorizes images `(B, 3, H, W)` in `[0, 1]` with a pretrained task, batch by batch."""
     device = next(task.parameters()).device
     return torch.cat([task.colorize(batch.to(device)).cpu() for batch in images.split(256)]).clamp(0, 1)
-
-
-def _accuracy_text(result: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{domain} " + ", ".join(f"{layer} {100 * value:.1f}%" for layer, value in layers.items())
-        for domain, layers in result["accuracy"].items()
-    )

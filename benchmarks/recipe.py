@@ -16,7 +16,7 @@ import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import ExperimentData
 from benchmarks.harness import PRESETS as COMPARISON_PRESETS
-from benchmarks.harness import TaskSpec, check_settings, command_line, folder_name, pretrain_or_load
+from benchmarks.harness import TaskSpec, check_settings, command_line, compact, folder_name, pretrain_or_load
 from benchmarks.networks import STRIDED_CNN as CNN
 from benchmarks.networks import STRIDED_LAYERS as LAYERS
 from benchmarks.split_brain import (
@@ -127,7 +127,7 @@ def validate_candidates(data: ExperimentData, preset: Preset, out: Path, device:
         file = out / folder_name(candidate.name) / "validation.json"
         if not file.exists():
             folder = file.parent / "0"
-            task, _ = pretrain_or_load(candidate.task, candidate.options, 0, data, preset, out=folder, device=device)
+            task, _ = pretrain_or_load(candidate, 0, data, preset, out=folder, device=device)
             report = sp.evaluate(
                 {name: readout.representation(task.backbone()) for name, readout in READOUTS.items()},
                 train,
@@ -154,9 +154,7 @@ def evaluate_on_test(
     """Pretrains the selected recipe from several seeds and compares it with its controls on the test images."""
     folder = out / folder_name(candidate.name)
     tasks = [
-        pretrain_or_load(candidate.task, candidate.options, seed, data, preset, out=folder / str(seed), device=device)[
-            0
-        ]
+        pretrain_or_load(candidate, seed, data, preset, out=folder / str(seed), device=device)[0]
         for seed in range(preset.seeds)
     ]
     reference = imagenet_reference()
@@ -179,13 +177,7 @@ def evaluate_on_test(
     }
     for domain, report in reports.items():
         log.info("%s\n%s", domain, report.table())
-    return {
-        "summary": [{"domain": domain} | row for domain, report in reports.items() for row in report.summary()],
-        "differences": [
-            {"domain": domain} | row for domain, report in reports.items() for row in report.against_controls()
-        ],
-        "probe_card": {domain: report.card for domain, report in reports.items()},
-    }
+    return {"reports": {readout: {domain: compact(report) for domain, report in reports.items()}}}
 
 
 if __name__ == "__main__":

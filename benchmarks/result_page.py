@@ -8,23 +8,35 @@ import argparse
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.food101.report import draw as draw_experiment
-from benchmarks.food101.report import markdown_summary, side_by_side
+from benchmarks.food101.report import markdown_summary, quality_cell, quality_heading
 from benchmarks.pretext.page import draw as draw_gains
 from benchmarks.pretext.page import sections as pretext_sections
+from benchmarks.report_tables import (
+    EXPLANATION,
+    accuracy_table,
+    baseline_gains,
+    gain_table,
+    reports_in,
+    twin_gains,
+)
 from benchmarks.speed.page import write_page as write_speed_page
-from ssl_pretext.probes import difference_plot, mean_interval, paired_difference, percent
+from ssl_pretext.color_metrics import HUES
+from ssl_pretext.probes import difference_plot, mean_interval
 from ssl_pretext.reporting import markdown_table
 from ssl_pretext.system.files import read_json, write_bytes, write_text
 
 __all__ = ["page", "publish", "remark_of"]
 
 PAGES = Path("docs/results")
-MEASURES = ("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b")
+MEASURES = (
+    *("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b", "colored"),
+    *(f"hue_{name}" for name in HUES),
+)
 DOMAINS = {"in": "classes of the pretraining images", "out": "classes never seen in pretraining"}
 
 
@@ -79,8 +91,8 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
         draw_gains(results, folder, DOMAINS)
     if "chosen" in results:
         for domain, name in DOMAINS.items():
-            rows = [row for row in results["differences"] if row["domain"] == domain]
-            write_bytes(folder / f"differences_{domain}.png", difference_plot(rows, title=name))
+            (report,) = reports_in(results, domain).values()
+            write_bytes(folder / f"differences_{domain}.png", difference_plot(report.against_controls(), title=name))
 
 
 def _comparison(results: Mapping[str, Any], folder: Path) -> str:
@@ -92,14 +104,16 @@ def _comparison(results: Mapping[str, Any], folder: Path) -> str:
         f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
         f"{config['seeds']} seeds; {config['epochs']} epochs of {data['counts']['pretraining']:,} images at "
         f"{config['image_size']} px, AdamW with learning rate {config['learning_rate']:g}, the same images in the same "
-        "order for every row. Values are means over the seeds with 95% intervals.",
+        "order for every row. Values are means over the seeds. The 95% intervals cover the seeds and the choice of the "
+        "labeled images and of the test images.",
         *(_recipe(results, folder.name) if "chosen" in results else []),
         *_quality(results),
         *(
             f"![free photographs as each loss colors them]({folder.name}/{grid.name})"
             for grid in sorted(folder.glob("grid*.png"))
         ),
-        *(pretext_sections(results, folder.name, DOMAINS) if "answer" in results else _accuracy(results)),
+        *(pretext_sections(results, folder.name, DOMAINS) if "answer" in results else []),
+        *(_accuracy(results) if "rows" in results and "answer" not in results else []),
         *_paper(results),
     ]
     return "\n\n".join(filter(None, parts))
@@ -123,13 +137,12 @@ def _recipe(results: Mapping[str, Any], link: str) -> list[str]:
         markdown_table(lines, list(lines[0])),
         "## Evaluation on test images: accuracy, %",
     ]
-    summary = side_by_side(results["summary"], lambda row: DOMAINS[row["domain"]])
-    parts.append(markdown_table(summary, list(summary[0])))
     for domain, name in DOMAINS.items():
-        found = [row for row in results["differences"] if row["domain"] == domain]
+        (report,) = reports_in(results, domain).values()
         parts += [
             f"### {name.capitalize()}",
-            "\n".join(f"- {row['words'][0].upper()}{row['words'][1:]}." for row in found),
+            accuracy_table({"test accuracy, %": report}),
+            "\n".join(f"- {sentence}" for sentence in report.sentences()),
             f"![paired differences, {name}]({link}/differences_{domain}.png)",
         ]
     return parts
@@ -144,52 +157,40 @@ def _quality(results: Mapping[str, Any]) -> list[str]:
     for name, runs in measured.items():
         line = {"loss": name}
         for key in MEASURES:
-            if key not in runs[0]["quality"]:
-                continue
-            mean, half = mean_interval([run["quality"][key] for run in runs])
-            digits = 1 if key in ("psnr", "colorfulness", "mean_a", "mean_b") else 3
-            line[key.replace("_", " ")] = f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
+            # Runs that were stored before a measure existed have no column for it.
+            if key in runs[0]["quality"]:
+                mean, half = mean_interval([run["quality"][key] for run in runs])
+                cells = [quality_cell({key: value}, key) for value in (mean, half) if value is not None]
+                line[quality_heading(key)] = " ± ".join(cells)
         rows.append(line)
     truth = next(iter(measured.values()))[0]["quality"]
-    true_values = {key: f"{truth[f'{key}_truth']:.1f}" for key in ("colorfulness", "mean_a", "mean_b")}
-    rows.append({"loss": "the true colors"} | {key.replace("_", " "): value for key, value in true_values.items()})
+    others = {"gray": results.get("gray", {}), "the true colors": {key: truth.get(f"{key}_truth") for key in MEASURES}}
+    for name, values in others.items():
+        row = {quality_heading(key): quality_cell(values, key) for key in MEASURES if values.get(key) is not None}
+        if row:
+            rows.append({"loss": name} | row)
     return ["## Color quality on held-out images", markdown_table(rows, list(rows[0]))]
 
 
 def _accuracy(results: Mapping[str, Any]) -> list[str]:
-    """Accuracy of the linear probes by row and layer, and differences from the controls."""
-    if "rows" not in results:
-        return []
-    rows = _by_row(results["rows"])
-    layers = list(results["rows"][0]["accuracy"]["in"])
+    """Accuracy of the probes by row and readout, and differences from the untrained encoders."""
     parts = []
     for domain, name in DOMAINS.items():
-        lines = []
-        for row, runs in rows.items():
-            values = {layer: [run["accuracy"][domain][layer] for run in runs] for layer in layers}
-            lines.append({"row": row} | {layer: percent(*mean_interval(values[layer])) for layer in layers})
-        lines += [
-            {"row": pixels, layers[0]: percent(*mean_interval(values[domain]))}
-            for pixels, values in results["pixels"].items()
-        ]
+        reports = reports_in(results, domain)
         parts += [
-            f"## Linear probe, {name}: {results.get('judged_on', 'test')} accuracy, %",
-            markdown_table(lines, ["row", *layers]),
+            f"## Linear probe, {name}: {results['judged_on']} accuracy, %",
+            accuracy_table(reports),
+            "Difference from the same encoder untrained, in percentage points:",
+            gain_table(gains := twin_gains(reports)),
+            EXPLANATION.format(count=len(gains)),
         ]
-        parts.append(_control_differences(rows, domain, layers[-1]))
+        if results["baseline"]:
+            parts += [
+                f"Difference from the row *{results['baseline']}*, in percentage points:",
+                gain_table(gains := baseline_gains(reports, results["baseline"])),
+                EXPLANATION.format(count=len(gains)),
+            ]
     return parts
-
-
-def _control_differences(rows: Mapping[str, Sequence[Mapping[str, Any]]], domain: str, layer: str) -> str:
-    """Paired differences between each row and its control at one layer, with their intervals."""
-    lines = []
-    for row, runs in rows.items():
-        if (control := runs[0].get("control")) is None:
-            continue
-        pairs = ([run["accuracy"][domain][layer] for run in compared] for compared in (runs, rows[control]))
-        difference = percent(*paired_difference(*pairs), sign=True)
-        lines.append({"row": row, "control": control, f"difference at {layer}": difference})
-    return markdown_table(lines, list(lines[0])) if lines else ""
 
 
 def _paper(results: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ def main(out: str = "runs/colorize_with_timm", epochs: int = 10) -> sp.ProbeRepo
     task = sp.Colorization("timm/resnet10t[layer=layer2]", losses={"color_classification": 1.0}, output_stride=4)
     sp.fit(task, train, sp.FitConfig(out=out, epochs=epochs, learning_rate=1e-3))
     representations = {"pixels": sp.Pixels("rgb"), "colorization": task.representation()}
-    report = sp.evaluate(representations, train, test, probe="linear", epochs=epochs, seeds=3, label_fraction=0.1)
+    report = sp.evaluate(representations, train, test, probe="linear", seeds=3, label_fraction=0.1)
     print(report.table())
     return report
 

@@ -15,7 +15,7 @@ def main(out: str = "runs/split_brain_on_photos", epochs: int = 10) -> sp.ProbeR
     task = sp.SplitBrain("lab:L", "lab:ab", "timm/resnet10t[layer=layer2]", losses=losses, output_stride=4)
     sp.fit(task, train, sp.FitConfig(out=out, epochs=epochs, learning_rate=1e-3))
     layers = {layer: task.representation(layer) for layer in ("layer1", "layer2")}
-    report = sp.evaluate({"pixels": sp.Pixels("lab"), **layers}, train, test, probe="linear", epochs=epochs, seeds=3)
+    report = sp.evaluate({"pixels": sp.Pixels("lab"), **layers}, train, test, probe="linear", seeds=3)
     print(report.table())
     return report
 

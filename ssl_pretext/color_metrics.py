@@ -1,4 +1,4 @@
-"""Metrics of predicted colors: PSNR, SSIM, LPIPS, AuC, colorfulness and mean color."""
+"""Metrics of predicted colors: PSNR, SSIM, LPIPS, AuC, colorfulness, mean color and hues."""
 
 from typing import cast
 
@@ -10,11 +10,16 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import create_loss
 from ssl_pretext.quantize import ColorQuantizer
 
-__all__ = ["auc_raw", "auc_rebalanced", "color_quality", "colorfulness"]
+__all__ = ["HUES", "auc_raw", "auc_rebalanced", "color_quality", "colorfulness", "hue_shares"]
 
 AUC_THRESHOLDS = 151  # Zhang 2016, section 3.1: distances in ab of 0, 1, ..., 150
 MIN_SIZE = 6  # pixels; smaller images cannot be padded by reflection for the 11-pixel window of SSIM
 BATCH = 256  # images per batch of LPIPS
+COLORED = 5.0  # chroma above which a pixel is colored: twice the just noticeable difference of 2.3 (Mahy et al. 1994)
+# Where each sector of the Lab hue angle begins, in degrees; it ends where the next one begins. The pure colors of sRGB
+# have the angles 40 (red), 60 (orange), 103 (yellow), 136 (green), 196 (cyan), 306 (blue) and 328 (magenta). So yellow
+# runs from orange to yellow, green as far as cyan, and blue from cyan to magenta.
+HUES = {"yellow": 60.0, "green": 105.0, "blue": 180.0, "red": 330.0}
 
 
 def color_quality(
@@ -32,7 +37,9 @@ def color_quality(
     Returns:
         `psnr` (dB), `ssim`, `auc_raw` and `auc_rebalanced` (see the functions), `colorfulness` and
         `colorfulness_truth` (see `colorfulness`), and the mean Lab `a` and `b` of both as `mean_a`, `mean_a_truth`,
-        `mean_b` and `mean_b_truth`, which show a color cast: `a` from green to red, `b` from blue to yellow.
+        `mean_b` and `mean_b_truth`, which show a color cast: `a` from green to red, `b` from blue to yellow. A mean
+        does not show which hue is the most frequent; `colored`, `hue_yellow`, `hue_green`, `hue_blue` and `hue_red`
+        (see `hue_shares`) do, again with the true values under the same names and `_truth`.
 
     Raises:
         ArgumentError: The shapes differ, the tensors are not batches of RGB images in `[0, 1]`, or the images are too
@@ -72,6 +79,8 @@ def color_quality(
         "mean_a_truth": float(ab_truth[:, 0].mean()),
         "mean_b": float(ab[:, 1].mean()),
         "mean_b_truth": float(ab_truth[:, 1].mean()),
+        **hue_shares(ab),
+        **{f"{name}_truth": share for name, share in hue_shares(ab_truth).items()},
     }
     if lpips is not None:
         metrics["lpips"] = _lpips(prediction, truth, lpips)
@@ -135,6 +144,35 @@ def colorfulness(rgb: Tensor) -> float:
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=-2)
     spread, mean = opponents.std(dim=-1, correction=0).norm(dim=-1), opponents.mean(dim=-1).norm(dim=-1)
     return float((spread + 0.3 * mean).mean())
+
+
+def hue_shares(ab: Tensor) -> dict[str, float]:
+    """Computes the fraction of pixels that are colored, and the fraction of these with each hue.
+
+    A pixel is colored if its chroma in Lab, the distance of `(a, b)` from gray, is above 5. Its hue is the angle of
+    `(a, b)`: yellow from 60° (orange) to 105°, green to 180°, blue to 330° (with cyan and magenta), and red from there
+    to 60°. All pixels of a batch have the same weight.
+
+    Args:
+        ab: Colors in Lab units, `(B, 2, H, W)`.
+
+    Returns:
+        `colored`, a fraction of all pixels, and `hue_yellow`, `hue_green`, `hue_blue` and `hue_red`, fractions of the
+        colored pixels. These add up to 1, or are all 0 if no pixel is colored.
+
+    Examples:
+        >>> ab = torch.tensor([[0.0, 30.0], [0.0, 80.0]]).view(1, 2, 1, 2)  # a gray and a yellow pixel
+        >>> found = hue_shares(ab)
+        >>> found["colored"], found["hue_yellow"], found["hue_red"]
+        (0.5, 1.0, 0.0)
+    """
+    colored = ab.norm(dim=1) > COLORED
+    angle = torch.rad2deg(torch.atan2(ab[:, 1], ab[:, 0]))[colored] % 360
+    # Angles before the first sector belong to the last one, which includes 0°.
+    sector = (torch.bucketize(angle, angle.new_tensor([*HUES.values()]), right=True) - 1) % len(HUES)
+    counts, total = torch.bincount(sector, minlength=len(HUES)).tolist(), len(angle)
+    shares = {f"hue_{name}": count / max(total, 1) for name, count in zip(HUES, counts, strict=True)}
+    return {"colored": total / max(colored.numel(), 1), **shares}
 
 
 def _fraction_of_thresholds(ab: Tensor, ab_truth: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Small images, networks and reports that the tests of representations, probes and controls share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 import ssl_pretext as sp
-from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes import ProbeConfig, ProbeReport, evaluate
+from ssl_pretext.probes.outcome import pack_hits
 from ssl_pretext.representations.base import Backbone, Pixels, Representation
 from ssl_pretext.representations.cache import cached_features
 from ssl_pretext.representations.extraction import extract_features
@@ -141,8 +142,48 @@ def recorded_batches(
         data,
         data,
         probe=lambda i, n: BatchRecorder(i, n, batches),
+        training=ProbeConfig(standardize=False),
         epochs=1,
         controls=False,
         **options,
     )
     return report, batches
+
+
+def made_up_report(
+    accuracies: Mapping[str, Sequence[float]], twins: Mapping[str, Sequence[str]], images: int = 1_000
+) -> ProbeReport:
+    """A report whose hits are the first test images, as many as the accuracies say.
+
+    Args:
+        accuracies: An accuracy per seed, by the name of the representation; each seed has another network.
+        twins: The names of the untrained twins, by the name of the representation.
+        images: Number of test images.
+    """
+    seeds = list(range(len(next(iter(accuracies.values())))))
+    card = {
+        "probe": "linear",
+        "seeds": seeds,
+        "label_sets": "disjoint",
+        "classes": 10,
+        "guessed": 0.1,
+        "seen": 0,
+        "train": {"images": 100},
+        "test": {"images": images},
+        "controls": [name for names in twins.values() for name in names],
+        "against": {name: {"untrained": twin} for name, (twin,) in twins.items()},
+        "representations": {name: [{"networks": [seed]} for seed in seeds] for name in accuracies},
+    }
+    runs = [
+        {
+            "representation": name,
+            "probe": "linear",
+            "seed": seed,
+            "labels": 100,
+            "history": [{"epoch": 1, "test_accuracy": accuracy, "test_loss": 1.0}],
+            "hits": pack_hits(torch.arange(images) < images * accuracy),
+        }
+        for name, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    return ProbeReport(runs, card)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+import ssl_pretext as sp
 from benchmarks import ablation
 from benchmarks.food101.protocol import open_data
 from benchmarks.networks import SMALL_CNN
@@ -15,9 +16,13 @@ from benchmarks.result_page import publish
 def small(monkeypatch):
     plain = {"losses": {"smooth_l1": 1.0}, "encoder": f"{SMALL_CNN}[width=0.25]", "output_stride": 4}
     monkeypatch.setattr(ablation, "TASK", ablation.TASK | plain)  # needs no LPIPS weights, and is fast
-    monkeypatch.setattr(ablation, "READOUTS", {"conv4 at 2×2": ("conv4", 2), "latent": (ablation.OUTPUT, None)})
-    wider = ablation.Change("wider", task={"encoder": f"{SMALL_CNN}[width=0.5]"})
-    monkeypatch.setattr(ablation, "CHANGES", (*ablation.CHANGES[:2], wider))
+    tasks = [
+        ablation.change(ablation.DOCUMENTED),
+        ablation.change("learning rate 1e-3", learning_rate=1e-3),
+        ablation.change("wider", {"encoder": f"{SMALL_CNN}[width=0.5]"}),
+    ]
+    readouts = {"latent": ablation.COMPARISON.readouts["latent"]}
+    monkeypatch.setattr(ablation, "COMPARISON", replace(ablation.COMPARISON, tasks=tasks, readouts=readouts))
     preset = replace(ablation.PRESETS["smoke"], seeds=2)
     return open_data(None, preset, seed=0), preset
 
@@ -35,15 +40,13 @@ def test_changes_are_evaluated_without_test_images_saved_and_published(small, tm
     data, preset = small
     without_test = replace(data, probe_test={})
     found = ablation.run(without_test, preset, tmp_path / "run", "cpu")
-    assert [(row["row"], row["control"], row["seed"]) for row in found["rows"]] == [
-        (name, control, seed)
-        for name, control in (
-            ("untrained", None), ("as documented", "untrained"), ("learning rate 1e-3", "as documented"),
-            ("wider, untrained", None), ("wider", "wider, untrained"),
-        )
-        for seed in (0, 1)
-    ]  # fmt: skip
-    monkeypatch.setattr(ablation, "pretrain_or_load", lambda *_a, **_k: pytest.fail("a change was pretrained twice"))
+    assert [(row["row"], row["seed"]) for row in found["rows"]] == [
+        (name, 0) for name in ("as documented", "learning rate 1e-3", "wider")
+    ]
+    report = sp.ProbeReport.from_dict(found["reports"]["latent"]["in"])
+    assert len(report.card["representations"]["wider"]) == 1, "one pretraining"
+    assert len(report.card["representations"]["wider (untrained)"]) == 2, "an untrained network for each seed"
+    monkeypatch.setattr("benchmarks.harness.fit", lambda *_a, **_k: pytest.fail("a change was pretrained twice"))
     assert ablation.run(without_test, preset, tmp_path / "run", "cpu") == found
 
     results = found | {
@@ -55,4 +58,5 @@ def test_changes_are_evaluated_without_test_images_saved_and_published(small, tm
     publish(tmp_path / "run" / "results.json", tmp_path / "docs" / "ablation")
     page = (tmp_path / "docs" / "ablation.md").read_text()
     assert "classes never seen in pretraining: validation accuracy, %" in page
-    assert "| learning rate 1e-3 | as documented |" in page
+    assert "Difference from the row *as documented*" in page
+    assert "| as documented (untrained) |" in page

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from ssl_pretext.color_metrics import auc_raw, auc_rebalanced, color_quality, colorfulness
+from ssl_pretext.color_metrics import HUES, auc_raw, auc_rebalanced, color_quality, colorfulness, hue_shares
 from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.losses import create_loss
 from ssl_pretext.quantize import ColorQuantizer
@@ -31,6 +33,56 @@ def test_mean_b_shows_a_yellow_cast():
     yellow[:, 2] = 0.3
     found = color_quality(yellow, gray)
     assert found["mean_b"] > 10 > abs(found["mean_b_truth"])
+
+
+def test_hue_shares_match_angles_in_the_lab_of_scikit_image():
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images[0] = 0.5 + (images[0] - 0.5) / 20  # an image that is almost gray
+    lab = rgb2lab(images.permute(0, 2, 3, 1).numpy())
+    a, b = lab[..., 1], lab[..., 2]
+    colored = np.hypot(a, b) > 5
+    angle = np.rad2deg(np.arctan2(b, a))[colored]
+    angle[angle < 0] += 360
+    expected = {
+        "colored": colored.mean(),
+        "hue_yellow": ((angle >= 60) & (angle < 105)).mean(),
+        "hue_green": ((angle >= 105) & (angle < 180)).mean(),
+        "hue_blue": ((angle >= 180) & (angle < 330)).mean(),
+        "hue_red": ((angle >= 330) | (angle < 60)).mean(),
+    }
+    found = color_quality(images, images.flip(0))
+    assert 0.6 < found["colored"] < 1
+    for name, share in expected.items():
+        assert found[name] == pytest.approx(share, abs=1e-9), name
+        assert found[f"{name}_truth"] == found[name], "the order of the images must not matter"
+
+
+@pytest.mark.parametrize(
+    ("angle", "hue"),
+    [
+        (59.9, "red"), (60.1, "yellow"), (104.9, "yellow"), (105.1, "green"), (179.9, "green"), (180.1, "blue"),
+        (329.9, "blue"), (330.1, "red"), (359.9, "red"), (0, "red"),
+    ],
+)  # fmt: skip
+def test_each_hue_ends_where_the_next_one_begins(angle, hue):
+    turned = np.deg2rad(angle)
+    ab = torch.tensor([20 * np.cos(turned), 20 * np.sin(turned)]).view(1, 2, 1, 1)
+    assert hue_shares(ab) == {"colored": 1.0} | {f"hue_{name}": float(name == hue) for name in HUES}
+
+
+def test_pure_colors_have_the_hues_of_their_names():
+    colors = {"red": (1, 0, 0), "yellow": (1, 1, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
+    for name, rgb in colors.items():
+        image = torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+        assert color_quality(image, image)[f"hue_{name}"] == 1
+
+
+def test_grays_and_pixels_up_to_the_threshold_have_no_hue():
+    gray = color_quality(torch.rand(2, 1, 8, 8).expand(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
+    assert [gray["colored"], *(gray[f"hue_{name}"] for name in HUES)] == [0] * 5
+    ab = torch.tensor([[0.0, 0.0, 0.0], [0.0, 5.0, 5.01]]).view(1, 2, 1, 3)
+    assert hue_shares(ab)["colored"] == pytest.approx(1 / 3)
+    assert hue_shares(ab)["hue_yellow"] == 1
 
 
 def test_errors_say_what_is_wrong():

@@ -2,6 +2,7 @@
 
 import json
 import os
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from PIL import Image
 
 from benchmarks.food101.__main__ import main
+from benchmarks.food101.answers import answer_questions
 from benchmarks.food101.presets import PRESETS
 from benchmarks.food101.protocol import EXCLUDED_CLASSES, split_roles
-from benchmarks.food101.studies import LAYERS, balanced_subset
+from benchmarks.food101.studies import LATENT, LAYERS, PIXELS, Findings, balanced_subset
 from ssl_pretext.data import ImageStore, list_food101
+from ssl_pretext.probes import ProbeReport
 from ssl_pretext.tasks import Colorization
 
 CLASSES = sorted([*EXCLUDED_CLASSES, *(f"dish_{i:02d}" for i in range(83))])
@@ -72,7 +75,13 @@ def test_two_smoke_runs_give_the_same_results(tmp_path, capsys):
     keys = {"config", "environment", "data", "pretraining", "probes", "summary", "color_quality", "answers"}
     assert keys <= set(one)
     assert {row["domain"] for row in one["summary"]} == {"in", "out"}
-    assert [answer["question"] for answer in one["answers"]][3] == "Do other layers represent more than the latent?"
+    questions = [answer["question"] for answer in one["answers"]]
+    starts = ["Conclusion 1", "Conclusion 2", "Conclusion 3", "The source's evidence", "The source's remark", "Idea"]
+    assert [question.startswith(start) for question, start in zip(questions, starts, strict=False)] == [True] * 6
+    assert questions[-1] == "Where are the source's four ideas for further work tested?"
+    quality = {(row["images"], row["colors"]): row for row in one["color_quality"]}
+    assert set(quality) == {(i, c) for i in ("train", "validation", "excluded") for c in ("predicted", "gray")}
+    assert quality["validation", "gray"]["colored"] == 0 < quality["validation", "predicted"]["colored_truth"]
     names = {row["representation"] for row in one["summary"] if row["study"] == "conv"}
     assert {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"} < names
     assert {"pixels rgb 8×8", "color histogram"} < names
@@ -80,7 +89,7 @@ def test_two_smoke_runs_give_the_same_results(tmp_path, capsys):
     assert {row["per_class"] for row in one["label_efficiency"]} == {1, 2}
     assert one["chosen_layer"] in LAYERS
     assert all(len(run["history"]) <= 10 for run in one["probes"])
-    page = (tmp_path / "one" / "report.html").read_text()
+    page = unescape((tmp_path / "one" / "report.html").read_text())
     assert 'src="http' not in page
     assert all(answer["question"] in page for answer in one["answers"])
     assert isinstance(Colorization.from_pretrained(tmp_path / "one" / "task"), Colorization)
@@ -96,6 +105,72 @@ def test_two_smoke_runs_give_the_same_results(tmp_path, capsys):
         file.unlink()
     assert main(["--preset", "smoke", "--out", out, "--resume"]) == 0
     assert json.loads((tmp_path / "one" / "results.json").read_text())["probes"] == one["probes"]
+
+
+PREDICTED = {
+    **{"images": "validation", "colors": "predicted", "psnr": 18.7, "ssim": 0.684, "auc_raw": 0.876},
+    **{"auc_rebalanced": 0.718, "colorfulness": 39.0, "colorfulness_truth": 52.0},
+    **{"mean_a": 8.0, "mean_a_truth": 8.4, "mean_b": 16.5, "mean_b_truth": 19.7},
+    **{"colored": 0.95, "colored_truth": 0.89, "hue_yellow": 0.59, "hue_yellow_truth": 0.5},
+    **{"hue_green": 0.06, "hue_green_truth": 0.1, "hue_blue": 0.006, "hue_blue_truth": 0.068},
+    **{"hue_red": 0.344, "hue_red_truth": 0.332},
+}
+GRAY = {"images": "validation", "colors": "gray", "psnr": 17.7, "ssim": 0.884, "auc_raw": 0.83, "auc_rebalanced": 0.7}
+
+
+def answers(findings: Findings, **changed: float) -> dict[str, str]:
+    """The answers by the first words of their questions."""
+    found = answer_questions(findings, [PREDICTED | changed, GRAY], ["smooth_l1"])
+    return {" ".join(answer["question"].split()[:3]).rstrip(":"): answer["answer"] for answer in found}
+
+
+def test_the_answers_about_colors_follow_from_the_numbers():
+    found = answers(Findings())
+    quality = found["Conclusion 1: do"]
+    assert "closer by PSNR (18.7; gray 17.7), AuC (0.876; gray 0.830) and rebalanced AuC" in quality
+    assert "but not closer by SSIM (0.684; gray 0.884)." in quality
+    bias = found["The source's remark"]
+    assert "is as red as the true mean within one unit of Lab (a = 8.0; the true mean has 8.4)" in bias
+    assert "less yellow by 3.2 units (b = 16.5; the true mean has 19.7)" in bias
+    assert "have 75% of the true colorfulness" in bias
+    assert "59.0% are yellow (true images: 50.0%), 6.0% green (10.0%), 0.6% blue (6.8%) and 34.4% red (33.2%)" in bias
+    assert "The dominant hue is yellow in both." in bias
+    assert "yellow is the most exaggerated (+9.0 points), and that of blue is reduced the most (-6.2 points)" in bias
+
+    worse = answers(Findings(), psnr=1.0, auc_raw=0.1, auc_rebalanced=0.1)["Conclusion 1: do"]
+    assert "they are not closer by PSNR (1.0; gray 17.7), SSIM" in worse
+    better = answers(Findings(), ssim=0.9)["Conclusion 1: do"]
+    assert "SSIM (0.900; gray 0.884)" in better
+    assert "but not" not in better
+    bluer = answers(Findings(), mean_b=21.0, hue_yellow=0.2, hue_blue=0.396)["The source's remark"]
+    assert "more yellow by 1.3 units" in bluer
+    assert "The dominant hue is blue; in the true images it is yellow." in bluer
+
+
+@pytest.mark.parametrize(("latent", "verdict"), [(4.5, "not reproduced"), (4.3, "reproduced in-domain")])
+def test_the_evidence_of_the_source_is_judged_by_the_final_losses(latent, verdict):
+    def run(name: str, seed: int, test: float | None) -> dict:
+        row = {"train_loss": 4.0, "train_accuracy": 0.1, "test_loss": test, "test_accuracy": 0.05 + seed / 100}
+        return {"representation": name, "probe": "conv", "seed": seed, "labels": 8, "history": [row]}
+
+    twin = f"{LATENT} (untrained)"
+    losses = {LATENT: latent, PIXELS: 4.4, twin: 4.6}
+    runs = [run(name, seed, loss) for name, loss in losses.items() for seed in (0, 1)]
+    card = {"probe": "conv", "seeds": [0, 1], "against": {LATENT: {"untrained": twin, "pixels": PIXELS}}}
+    report = ProbeReport(runs, card)
+    found = answers(Findings({"conv": {"in": report, "out": report}}))
+    evidence = found["The source's evidence"]
+    assert f"On test images, this is {verdict}" in evidence
+    lower = 2 if latent < 4.4 else 0
+    assert (
+        f"test images: {latent:.3f} on the latent, 4.400 on RGB pixels (lower on the latent in {lower} of 2" in evidence
+    )
+    assert "4.600 on the untrained latent" in evidence
+    assert "training images: 4.000 on the latent, 4.000 on RGB pixels (lower on the latent in 0 of 2" in evidence
+    assert (
+        "its own training images: 10.0% on colorization latent, 10.0% on RGB pixels and 10.0%"
+        in found["Conclusion 2: do"]
+    )
 
 
 def test_a_balanced_subset_has_equally_many_images_of_each_class():

@@ -20,19 +20,13 @@ STORED = sorted(file.parent.name for file in (ROOT / PAGES).glob("*/results.json
 
 @pytest.fixture
 def comparison():
-    tasks = [
-        TaskSpec("untrained", "cross_channel", OPTIONS),
-        TaskSpec("trained", "cross_channel", OPTIONS, control="untrained"),
-    ]
-    quality = dict.fromkeys(
-        f"{key}{suffix}"
-        for key in ("psnr", "ssim", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b")
-        for suffix in ("", "_truth")
-    )
+    tasks = [TaskSpec("trained", "cross_channel", OPTIONS)]
+    of_both = ("colorfulness", "mean_a", "mean_b", "hue_blue")
+    quality = ["psnr", "ssim", "auc_raw", "auc_rebalanced", *of_both, *(f"{key}_truth" for key in of_both)]
     return TaskComparison(
         "A comparison",
         tasks,
-        [linear_probes(["conv1", None])],
+        linear_probes(["conv1", None], {"pixels RGB": "rgb"}),
         lambda _task, _data: {"quality": dict.fromkeys(quality, 1.0)},
     )
 
@@ -41,26 +35,21 @@ def test_finished_rows_are_not_measured_again(comparison, tmp_path, monkeypatch)
     preset = PRESETS["smoke"]
     data = open_data(None, preset, seed=0)
     first = comparison.run(data, preset, out=tmp_path / "run", device="cpu")
-    assert [(row["row"], row["control"], row["seed"]) for row in first] == [
-        ("untrained", None, 0),
-        ("trained", "untrained", 0),
-    ]
-    assert len(first[0]["history"]) == 0
-    assert len(first[1]["history"]) == preset.epochs
-    assert set(first[1]["accuracy"]["in"]) == {"conv1", "encoder"}
-    monkeypatch.setattr("ssl_pretext.evaluate", lambda *_a, **_k: pytest.fail("a row was measured twice"))
+    assert [(row["row"], row["seed"], len(row["history"])) for row in first["rows"]] == [("trained", 0, preset.epochs)]
+    assert set(first["reports"]) == {"conv1", "encoder"}
+    report = sp.ProbeReport.from_dict(first["reports"]["conv1"]["in"])
+    assert report.names == ["trained", "trained (untrained)", "pixels RGB"]
+    monkeypatch.setattr("benchmarks.harness.fit", lambda *_a, **_k: pytest.fail("a row was pretrained twice"))
     assert comparison.run(data, preset, out=tmp_path / "run", device="cpu") == first
     with pytest.raises(CheckpointError, match="holds results of a run with other settings"):
         comparison.run(data, replace(preset, epochs=2), out=tmp_path / "run", device="cpu")
 
-    results = {
-        "title": comparison.title,
+    results = first | {
         "command": "python -m benchmarks.it",
         "config": {"seeds": 1, "epochs": 1, "image_size": 32, "learning_rate": 1e-3},
         "environment": {"commit": "abc", "device": "cpu", "processor": "one", "cores": 2, "torch": "2"},
         "data": {"name": "photos", "note": "", "counts": {"pretraining": 7}},
-        "rows": first,
-        "pixels": {"pixels RGB": {"in": [0.5], "out": [0.25]}},
+        "gray": {"psnr": 17.7, "hue_blue": 0.0, "hue_blue_truth": 0.068},
     }
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     (tmp_path / "run" / "grid.png").write_bytes(b"png")
@@ -68,8 +57,11 @@ def test_finished_rows_are_not_measured_again(comparison, tmp_path, monkeypatch)
     publish(tmp_path / "run" / "results.json", target, "A remark.\n\nIn two paragraphs.")
     text = (tmp_path / "docs" / "it.md").read_text()
     assert "# A comparison\n\nA remark." in text
-    assert "| pixels RGB | 50.0 |" in text
-    assert "| trained | 1.0 | 1.000 | 1.000 | 1.000 | 1.0 | 1.0 | 1.0 |" in text
+    assert f"| pixels RGB | {report.percent('pixels RGB')} |" in text
+    assert "| mean b | blue, % |" in text
+    assert "| trained | 1.0 | 1.000 | 1.000 | 1.000 | 1.0 | 1.0 | 1.0 | 100.0 |" in text
+    assert "| gray | 17.7 |  |  |  |  |  |  | 0.0 |" in text
+    assert "| the true colors |  |  |  |  | 1.0 | 1.0 | 1.0 | 100.0 |" in text
     assert sorted(path.name for path in target.iterdir()) == ["grid.png", "results.json"]
     publish(target / "results.json", target)
     assert (tmp_path / "docs" / "it.md").read_text() == text, "a page that is written again keeps its remark"
@@ -82,6 +74,7 @@ def test_color_quality_uses_the_colors_of_the_training_images(monkeypatch):
     quality = color_losses.quality(task, data)["quality"]
     assert 0 < quality["auc_rebalanced"] < 1
     assert quality["colorfulness_truth"] > 0
+    assert {"colored", "hue_blue", "hue_blue_truth"} <= set(quality)
 
 
 @pytest.mark.parametrize("name", STORED)

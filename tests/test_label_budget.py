@@ -39,7 +39,8 @@ def test_a_budget_is_a_subset_of_a_larger_one_and_the_same_for_all_representatio
     data = (images, [i % 3 for i in range(24)])
     representations = {name: sp.Representation(name, lambda x: x.float()[:, :1]) for name in ("one", "other")}
     recorded: list[set[int]] = []
-    options = {"probe": Recorder, "epochs": 1, "seeds": 2, "controls": False}
+    training = sp.probes.ProbeConfig(standardize=False)
+    options = {"probe": Recorder, "training": training, "epochs": 1, "seeds": 2, "controls": False}
     curve = sp.label_efficiency(representations, data, data, per_class=[4, 1, 2], **options)
     assert list(curve.reports) == [1, 2, 4]
     assert [len(values) for values in recorded] == [3, 6, 12] * 4

@@ -34,6 +34,9 @@ def findings() -> Findings:
     return Findings(reports, {"out": sp.label_efficiency(named, *pair, per_class=[1, 2], probe="knn", seeds=2)})
 
 
+HUES = {"colored": 0.9, "colored_truth": 0.8, "hue_yellow": 0.59, "hue_yellow_truth": 0.501}
+
+
 def results(findings: Findings) -> dict:
     return {
         "command": "python -m benchmarks.food101",
@@ -47,7 +50,10 @@ def results(findings: Findings) -> dict:
         },
         "pretraining": {"history": [{"epoch": 1, "train_loss": 1.0, "val_loss": 2.0, "terms": {"smooth_l1": 1.0}}]},
         **findings.results(),
-        "color_quality": [{"images": "validation", "count": 4, "psnr": 20.123, "ssim": 0.91234}],
+        "color_quality": [
+            {"images": "validation", "colors": colors, "count": 4, "psnr": 20.123, "ssim": 0.91234, **HUES}
+            for colors in ("predicted", "gray")
+        ],
         "answers": [{"question": "Does it help?", "answer": "Not shown.", "evidence": []}],
         "times": {"probes": 60.0},
     }
@@ -76,6 +82,9 @@ def test_the_page_needs_no_other_file_and_escapes_text(tmp_path, findings):
     shown = percent(*mean_interval(findings.reports["conv"]["in"].accuracies(LATENT)))
     for text in ("Does it help?", "Not shown.", shown, "1,234", "0.912", "What is unknown about the source", "RankMe"):
         assert text in page
+    assert "Warning, in-domain: 16 labels give only 2 training steps, too few for the conv probe" in page
+    assert "too few for the linear probe" not in page
+    assert "<th>yellow, %</th>" in page
     pictures = sorted((tmp_path / "figures").glob("*.png"))
     assert {picture.stem for picture in pictures} == PLOTS | {"grid_train", "grid_validation", "grid_excluded"}
     for picture in pictures:
@@ -91,6 +100,14 @@ def test_the_summary_for_the_documentation_shows_the_results_of_the_page(tmp_pat
     assert f"| {LATENT} | {shown[0]} | {shown[1]} |" in text
     for part in ("`abc`", "figures/conv_in.png", "figures/labels_out.png", "effective rank", "chance 50.0%"):
         assert part in text
+    assert "Warning, out-of-domain: 16 labels give only 2 training steps" in text
+    assert "| images | colors | psnr | ssim | colored, % | yellow, % |" in text
+    assert "| validation | predicted | 20.1 | 0.912 | 90.0 | 59.0 |" in text
+    assert "| validation | true |  |  | 80.0 | 50.1 |" in text
+    assert "| validation | gray | 20.1 |" in text
+    old = found | {"color_quality": [{"images": "train", "psnr": 20.1, "mean_b": 1.0, "mean_b_truth": 2.0}]}
+    old_text = markdown_summary(old, figures=tmp_path, link="figures")
+    assert "| train | predicted | 20.1 | 1.0 |\n| train | true |  | 2.0 |" in old_text
     assert "labels_in" not in text
     assert "grid" not in text, "no photographs"
 

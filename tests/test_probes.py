@@ -22,18 +22,21 @@ from ssl_pretext.probes import (
     list_probes,
     register_probe,
 )
+from ssl_pretext.probes.outcome import pack_hits
 from ssl_pretext.representations.base import Pixels, Representation
 
 
 def report_of(accuracies: dict[str, list[float]]) -> ProbeReport:
-    """A real report whose accuracies are replaced by given ones."""
+    """A real report on 100 test images whose hits are replaced: as many of the first ones as the accuracies say."""
     representations = {name: Pixels("rgb") if "pixels" in name else small_network() for name in accuracies}
     seeds = len(next(iter(accuracies.values())))
     found = evaluate(
-        representations, two_classes(8), two_classes(8), probe=small_linear, epochs=1, seeds=seeds, controls=False
+        representations, two_classes(8), two_classes(100), probe=small_linear, epochs=1, seeds=seeds, controls=False
     )
     for run in found.runs:
-        run["history"][-1]["test_accuracy"] = accuracies[run["representation"]][run["seed"]]
+        accuracy = accuracies[run["representation"]][run["seed"]]
+        run["history"][-1]["test_accuracy"] = accuracy
+        run["hits"] = run["part_hits"] = pack_hits(torch.arange(100) < 100 * accuracy)
     return found
 
 
@@ -74,7 +77,7 @@ def test_conv_probe_in_training_equals_the_plain_order_of_layers() -> None:
 
 
 def test_a_printed_report_shows_its_table_and_its_sentences() -> None:
-    found = evaluate(PIXELS, two_classes(20), two_classes(10, seed=1), epochs=1, seeds=2)
+    found = evaluate(PIXELS, two_classes(20), two_classes(10, seed=1), probe="conv", epochs=1, seeds=3)
     assert str(found) == "\n".join([found.table(), "", *found.sentences()])
     assert found.sentences()[-2:] == [
         "Guessing one of 2 classes gets 50.0%.",
@@ -102,7 +105,7 @@ def test_test_images_that_are_training_images_are_counted() -> None:
 
 
 def test_registry_of_probes() -> None:
-    assert list_probes() == ["conv", "knn", "linear", "resnet"]
+    assert list_probes() == ["conv", "documented_conv", "knn", "linear", "resnet"]
     for name in list_probes():
         assert isinstance(create_probe(name, 4, 10), nn.Module)
     with pytest.raises(UnknownNameError, match="no probe named 'cnv'.*'conv'"):
@@ -157,7 +160,8 @@ def test_the_callers_random_state_is_left_alone() -> None:
 
 def test_all_representations_of_a_seed_are_trained_in_the_same_order() -> None:
     _, seen = recorded_batches({"narrow": 1, "wide": 5}, seeds=2)
-    narrow, wide, narrow_again, wide_again = seen[:2], seen[2:4], seen[4:6], seen[6:]  # two batches, two seeds
+    assert [len(batch) for batch in seen] == [75, 75, 75] * 4, "two batches of all images and one of a half, two seeds"
+    narrow, wide, narrow_again, wide_again = seen[:2], seen[3:5], seen[6:8], seen[9:11]
     assert (narrow, narrow_again) == (wide, wide_again)
     assert narrow != narrow_again
 
@@ -243,17 +247,17 @@ def test_summary_and_differences_are_paired_by_seed() -> None:
     assert (row["representation"], row["seeds"]) == ("net", 3)
     (difference,) = found.differences("pixels")
     assert difference["mean"] == pytest.approx(0.31 / 3)
-    assert row["test_accuracy_ci95"] > 0.5 > 0.05 > difference["ci95"]
+    assert row["test_accuracy_ci95"] > 0.5 > 0.09 > difference["ci95"]
     assert difference["significant"]
     with pytest.raises(UnknownNameError, match="no representation 'x'.*pixels, net"):
         found.differences("x")
 
 
-def test_a_single_seed_has_no_interval_and_is_never_significant() -> None:
-    found = report_of({"pixels": [0.1], "net": [0.9]})
-    assert found.summary()[0]["test_accuracy_ci95"] is None
-    assert found.differences("pixels")[0]["ci95"] is None
-    assert found.differences("pixels")[0]["significant"] is False
+def test_the_interval_of_a_single_seed_covers_the_test_images_and_says_so() -> None:
+    found = report_of({"pixels": [0.5], "net": [0.6]})
+    assert found.summary()[0]["test_accuracy_ci95"] == pytest.approx(1.96 * (0.25 / 100 + 2 / 100**2) ** 0.5, rel=1e-3)
+    (row,) = found.differences("pixels")
+    assert row["words"].endswith(" over test images; one pretraining, one seed, one set of labeled images)")
     assert "nan" not in found.table().lower()
 
 
@@ -286,7 +290,8 @@ def test_a_report_is_read_back_from_json(tmp_path: Path) -> None:
 
 
 def test_the_card_holds_the_settings_that_determine_the_results() -> None:
-    card = evaluate(PIXELS, two_classes(20), two_classes(10), epochs=1, seeds=[4, 2], label_fraction=0.5).card
+    options = {"probe": "conv", "epochs": 1, "seeds": [4, 2], "label_fraction": 0.5}
+    card = evaluate(PIXELS, two_classes(20), two_classes(10), **options).card
     assert (card["probe"], card["epochs"], card["seeds"], card["label_fraction"]) == ("conv", 1, [4, 2], 0.5)
     assert card["representations"]["pixels"] == [{"kind": "pixels", "channels": "rgb"}]
     net = evaluate(
@@ -328,7 +333,8 @@ def test_reports_with_the_same_settings_merge() -> None:
         {"other": small_network()}, two_classes(20), two_classes(20), probe=small_linear, epochs=2, seeds=[0]
     )
     with pytest.raises(
-        ArgumentError, match="only reports with the same settings can be merged; these differ in epochs, seeds"
+        ArgumentError,
+        match="the same settings can be merged; these differ in epochs, label_sets, seeds",
     ):
         merged.merge(longer)
     other_pixels = evaluate({"pixels": Pixels("lab:L")}, two_classes(20), two_classes(20), **options)
@@ -379,7 +385,7 @@ def test_label_efficiency_is_read_back_from_json_and_drawn(tmp_path: Path) -> No
 
 
 def test_regularizers_of_a_probe_are_applied_and_in_the_card() -> None:
-    options = {"epochs": 3, "seeds": 1, "controls": False}
+    options = {"probe": "conv", "epochs": 3, "seeds": 1, "controls": False}
     plain = evaluate(PIXELS, two_classes(40), two_classes(20), **options)
     held = evaluate(
         PIXELS, two_classes(40), two_classes(20), training=ProbeConfig(regularizers={"nuclear_norm": 1.0}), **options

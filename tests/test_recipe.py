@@ -37,9 +37,9 @@ def test_the_best_candidate_is_evaluated_with_several_seeds_and_published(small,
     found = recipe.run(data, preset, tmp_path / "run", "cpu")
     best = max((row for row in found["validation"] if row["trained"]), key=lambda row: row["accuracy"])
     assert found["chosen"] == best
-    names = {row["representation"] for row in found["summary"]}
-    assert {"recipe", "recipe (untrained)", "pixels 8×8", "pixels rgb", "color histogram"} <= names
-    assert len(found["probe_card"]["in"]["representations"]["recipe"]) == 2, "each seed has its own network"
+    report = sp.ProbeReport.from_dict(found["reports"][best["readout"]]["in"])
+    assert {"recipe", "recipe (untrained)", "pixels 8×8", "pixels rgb", "color histogram"} <= {*report.names}
+    assert len(report.card["representations"]["recipe"]) == 2, "each seed has its own network"
     results = found | {
         "command": "python -m benchmarks.recipe",
         "config": {"seeds": 2, "epochs": 1, "image_size": 32, "learning_rate": 1e-3},

@@ -97,7 +97,7 @@ class Run:
             "pretraining": {"history": history},
             **findings.results(),
             "color_quality": quality,
-            "answers": answer_questions(findings, quality),
+            "answers": answer_questions(findings, quality, self.config["losses"]),
             "times": {name: round(seconds, 1) for name, seconds in times.items()},
         }
         self.task.save_pretrained(self.out / "task")
@@ -132,7 +132,10 @@ class Run:
         return run_studies(self.task, self.data, self.config, cache=cache, device=self.device, log=log.info)
 
     def color(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-        """Computes the color quality, and draws grids, of training, validation and excluded images."""
+        """Computes the color quality, and draws grids, of training, validation and excluded images.
+
+        The gray images, which have the true lightness and no color, show what the predictions must surpass.
+        """
         self.task.to(self.device)
         quality, grids = [], {}
         # LPIPS is computed with a network that was not the loss, if the weights of one are on disk.
@@ -147,7 +150,9 @@ class Run:
         }.items():
             chosen = torch.linspace(0, len(store) - 1, min(QUALITY_IMAGES, len(store))).long()
             truth, colored = self._colorized(store, chosen)
-            quality.append({"images": name, "count": len(chosen), **color_quality(colored, truth, lpips=trunk)})
+            for colors, images in (("predicted", colored), ("gray", Colorization.lightness(truth))):
+                measured = color_quality(images, truth, lpips=trunk)
+                quality.append({"images": name, "colors": colors, "count": len(chosen), **measured})
             rows = torch.linspace(0, len(store) - 1, min(GRID_ROWS, len(store))).long()
             truth, colored = self._colorized(store, rows)
             gray = Colorization.lightness(truth)

@@ -31,7 +31,6 @@ class Preset(Config):
         labels_per_class: Number of labeled images per class that a probe is trained on.
         test_per_class: Number of test images per class.
         probe_epochs: Epochs of the probes that are networks; 10 in the source.
-        linear_epochs: Epochs of the linear probes; by default the number that the linear probe has itself.
         seeds: Number of seeds with which each probe is trained.
         conv_images: Maximum number of training images per domain for the conv probe, which is the slowest.
         label_counts: Numbers of labeled images per class for the study of label efficiency. Counts that the smallest
@@ -49,7 +48,6 @@ class Preset(Config):
     labels_per_class: int | None = None
     test_per_class: int | None = None
     probe_epochs: int = 10
-    linear_epochs: int | None = None
     seeds: int = 5
     conv_images: int | None = None
     label_counts: tuple[int, ...] = (1, 2, 5, 10, 20)
@@ -68,7 +66,6 @@ PRESETS = {
         labels_per_class=4,
         test_per_class=4,
         probe_epochs=2,
-        linear_epochs=4,
         seeds=2,
         label_counts=(1, 2),
         studies=("conv", "linear", "labels"),

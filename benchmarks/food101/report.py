@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
-from ssl_pretext.probes import before_name, difference_plot, percent, untrained_name
+from ssl_pretext.probes import before_name, difference_plot, few_steps_warning, percent, untrained_name
 from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table
 from ssl_pretext.representations import IMAGENET_LABELS, Health, collapse_warnings, health_rows
 from ssl_pretext.system.files import write_bytes, write_text
@@ -21,6 +21,10 @@ __all__ = ["UNKNOWN", "draw", "markdown_summary", "side_by_side", "write_report"
 
 UNKNOWN = (
     "The source states neither the image size nor the batch size of pretraining. Both are choices of the preset.",
+    "The source gives only the total number of the network's parameters. The architecture is inferred from it: among "
+    "the options of diffusers' autoencoder that were searched, one gives 1,287,631.",
+    "The final tanh, the ranges of input and output values, and whether there was a learning rate schedule are "
+    "unknown, because they change no number of parameters. Here, the output is in [-1, 1] and the rate is constant.",
     "The source states no augmentation, and none is used here. It states no seed, and it reports one run "
     "without intervals.",
     "The source lists twenty excluded classes, of which eighteen are distinct. So 83 classes are in-domain, where the "
@@ -203,9 +207,11 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
             "Color quality",
             [
                 "PSNR is in dB. AuC is the normalized area under the curve of the fraction of pixels within 0..150 of "
-                "the true ab; gray images get about 0.9. Rebalanced AuC weights rare colors as much as common ones. "
-                "LPIPS, where shown, uses a different network than the loss. Colorfulness is that of Hasler & "
-                "Süsstrunk. a runs from green to red, b from blue to yellow."
+                "the true ab. Rebalanced AuC weights rare colors as much as common ones. LPIPS, where shown, uses a "
+                "different network than the loss. Colorfulness is that of Hasler & Süsstrunk. a runs from green to "
+                "red, b from blue to yellow. A pixel is colored if its chroma in Lab is above 5; the hues are shares "
+                "of these pixels, by their angle in ab: yellow from 60° (orange) to 105°, green to 180°, blue to 330° "
+                "(with cyan and magenta), red to 60°. The gray images have the exact lightness and no color."
             ],
             quality_rows(results),
         ),
@@ -234,7 +240,7 @@ def caption(name: str) -> str:
 
 
 def describe_study(results: Mapping[str, Any], study: str) -> str:
-    """Says how many seeds, images and classes the results of a study come from."""
+    """Says how many seeds, images and classes the results of a study come from, and warns of too few steps."""
     cards = results["probe_card"][study]
     trained = " and ".join(
         f"{card['train']['images']:,} images of {card['classes']} {DOMAINS[domain]} classes (chance "
@@ -242,7 +248,12 @@ def describe_study(results: Mapping[str, Any], study: str) -> str:
         for domain, card in cards.items()
     )
     seeds = len(next(iter(cards.values()))["seeds"])
-    return f"Means over {seeds} seeds with 95% intervals. The probes were trained on frozen features of {trained}."
+    lead = f"Means over {seeds} seeds with 95% intervals. The probes were trained on frozen features of {trained}."
+    warnings = {domain: few_steps_warning(card, card["train"]["images"]) for domain, card in cards.items()}
+    found = [
+        warning.replace("Warning:", f"Warning, {DOMAINS[domain]}:") for domain, warning in warnings.items() if warning
+    ]
+    return " ".join([lead, *found])
 
 
 def summary_rows(results: Mapping[str, Any], study: str) -> list[dict[str, str]]:
@@ -285,20 +296,38 @@ def _health_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of color quality, with three decimals for values between 0 and 1."""
-    return [
-        {
-            "images": row["images"],
-            **{
-                key.replace("_", " "): f"{value:.3f}"
-                if key in ("ssim", "auc_raw", "auc_rebalanced", "lpips")
-                else f"{value:.1f}"
-                for key, value in row.items()
-                if isinstance(value, float)
-            },
-        }
-        for row in results["color_quality"]
-    ]
+    """The table of color quality: rows for the predicted, the gray and the true colors of each set of images.
+
+    Results that were stored before gray images and hues were measured have no such rows and columns.
+    """
+    rows = []
+    for row in results["color_quality"]:
+        colors = row.get("colors", "predicted")
+        columns = [key for key, value in row.items() if isinstance(value, float) and not key.endswith("_truth")]
+        rows.append(
+            {"images": row["images"], "colors": colors}
+            | {quality_heading(key): quality_cell(row, key) for key in columns}
+        )
+        if colors == "predicted":
+            truth = {quality_heading(key): quality_cell(row, f"{key}_truth") for key in columns}
+            rows.append({"images": row["images"], "colors": "true"} | truth)
+    return rows
+
+
+def quality_heading(key: str) -> str:
+    """The heading of a column of color quality."""
+    if key.startswith(("colored", "hue_")):
+        return f"{key.removeprefix('hue_')}, %"
+    return key.replace("_", " ")
+
+
+def quality_cell(row: Mapping[str, Any], key: str) -> str:
+    """A value of color quality as text, with three decimals for values between 0 and 1, or "" if there is none."""
+    if key not in row:
+        return ""
+    if key.startswith(("colored", "hue_")):
+        return f"{100 * row[key]:.1f}"
+    return f"{row[key]:.3f}" if key in ("ssim", "auc_raw", "auc_rebalanced", "lpips") else f"{row[key]:.1f}"
 
 
 def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) -> str:

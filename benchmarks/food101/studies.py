@@ -27,6 +27,7 @@ LAYERS = (
     "body.conv_act",
     "body.conv_out",
 )
+DOCUMENTED = "documented_conv"
 NUCLEAR_NORM = 1e-3  # weight of the regularizer
 
 
@@ -63,6 +64,12 @@ class Findings:
             "probes": [
                 where | run | {"history": thin_history(run["history"])}
                 for where, report in reports
+                for run in report.runs
+            ],
+            "label_probes": [
+                {"domain": domain, "per_class": count} | run | {"history": thin_history(run["history"], 1)}
+                for domain, curve in self.labels.items()
+                for count, report in curve.reports.items()
                 for run in report.runs
             ],
             "summary": [where | row for where, report in reports for row in report.summary()],
@@ -102,8 +109,8 @@ def run_studies(
     Args:
         task: The pretrained task.
         data: The images by role.
-        config: The configuration of the run, of which `studies`, `seeds`, `probe_epochs`, `linear_epochs`,
-            `label_counts`, `conv_images` and `supervised` are used.
+        config: The configuration of the run, of which `studies`, `seeds`, `probe_epochs`, `label_counts`,
+            `conv_images` and `supervised` are used.
         cache: Folder of the run for features and finished probes.
         device: `"cpu"` or `"cuda"`.
         log: Function that logs the table of each study, with the arguments of `logging.info`.
@@ -116,14 +123,14 @@ def run_studies(
     reference = [imagenet_reference()] if config["supervised"] else []
     supervised = {representation.name: representation for representation in reference}
     shared = {"seeds": config["seeds"], "cache": cache, "device": device}
-    by_steps, linear = (shared | {"epochs": config[name]} for name in ("probe_epochs", "linear_epochs"))
+    by_steps = shared | {"epochs": config["probe_epochs"]}
     reduced = ("untrained", "reduced")
     regularized = ProbeConfig(regularizers={"nuclear_norm": NUCLEAR_NORM})
     networks: dict[str, Callable[[ImageStore, ImageStore], ProbeReport]] = {
-        "conv": lambda train, test: evaluate(pixels | maps, train, test, probe="conv", **by_steps),
-        "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **linear),
+        "conv": lambda train, test: evaluate(pixels | maps, train, test, probe=DOCUMENTED, **by_steps),
+        "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **shared),
         "regularized": lambda train, test: evaluate(
-            maps, train, test, probe="conv", training=regularized, controls=reduced, **by_steps
+            maps, train, test, probe=DOCUMENTED, training=regularized, controls=reduced, **by_steps
         ),
         "resnet": lambda train, test: evaluate(maps, train, test, probe="resnet", controls=reduced, **by_steps),
     }
@@ -136,7 +143,7 @@ def run_studies(
                 best = findings.best_layer()
                 compared = pixels | {LATENT: layers[LATENT]} | ({best: layers[best]} if best else {}) | supervised
                 curve = label_efficiency(
-                    compared, train, test, per_class=counts, controls=("untrained", "histogram"), **linear
+                    compared, train, test, per_class=counts, controls=("untrained", "histogram"), **shared
                 )
                 findings.labels[domain] = curve
                 log("%s, %s classes\n%s\n", STUDIES[name], heading, curve.table())

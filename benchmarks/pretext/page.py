@@ -2,16 +2,17 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ssl_pretext.probes import difference_row, mean_interval, percent
+from benchmarks.report_tables import EXPLANATION, Reports, accuracy_table, gain_table, reports_in, twin_gains
+from ssl_pretext.probes import holm, mean_interval
 from ssl_pretext.reporting import forest, markdown_table
 from ssl_pretext.system.files import write_bytes
 
-__all__ = ["answer", "draw", "gains", "sections"]
+__all__ = ["answer", "draw", "sections"]
 
 SHORT = {"in": "in-domain", "out": "out-of-domain"}
 CONTROL = "its untrained encoder"
@@ -19,63 +20,48 @@ CONTROL = "its untrained encoder"
 Results = Mapping[str, Any]
 
 
-def gains(results: Results) -> list[dict[str, Any]]:
-    """Returns the paired differences between each task and its untrained encoder.
-
-    Args:
-        results: The results of the comparison.
-
-    Returns:
-        One `difference_row` per task, domain and column.
-    """
-    runs = _by_row(results)
-    return [
-        {"domain": domain, "column": column}
-        | difference_row(row, _values(runs[row], domain, column), CONTROL, _values(runs[control], domain, column))
-        for domain, column in _comparisons(results)
-        for row, control in _trained(results).items()
-    ]
-
-
 def answer(results: Results) -> str:
     """States which tasks gain over their untrained encoder and which task is best, as far as the intervals show it."""
-    if len({run["seed"] for run in results["rows"]}) == 1:
-        return "With one seed there are no intervals, so no conclusion can be drawn."
-    comparisons = len(_comparisons(results))
-    above = dict.fromkeys(_trained(results), 0)
-    below = above.copy()
-    for row in gains(results):
-        if row["significant"]:
+    domains = {domain: reports_in(results, domain) for domain in SHORT}
+    if len(next(iter(domains["in"].values())).card["seeds"]) == 1:
+        return "With one seed, the intervals cover the choice of the test images alone, so no conclusion is drawn."
+    found = [row for reports in domains.values() for row in twin_gains(reports)]
+    above = dict.fromkeys((row["representation"] for row in found), 0)
+    below, comparisons = above.copy(), len(found) // len(above)
+    for row in found:
+        if row["p_holm"] < 0.05:
             (above if row["mean"] > 0 else below)[row["representation"]] += 1
     gained = [_tasks_with(above, count, comparisons) for count in sorted({*above.values()}, reverse=True)]
     lost = [_tasks_with(below, count, comparisons) for count in sorted({*below.values()} - {0}, reverse=True)]
+    alone = sum(row["significant"] for row in found)
     sentences = [
         f"Each task is compared with {CONTROL} in {comparisons} ways ({len(SHORT)} domains × "
         f"{comparisons // len(SHORT)} readouts).",
-        f"The 95% interval of the difference is above zero {', '.join(gained)}"
-        + (f"; it is below zero {', '.join(lost)}." if lost else "."),
-        *(_best(results, domain) for domain in SHORT),
+        f"After the correction of Holm for the {len(found) // len(SHORT)} comparisons of a domain, the gain is "
+        f"significant {', '.join(gained)}" + (f"; a loss is significant {', '.join(lost)}." if lost else "."),
+        f"Without a correction, {alone} of the {len(found)} differences would be significant.",
+        *(_best(domain, reports) for domain, reports in domains.items()),
     ]
     return " ".join(sentences)
 
 
-def _best(results: Results, domain: str) -> str:
+def _best(domain: str, reports: Reports) -> str:
     """Names the task with the highest mean accuracy, and the tasks that it is not significantly better than."""
-    runs = _by_row(results)
     column, best = max(
-        ((column, row) for where, column in _comparisons(results) if where == domain for row in _trained(results)),
-        key=lambda pair: mean_interval(_values(runs[pair[1]], domain, pair[0]))[0],
+        ((column, name) for column, report in reports.items() for name in report.card["against"]),
+        key=lambda pair: reports[pair[0]].interval(pair[1]).mean,
     )
-    values = _values(runs[best], domain, column)
-    others = {row: _values(runs[row], domain, column) for row in _trained(results) if row != best}
-    close = [name for name, other in others.items() if not difference_row(best, values, name, other)["significant"]]
+    report = reports[column]
+    others = [report.difference(best, name) for name in report.card["against"] if name != best]
+    corrected = holm([row["p"] for row in others])
+    close = [row["reference"] for row, p in zip(others, corrected, strict=True) if p >= 0.05]
     if close:
         verdict = f"it is not significantly better than {_joined(close, 'or')}"
     else:
         verdict = "it is significantly better than all other tasks"
     return (
-        f"{SHORT[domain].capitalize()}, the highest mean accuracy is {percent(*mean_interval(values))}% "
-        f"({best}; {column}); {verdict}."
+        f"{SHORT[domain].capitalize()}, the highest mean accuracy is {report.percent(best)}% ({best}; {column}); "
+        f"{verdict}."
     )
 
 
@@ -89,19 +75,19 @@ def sections(results: Results, link: str, domains: Mapping[str, str]) -> list[st
     """
     parts = [
         answer(results),
-        "A 95% interval misses the true value one time in twenty, so some of the "
-        f"{len(gains(results))} intervals below exclude zero by chance alone.",
         "## What was pretrained",
         markdown_table(rows := _tasks(results), list(rows[0])),
         *NOTES,
     ]
     for domain, name in domains.items():
+        reports = reports_in(results, domain)
         parts += [
             f"## {name.capitalize()}, {SHORT[domain]}",
             "Test accuracy, %:",
-            markdown_table(rows := _accuracies(results, domain), list(rows[0])),
-            f"Difference from {CONTROL}, in percentage points; bold where the interval excludes zero:",
-            markdown_table(rows := _differences(results, domain), list(rows[0])),
+            accuracy_table(reports),
+            f"Difference from {CONTROL}, in percentage points:",
+            gain_table(found := twin_gains(reports)),
+            EXPLANATION.format(count=len(found)),
             f"![gains over the untrained encoder, {name}]({link}/gains_{domain}.png)",
         ]
     return parts
@@ -114,11 +100,10 @@ def draw(results: Results, folder: Path, domains: Mapping[str, str]) -> None:
             {
                 "label": row["representation"],
                 "mean": 100 * row["mean"],
-                "half": 100 * row["ci95"] if row["ci95"] else None,
+                "half": 100 * row["ci95"],
                 "group": row["column"],
             }
-            for row in gains(results)
-            if row["domain"] == domain
+            for row in twin_gains(reports_in(results, domain))
         ]
         title = f"{name.capitalize()}, {SHORT[domain]}"
         plot = forest(bars, title=title, x_label=f"test accuracy minus that of {CONTROL}, points")
@@ -127,10 +112,9 @@ def draw(results: Results, folder: Path, domains: Mapping[str, str]) -> None:
 
 NOTES = (
     "*output* is the encoder's last feature map; *all layers* are the feature maps of all stages, concatenated. Linear "
-    "probes take feature maps averaged to 2×2. The conv probe takes the output map, with each channel normalized to "
-    "zero mean and unit variance. Without this normalization it would be at chance on an untrained network, whose "
-    "features have very small values. The time is for one seed and comes from the median duration of a step. It "
-    "includes what a task adds to the encoder, such as a decoder, and all copies or patches that it makes of an image.",
+    "probes take feature maps averaged to 2×2. The conv probe takes the output map. The time is for one seed and comes "
+    "from the median duration of a step. It includes what a task adds to the encoder, such as a decoder, and all "
+    "copies or patches that it makes of an image.",
     "Every task that restores an image or its channels uses the mean squared error. `colorization`, `cross_channel` "
     "and `split_brain` predict at a quarter of the resolution, as in the other comparisons. There is no augmentation. "
     "`masked_patches` needs a vision transformer, so **it has a different encoder**: compare it only with its own "
@@ -142,8 +126,7 @@ def _tasks(results: Results) -> list[dict[str, str]]:
     config, images = results["config"], results["data"]["counts"]["pretraining"]
     steps = config["epochs"] * math.ceil(images / config["batch_size"])
     rows = []
-    for row in _trained(results):
-        runs = _by_row(results)[row]
+    for row, runs in _by_row(results).items():
         seconds = [run["step_seconds"] for run in runs if run["step_seconds"] is not None]
         losses = ([run["history"][epoch]["val_loss"] for run in runs] for epoch in (0, -1))
         rows.append(
@@ -160,53 +143,11 @@ def _tasks(results: Results) -> list[dict[str, str]]:
     return rows
 
 
-def _accuracies(results: Results, domain: str) -> list[dict[str, str]]:
-    columns = _columns(results)
-    rows = [
-        {"row": row} | {column: percent(*mean_interval(_values(runs, domain, column))) for column in columns}
-        for row, runs in _by_row(results).items()
-    ]
-    for name, by_domain in results["pixels"].items():
-        values = by_domain[domain]
-        rows.append(
-            {"row": name}
-            | {column: percent(*mean_interval(values[column])) if column in values else "" for column in columns}
-        )
-    return rows
-
-
-def _differences(results: Results, domain: str) -> list[dict[str, str]]:
-    rows: dict[str, dict[str, str]] = {}
-    for gain in gains(results):
-        if gain["domain"] == domain:
-            text = percent(gain["mean"], gain["ci95"], sign=True)
-            row = rows.setdefault(gain["representation"], {"task": gain["representation"]})
-            row[gain["column"]] = f"**{text}**" if gain["significant"] else text
-    return list(rows.values())
-
-
 def _by_row(results: Results) -> dict[str, list[Mapping[str, Any]]]:
     rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for run in results["rows"]:
         rows[run["row"]].append(run)
     return rows
-
-
-def _trained(results: Results) -> dict[str, str]:
-    """The rows that were pretrained, with their controls."""
-    return {run["row"]: run["control"] for run in results["rows"] if run["control"]}
-
-
-def _columns(results: Results) -> list[str]:
-    return list(results["rows"][0]["accuracy"]["in"])
-
-
-def _comparisons(results: Results) -> list[tuple[str, str]]:
-    return [(domain, column) for domain in SHORT for column in _columns(results)]
-
-
-def _values(runs: Iterable[Mapping[str, Any]], domain: str, column: str) -> list[float]:
-    return [run["accuracy"][domain][column] for run in runs]
 
 
 def _tasks_with(counts: Mapping[str, int], count: int, comparisons: int) -> str:

@@ -7,14 +7,16 @@ from ssl_pretext.probes.evaluation import EvaluateOptions, evaluate, label_effic
 from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.registry import create_probe, list_probes, register_probe
-from ssl_pretext.probes.report import ProbeReport, difference_plot, difference_row, percent
+from ssl_pretext.probes.report import ProbeReport, difference_plot, percent
 from ssl_pretext.probes.resnet import ResNetProbe
-from ssl_pretext.probes.statistics import describe_difference, mean_interval, paired_difference
+from ssl_pretext.probes.statistics import Interval, Scores, describe_difference, holm, interval, mean_interval
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
+from ssl_pretext.probes.verdict import few_steps_warning
 
 __all__ = [
     "ConvProbe",
     "EvaluateOptions",
+    "Interval",
     "KNNProbe",
     "LabelEfficiency",
     "LinearProbe",
@@ -22,16 +24,18 @@ __all__ = [
     "ProbeFactory",
     "ProbeReport",
     "ResNetProbe",
+    "Scores",
     "before_name",
     "create_probe",
     "describe_difference",
     "difference_plot",
-    "difference_row",
     "evaluate",
+    "few_steps_warning",
+    "holm",
+    "interval",
     "label_efficiency",
     "list_probes",
     "mean_interval",
-    "paired_difference",
     "percent",
     "register_probe",
     "untrained_name",

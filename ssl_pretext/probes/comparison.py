@@ -13,7 +13,7 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
-from ssl_pretext.probes.label_budget import LabelBudget
+from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.outcome import pack_hits
 from ssl_pretext.probes.registry import find_method
@@ -39,7 +39,7 @@ class EvaluateOptions(TypedDict, total=False):
     Attributes:
         probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
             `(in_channels, num_classes)` to a module.
-        epochs: Passes over the labeled images; by default 10 for networks such as `"conv"`, and 100 for `"linear"`.
+        epochs: Passes over the labeled images, by default 10, for networks such as `"conv"`; other probes have none.
         seeds: The number of seeds, or the seeds themselves; 5 by default.
         controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
             weights, in the version that is strongest on the training images), `"before"` (the same network with the
@@ -73,7 +73,7 @@ class Comparison:
         train: Any,
         test: Any,
         *,
-        probe: str | ProbeFactory = "conv",
+        probe: str | ProbeFactory = "linear",
         epochs: int | None = None,
         seeds: int | Sequence[int] = 5,
         controls: bool | Collection[str] = True,
@@ -121,6 +121,7 @@ class Comparison:
 
         for budget in budgets:
             budget.check(self.train)
+        labels = {budget: budget.draw(self.train.labels, self.seeds) for budget in budgets}
         runs: dict[LabelBudget, list[dict[str, Any]]] = {budget: [] for budget in budgets}
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
@@ -133,8 +134,12 @@ class Comparison:
                 identity = _identity(representation)
                 if identity not in described[name]:
                     described[name].append(identity)
-                for budget in budgets:
-                    run = self._cached_run(representation, identity, features, budget, seed)
+                number = self.seeds.index(seed)
+                for budget, sets in labels.items():
+                    run = self._cached_run(representation, identity, features, sets.full[number], seed)
+                    if number < len(sets.parts):
+                        part = self._cached_run(representation, identity, features, sets.parts[number], seed)
+                        run |= {"part_labels": part["labels"], "part_hits": part["hits"]}
                     runs[budget].append({"representation": name, "probe": self.method.name, "seed": seed, **run})
                     bar.update()
         order = {(name, seed): (i, j) for i, name in enumerate(self.names) for j, seed in enumerate(self.seeds)}
@@ -143,9 +148,18 @@ class Comparison:
             ProbeReport(
                 sorted(runs[budget], key=lambda run: order[run["representation"], run["seed"]]),
                 # The same values as in a report that is read from a file, for instance lists in place of tuples.
-                json.loads(json.dumps(card | {"label_fraction": budget.fraction, "per_class": budget.per_class})),
+                json.loads(
+                    json.dumps(
+                        card
+                        | {
+                            "label_fraction": budget.fraction,
+                            "per_class": budget.per_class,
+                            "label_sets": sets.kind,
+                        }
+                    )
+                ),
             )
-            for budget in budgets
+            for budget, sets in labels.items()
         ]
 
     def _features(self) -> Iterator[tuple[int, str, Representation, tuple[Tensor, Tensor]]]:
@@ -193,21 +207,24 @@ class Comparison:
         representation: Representation,
         described: dict[str, Any],
         features: tuple[Tensor, Tensor],
-        budget: LabelBudget,
+        labeled: Tensor,
         seed: int,
     ) -> dict[str, Any]:
-        """Returns the run of a probe for one representation, seed and budget, from the cache if it is stored there."""
+        """Returns the run of a probe for one representation and seed, from the cache if it is stored there.
+
+        `labeled` holds the indices of the labeled images that the probe is trained on.
+        """
         if (
             self.cache is None
             or not self.method.cacheable
             or not all(is_cacheable(part.backbone) for part in representation.parts)
         ):
-            return self._run(features, budget, seed)
+            return self._run(features, labeled, seed)
         identity = {
             "representation": described,
             "method": {"name": self.method.name, **self.method.card, "epochs": self.epochs},
             "seed": seed,
-            "budget": [budget.fraction, budget.per_class],
+            "labeled": indices_sha256(labeled),
             "images": self.hashes,
             "classes": self.train.classes,
             "code": code_identity(),
@@ -215,15 +232,15 @@ class Comparison:
         }
         run: dict[str, Any] | None = self.cache.result(identity)
         if run is None:
-            run = self._run(features, budget, seed)
+            run = self._run(features, labeled, seed)
             self.cache.store_result(identity, run)
         return run
 
-    def _run(self, features: tuple[Tensor, Tensor], budget: LabelBudget, seed: int) -> dict[str, Any]:
-        """Trains and tests a probe once."""
+    def _run(self, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int) -> dict[str, Any]:
+        """Trains and tests a probe once, on the labeled images with the given indices."""
         train, labels = features[0], self.train.labels
-        if (chosen := budget.indices(labels, seed)) is not None:
-            train, labels = train[chosen], labels[chosen]
+        if len(labeled) < len(labels):  # otherwise a copy of all features would take twice the memory
+            train, labels = train[labeled], labels[labeled]
         seen = self.train.labels.unique()
         predictable = torch.isin(self.test.labels, seen)
         test, truth = features[1], self.test.labels

@@ -1,4 +1,4 @@
-"""The conv probe, the classifier of the documented experiment: two convolutions and a linear layer."""
+"""The conv probe, with the layers of the documented experiment: two convolutions and a linear layer."""
 
 from typing import cast
 
@@ -11,7 +11,11 @@ __all__ = ["ConvProbe"]
 
 
 class ConvProbe(nn.Module):
-    """The classifier of the documented experiment: two convolutions, average pooling, one linear layer.
+    """The layers of the documented experiment's classifier: two convolutions, average pooling, one linear layer.
+
+    `evaluate(probe="conv")` trains them on features whose channels are standardized over the training images, so that
+    the size of the values decides nothing. `probe="documented_conv"` leaves the features as they are, as the documented
+    experiment does: features with small values then stay near chance, whatever they represent.
 
     The layers are conv 3×3 (in → 128), BatchNorm, ReLU, conv 3×3 (128 → 256), BatchNorm, global average pooling and
     linear (256 → classes). The convolutions have no bias. With 101 classes, the probe has 325,093 parameters for 3

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_pretext.errors import CheckpointError
-from ssl_pretext.probes.report import ProbeReport, percent
-from ssl_pretext.probes.statistics import mean_interval
+from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.reporting.page import markdown_table
 from ssl_pretext.reporting.plots import lines
 from ssl_pretext.system.files import read_json, write_bytes, write_json
@@ -28,8 +27,7 @@ class LabelEfficiency:
         """Returns the accuracies in percent as a Markdown table, with a column for each number of labels per class."""
         names = next(iter(self.reports.values())).names
         rows = [
-            {"representation": name}
-            | {str(count): percent(*mean_interval(report.accuracies(name))) for count, report in self.reports.items()}
+            {"representation": name} | {str(count): report.percent(name) for count, report in self.reports.items()}
             for name in names
         ]
         return markdown_table(rows, list(rows[0]))
@@ -48,7 +46,7 @@ class LabelEfficiency:
         """
         content = read_json(Path(path))
         try:
-            return cls({int(n): ProbeReport(one["runs"], one["card"]) for n, one in content["per_class"].items()})
+            return cls({int(n): ProbeReport.from_dict(one, path) for n, one in content["per_class"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} does not hold the reports of label_efficiency()") from error
 

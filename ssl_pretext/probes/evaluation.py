@@ -42,7 +42,7 @@ def evaluate(
         test: Labeled test images of the same classes, in any of these forms.
         label_fraction: The fraction of each class's labels that is used, at least one image per class.
         per_class: The number of labeled images per class, in place of `label_fraction`.
-        options: The probe (`"conv"` by default), seeds, controls and more; see `EvaluateOptions`.
+        options: The probe (`"linear"` by default), seeds, controls and more; see `EvaluateOptions`.
 
     Returns:
         The report, with `table()`, `summary()`, `differences()`, `to_json()` and `plot()`.
@@ -78,7 +78,7 @@ def label_efficiency(
         train: Labeled training images as for `evaluate`, at least as many of each class as the largest budget.
         test: Labeled test images as for `evaluate`, which are the same for all budgets.
         per_class: The numbers of labeled images per class.
-        options: The probe (`"linear"` by default), seeds, controls and more; see `EvaluateOptions`.
+        options: The probe, seeds, controls and more; see `EvaluateOptions`.
 
     Raises:
         ArgumentError: The data or an option cannot be used, or a class has too few images.
@@ -98,7 +98,6 @@ def label_efficiency(
             f"such as [1, 5], got {per_class!r}"
         )
     counts = sorted(per_class)
-    options.setdefault("probe", "linear")
     comparison = Comparison(representations, train, test, **options)
     budgets = [LabelBudget(per_class=count) for count in counts]
     reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))

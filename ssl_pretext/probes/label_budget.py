@@ -1,5 +1,7 @@
-"""Label budgets: how many labeled images of each class are used, and which ones for each seed."""
+"""Label budgets: how many labeled images of each class are used, and which ones by each seed."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +11,25 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["LabelBudget"]
+__all__ = ["LabelBudget", "LabelSets", "indices_sha256"]
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """The labeled images that each seed uses, as ascending indices.
+
+    Attributes:
+        full: Indices of the images for each seed.
+        parts: Disjoint parts of all labeled images, at most one for each seed, if the seeds share images and there are
+            at least two images of a class. The spread of probes on these parts shows what the choice of the labeled
+            images contributes to the uncertainty.
+        kind: `"disjoint"` if no two seeds share an image, `"parts"` if there are parts, and `"fixed"` if neither is
+            possible, so that the choice of the labeled images stays unknown.
+    """
+
+    full: list[Tensor]
+    parts: list[Tensor]
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -51,21 +71,48 @@ class LabelBudget:
                     f"class {images.classes[label]!r} has {count} labeled images, fewer than per_class={self.per_class}"
                 )
 
-    def indices(self, labels: Tensor, seed: int) -> Tensor | None:
-        """Draws the images that are used with a seed.
+    def draw(self, labels: Tensor, seeds: Sequence[int]) -> LabelSets:
+        """Draws the labeled images of each seed.
 
-        For a given seed, the images of a smaller budget are a subset of those of a larger one.
+        The images of each class are put into a random order on a circle. Each seed uses the next ones after its own
+        starting point, and the starting points are evenly spaced. So the seeds share as few images as possible: none if
+        there are enough. For a given seed, the images of a smaller budget are among those of a larger one.
 
         Args:
             labels: Labels `(N,)` of all images.
-            seed: Seed of the draw.
-
-        Returns:
-            The indices of the images in ascending order; None if all images are used.
+            seeds: The seeds; the first one determines the random order.
         """
-        if self.fraction == 1 and self.per_class is None:
-            return None
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-        parts = [order[labels[order] == label] for label in labels.unique()]
-        counts = [self.per_class or max(1, round(self.fraction * len(part))) for part in parts]
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).sort().values
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seeds[0]))
+        classes = [order[labels[order] == label] for label in labels.unique()]
+        counts = [self.per_class or max(1, round(self.fraction * len(images))) for images in classes]
+        full = _windows(classes, counts, len(seeds))
+        if len(seeds) == 1:
+            return LabelSets(full, [], "fixed")
+        if all(count <= len(images) // len(seeds) for images, count in zip(classes, counts, strict=True)):
+            return LabelSets(full, [], "disjoint")
+        # A class with a single image cannot be divided, so it is the same in all parts.
+        divisible = [len(images) for images in classes if len(images) > 1]
+        if not divisible:
+            return LabelSets(full, [], "fixed")
+        parts = min(len(seeds), *divisible)
+        return LabelSets(full, _windows(classes, [max(1, len(images) // parts) for images in classes], parts), "parts")
+
+
+def _windows(classes: Sequence[Tensor], counts: Sequence[int], number: int) -> list[Tensor]:
+    """For each of a number of starting points, the next images of each class, in ascending order."""
+    return [
+        torch.cat(
+            [
+                images.roll(-(start * len(images) // number))[:count]
+                for images, count in zip(classes, counts, strict=True)
+            ]
+        )
+        .sort()
+        .values
+        for start in range(number)
+    ]
+
+
+def indices_sha256(indices: Tensor) -> str:
+    """Identifies a set of images in a cache."""
+    return hashlib.sha256(indices.numpy().tobytes()).hexdigest()[:16]

@@ -1,14 +1,11 @@
-"""The linear probe: a grid of learning rates and weight decays, trained together and selected without test images."""
+"""The linear probe: logistic regression, whose weight decay is selected on held-out training images."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -17,32 +14,27 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.representations.base import average_down
 
-__all__ = ["EPOCHS", "LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
+__all__ = ["LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
 
 MAX_FEATURES = 9_216  # Zhang et al. 2016 and Goyal et al. 2019 pool every layer to this number
 ROUNDING = 1e-6  # a standard deviation below this fraction of a feature's largest value is float32 rounding error
 
-EPOCHS = 100
-# The grid is for features of unit variance divided by the square root of their number, so that a value has the same
-# effect for any layer. With these values and at least MIN_STEPS steps per epoch, 100 epochs reach the minimum of the
-# penalized loss for each decay; with lower rates or decays they do not. So the decay is what is selected, and the rate
-# has almost no effect.
-RATES = (3.0, 6.0, 12.0, 25.0)
-DECAYS = (1e-4, 1e-3, 1e-2)
-MOMENTUM, BATCH_SIZE, MIN_STEPS, VALIDATION = 0.9, 128, 8, 0.2
-# The bias is the weight of a feature with this constant value, which does not change the minimum. The variances of the
-# other features add up to 1, so with a constant of 1 the bias would be the first weight to oscillate at a high rate.
-CONSTANT = 0.3
+# For features of unit variance divided by the square root of their number, so that a value has the same effect for any
+# layer. At 1 the classifier compares an image with the mean of each class. scikit-learn's default, C=1 for features of
+# unit variance, is a decay of 1 / (N F): 5e-7 for 4,000 images and 512 features.
+DECAYS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+VALIDATION = 0.2
+MAX_ITERATIONS = 1_000
+# In the coordinates of `_minimize`, the loss is about the squared gradient above its minimum. So L-BFGS stops if no
+# component of the gradient exceeds TOLERANCE times the square root of the loss.
+TOLERANCE = 3e-4
 LINEAR_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
     "normalization": "mean and variance of all training images, including the held-out ones (but not their labels)",
-    "optimizer": f"SGD from zero weights, Nesterov momentum {MOMENTUM}, cosine schedule",
+    "optimizer": f"L-BFGS until convergence, at most {MAX_ITERATIONS:,} iterations",
     "loss": "cross-entropy; weight decay of the weights, not of the bias",
-    "learning_rate": list(RATES),
-    "bias_learning_rate": f"{CONSTANT**2:.2g} times that of the weights",
     "weight_decay": list(DECAYS),
-    "batch_size": f"about {BATCH_SIZE}, at least {MIN_STEPS} steps per epoch",
-    "selection": f"rate and decay on {VALIDATION:.0%} of the training images, then refit on all of them; last epoch",
+    "selection": f"decay on {VALIDATION:.0%} of the training images, then refit on all of them",
 }
 
 
@@ -117,108 +109,165 @@ def train_linear(
     classes: int,
     epochs: int,
     seed: int,
-    rates: Sequence[float] = RATES,
     decays: Sequence[float] = DECAYS,
 ) -> Outcome:
-    """Trains a linear classifier for each setting, selects the best on held-out training images, and refits it on all.
+    """Fits logistic regression for each weight decay, selects the best on held-out training images, and refits it.
 
-    The loss is the mean cross-entropy plus `decay / 2` times the squared weights, on `Standardized` features.
+    The loss is the mean cross-entropy plus `decay / 2` times the squared weights, on `Standardized` features. The
+    refitted classifier is trained on all training images.
 
     Args:
         train: Features `(N, C, h, w)` and labels `(N,)` of the training images.
-        test: Features and labels of the test images, which are not used to select the setting.
+        test: Features and labels of the test images, which are not used to select the decay.
         classes: Number of classes.
-        epochs: Number of passes over the training images.
-        seed: Seed of the order of the images and of the choice of held-out images.
-        rates: Learning rates of the grid.
-        decays: Weight decays of the grid.
+        epochs: Ignored; all probes are called with the same arguments.
+        seed: Seed of the choice of held-out images; nothing else is random.
+        decays: Weight decays to select from, ascending.
 
     Returns:
-        The history of the refitted classifier with a row per epoch, and the selected setting with its accuracy on the
-        held-out images, and the hits. If no class has two images, nothing can be held out: the setting is then the
-        middle of the grid, without an accuracy.
+        A history of one row about the refitted classifier, the settings, and the hits. The settings are the selected
+        `weight_decay`, the `iterations` of the refit and whether all classifiers `converged`; also the
+        `validation_accuracy` on the held-out images, and whether the decay is `at_edge`, the smallest or largest one.
+        If no class has two images, nothing can be held out: the decay is then the middle one, without these two.
     """
     (maps, labels), (test_maps, test_labels) = train, test
     parts = Standardized.of(pool(maps), pool(test_maps))
-    features, test_features = parts.train, parts.test
-    if dual := features.shape[1] > len(labels):
-        features, test_features = features @ features.T, test_features @ features.T
-    fit = partial(_epochs, classes=classes, epochs=epochs, seed=seed, dual=dual)
+    features, rotate_back = _rotate(parts.train)
     kept, held_out = holdout_split([str(index) for index in range(len(labels))], labels, fraction=VALIDATION, seed=seed)
-    best, accuracy = (rates[len(rates) // 2], decays[len(decays) // 2]), {}
+    decay, start = decays[len(decays) // 2], features.new_zeros(classes, features.shape[1] + 1)
+    chosen: dict[str, float] = {}
+    converged = True
     if held_out:
-        settings = list(product(rates, decays))
-        known = features[:, kept] if dual else features
-        *_, (weights, _) = fit(known[kept], labels[kept], settings)
-        scores = _score(_logits(known[held_out], weights, classes), labels[held_out]).tolist()
-        # The accuracy does not show divergence, because logits that are NaN all predict the first class.
-        ranks = [(not math.isfinite(loss), -hits, loss) for loss, hits in scores]
-        winner = ranks.index(min(ranks))
-        best, accuracy = settings[winner], {"validation_accuracy": scores[winner][1] / len(held_out)}
-    history = []
-    for epoch, (weights, ((loss, hits),)) in enumerate(fit(features, labels, [best]), start=1):
-        ((test_loss, test_hits),) = _score(_logits(test_features, weights, classes), test_labels).tolist()
-        trained = {"train_loss": loss / len(labels), "train_accuracy": hits / len(labels)}
-        tested = {"test_loss": test_loss / len(test_labels), "test_accuracy": test_hits / len(test_labels)}
-        history.append({"epoch": epoch, **trained, **tested})
-    found = _logits(test_features, weights, classes)[:, 0].argmax(-1) == test_labels
-    return Outcome(history, {"learning_rate": best[0], "weight_decay": best[1], **accuracy}, found)
+        descending = sorted(decays, reverse=True)
+        fits = _fit_path(features[kept], labels[kept], descending, start)
+        converged = all(fit.converged for fit in fits)
+        scores = [_score(features[held_out], labels[held_out], fit.weights) for fit in fits]
+        accuracies = [hits.double().mean().item() for _, hits in scores]
+        best = min(range(len(fits)), key=lambda index: (-accuracies[index], scores[index][0]))
+        decay, start = descending[best], fits[best].weights
+        at_edge = len(decays) > 1 and best in (0, len(decays) - 1)
+        chosen = {"validation_accuracy": accuracies[best], "at_edge": at_edge}
+    fit = _minimize(features, labels, decay, start)
+    loss, known = _score(features, labels, fit.weights)
+    weights = torch.cat([rotate_back(fit.weights[:, :-1]), fit.weights[:, -1:]], dim=1)
+    test_loss, hits = _score(parts.test, test_labels, weights)
+    row = {
+        "epoch": 1,
+        "train_loss": loss,
+        "train_accuracy": known.double().mean().item(),
+        "test_loss": test_loss,
+        "test_accuracy": hits.double().mean().item(),
+    }
+    done = {"iterations": fit.iterations, "converged": converged and fit.converged}
+    return Outcome([row], {"weight_decay": decay, **chosen, **done}, hits)
 
 
-def _epochs(
-    features: Tensor,
-    labels: Tensor,
-    settings: Sequence[tuple[float, float]],
-    *,
-    classes: int,
-    epochs: int,
-    seed: int,
-    dual: bool,
-) -> Iterator[tuple[Tensor, list[list[float]]]]:
-    """Trains one classifier per setting, all in one matrix whose last row is the bias.
+def _rotate(features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Rotates features `(N, F)` to their principal axes, which changes neither the logits nor the squared weights.
 
-    With N images, F features, S settings and K classes, the weights are `(F + 1, S K)`. They start at zero, and their
-    gradients are sums of training features, so the weights stay such sums. The dual form, for more features than
-    images, stores the coefficient of each image instead, `(N + 1, S K)`. It takes the inner products of the features,
-    `(N, N)`, in place of the features, and trains the same classifiers step by step.
-
-    Yields:
-        After each epoch the weights, which change in place, and each setting's summed training loss and number of
-        correct predictions.
+    Returns:
+        The rotated features `(N, R)`, and a function that rotates weights `(K, R)` back, to `(K, F)`. R is at most the
+        smaller one of N and F, because the weights at the minimum are sums of the features of training images.
     """
-    rates, decays = features.new_tensor(settings).repeat_interleave(classes, dim=0).T
-    weights = features.new_zeros(features.shape[1] + 1, len(rates))
-    velocity, gradient = torch.zeros_like(weights), torch.empty_like(weights)
-    generator = torch.Generator().manual_seed(seed)
-    steps = max(min(MIN_STEPS, len(labels)), round(len(labels) / BATCH_SIZE))
-    for epoch in range(epochs):
-        order = torch.randperm(len(labels), generator=generator).to(labels.device)
-        sums = features.new_zeros(len(settings), 2)
-        for step, batch in enumerate(order.tensor_split(steps), start=epoch * steps):
-            logits = _logits(features[batch], weights, classes)
-            sums += _score(logits, labels[batch])
-            error = (logits.softmax(-1) - F.one_hot(labels[batch], classes)[:, None]).flatten(1) / len(batch)
-            torch.mul(weights, decays, out=gradient)
-            if dual:
-                gradient[batch] += error
-            else:
-                gradient[:-1].addmm_(features[batch].T, error)
-            gradient[-1] = CONSTANT * error.sum(0)
-            velocity.mul_(MOMENTUM).add_(gradient)
-            schedule = 0.5 * (1 + math.cos(math.pi * step / (steps * epochs)))
-            weights.addcmul_(gradient.add_(velocity, alpha=MOMENTUM), rates, value=-schedule)
-        yield weights, sums.tolist()
+    count, width = features.shape
+    if width <= count:
+        axes = torch.linalg.eigh(features.T @ features).eigenvectors
+        return features @ axes, lambda weights: weights @ axes.T
+    # The inner products square the range of values, which would exceed the precision of float32.
+    wide = features.double()
+    squares, vectors = torch.linalg.eigh(wide @ wide.T)
+    nonzero = squares > count * torch.finfo(torch.float64).eps * squares[-1]
+    lengths, vectors = squares[nonzero].sqrt(), vectors[:, nonzero]
+    return (vectors * lengths).to(features.dtype), lambda weights: ((weights.double() / lengths) @ vectors.T @ wide).to(
+        features.dtype
+    )
 
 
-def _logits(features: Tensor, weights: Tensor, classes: int) -> Tensor:
-    """Computes the logits of each setting, `(B, S, K)`."""
-    logits = torch.addmm(CONSTANT * weights[-1], features, weights[:-1])
-    return logits.reshape(len(features), -1, classes)
+class _Fit(NamedTuple):
+    """A classifier with weights `(K, F + 1)`, of which the last column is the bias, and how it was found."""
+
+    weights: Tensor
+    iterations: int
+    converged: bool
 
 
-def _score(logits: Tensor, labels: Tensor) -> Tensor:
-    """Computes the summed loss, infinite after divergence, and the correct predictions of each setting, `(S, 2)`."""
-    truth = labels[:, None, None].expand(-1, logits.shape[1], 1)
-    losses = -logits.log_softmax(-1).gather(-1, truth)[..., 0]
-    hits = logits.argmax(-1) == labels[:, None]
-    return torch.stack([losses.nan_to_num(math.inf).sum(0), hits.sum(0)], dim=-1)
+def _fit_path(features: Tensor, labels: Tensor, decays: Sequence[float], start: Tensor) -> list[_Fit]:
+    """Fits a classifier for each decay; each starts where the two before it lead, which saves many iterations."""
+    fits: list[_Fit] = []
+    before = latest = start
+    for decay in decays:
+        fits.append(_minimize(features, labels, decay, 2 * latest - before))
+        before, latest = latest, fits[-1].weights
+    return fits
+
+
+def _minimize(features: Tensor, labels: Tensor, decay: float, start: Tensor) -> _Fit:
+    """Minimizes the mean cross-entropy plus `decay / 2` times the squared weights by L-BFGS.
+
+    L-BFGS works on the weights times the root of an estimate of the loss's second derivative, so that a step has a
+    similar effect in all directions. On principal axes the matrix of second derivatives is nearly diagonal.
+
+    Args:
+        features: Features `(N, F)` on principal axes; the gradients are computed in their dtype and on their device.
+        labels: Labels `(N,)`.
+        decay: Weight decay.
+        start: Weights to start from, `(K, F + 1)`.
+    """
+    from scipy.optimize import minimize  # slow to import
+
+    images = torch.arange(len(labels), device=labels.device)
+    variances = torch.cat([features.square().mean(dim=0), features.new_ones(1)]).double()
+    penalties = torch.full_like(variances, decay)
+    penalties[-1] = 0.0
+
+    def value(weights: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Computes the loss, its gradient and the probabilities `(K, N)`."""
+        scores = _logits(features, weights).log_softmax(dim=0)
+        loss = (penalties * weights.square()).sum() / 2 - scores[labels, images].mean()
+        probabilities = scores.exp()
+        error = probabilities.clone()
+        error[labels, images] -= 1
+        error /= len(labels)
+        slope = torch.cat([(error.to(features.dtype) @ features).double(), error.sum(dim=1, keepdim=True)], dim=1)
+        return loss.item(), slope.addcmul_(penalties, weights), probabilities
+
+    weights, iterations = start.double(), 0
+    loss, _, probabilities = value(weights)
+    while True:
+        curvature = (probabilities * (1 - probabilities)).mean().clamp(min=1e-6)
+        scale = (curvature * variances + penalties).rsqrt()
+
+        def scaled(point: Any, scale: Tensor = scale) -> tuple[float, Any]:
+            found, gradient, _ = value(torch.from_numpy(point).to(scale.device).view(start.shape) * scale)
+            return found, (gradient * scale).flatten().cpu().numpy()
+
+        result = minimize(
+            scaled,
+            (weights / scale).flatten().cpu().numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            options={
+                "maxiter": MAX_ITERATIONS - iterations,
+                "maxfun": 10 * MAX_ITERATIONS,
+                "gtol": TOLERANCE * math.sqrt(loss),
+                "ftol": 1e-12,
+            },
+        )
+        weights = torch.from_numpy(result.x).to(scale.device).view(start.shape) * scale
+        iterations += int(result.nit)
+        # Far from the start, both the tolerance and the curvature are other ones.
+        if not (result.success and result.fun < loss / 4):
+            return _Fit(weights.to(start.dtype), iterations, bool(result.success))
+        loss, _, probabilities = value(weights)
+
+
+def _logits(features: Tensor, weights: Tensor) -> Tensor:
+    """Computes logits `(K, N)` in double precision; with few classes this is several times as fast as `(N, K)`."""
+    weights = weights.to(features.dtype)
+    return torch.addmm(weights[:, -1:], weights[:, :-1], features.T).double()
+
+
+def _score(features: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor]:
+    """Computes the mean cross-entropy, and whether each image is classified correctly."""
+    logits = _logits(features, weights)
+    return nn.functional.cross_entropy(logits.T, labels).item(), logits.argmax(dim=0) == labels

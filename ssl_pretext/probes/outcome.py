@@ -16,7 +16,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         history: A row per epoch with `epoch`, `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy`.
-        settings: The settings that were selected on training images, and their accuracy there.
+        settings: The settings that were selected on training images, their accuracy there, and how the training ended.
         hits: Whether the final probe classifies each test image correctly, `(N,)` of type bool.
     """
 

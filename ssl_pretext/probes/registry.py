@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch import nn
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.knn import KNN_CARD, KNNProbe, train_knn
-from ssl_pretext.probes.linear import EPOCHS, LINEAR_CARD, LinearProbe, train_linear
+from ssl_pretext.probes.linear import LINEAR_CARD, LinearProbe, train_linear
 from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory, train_network
@@ -22,8 +22,10 @@ from ssl_pretext.representations.cache import is_library_code
 
 __all__ = ["Method", "create_probe", "find_method", "list_probes", "register_probe"]
 
+DOCUMENTED = "documented_conv"  # the conv probe as in the documented experiment, without standardized features
 PROBES: Registry[nn.Module] = Registry("probe")
 PROBES.register("conv")(ConvProbe)
+PROBES.register(DOCUMENTED)(ConvProbe)
 PROBES.register("linear")(LinearProbe)
 PROBES.register("knn")(KNNProbe)
 PROBES.register("resnet")(ResNetProbe)
@@ -37,7 +39,7 @@ class Method:
         name: Name of the probe.
         train: Function from `(train, test, *, classes, epochs, seed)` to an `Outcome`.
         card: The settings that determine the results of the probe.
-        epochs: Default number of passes over the training images.
+        epochs: Default number of passes over the training images; 1 for probes that ignore it.
         pooled: Whether the probe averages feature maps to at most 9,216 features, so that larger maps are not stored.
         all_classes: Whether the probe has an output for each class, including those without training images, as the
             classifier of the documented experiment has.
@@ -79,7 +81,7 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None) -> Meth
             )
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown options
         if name == "linear":
-            return Method(name, train_linear, LINEAR_CARD, EPOCHS, pooled=True, all_classes=False, cacheable=True)
+            return Method(name, train_linear, LINEAR_CARD, 1, pooled=True, all_classes=False, cacheable=True)
         return Method(
             name,
             partial(train_knn, **cast(dict[str, Any], options)),
@@ -90,6 +92,8 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None) -> Meth
             cacheable=True,
         )
     training = training or ProbeConfig()
+    if name == DOCUMENTED:
+        training = replace(training, standardize=False)
     regularizers = [REGULARIZERS.factory(parse_spec(spec)[0]) for spec in training.regularizers]
     factory: ProbeFactory = (lambda i, n: create_probe(probe, i, n)) if isinstance(probe, str) else probe
     return Method(

@@ -7,20 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
 from ssl_pretext.probes.controls import before_name, untrained_name
-from ssl_pretext.probes.statistics import describe_difference, mean_interval, paired_difference, significant
+from ssl_pretext.probes.outcome import unpack_hits
+from ssl_pretext.probes.statistics import (
+    Interval,
+    Scores,
+    Spread,
+    describe_difference,
+    holm,
+    interval,
+    mean_interval,
+    pooled,
+)
+from ssl_pretext.probes.verdict import basis, describe_correction, is_prediction, verdict, warnings
 from ssl_pretext.reporting.page import markdown_table
 from ssl_pretext.reporting.plots import curves, forest, lines
 from ssl_pretext.representations.collapse import health_rows
 from ssl_pretext.system.files import read_json, write_bytes, write_json
 
-__all__ = ["ProbeReport", "difference_plot", "difference_row", "percent"]
+__all__ = ["ProbeReport", "difference_plot", "percent"]
 
 # Entries of the card that two comparable reports may differ in: they describe what is compared, and not how, or follow
 # from the images, whose hashes are compared.
 NOT_COMPARED = ("controls", "against", "health", "representations", "code", "guessed", "seen")
-FEW_STEPS = 100  # with fewer training steps, a network hardly learns
+PAIRED = ("seeds", "train", "test", "label_fraction", "per_class", "classes_without_training_images")
+ENOUGH_SEEDS = 4  # with fewer, the spread between seeds is averaged over the rows of a table
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,8 +44,10 @@ class ProbeReport:
 
     Attributes:
         runs: A dict for each representation and seed, with the keys `"representation"`, `"probe"`, `"seed"`,
-            `"labels"`, `"history"` and the settings that were selected. The history has a row per epoch with `epoch`,
-            `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy`.
+            `"labels"`, `"history"`, `"hits"` and the settings that were selected. The history has a row per epoch with
+            `epoch`, `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy`. The hits say which test images are
+            classified correctly; `hits()` unpacks them. `"part_hits"` are those of the same probe trained on a part of
+            the labels, from which the uncertainty due to the choice of the labels is computed.
         card: All settings that determine the results, and statistics of the features.
     """
 
@@ -60,18 +77,18 @@ class ProbeReport:
     def summary(self) -> list[dict[str, Any]]:
         """Returns a row per representation with its mean accuracy and loss.
 
-        `test_accuracy_ci95` is half the width of the 95% interval, None for a single seed.
+        `test_accuracy_ci95` is half the width of the 95% interval.
         """
         rows = []
         for name in self.names:
-            mean, half = mean_interval(self.accuracies(name))
+            accuracy = self.interval(name)
             loss, _ = mean_interval(self._final(name, "test_loss"))
             rows.append(
                 {
                     "representation": name,
                     "probe": self.card["probe"],
-                    "test_accuracy_mean": mean,
-                    "test_accuracy_ci95": half,
+                    "test_accuracy_mean": accuracy.mean,
+                    "test_accuracy_ci95": accuracy.half,
                     "test_loss_mean": loss,
                     "seeds": len(self.card["seeds"]),
                 }
@@ -82,45 +99,117 @@ class ProbeReport:
         """Returns `difference` for each representation except the reference."""
         return [self.difference(name, reference) for name in self.names if name != reference]
 
-    def difference(self, name: str, reference: str) -> dict[str, Any]:
-        """Computes the test accuracy of a representation minus that of another, seed by seed.
+    def difference(self, name: str, reference: str, *, of: "ProbeReport | None" = None) -> dict[str, Any]:
+        """Computes the test accuracy of a representation minus that of another, paired by seed and test image.
 
         Args:
             name: Name of the representation.
             reference: Name of the representation whose accuracy is subtracted.
+            of: The report that holds the reference, by default this one. It must have the same seeds, labeled images
+                and test images, such as a report of another probe.
 
         Returns:
-            A row with the `mean` difference, half the width of its interval as `ci95`, whether it is `significant`, and
-            a description in `words`.
+            A row with the `mean` difference, half the width of its 95% interval as `ci95`, the `p`-value, whether the
+            difference is `significant`, and a description in `words`, which says what the interval covers.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+            ArgumentError: The reports do not have the same seeds and images.
+        """
+        other = of or self
+        if of is not None and any(self.card[key] != of.card[key] for key in PAIRED):
+            raise ArgumentError(
+                "difference() needs two reports with the same seeds, labeled images and test images; they differ in "
+                + ", ".join(key for key in PAIRED if self.card[key] != of.card[key])
+            )
+        found = interval(self._scores(name, reference, other))
+        if of is None:
+            return self._row(name, reference, found, verdict(self.card, name, reference, found))
+        label = f"{reference} with the {of.card['probe']} probe"
+        return self._row(name, label, found, describe_difference(found, label, basis(self.card, name)))
+
+    def against_controls(self) -> list[dict[str, Any]]:
+        """Returns a row as of `difference` for each representation and each of its controls.
+
+        Each row has the p-value after the correction of Holm for all rows as `p_holm`. With two or three seeds, the
+        comparisons with one kind of control share the mean of their spreads, which is known better than each of them.
+        """
+        pairs = [
+            (label, name, control)
+            for name, controls in self.card["against"].items()
+            for label, control in controls.items()
+        ]
+        scores = [self._scores(name, control) for _, name, control in pairs]
+        spreads = [Spread.of(one) for one in scores]
+        if 1 < len(self.card["seeds"]) < ENOUGH_SEEDS:
+            by_kind: dict[str, list[Spread]] = {}
+            for (label, *_), spread in zip(pairs, spreads, strict=True):
+                by_kind.setdefault(label, []).append(spread)
+            spreads = [pooled(by_kind[label]) for label, *_ in pairs]
+        found = [interval(one, spread=spread) for one, spread in zip(scores, spreads, strict=True)]
+        corrected = holm([one.p for one in found])
+        return [
+            self._row(name, control, one, verdict(self.card, name, control, one)) | {"p_holm": p}
+            for (_, name, control), one, p in zip(pairs, found, corrected, strict=True)
+        ]
+
+    def sentences(self) -> list[str]:
+        """Returns a sentence per comparison with a control, then one about guessing, and warnings if there are any."""
+        rows = self.against_controls()
+        return [
+            *(f"{row['representation']}: {row['words']}." for row in rows),
+            *describe_correction(rows),
+            *warnings(self.card, self.runs),
+        ]
+
+    def hits(self, name: str) -> NDArray[np.bool_]:
+        """Returns whether the probe of each seed classifies each test image correctly, `(seeds, images)`.
 
         Raises:
             UnknownNameError: The report has no such representation.
         """
-        return difference_row(name, self.accuracies(name), reference, self.accuracies(reference))
+        images = self.card["test"]["images"]
+        return np.stack([unpack_hits(run["hits"], images) for run in self._runs(name)])
 
-    def against_controls(self) -> list[dict[str, Any]]:
-        """Returns `difference` for each representation and each of its controls."""
-        pairs = [(name, control) for name, controls in self.card["against"].items() for control in controls.values()]
-        return [self.difference(name, control) for name, control in pairs]
+    def interval(self, name: str) -> Interval:
+        """Returns the mean accuracy of a representation with its 95% interval.
 
-    def sentences(self) -> list[str]:
-        """Returns a sentence per comparison with a control, then one about guessing, and warnings if there are any."""
-        found = [f"{row['representation']}: {row['words']}." for row in self.against_controls()]
-        chance, guessed = 1 / self.card["classes"], self.card["guessed"]
-        frequent = f"; always naming the most frequent class gets {guessed:.1%}" if guessed > chance else ""
-        found.append(f"Guessing one of {self.card['classes']} classes gets {chance:.1%}{frequent}.")
-        if seen := self.card["seen"]:
-            number = self.card["test"]["images"]
-            found.append(f"Warning: {seen:,} of {number:,} test images are identical to training images.")
-        images = self.runs[0]["labels"]
-        if self.card.get("optimizer") == "AdamW":  # the knn probe has no optimizer
-            steps = self.card["epochs"] * max(1, images // self.card["batch_size"])
-            if steps < FEW_STEPS:
-                found.append(
-                    f"Warning: {images} labels give only {steps} training steps, too few for the {self.card['probe']} "
-                    "probe. Use the linear or knn probe with so few labels, or more epochs."
-                )
-        return found
+        The interval covers the seeds and the choice of the labeled images and of the test images, as far as the report
+        shows their variation; `difference(...)["words"]` says which.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+        """
+        return interval(self._scores(name))
+
+    def _scores(self, name: str, reference: str | None = None, other: "ProbeReport | None" = None) -> Scores:
+        full, parts = self.hits(name).astype(np.int8), self._part_hits(name)
+        if reference is None:
+            return Scores(full, parts)
+        other = other or self
+        other_parts = other._part_hits(reference)
+        return Scores(
+            full - other.hits(reference),
+            None if parts is None or other_parts is None else parts - other_parts,
+            other is self and is_prediction(self.card, name, reference),
+        )
+
+    def _part_hits(self, name: str) -> NDArray[np.int8] | None:
+        images = self.card["test"]["images"]
+        packed = [run["part_hits"] for run in self._runs(name) if "part_hits" in run]
+        return np.stack([unpack_hits(hits, images) for hits in packed]).astype(np.int8) if packed else None
+
+    @staticmethod
+    def _row(name: str, reference: str, found: Interval, words: str) -> dict[str, Any]:
+        return {
+            "representation": name,
+            "reference": reference,
+            "mean": found.mean,
+            "ci95": found.half,
+            "p": found.p,
+            "significant": found.significant,
+            "words": words,
+        }
 
     def best(self, names: Sequence[str] | None = None) -> str:
         """Returns the representation with the best accuracy on held-out *training* images, averaged over the seeds.
@@ -162,6 +251,7 @@ class ProbeReport:
         representations share.
         """
         labels = list(dict.fromkeys(label for controls in self.card["against"].values() for label in controls))
+        compared = {(row["representation"], row["reference"]): row for row in self.against_controls()}
         rows = []
         for row in self.summary():
             name = row["representation"]
@@ -171,7 +261,7 @@ class ProbeReport:
             }
             controls = self.card["against"].get(name, {})
             for label in labels:
-                found = self.difference(name, controls[label]) if label in controls else None
+                found = compared[name, controls[label]] if label in controls else None
                 shown[f"minus {label}"] = "" if found is None else percent(found["mean"], found["ci95"], sign=True)
             rows.append(shown)
         return rows
@@ -197,11 +287,24 @@ class ProbeReport:
             MissingFileError: The file does not exist.
             CheckpointError: The file holds something else.
         """
-        content = read_json(Path(path))
+        return cls.from_dict(read_json(Path(path)), path)
+
+    @classmethod
+    def from_dict(cls, content: Any, source: str | Path = "the mapping") -> "ProbeReport":
+        """Returns the report that `to_dict` made a mapping of.
+
+        Args:
+            content: The mapping.
+            source: Where it comes from, for the message of an error.
+
+        Raises:
+            CheckpointError: The mapping does not hold a report.
+        """
         try:
+            _ = [(run["representation"], run["hits"]) for run in content["runs"]]
             return cls(content["runs"], content["card"])
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} does not hold a probe report") from error
+            raise CheckpointError(f"{source} does not hold a probe report") from error
 
     def card_differences(self, other: "ProbeReport") -> dict[str, tuple[Any, Any]]:
         """Returns the settings that differ, by name, with the value of this report and that of the other."""
@@ -219,11 +322,10 @@ class ProbeReport:
         for name in dict.fromkeys([*self.names, *other.names]):
             shown: dict[str, object] = {"representation": name}
             for heading, report in (("this report, %", self), ("the other, %", other)):
-                found = percent(*mean_interval(report.accuracies(name))) if name in report.names else ""
-                shown[heading] = found
+                shown[heading] = report.percent(name) if name in report.names else ""
             if not differing and name in self.names and name in other.names:
-                mean, half = paired_difference(self.accuracies(name), other.accuracies(name))
-                shown["difference"] = percent(mean, half, sign=True)
+                row = self.difference(name, name, of=other)
+                shown["difference"] = percent(row["mean"], row["ci95"], sign=True)
             rows.append(shown)
         settings = [f"- {key}: {mine!r} here, {theirs!r} there" for key, (mine, theirs) in differing.items()]
         lead = "Not comparable: the probe cards differ." if differing else "The probe cards agree."
@@ -319,10 +421,15 @@ class ProbeReport:
         )
         write_bytes(Path(path), picture)
 
-    def in_percent(self, name: str) -> tuple[float, float | None]:
+    def in_percent(self, name: str) -> tuple[float, float]:
         """Returns the mean accuracy of a representation and half the width of its interval, in percent."""
-        mean, half = mean_interval(self.accuracies(name))
-        return 100 * mean, None if half is None else 100 * half
+        found = self.interval(name)
+        return 100 * found.mean, 100 * found.half
+
+    def percent(self, name: str) -> str:
+        """Returns the mean accuracy of a representation with half the width of its interval, such as `"12.3 ± 0.4"`."""
+        found = self.interval(name)
+        return percent(found.mean, found.half)
 
     def _runs(self, name: str) -> list[dict[str, Any]]:
         if name not in self.names:
@@ -333,29 +440,6 @@ class ProbeReport:
         # JSON has no NaN, so the loss of a probe that diverged is read back as None.
         values = [run["history"][-1][key] for run in self._runs(name)]
         return [math.nan if value is None else value for value in values]
-
-
-def difference_row(name: str, values: Sequence[float], reference: str, against: Sequence[float]) -> dict[str, Any]:
-    """Computes the paired difference of two lists of accuracies, and describes it.
-
-    Args:
-        name: Name of the representation.
-        values: Its accuracies, one per seed.
-        reference: Name of the representation to compare with.
-        against: The accuracies to subtract, for the same seeds.
-
-    Returns:
-        A row as `ProbeReport.difference` returns it.
-    """
-    mean, half = paired_difference(values, against)
-    return {
-        "representation": name,
-        "reference": reference,
-        "mean": mean,
-        "ci95": half,
-        "significant": significant(mean, half),
-        "words": describe_difference(mean, half, reference),
-    }
 
 
 def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str) -> bytes:

@@ -19,6 +19,7 @@ __all__ = ["ProbeConfig", "ProbeFactory", "train_network"]
 ProbeFactory = Callable[[int, int], nn.Module]
 
 TEST_BATCH_SIZE = 256
+ROUNDING = 1e-6  # a standard deviation below this fraction of a channel's largest value is float32 rounding error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class ProbeConfig(Config):
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         batch_size: Approximate number of images per step; the images are divided into batches of nearly equal size.
+        standardize: Whether each channel of the features is standardized by its mean and variance over the training
+            images. Without it, features with small values are judged by their size: the running variances of a probe's
+            BatchNorm start at 1, and do not reach them in few steps.
         regularizers: Weight of each regularizer of the probe, by the spec of the regularizer, such as
             `{"nuclear_norm": 1e-3}`.
 
@@ -44,11 +48,14 @@ class ProbeConfig(Config):
     learning_rate: float = 3e-4
     weight_decay: float = 2e-5
     batch_size: int = 64
+    standardize: bool = True
     regularizers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = whole_number("batch_size of ProbeConfig (BatchNorm needs two images)", self.batch_size, least=2)
         object.__setattr__(self, "batch_size", size)  # an int, which JSON can hold, unlike NumPy's integers
+        if not isinstance(self.standardize, bool):
+            raise ArgumentError(f"standardize of ProbeConfig must be True or False, got {self.standardize!r}")
         rates = (self.learning_rate, self.weight_decay)
         if not all(isinstance(rate, float | int) for rate in rates) or not self.learning_rate > 0 <= self.weight_decay:
             raise ArgumentError(
@@ -87,6 +94,7 @@ def train_network(
         The history with a row per epoch, no settings, because none are selected, and the hits of the last epoch.
     """
     features, labels = train
+    standardize = _standardization(features) if training.standardize else lambda maps: maps
     count, device = len(labels), labels.device
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
@@ -104,7 +112,7 @@ def train_network(
             sums = torch.zeros(2, device=device, dtype=torch.float64)
             # Batches are nearly equal, because BatchNorm has no variance in a last batch of a single image.
             for batch in order.tensor_split(max(1, count // training.batch_size)):
-                inputs = features[batch]
+                inputs = standardize(features[batch])
                 logits = network(inputs)
                 penalties = regularizers(network, inputs).values()
                 loss = F.cross_entropy(logits, labels[batch])
@@ -112,7 +120,10 @@ def train_network(
                 torch.stack([loss, *penalties]).sum().backward()
                 optimizer.step()
                 sums += _score(logits.detach(), labels[batch])
-            (train_loss, train_accuracy), (test_loss, hits) = (sums / count).tolist(), _test(network, *test)
+            (train_loss, train_accuracy), (test_loss, hits) = (
+                (sums / count).tolist(),
+                _test(network, standardize, *test),
+            )
             history.append(
                 {
                     "epoch": epoch + 1,
@@ -125,14 +136,27 @@ def train_network(
     return Outcome(history, {}, hits)
 
 
-def _test(network: nn.Module, features: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+def _standardization(features: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns a function that standardizes each channel by its mean and variance over all images and positions.
+
+    Channels that are constant become zeros.
+    """
+    variance, mean = torch.var_mean(features, dim=(0, 2, 3), correction=0, keepdim=True)
+    std, largest = variance.sqrt(), features.abs().amax(dim=(0, 2, 3), keepdim=True)
+    scale = torch.where(std > ROUNDING * largest, 1 / std, 0.0)
+    return lambda maps: (maps - mean) * scale
+
+
+def _test(
+    network: nn.Module, standardize: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor
+) -> tuple[float, Tensor]:
     """Computes the mean test loss, and whether each image is classified correctly."""
     network.eval()
     total, hits = torch.zeros((), device=labels.device, dtype=torch.float64), torch.empty_like(labels, dtype=torch.bool)
     with torch.inference_mode():
         for batch in torch.arange(len(labels), device=labels.device).split(TEST_BATCH_SIZE):
             # Indexing copies the features, so a network that changes its input in place does no harm.
-            logits = network(features[batch])
+            logits = network(standardize(features[batch]))
             total += F.cross_entropy(logits, labels[batch], reduction="sum")
             hits[batch] = logits.argmax(dim=1) == labels[batch]
     return (total / len(labels)).item(), hits

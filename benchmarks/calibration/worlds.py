@@ -1,0 +1,355 @@
+"""Worlds: data of which the truth is known, drawn anew again and again, as `evaluate` takes them.
+
+In most worlds two representations `a` and `b` are noisy views of the same features, drawn in the same way. So they are
+equally good, and each claim of a difference between them is false. With more noise in one of them there is a true
+difference, whose size is the mean over all worlds.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.probes import ProbeConfig
+from ssl_pretext.representations import Backbone, extract_features, imagenet_reference
+
+__all__ = ["ROWS", "Pool", "Row", "photo_features"]
+
+TEST_IMAGES = 1_000
+A, B = "a", "b"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Features to draw worlds from.
+
+    Attributes:
+        features: Features `(N, F)` of unit variance; None stands for normally distributed features around a random center
+            of each class, which are drawn anew for each world.
+        labels: Labels `(N,)`.
+    """
+
+    features: Tensor | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: how worlds are drawn, and how two representations are compared in each of them.
+
+    Attributes:
+        name: Name of the row.
+        claims: Function from a pool and the number of a world to the differences between representations of that world,
+            each with its interval.
+        worlds: Number of worlds.
+        real: Whether the features are those of photographs.
+        different: Whether there is a true difference.
+    """
+
+    name: str
+    claims: Callable[[Pool, int], list[dict[str, Any]]]
+    worlds: int
+    real: bool = False
+    different: bool = False
+
+
+def labeled_and_test(
+    pool: Pool, world: int, *, classes: int, labels: int, features: int, noise: tuple[float, float], test: int
+) -> tuple[Any, Any]:
+    """Draws training and test data whose channels are the features of `a` followed by those of `b`."""
+    draw = torch.Generator().manual_seed(world)
+    if pool.features is None or pool.labels is None:
+        per_class = labels + test // classes
+        centers = torch.randn(classes, features, generator=draw)
+        names = torch.arange(classes).repeat_interleave(per_class)
+        values = centers[names] + torch.randn(len(names), features, generator=draw)
+    else:
+        names, values = pool.labels, pool.features
+    views = [values + scale * torch.randn(values.shape, generator=draw) for scale in noise]
+    both = torch.cat(views, dim=1)[:, :, None, None]
+    known, unknown = [], []
+    for label in range(classes):
+        order = (names == label).nonzero().flatten()
+        order = order[torch.randperm(len(order), generator=draw)]
+        known.append(order[:labels])
+        unknown.append(order[labels : labels + test // classes])
+    train, held_out = torch.cat(known), torch.cat(unknown)
+    return (both[train], names[train]), (both[held_out], names[held_out])
+
+
+def two_views(
+    pool: Pool,
+    world: int,
+    *,
+    probe: str,
+    classes: int = 10,
+    labels: int = 20,
+    features: int = 32,
+    noise: tuple[float, float] = (1.5, 1.5),
+    test: int = TEST_IMAGES,
+    maps: int = 1,
+    options: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Compares two views by a probe; with `maps`, the features are spread over maps of this height and width."""
+    train, held_out = labeled_and_test(
+        pool, world, classes=classes, labels=labels, features=features, noise=noise, test=test
+    )
+    half = train[0].shape[1] // 2
+
+    def view(first: int) -> sp.Representation:
+        def features_of(images: Tensor) -> Tensor:
+            chosen = images[:, first : first + half].float()
+            return chosen.reshape(len(images), -1, maps, maps)
+
+        return sp.Representation("view", features_of)
+
+    report = sp.evaluate(
+        {A: view(0), B: view(half)}, train, held_out, probe=probe, controls=False, **(dict(options or {}))
+    )
+    return [compared(report, A, B)]
+
+
+def compared(report: sp.ProbeReport, name: str, reference: str) -> dict[str, Any]:
+    """The difference by the report, and by Student's t over the seeds alone."""
+    mean, half = sp.probes.mean_interval(
+        [first - second for first, second in zip(report.accuracies(name), report.accuracies(reference), strict=True)]
+    )
+    row = report.difference(name, reference)
+    alone = half is not None and half > 1e-9 and abs(mean) > half
+    # Seeds that all give the same difference were called significant, too, unless it was 0.
+    agreed = half is not None and half <= 1e-9 and mean != 0
+    return {key: row[key] for key in ("mean", "ci95", "p", "significant")} | {"seeds_alone": alone or agreed}
+
+
+# Networks
+
+
+def random_network(seed: int, channels: int, width: int) -> nn.Module:
+    """A random layer, of which some draws are better than others."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
+
+
+def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> list[dict[str, Any]]:
+    """Compares one network, drawn like the others, with its untrained control; pretraining did nothing."""
+    train, held_out = labeled_and_test(
+        pool, world, classes=10, labels=200, features=32, noise=(0.5, 0.5), test=TEST_IMAGES
+    )
+    channels = train[0].shape[1]
+
+    def backbone(seed: int) -> Backbone:
+        network = random_network(seed, channels, width)
+        return Backbone(
+            lambda images, layers: {layer: network(images) for layer in layers}, module=network, untrained=twin
+        )
+
+    def twin(seed: int) -> Backbone:
+        return backbone(1_000 * world + seed)
+
+    report = sp.evaluate(
+        {A: backbone(1_000 * world + 999).representation()},
+        train,
+        held_out,
+        probe="linear",
+        per_class=20 if seeds <= 10 else 10,
+        seeds=seeds,
+        controls=["untrained"],
+    )
+    return [compared(report, A, f"{A} (untrained)")]
+
+
+def several_pretrainings(pool: Pool, world: int, *, rows: int = 8, seeds: int = 3) -> list[dict[str, Any]]:
+    """Compares tasks of a few pretrainings each with their untrained controls, as a table does, with a pooled spread."""
+    train, held_out = labeled_and_test(
+        pool, world, classes=10, labels=60, features=32, noise=(0.5, 0.5), test=TEST_IMAGES
+    )
+    channels = train[0].shape[1]
+
+    def representation(number: int, seed: int) -> sp.Representation:
+        def backbone(draw: int) -> Backbone:
+            network = random_network(draw, channels, 12)
+            return Backbone(
+                lambda images, layers: {layer: network(images) for layer in layers}, module=network, untrained=twin
+            )
+
+        def twin(seed: int) -> Backbone:
+            return backbone(10_000 * world + 100 * number + 50 + seed)
+
+        return backbone(10_000 * world + 100 * number + seed).representation()
+
+    tasks = {f"task {i}": [representation(i, seed) for seed in range(seeds)] for i in range(rows)}
+    report = sp.evaluate(tasks, train, held_out, probe="linear", per_class=20, seeds=seeds, controls=["untrained"])
+    found = {row["representation"]: row for row in report.against_controls()}
+    return [
+        compared(report, name, f"{name} (untrained)")
+        | {key: found[name][key] for key in ("mean", "ci95", "significant")}
+        for name in tasks
+    ]
+
+
+def fine_tuning(pool: Pool, world: int, *, seeds: int = 5) -> list[dict[str, Any]]:
+    """Trains two networks as a whole, from starting weights that are drawn alike, once per seed."""
+    train, held_out = labeled_and_test(
+        pool, world, classes=5, labels=20, features=32, noise=(0.5, 0.5), test=TEST_IMAGES
+    )
+
+    def network(first: bool, channels: int, classes: int) -> nn.Module:
+        if not first:
+            torch.rand(1)  # so that the weights of the second network differ from those of the first
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels, 32), nn.ReLU(), nn.Linear(32, classes))
+
+    whole = {A: sp.Representation("image", lambda images: images.float())}
+    first, second = (
+        sp.evaluate(
+            whole,
+            train,
+            held_out,
+            probe=partial(network, is_first),
+            training=ProbeConfig(learning_rate=3e-3, batch_size=32),
+            epochs=12,
+            seeds=seeds,
+            controls=False,
+        )
+        for is_first in (True, False)
+    )
+    both = sp.ProbeReport(
+        [*first.runs, *({**run, "representation": B} for run in second.runs)],
+        first.card | {"representations": {A: first.card["representations"][A], B: second.card["representations"][A]}},
+    )
+    return [compared(both, A, B)]
+
+
+def untrained_cnns(pool: Pool, world: int, *, networks: int = 12, folder: Path) -> list[dict[str, Any]]:
+    """Compares all pairs of small untrained CNNs on photographs."""
+    store = sp.ImageStore.from_folder(folder, image_size=32)
+    draw = torch.Generator().manual_seed(world)
+    known, unknown = [], []
+    for label in store.labels.unique():
+        order = (store.labels == label).nonzero().flatten()
+        order = order[torch.randperm(len(order), generator=draw)]
+        known.append(order[:20])
+        unknown.append(order[20:120])
+    representations = {}
+    for number in range(networks):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(100 * world + number)
+            network = nn.Sequential(
+                nn.Conv2d(3, 16, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.ReLU(),
+            )
+        representations[str(number)] = sp.representations.Concatenated(
+            [sp.FrozenNetwork(network).representation()], size=1
+        )
+    report = sp.evaluate(
+        representations,
+        store.subset(torch.cat(known).tolist()),
+        store.subset(torch.cat(unknown).tolist()),
+        probe="linear",
+        controls=False,
+    )
+    names = list(representations)
+    return [compared(report, name, other) for i, name in enumerate(names) for other in names[:i]]
+
+
+def photo_features(folder: Path) -> Pool:
+    """Features of photographs in class folders, by a network that was trained with ImageNet's labels.
+
+    They are reduced to 64 random directions of unit variance.
+    """
+    store = sp.ImageStore.from_folder(folder, image_size=64)
+    reference = imagenet_reference(image_size=64)
+    found = extract_features([reference], store, reduce=lambda maps: maps.mean(dim=(2, 3), keepdim=True))
+    values = reference.combine([found[part.backbone, part.layer] for part in reference.parts]).flatten(1)
+    draw = torch.Generator().manual_seed(0)
+    values = (values - values.mean(dim=0)) @ torch.randn(values.shape[1], 64, generator=draw)
+    return Pool(values / values.std(dim=0), store.labels)
+
+
+def rows(folder: Path | None, worlds: int) -> list[Row]:
+    """The rows of the table; those on photographs only if there is a folder of them.
+
+    Args:
+        folder: Folder of photographs in class folders.
+        worlds: Number of worlds of a row whose probe is fast.
+    """
+    found = [
+        Row("all 20 labels per class, linear", partial(two_views, probe="linear"), worlds),
+        Row(
+            "all 8 labels per class, five classes, linear",
+            partial(two_views, probe="linear", classes=5, labels=8),
+            worlds,
+        ),
+        Row(
+            "18 of 20 labels per class, linear",
+            partial(two_views, probe="linear", options={"per_class": 18}),
+            worlds,
+        ),
+        Row("10 of 20 labels per class, linear", partial(two_views, probe="linear", options={"per_class": 10}), worlds),
+        Row(
+            "10 of 200 labels per class, linear",
+            partial(two_views, probe="linear", labels=200, options={"per_class": 10}),
+            worlds,
+        ),
+        Row(
+            "10 of 20 labels per class, linear, 3 seeds",
+            partial(two_views, probe="linear", options={"per_class": 10, "seeds": 3}),
+            worlds,
+        ),
+        Row("all 20 labels per class, knn", partial(two_views, probe="knn"), worlds),
+        Row(
+            "10 of 200 labels per class, knn",
+            partial(two_views, probe="knn", labels=200, options={"per_class": 10}),
+            worlds,
+        ),
+        Row(
+            "all 100 labels per class, conv",
+            partial(two_views, probe="conv", classes=4, labels=100, features=64, maps=4, test=400, noise=(3.0, 3.0)),
+            worlds // 2,
+        ),
+        Row("all 20 labels per class, fine-tuning", fine_tuning, worlds // 2),
+        Row(
+            "all 20 labels per class, linear, a true difference",
+            partial(two_views, probe="linear", noise=(1.5, 2.0)),
+            worlds,
+            different=True,
+        ),
+        Row(
+            "10 of 200 labels per class, knn, a true difference",
+            partial(two_views, probe="knn", labels=200, noise=(1.5, 2.0), options={"per_class": 10}),
+            worlds,
+            different=True,
+        ),
+        *(
+            Row(f"one network against {seeds} untrained draws", partial(untrained_draws, seeds=seeds), worlds)
+            for seeds in (3, 5, 10, 20)
+        ),
+        Row("a table of 8 tasks with 3 pretrainings each", several_pretrainings, worlds // 4),
+    ]
+    if folder is None:
+        return found
+    return [
+        *found,
+        Row("photographs, all 20 labels per class, linear", partial(two_views, probe="linear"), worlds, real=True),
+        Row("photographs, all 8 labels per class, knn", partial(two_views, probe="knn", labels=8), worlds, real=True),
+        Row(
+            "photographs, 10 of 200 labels per class, linear, a true difference",
+            partial(two_views, probe="linear", labels=200, noise=(0.8, 1.4), options={"per_class": 10}),
+            worlds,
+            real=True,
+            different=True,
+        ),
+        Row(
+            "photographs, all pairs of 12 untrained CNNs, linear",
+            partial(untrained_cnns, folder=folder),
+            max(1, worlds // 40),
+            real=True,
+        ),
+    ]
