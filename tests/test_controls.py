@@ -53,7 +53,7 @@ def test_all_controls_are_added_unless_switched_off(probe: str) -> None:
     with_pixels = evaluate(given, data, data, probe=probe, epochs=1, seeds=1)
     assert with_pixels.card["against"]["net"]["mine"] == "mine", "a control among the representations is not added"
     assert "pixels rgb" not in with_pixels.names
-    with pytest.raises(ArgumentError, match="no control 'chance'; known: untrained, pixels"):
+    with pytest.raises(ArgumentError, match="no control 'chance'; known: untrained, before, pixels"):
         evaluate(PIXELS, data, data, controls=["chance"])
     with pytest.raises(ArgumentError, match="'pixels rgb' is the name of a control; rename the representation"):
         evaluate({"pixels rgb": task.representation()}, data, data)

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
-from ssl_pretext.probes import difference_plot, few_steps_warning, percent, untrained_name
+from ssl_pretext.probes import before_name, difference_plot, few_steps_warning, percent, untrained_name
 from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table
 from ssl_pretext.representations import IMAGENET_LABELS, Health, collapse_warnings, health_rows
 from ssl_pretext.system.files import write_bytes, write_text
@@ -131,7 +131,11 @@ def _layers(results: Mapping[str, Any], domain: str, title: str) -> bytes:
         x_label="layer",
         y_label="test accuracy, %",
         x_names=[name for _, name in layers],
-        reference={name: _in_percent(rows[name])[0] for name in controls if not name.endswith(untrained_name(""))},
+        reference={
+            name: _in_percent(rows[name])[0]
+            for name in controls
+            if not name.endswith((untrained_name(""), before_name("")))
+        },
     )
 
 

@@ -83,6 +83,8 @@ class Probe(Config):
         probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
             list probes".
         per_class: Number of labeled training images per class; all of them if left out.
+        controls: Controls to compare with, separated by commas; all of them if left out. They are untrained, before,
+            pixels, source, reduced and histogram.
         seeds: Number of repetitions, from which the confidence intervals are computed.
         image_size: Height and width of the images in pixels; those of pretraining if left out.
         out: Output folder; RUN/probe if left out.
@@ -100,6 +102,7 @@ class Probe(Config):
     holdout_seed: int = 0
     probe: str = "linear,conv,knn"
     per_class: int | None = None
+    controls: str | None = None
     seeds: int = 5
     image_size: int | None = None
     out: Path | None = None

@@ -26,9 +26,10 @@ log = logging.getLogger(__name__)
 
 ABOUT = (
     "Each row is one frozen representation of the same images. The same kind of small classifier was trained on each "
-    "of them, once per seed. The controls are the same network without training, the pixels, the channels that the "
-    "network takes as input, the pixels at the size of the network's feature maps and, for photographs, a color "
-    "histogram. Differences are computed per seed; ± is half the width of a 95% confidence interval."
+    "of them, once per seed. The controls are the same network without training, the same network with the published "
+    "weights that its training started from (if there are any), the pixels, the channels that the network takes as "
+    "input, the pixels at the size of the network's feature maps and, for photographs, a color histogram. Differences "
+    "are computed per seed; ± is half the width of a 95% confidence interval."
 )
 
 
@@ -62,6 +63,7 @@ def _probe(task: PretextTask, probes: Sequence[str], options: Probe, out: Path) 
             probe=probe,
             per_class=options.per_class,
             seeds=options.seeds,
+            controls=True if options.controls is None else split_specs(options.controls),
             cache=out / "cache",
             device=options.device,
         )

@@ -1,6 +1,6 @@
 """Probes: small classifiers on frozen features, evaluated with controls, several seeds and intervals."""
 
-from ssl_pretext.probes.controls import untrained_name
+from ssl_pretext.probes.controls import before_name, untrained_name
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.evaluation import EvaluateOptions, evaluate, label_efficiency
@@ -25,6 +25,7 @@ __all__ = [
     "ProbeReport",
     "ResNetProbe",
     "Scores",
+    "before_name",
     "create_probe",
     "describe_difference",
     "difference_plot",

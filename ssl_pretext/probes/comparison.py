@@ -12,13 +12,14 @@ from torch import Tensor
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.controls import UNTRAINED, Controls, find_controls, untrained_name
+from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.outcome import pack_hits
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
+from ssl_pretext.probes.twins import starting_points, strongest_twins
 from ssl_pretext.representations.base import Backbone, Representation
 from ssl_pretext.representations.cache import Cache, cached_features, code_identity, is_cacheable, network_identity
 from ssl_pretext.representations.collapse import Health, feature_health
@@ -41,8 +42,10 @@ class EvaluateOptions(TypedDict, total=False):
         epochs: Passes over the labeled images, by default 10, for networks such as `"conv"`; other probes have none.
         seeds: The number of seeds, or the seeds themselves; 5 by default.
         controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
-            weights), `"pixels"`, `"source"` (the channels that the network sees), `"reduced"` (pixels averaged to the
-            size of its feature maps) and `"histogram"` (of colors). True, the default, stands for all of them.
+            weights, in the version that is strongest on the training images), `"before"` (the same network with the
+            published weights that its training started from, if there are any), `"pixels"`, `"source"` (the channels
+            that the network sees), `"reduced"` (pixels averaged to the size of its feature maps) and `"histogram"` (of
+            colors). True, the default, stands for all of them.
         unseen_classes: Whether test images may belong to classes without training images. No probe can predict these
             classes, so such images count as errors.
         training: Configuration of the training, for probes that are networks.
@@ -104,9 +107,11 @@ class Comparison:
             device=self.device,
         )
         # By name, and for each seed in order; without the untrained networks, which are drawn seed by seed.
-        self.representations = per_seed | {
-            name: [control] * len(self.seeds) for name, control in self.controls.added.items()
-        }
+        self.representations = (
+            per_seed
+            | starting_points(per_seed, self.controls.against)
+            | {name: [control] * len(self.seeds) for name, control in self.controls.added.items()}
+        )
         self.names = list(_ordered_names(self.representations, self.controls))
 
     @keep_freed_memory()
@@ -180,7 +185,7 @@ class Comparison:
                 if UNTRAINED in controls
             }
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
-            varying |= _untrained(trained, seed)
+            varying |= strongest_twins(trained, seed, self.train, device=self.device, cache=self.cache)
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
             for name, representation in (fixed | varying).items():
                 train, test = (
@@ -303,6 +308,10 @@ def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representat
         raise ArgumentError(
             f"some representations of {name!r} have an untrained twin and some have none; pass only one kind"
         )
+    if len({each.before is None for each in of_seeds}) > 1:
+        raise ArgumentError(
+            f"some representations of {name!r} started from published weights and some did not; pass only one kind"
+        )
     return list(of_seeds)
 
 
@@ -338,26 +347,13 @@ def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> 
 
 
 def _ordered_names(representations: Mapping[str, object], controls: Controls) -> Iterator[str]:
-    """Yields the names of the representations, each followed by its untrained twin, and then of the controls."""
+    """Yields the names of the representations, each followed by its own network's controls, and then of the others."""
+    own = {before_name(name) for name, against in controls.against.items() if BEFORE in against}
     for name in representations:
-        yield name
-        if UNTRAINED in controls.against.get(name, {}):
-            yield untrained_name(name)
-
-
-def _untrained(representations: Mapping[str, Representation], seed: int) -> dict[str, Representation]:
-    """The untrained twins of representations; layers of one network become layers of one twin."""
-    drawn: dict[Backbone, Backbone] = {}
-
-    def draw(backbone: Backbone) -> Backbone:
-        if backbone.untrained is None:
-            return backbone
-        if backbone not in drawn:
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                drawn[backbone] = backbone.untrained(seed)
-        return drawn[backbone]
-
-    return {untrained_name(name): representation.on(draw) for name, representation in representations.items()}
+        if name not in own:
+            yield name
+            against = controls.against.get(name, {})
+            yield from (against[label] for label in (UNTRAINED, BEFORE) if label in against)
 
 
 def _identity(representation: Representation) -> dict[str, Any]:
@@ -365,4 +361,5 @@ def _identity(representation: Representation) -> dict[str, Any]:
     modules = [part.backbone.module for part in representation.parts]
     networks = [network_identity(module) for module in modules if module is not None]
     described = representation.describe or {"kind": "function", "name": representation.name}
-    return {**described, **({"networks": networks} if networks else {})}
+    drawn = {} if representation.initialization is None else {"initialization": representation.initialization}
+    return {**described, **drawn, **({"networks": networks} if networks else {})}

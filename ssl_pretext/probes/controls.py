@@ -13,10 +13,11 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import ColorHistogram, Pixels, Representation, frozen
 from ssl_pretext.representations.extraction import check_maps
 
-__all__ = ["CONTROLS", "UNTRAINED", "Controls", "find_controls", "untrained_name"]
+__all__ = ["BEFORE", "CONTROLS", "UNTRAINED", "Controls", "before_name", "find_controls", "untrained_name"]
 
-UNTRAINED, SOURCE, REDUCED = "untrained", "its source channels", "pixels of its size"  # labels of columns in tables
-CONTROLS = ("untrained", "pixels", "source", "reduced", "histogram")
+# Labels of columns in tables.
+UNTRAINED, BEFORE, SOURCE, REDUCED = "untrained", "before", "its source channels", "pixels of its size"
+CONTROLS = ("untrained", "before", "pixels", "source", "reduced", "histogram")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Controls:
     """The controls of an evaluation.
 
     Attributes:
-        added: Controls that are not among the given representations, by name; without the untrained networks.
+        added: Controls that are not among the given representations, by name; without the same networks with
+            other weights, which are "untrained" and "before".
         names: Names of all controls, including those among the given representations.
         against: For each representation that is not a control, the names of its controls by their label in tables.
     """
@@ -60,7 +62,7 @@ def find_controls(
     kinds = set(CONTROLS if wanted is True else wanted or ())
     if unknown := sorted(kinds - {*CONTROLS}):
         raise ArgumentError(f"there is no control {unknown[0]!r}; known: {', '.join(CONTROLS)}")
-    if reserved := sorted({*given} & {UNTRAINED, SOURCE, REDUCED}):
+    if reserved := sorted({*given} & {UNTRAINED, BEFORE, SOURCE, REDUCED}):
         raise ArgumentError(f"{reserved[0]!r} is the label of a control in tables; rename the representation")
     known: dict[str, Representation] = {name: one for name, one in given.items() if one.control}
     controls = Controls({}, list(known), {name: {} for name in given if name not in known})
@@ -68,10 +70,11 @@ def find_controls(
         representation = given[name]
         if "untrained" in kinds and representation.untrained is not None:
             against[UNTRAINED] = untrained_name(name)
-            if against[UNTRAINED] in given:
-                raise ArgumentError(
-                    f"{against[UNTRAINED]!r} is the name of the untrained control of {name!r}; rename one of the two"
-                )
+        if "before" in kinds and representation.before is not None:
+            against[BEFORE] = before_name(name)
+        for label, taken in against.items():
+            if taken in given:
+                raise ArgumentError(f"{taken!r} is the name of the {label} control of {name!r}; rename one of the two")
         for label, control in _controls_of(representation, images, kinds, reduce, device):
             found = next((same for same, other in known.items() if other.describe == control.describe), control.name)
             if found not in known:
@@ -83,13 +86,19 @@ def find_controls(
         for other in given:
             if other in known and other not in against.values():
                 against[other] = other
-    controls.names.extend(labels[UNTRAINED] for labels in controls.against.values() if UNTRAINED in labels)
+    for labels in controls.against.values():
+        controls.names.extend(labels[label] for label in (UNTRAINED, BEFORE) if label in labels)
     return controls
 
 
 def untrained_name(name: str) -> str:
     """The name of the untrained control of a representation."""
     return f"{name} (untrained)"
+
+
+def before_name(name: str) -> str:
+    """The name of the control with the published weights that the training of a representation started from."""
+    return f"{name} (before)"
 
 
 def _controls_of(

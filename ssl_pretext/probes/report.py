@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
-from ssl_pretext.probes.controls import untrained_name
+from ssl_pretext.probes.controls import before_name, untrained_name
 from ssl_pretext.probes.outcome import unpack_hits
 from ssl_pretext.probes.statistics import (
     Interval,
@@ -410,7 +410,7 @@ class ProbeReport:
         twins = [
             (i, *self.in_percent(untrained_name(name))) for i, name in places if untrained_name(name) in self.names
         ]
-        shared = [name for name in self.card["controls"] if not name.endswith(untrained_name(""))]
+        shared = [name for name in self.card["controls"] if not name.endswith((untrained_name(""), before_name("")))]
         picture = lines(
             series | ({"untrained": twins} if twins else {}),
             title=title or f"{self.card['probe']} probe by layer",

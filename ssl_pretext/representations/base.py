@@ -46,6 +46,8 @@ class Backbone:
         module: The network, if there is one; it is put in eval mode and on the device while features are computed.
         channels: The channels that the network sees, if they are known; `evaluate` uses them as a control.
         untrained: A function from a seed to the same network with random weights.
+        before: A function that returns the same network with the published weights that its training started from.
+            Leave it out if training started from random weights, or if the network was not trained further.
 
     Examples:
         >>> network = nn.Conv2d(3, 8, 2, stride=2)
@@ -64,9 +66,10 @@ class Backbone:
         module: nn.Module | None = None,
         channels: Channels | None = None,
         untrained: "Callable[[int], Backbone] | None" = None,
+        before: "Callable[[], Backbone] | None" = None,
     ) -> None:
         self.feature_maps, self.name, self.layers = feature_maps, name, layers
-        self.module, self.channels, self.untrained = module, channels, untrained
+        self.module, self.channels, self.untrained, self.before = module, channels, untrained, before
         self.describe = None if describe is None else dict(describe)
 
     def __eq__(self, other: object) -> bool:
@@ -147,6 +150,7 @@ class Representation:
     """
 
     control: bool = False  # whether the representation only serves as a baseline for others
+    initialization: str | None = None  # how an untrained twin got its weights, in words for the probe card
 
     def __init__(self, name: str, source: Backbone | Callable[[Tensor], Tensor], *, layer: str = OUTPUT) -> None:
         self.name, self.layer = name, layer
@@ -181,6 +185,16 @@ class Representation:
         if all(part.backbone.untrained is None for part in self.parts):
             return None
         return lambda seed: self.on(lambda backbone: backbone.untrained(seed) if backbone.untrained else backbone)
+
+    @property
+    def before(self) -> "Callable[[], Representation] | None":
+        """A function that returns the same layers with the weights that training started from.
+
+        None if no part started from published weights. Parts that did not are kept as they are.
+        """
+        if all(part.backbone.before is None for part in self.parts):
+            return None
+        return lambda: self.on(lambda backbone: backbone.before() if backbone.before else backbone)
 
     def on(self, replace: Callable[[Backbone], Backbone]) -> "Representation":
         """Returns the same layers of other backbones; `replace` maps each backbone to the one that takes its place."""

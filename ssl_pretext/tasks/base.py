@@ -14,7 +14,7 @@ from typing_extensions import Self
 from ssl_pretext.channels import Channels, ChannelSpace, as_images
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, create_encoder, feature_layers, feature_maps, measure_encoder
-from ssl_pretext.encoders.untrained import reinitialized
+from ssl_pretext.encoders.untrained import reinitialized, starts_from_weights, without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.registry import Registry, format_spec, parse_spec, signature_of
 from ssl_pretext.representations.base import OUTPUT, Backbone, BackboneOwner
@@ -194,16 +194,36 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         Raises:
             ArgumentError: The encoder or decoder was given as a module and has parameters that cannot be drawn again.
         """
-        options = options_without_weights(self.options())
+        return self._created_again(options_without_weights(self.options()), seed)
+
+    def before(self) -> Self:
+        """Creates the task as it was before it was trained: encoders with published weights get these again.
+
+        All other parts get random weights, which are always the same.
+
+        Raises:
+            ArgumentError: No encoder started from published weights, or a part that was given as a module has
+                parameters that cannot be drawn again.
+            MissingFileError: The published weights are not on disk and cannot be downloaded.
+        """
+        if not self._starts_from_weights():
+            raise ArgumentError(
+                f"the encoder of this {self.name} task did not start from published weights, as "
+                "'timm/resnet18[pretrained=true]' does; use untrained(seed)"
+            )
+        return self._created_again(self._starting_options(), seed=0)
+
+    def _created_again(self, options: dict[str, Any], seed: int) -> Self:
+        """Creates a task with new weights, and puts it on the device of this one."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for part in ("encoder", "decoder"):
                 if part in options and options[part] is None:
                     options[part] = reinitialized(getattr(self, part))
-            twin = type(self)(**options)
-        twin.trained_on = TrainedOn(image_size=self.trained_on.image_size, resize=self.trained_on.resize)
+            task = type(self)(**options)
+        task.trained_on = TrainedOn(image_size=self.trained_on.image_size, resize=self.trained_on.resize)
         device = next((parameter.device for parameter in self.parameters()), None)
-        return twin.to(device) if device is not None else twin
+        return task.to(device) if device is not None else task
 
     @property
     def encoder_channels(self) -> Channels | None:
@@ -236,6 +256,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             module=self,
             channels=self.encoder_channels,
             untrained=lambda seed: self.untrained(seed).backbone(),
+            before=(lambda: self.before().backbone()) if self._starts_from_weights() else None,
         )
 
     def check_loadable(self) -> None:
@@ -314,15 +335,29 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             CheckpointError: The contract or the weights are damaged, do not fit each other or this version of the
                 library, or belong to another class.
         """
-        task, trained_on = load_task(TASKS, folder, revision=revision, parts=dict(parts or {}))
+        task, contract = load_task(TASKS, folder, revision=revision, parts=dict(parts or {}))
         if not isinstance(task, cls):
             raise CheckpointError(f"{folder} holds the task {task.name!r}, which is not a {cls.__name__}")
-        task.trained_on = trained_on
+        task.trained_on = contract["trained_on"]
+        task._restore_encoder_names(contract["options"].get("encoder"))
         return task
 
     def _converted_options(self) -> dict[str, Any]:
         """Returns the options whose saved value differs from the attribute of the same name."""
         return {"encoder": self.encoder_name}
+
+    def _starts_from_weights(self) -> bool:
+        """Whether an encoder had published weights when training started."""
+        return self.encoder_name is not None and starts_from_weights(self.encoder_name)
+
+    def _starting_options(self) -> dict[str, Any]:
+        """Returns the options that create the task with the published weights; a module that is drawn again is None."""
+        return self.options()
+
+    def _restore_encoder_names(self, saved: object) -> None:
+        """Restores the name in a contract; without published weights, the encoder was created under another name."""
+        if isinstance(saved, str) and without_weights(saved) == self.encoder_name:
+            self.encoder_name = format_spec(*parse_spec(saved))
 
     def _used_channels(self) -> Sequence[Channels]:
         """Returns all groups of channels that the task sees or predicts."""

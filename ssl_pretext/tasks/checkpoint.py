@@ -11,7 +11,7 @@ from ssl_pretext.channels import ChannelSpace
 from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.registry import Registry, signature_of
-from ssl_pretext.saving.contract import CONTRACT_FILE, WEIGHTS_FILE, TrainedOn, read_contract
+from ssl_pretext.saving.contract import CONTRACT_FILE, WEIGHTS_FILE, read_contract
 from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights
 
@@ -52,7 +52,7 @@ def load_task(
     *,
     revision: str | None,
     parts: Mapping[str, nn.Module],
-) -> tuple[T, TrainedOn]:
+) -> tuple[T, dict[str, Any]]:
     """Creates the task that a contract describes, and loads its weights.
 
     Args:
@@ -62,7 +62,7 @@ def load_task(
         parts: Untrained modules by name, to replace the parts that were given as modules.
 
     Returns:
-        The task in eval mode, and what it was trained on.
+        The task in eval mode, and the contract.
 
     Raises:
         MissingFileError: The folder or one of its files does not exist, or the repository cannot be fetched.
@@ -91,7 +91,7 @@ def load_task(
     except Exception as error:  # the values of an untrusted contract can make other libraries raise any error
         raise CheckpointError(f"cannot create a task from the contract {path / CONTRACT_FILE}: {error}") from error
     load_weights(task, weights, "task")
-    return task.eval(), contract["trained_on"]
+    return task.eval(), contract
 
 
 def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing_extensions import override
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import half_width
+from ssl_pretext.encoders.untrained import reinitialized
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.saving.contract import TrainedOn
 from ssl_pretext.tasks.base import PretextTask, parse_channel_pair
@@ -95,6 +96,22 @@ class TwoEncoderTask(PretextTask):
     def _converted_options(self) -> dict[str, Any]:
         names = [branch.encoder_name for branch in self._branches]
         return {"encoder": None if None in names else names}
+
+    @override
+    def _starts_from_weights(self) -> bool:
+        return any(branch._starts_from_weights() for branch in self._branches)
+
+    @override
+    def _starting_options(self) -> dict[str, Any]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            encoders = [branch.encoder_name or reinitialized(branch.encoder) for branch in self._branches]
+        return {**self.options(), "encoder": encoders}
+
+    @override
+    def _restore_encoder_names(self, saved: object) -> None:
+        for branch, name in zip(self._branches, saved if isinstance(saved, list) else [], strict=False):
+            branch._restore_encoder_names(name)
 
     def _used_channels(self) -> Sequence[Channels]:
         return [self.first, self.second]
