@@ -27,7 +27,7 @@ VALIDATION = 0.2
 MAX_ITERATIONS = 1_000
 # In the coordinates of `_minimize`, the loss is about the squared gradient above its minimum. So L-BFGS stops if no
 # component of the gradient exceeds TOLERANCE times the square root of the loss.
-TOLERANCE = 3e-4
+TOLERANCE = 2e-4
 LINEAR_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
     "normalization": "mean and variance of all training images, including the held-out ones (but not their labels)",
@@ -178,9 +178,8 @@ def _rotate(features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     squares, vectors = torch.linalg.eigh(wide @ wide.T)
     nonzero = squares > count * torch.finfo(torch.float64).eps * squares[-1]
     lengths, vectors = squares[nonzero].sqrt(), vectors[:, nonzero]
-    return (vectors * lengths).to(features.dtype), lambda weights: ((weights.double() / lengths) @ vectors.T @ wide).to(
-        features.dtype
-    )
+    summands = vectors / lengths
+    return (vectors * lengths).to(features.dtype), lambda weights: (weights.double() @ summands.T @ wide).to(weights)
 
 
 class _Fit(NamedTuple):
