@@ -1,18 +1,17 @@
-"""The linear probe, compared with logistic regression of scikit-learn and SGD of PyTorch."""
+"""The linear probe, compared with logistic regression of scikit-learn."""
 
 import math
-from itertools import product
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from probing import blobs
 from sklearn.linear_model import LogisticRegression
-from torch import nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import linear
-from ssl_pretext.probes.linear import EPOCHS, LINEAR_CARD, LinearProbe, Standardized, pool, shrink, train_linear
+from ssl_pretext.probes.linear import DECAYS, LINEAR_CARD, LinearProbe, Standardized, pool, shrink, train_linear
 
 
 def photos(count):
@@ -26,10 +25,33 @@ def photos(count):
 
 
 def minimum(train, test, decay):
-    """The test accuracy at the minimum of the penalized loss, from scikit-learn."""
+    """Logits of training and test images at the minimum of the penalized loss, and the loss, from scikit-learn."""
     parts = Standardized.of(pool(train[0]).double(), pool(test[0]).double())
-    regression = LogisticRegression(C=1 / (len(train[1]) * decay), max_iter=2000, tol=1e-5)
-    return regression.fit(parts.train, train[1]).score(parts.test, test[1])
+    regression = LogisticRegression(C=1 / (len(train[1]) * decay), max_iter=20_000, tol=1e-8)
+    regression.fit(parts.train, train[1])
+    weights = torch.from_numpy(regression.coef_), torch.from_numpy(regression.intercept_)
+    logits = [part @ weights[0].T + weights[1] for part in (parts.train, parts.test)]
+    return *logits, penalized(logits[0], train[1], weights[0], decay)
+
+
+def ours(train, test, decay, start=None):
+    """The same from the function that the probe uses, on features in single precision."""
+    parts = Standardized.of(pool(train[0]), pool(test[0]))
+    features, rotate_back = linear._rotate(parts.train)
+    start = torch.zeros(int(train[1].max()) + 1, features.shape[1] + 1)
+    fit = linear._minimize(features, train[1], decay, start)
+    assert fit.converged
+    weights = rotate_back(fit.weights[:, :-1]).double()
+    logits = [part.double() @ weights.T + fit.weights[:, -1].double() for part in (parts.train, parts.test)]
+    return *logits, penalized(logits[0], train[1], weights, decay)
+
+
+def penalized(logits, labels, weights, decay):
+    return (torch.nn.functional.cross_entropy(logits, labels) + decay / 2 * weights.square().sum()).item()
+
+
+def agreement(first, second):
+    return (first.argmax(1) == second.argmax(1)).double().mean().item()
 
 
 DATA = {
@@ -43,146 +65,160 @@ DATA = {
 }
 
 
+@pytest.mark.parametrize("decay", [1e-7, 1e-5, 1e-3, 1.0])
+@pytest.mark.parametrize("name", DATA)
+def test_each_fit_reaches_the_minimum_of_scikit_learn(name, decay):
+    train, test = DATA[name]
+    *expected, least = minimum(train, test, decay)
+    *found, loss = ours(train, test, decay)
+    assert least - 1e-6 < loss < 1.001 * least
+    assert agreement(found[0], expected[0]) >= 0.99
+    assert agreement(found[1], expected[1]) >= 0.99
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", DATA)
-def test_training_reaches_the_minimum_of_logistic_regression(name, seed):
+def test_the_probe_has_the_accuracy_of_scikit_learn(name, seed):
     train, test = DATA[name]
     classes = len(train[1].unique())
-    assert len(test[1]) >= 2000, "too few images to detect half a point"
-    history, setting, _ = train_linear(train, test, classes=classes, epochs=EPOCHS, seed=seed)
-    reference = minimum(train, test, setting["weight_decay"])
+    assert len(test[1]) >= 2000, "too few images to detect a third of a point"
+    (row,), settings, hits = train_linear(train, test, classes=classes, epochs=1, seed=seed)
+    logits = minimum(train, test, settings["weight_decay"])[1]
+    reference = (logits.argmax(1) == test[1]).double().mean().item()
     assert reference < 0.95, "too easy to detect anything"
-    assert history[-1]["test_accuracy"] == pytest.approx(reference, abs=0.005)
-    assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
-    assert setting["learning_rate"] in linear.RATES
-    assert 0.3 < setting["validation_accuracy"] <= 1
+    assert row["test_accuracy"] == pytest.approx(reference, abs=0.003)
+    assert row["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, test[1]).item(), rel=0.01)
+    assert row["test_accuracy"] == hits.double().mean().item()
+    assert row["epoch"] == 1
+    assert settings["weight_decay"] in DECAYS
+    assert settings["converged"] is True
+    assert 0.3 < settings["validation_accuracy"] <= 1
 
 
-def test_the_comparison_detects_too_few_epochs_and_another_decay():
+def test_the_comparison_detects_an_early_stop_and_another_decay(monkeypatch):
     train, test = DATA["600 photos"]
-    options = {"classes": 10, "seed": 0, "rates": [12.0], "decays": [1e-4]}
-    reference = minimum(train, test, 1e-4)
-    short, *_ = train_linear(train, test, epochs=2, **options)
-    assert abs(short[-1]["test_accuracy"] - reference) > 0.005
-    assert abs(minimum(train, test, 1e-2) - reference) > 0.005
-
-
-def test_the_learning_rate_has_little_effect():
-    (maps, labels), (others, truth) = DATA["150 photos"]
-    parts = Standardized.of(pool(maps), pool(others))
-    settings = list(product(linear.RATES, linear.DECAYS))
-    products, tested = parts.train @ parts.train.T, parts.test @ parts.train.T
-    *_, (weights, _) = linear._epochs(products, labels, settings, classes=10, epochs=EPOCHS, seed=0, dual=True)
-    hits = linear._score(linear._logits(tested, weights, 10), truth)[:, 1].reshape(len(linear.RATES), -1)
-    by_rate, by_decay = ((hits.amax(dim) - hits.amin(dim)) / len(truth) for dim in (0, 1))
-    assert by_rate.max() < 0.015
-    assert by_decay.min() > 0.03
+    *_, expected, least = minimum(train, test, 1e-5)
+    assert agreement(minimum(train, test, 1e-3)[1], expected) < 0.99
+    monkeypatch.setattr(linear, "TOLERANCE", 3e-2)
+    *_, found, loss = ours(train, test, 1e-5)
+    assert loss > 1.001 * least
+    assert agreement(found, expected) < 0.99
 
 
 def data_in_double(count=30, features=50):
-    maps, labels = blobs(count, features=features)
+    maps, labels = blobs(count, features=features, spread=4.0)
     flat = maps.flatten(1).double()
     return Standardized.of(flat, flat[:7] + 1), labels
 
 
-@pytest.mark.parametrize("features", [20, 50])
-def test_the_dual_form_gives_the_same_classifiers(features):
+@pytest.mark.parametrize("features", [5, 50])
+@pytest.mark.parametrize("decay", DECAYS[::2])
+def test_the_gradient_is_zero_at_the_minimum(features, decay, monkeypatch):
+    monkeypatch.setattr(linear, "TOLERANCE", 1e-9)
     parts, labels = data_in_double(features=features)
-    settings = list(product((3.0, 20.0), (1e-3, 1e-1)))
-    options = {"classes": 4, "epochs": 5, "seed": 0}
-    plain = linear._epochs(parts.train, labels, settings, **options, dual=False)
-    products = linear._epochs(parts.train @ parts.train.T, labels, settings, **options, dual=True)
-    for (weights, scores), (summands, same) in zip(plain, products, strict=True):
-        expected = linear._logits(parts.test, weights, 4)
-        found = linear._logits(parts.test @ parts.train.T, summands, 4)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(parts.train.T @ summands[:-1], weights[:-1], rtol=1e-9, atol=1e-9)
-        assert torch.tensor(same).allclose(torch.tensor(scores))
-    assert not expected[:, 0].allclose(expected[:, 1], rtol=1e-3), "another decay must give other results"
+    rotated, rotate_back = linear._rotate(parts.train)
+    fit = linear._minimize(rotated, labels, decay, rotated.new_zeros(4, rotated.shape[1] + 1))
+    weights, bias = rotate_back(fit.weights[:, :-1]).requires_grad_(), fit.weights[:, -1].clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(parts.train @ weights.T + bias, labels)
+    (loss + decay / 2 * weights.square().sum()).backward()
+    assert weights.grad.abs().max() < 1e-6
+    assert bias.grad.abs().max() < 1e-6
+    assert weights.abs().max() > 1e-3, "without weights nothing is tested"
+
+
+@pytest.mark.parametrize("features", [5, 30, 50])
+def test_rotation_changes_no_logits_and_no_squared_weights(features):
+    parts, _ = data_in_double(features=features)
+    rotated, rotate_back = linear._rotate(parts.train)
+    products = rotated.T @ rotated
+    torch.testing.assert_close(products, products.diagonal().diag())
+    assert rotated.shape[1] <= min(30, features)
+    weights = torch.randn(3, rotated.shape[1], dtype=torch.float64)
+    back = rotate_back(weights)
+    torch.testing.assert_close(parts.train @ back.T, rotated @ weights.T)
+    torch.testing.assert_close(back.square().sum(), weights.square().sum())
 
 
 def test_copies_of_features_do_not_change_the_result():
     train, test = blobs(60), blobs(50, seed=1)
-    options = {"classes": 4, "epochs": 20, "seed": 0}
-    expected, setting, _ = train_linear(train, test, **options)
-    copies = [
-        (maps.repeat(1, 8, 1, 1), labels) for maps, labels in (train, test)
-    ]  # 96 features, more than images, so in the dual form
-    found, same, _ = train_linear(*copies, **options)
-    assert same == setting
-    for row, other in zip(found, expected, strict=True):
-        assert row == pytest.approx(other, rel=1e-3)
+    options = {"classes": 4, "epochs": 1, "seed": 0}
+    (expected,), settings, _ = train_linear(train, test, **options)
+    copies = [(maps.repeat(1, 8, 1, 1), labels) for maps, labels in (train, test)]  # more features than images
+    (found,), same, _ = train_linear(*copies, **options)
+    assert same["weight_decay"] == settings["weight_decay"]
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_training_is_sgd_of_pytorch(monkeypatch):
-    monkeypatch.setattr(linear, "MIN_STEPS", 1)  # one batch, so that the order does not matter
-    parts, labels = data_in_double()
-    steps, rate, decay = 6, 5.0, 0.03
-    options = {"classes": 4, "epochs": steps, "seed": 0, "dual": False}
-    *_, (weights, _) = linear._epochs(parts.train, labels, [(rate, decay)], **options)
-    layer = nn.Linear(50, 4).double()
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    groups = [
-        {"params": [layer.weight], "lr": rate, "weight_decay": decay},
-        {"params": [layer.bias], "lr": rate * linear.CONSTANT**2, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(groups, momentum=linear.MOMENTUM, nesterov=True)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(layer(parts.train), labels).backward()
-        optimizer.step()
-        cosine.step()
-    torch.testing.assert_close(linear._logits(parts.test, weights, 4)[:, 0], layer(parts.test))
+def test_separable_images_take_the_smallest_decay_and_converge():
+    train, test = blobs(200, spread=0.2), blobs(2000, spread=0.2, seed=1)
+    (row,), settings, _ = train_linear(train, test, classes=4, epochs=1, seed=0)
+    # All decays classify the held-out images correctly, so the smallest loss decides.
+    assert (settings["weight_decay"], settings["at_edge"], settings["converged"]) == (DECAYS[0], True, True)
+    assert row["train_accuracy"] == settings["validation_accuracy"] == 1
+    *_, least = minimum(train, test, DECAYS[0])
+    assert least < 1e-3, "the minimum must be far from the start"
+    *_, loss = ours(train, test, DECAYS[0])
+    assert loss == pytest.approx(least, rel=1e-3)
 
 
-@pytest.mark.parametrize("dual", [False, True])
-def test_settings_trained_together_give_the_same_as_one_by_one(dual):
-    parts, labels = data_in_double()
-    features = parts.train @ parts.train.T if dual else parts.train
-    settings = list(product((0.3, 3.0, 1e9), (1e-4, 1e-1)))  # the highest rate diverges and must not affect the others
-    options = {"classes": 4, "epochs": 40, "seed": 0, "dual": dual}
-    *_, (together, scores) = linear._epochs(features, labels, settings, **options)
-    for index, setting in enumerate(settings[:4]):
-        *_, (alone, (score,)) = linear._epochs(features, labels, [setting], **options)
-        torch.testing.assert_close(together[:, 4 * index : 4 * index + 4], alone)
-        assert scores[index] == pytest.approx(score)
-    assert scores[0] != scores[1] != scores[2]
-    assert not math.isfinite(scores[-1][0])
+def test_the_edges_of_the_decays_are_reported():
+    train, test = DATA["600 photos"]
+    options = {"classes": 10, "epochs": 1, "seed": 0}
+    _, inner, _ = train_linear(train, test, **options)
+    assert inner["at_edge"] is False
+    position = DECAYS.index(inner["weight_decay"])
+    for decays in (DECAYS[position:], DECAYS[: position + 1]):
+        _, settings, _ = train_linear(train, test, decays=decays, **options)
+        assert (settings["weight_decay"], settings["at_edge"]) == (inner["weight_decay"], True)
+    assert train_linear(train, test, decays=[1e-3], **options).settings["at_edge"] is False
 
 
-def test_a_setting_that_diverges_is_not_selected():
-    maps, labels = blobs(100)
-    labels = torch.where(
-        torch.arange(100) < 80, 0, labels
-    )  # logits that are NaN predict class 0, which is mostly correct
-    maps = torch.randn(maps.shape, generator=torch.Generator().manual_seed(0))
-    options = {"classes": 4, "epochs": 60, "seed": 0, "decays": [0.5]}
-    history, setting, _ = train_linear((maps, labels), (maps, labels), rates=[1e6, 1.0], **options)
-    assert setting["learning_rate"] == 1.0
-    assert all(math.isfinite(value) for row in history for value in row.values())
-    diverged, *_ = train_linear((maps, labels), (maps, labels), rates=[1e6], **options)
-    assert diverged[-1]["test_loss"] == math.inf
-    assert diverged[-1]["test_accuracy"] >= history[-1]["test_accuracy"] - 0.05, (
-        "selection by accuracy alone must be wrong"
-    )
+def test_a_fit_that_is_stopped_is_reported(monkeypatch):
+    monkeypatch.setattr(linear, "MAX_ITERATIONS", 3)
+    train, test = DATA["150 photos"]
+    (row,), settings, _ = train_linear(train, test, classes=10, epochs=1, seed=0)
+    assert settings["converged"] is False
+    assert settings["iterations"] <= 3
+    assert math.isfinite(row["test_loss"])
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), [0, 1] * 20
+    report = sp.evaluate({"pixels": sp.Pixels("rgb")}, images, images, probe="linear", seeds=2, controls=False)
+    assert "Warning: 2 of 2 probes stopped before they converged." in report.sentences()
+
+
+def test_repetitions_and_threads_give_the_same_result():
+    train, test = DATA["150 photos"]
+
+    def results(_):
+        outcome = train_linear(train, test, classes=10, epochs=1, seed=0)
+        return outcome.history, outcome.settings, outcome.hits.tolist()
+
+    with ThreadPoolExecutor(4) as pool_of_threads:
+        found = [results(0), *pool_of_threads.map(results, range(4))]
+    assert all(result == found[0] for result in found)
+
+
+@pytest.mark.parametrize("labels", [[0] * 30, [0] * 29 + [1]])
+def test_rare_classes_and_a_single_class_end(labels):
+    maps, labels = blobs(30)[0], torch.tensor(labels)
+    (row,), settings, hits = train_linear((maps, labels), (maps, labels), classes=max(labels) + 1, epochs=1, seed=0)
+    assert settings["converged"] is True
+    assert row["train_accuracy"] == hits.double().mean().item() > 0.9
 
 
 def test_test_images_do_not_change_the_training_results():
     train, test = blobs(80), blobs(40, seed=1)
     shuffled = test[0], test[1].flip(0)
-    found = [train_linear(train, one, classes=4, epochs=5, seed=0) for one in (test, shuffled)]
-    assert found[0][1] == found[1][1]
+    found = [train_linear(train, one, classes=4, epochs=1, seed=0) for one in (test, shuffled)]
+    assert found[0].settings == found[1].settings
     for key in ("train_loss", "train_accuracy"):
-        assert [row[key] for row in found[0][0]] == [row[key] for row in found[1][0]]
-    assert found[0][0][-1]["test_accuracy"] != found[1][0][-1]["test_accuracy"]
+        assert found[0].history[0][key] == found[1].history[0][key]
+    assert found[0].history[0]["test_accuracy"] != found[1].history[0]["test_accuracy"]
 
 
-def test_with_one_image_per_class_the_setting_is_the_middle_of_the_grid():
-    history, setting, _ = train_linear(blobs(4), blobs(40, seed=1), classes=4, epochs=5, seed=0)
-    assert setting == {"learning_rate": linear.RATES[2], "weight_decay": linear.DECAYS[1]}
-    assert len(history) == 5
+def test_with_one_image_per_class_the_decay_is_the_middle_one():
+    history, settings, _ = train_linear(blobs(4), blobs(40, seed=1), classes=4, epochs=5, seed=0)
+    assert settings == {"weight_decay": 1e-3, "iterations": settings["iterations"], "converged": True}
+    assert len(history) == 1
 
 
 def test_constant_features_become_zeros_and_are_at_chance():
@@ -231,7 +267,10 @@ def test_evaluate_reports_the_selected_setting_and_how_it_was_selected():
     images, labels = torch.randint(0, 256, (24, 3, 8, 8), dtype=torch.uint8), [0, 1, 2] * 8
     report = sp.evaluate({"pixels": sp.Pixels("rgb")}, (images, labels), (images, labels), probe="linear", seeds=2)
     assert {key: report.card[key] for key in LINEAR_CARD} == LINEAR_CARD
-    assert {run["learning_rate"] for run in report.runs} <= set(linear.RATES)
+    assert report.card["epochs"] == 1
+    for run in report.runs:
+        assert run["weight_decay"] in LINEAR_CARD["weight_decay"]
+        assert run["converged"] is True
     one_each = sp.evaluate(
         {"pixels": sp.Pixels("rgb")}, (images[:3], labels[:3]), (images, labels), probe="linear", seeds=1
     )

@@ -27,7 +27,7 @@ VALIDATION = 0.2
 MAX_ITERATIONS = 1_000
 # In the coordinates of `_minimize`, the loss is about the squared gradient above its minimum. So L-BFGS stops if no
 # component of the gradient exceeds TOLERANCE times the square root of the loss.
-TOLERANCE = 3e-4
+TOLERANCE = 2e-4
 LINEAR_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
     "normalization": "mean and variance of all training images, including the held-out ones (but not their labels)",
@@ -178,9 +178,8 @@ def _rotate(features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     squares, vectors = torch.linalg.eigh(wide @ wide.T)
     nonzero = squares > count * torch.finfo(torch.float64).eps * squares[-1]
     lengths, vectors = squares[nonzero].sqrt(), vectors[:, nonzero]
-    return (vectors * lengths).to(features.dtype), lambda weights: ((weights.double() / lengths) @ vectors.T @ wide).to(
-        features.dtype
-    )
+    summands = vectors / lengths
+    return (vectors * lengths).to(features.dtype), lambda weights: (weights.double() @ summands.T @ wide).to(weights)
 
 
 class _Fit(NamedTuple):
@@ -220,25 +219,25 @@ def _minimize(features: Tensor, labels: Tensor, decay: float, start: Tensor) -> 
     penalties = torch.full_like(variances, decay)
     penalties[-1] = 0.0
 
-    def value(weights: Tensor) -> tuple[float, Tensor, Tensor]:
-        """Computes the loss, its gradient and the probabilities `(K, N)`."""
+    def value(weights: Tensor) -> tuple[float, Tensor]:
+        """Computes the loss and its gradient."""
         scores = _logits(features, weights).log_softmax(dim=0)
         loss = (penalties * weights.square()).sum() / 2 - scores[labels, images].mean()
-        probabilities = scores.exp()
-        error = probabilities.clone()
+        error = scores.exp_()
         error[labels, images] -= 1
         error /= len(labels)
         slope = torch.cat([(error.to(features.dtype) @ features).double(), error.sum(dim=1, keepdim=True)], dim=1)
-        return loss.item(), slope.addcmul_(penalties, weights), probabilities
+        return loss.item(), slope.addcmul_(penalties, weights)
 
     weights, iterations = start.double(), 0
-    loss, _, probabilities = value(weights)
+    loss, _ = value(weights)
     while True:
+        probabilities = _logits(features, weights).softmax(dim=0)
         curvature = (probabilities * (1 - probabilities)).mean().clamp(min=1e-6)
         scale = (curvature * variances + penalties).rsqrt()
 
         def scaled(point: Any, scale: Tensor = scale) -> tuple[float, Any]:
-            found, gradient, _ = value(torch.from_numpy(point).to(scale.device).view(start.shape) * scale)
+            found, gradient = value(torch.from_numpy(point).to(scale.device).view(start.shape) * scale)
             return found, (gradient * scale).flatten().cpu().numpy()
 
         result = minimize(
@@ -258,7 +257,7 @@ def _minimize(features: Tensor, labels: Tensor, decay: float, start: Tensor) -> 
         # Far from the start, both the tolerance and the curvature are other ones.
         if not (result.success and result.fun < loss / 4):
             return _Fit(weights.to(start.dtype), iterations, bool(result.success))
-        loss, _, probabilities = value(weights)
+        loss = result.fun
 
 
 def _logits(features: Tensor, weights: Tensor) -> Tensor:
