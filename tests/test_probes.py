@@ -120,7 +120,7 @@ def test_registry_of_probes() -> None:
 
 
 def test_separable_classes_are_learned() -> None:
-    found = evaluate(PIXELS, two_classes(), two_classes(40, seed=1), epochs=4, seeds=1)
+    found = evaluate(PIXELS, two_classes(), two_classes(40, seed=1), probe="conv", epochs=4, seeds=1)
     history = found.runs[0]["history"]
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert set(history[0]) == {"epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}

@@ -1,6 +1,7 @@
 """The protocol of `evaluate`: test images select nothing, noise is no result, and errors are clear."""
 
 import math
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes import mean_interval, paired_difference
+from ssl_pretext.probes import Scores, interval, mean_interval
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.training import ProbeConfig, train_network
 from ssl_pretext.representations.base import Backbone
 
-PROBES = ("conv", "linear", "knn")
+PROBES = ("conv", "documented_conv", "linear", "knn")
 
 
 def shuffled(store: sp.ImageStore, seed: int = 0) -> sp.ImageStore:
@@ -100,7 +101,7 @@ def test_shuffled_test_labels_change_nothing_but_the_test_results(probe: str) ->
                 del row[key]
         assert run.pop("hits") != other.pop("hits")
         assert run == other
-    if probe != "conv":
+    if "conv" not in probe:
         assert report.best() == other_report.best()
 
 
@@ -326,17 +327,30 @@ def test_with_a_network_per_seed_each_seed_evaluates_its_own_network() -> None:
         sp.evaluate({"drawn": drawn}, train, test, seeds=2)
 
 
-def test_paired_differences_are_those_of_the_report() -> None:
+def test_differences_follow_from_the_hits_of_the_report() -> None:
     train, test, layers = photo_patches("train"), photo_patches("test"), tiny_task().representations(["0", "2"])
     report = sp.evaluate(layers, train, test, probe="knn", seeds=3, per_class=8, controls=False)
-    mean, half = paired_difference(report.accuracies("0"), report.accuracies("2"))
-    row = report.difference("0", "2")
-    assert (row["mean"], row["ci95"]) == (mean, half)
+    first, second = report.hits("0"), report.hits("2")
+    assert first.mean(axis=1).tolist() == pytest.approx(report.accuracies("0"))
+    row, expected = report.difference("0", "2"), interval(Scores(first.astype(int) - second))
+    assert (row["mean"], row["ci95"], row["p"]) == (expected.mean, expected.half, expected.p)
+    assert row["mean"] == pytest.approx(fmean(report.accuracies("0")) - fmean(report.accuracies("2")))
+    assert report.card["label_sets"] == "disjoint", "3 seeds of 8 images have 24 of each class"
 
 
-@pytest.mark.parametrize("function", [sp.evaluate, sp.label_efficiency])
-def test_an_unknown_option_is_refused_with_the_one_that_was_meant(function) -> None:
-    with pytest.raises(
-        ArgumentError, match=rf"{function.__name__}\(\) has no option 'seed'. Did you mean 'seeds'\? Opt"
-    ):
-        function({"pixels": sp.Pixels("rgb")}, noise([0, 1] * 4), noise([0, 1]), seed=3)
+@pytest.mark.parametrize(
+    ("options", "sets", "parts"),
+    [
+        ({"seeds": 3, "per_class": 8}, "disjoint", []),
+        ({"seeds": 3, "per_class": 9}, "parts", [32, 32, 32]),
+        ({"seeds": 3}, "parts", [32, 32, 32]),
+        ({"seeds": 1}, "fixed", []),
+    ],
+)
+def test_seeds_that_share_labels_are_also_trained_on_parts_of_them(options: dict[str, int], sets: str, parts) -> None:
+    train, test = photo_patches("train"), photo_patches("test")
+    report = sp.evaluate({"pixels": sp.Pixels("rgb", size=2)}, train, test, probe="knn", controls=False, **options)
+    assert report.card["label_sets"] == sets
+    assert [run["part_labels"] for run in report.runs if "part_labels" in run] == parts
+    wide = report.interval("pixels").half
+    assert wide >= interval(Scores(report.hits("pixels"))).half

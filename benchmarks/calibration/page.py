@@ -26,9 +26,9 @@ def sections(results: Results, link: str) -> list[str]:
     missed, alone = ([row[key] for row in found] for key in ("missed", "missed_by_seeds_alone"))
     return [
         f"**A 95% interval of `evaluate` misses the truth in {100 * min(missed):.0f} to {100 * max(missed):.0f}% of "
-        f"cases; the usual interval over the seeds alone misses it in {100 * min(alone):.0f} to {100 * max(alone):.0f}%.** "
-        f"{inside} of {len(found)} rows are within {100 * LIMITS[0]:.0f} to {100 * LIMITS[1]:.0f}%, and 5% is what the "
-        "interval promises.",
+        f"cases; the usual interval over the seeds alone misses it in {100 * min(alone):.0f} to "
+        f"{100 * max(alone):.0f}%.** {inside} of {len(found)} rows are within {100 * LIMITS[0]:.0f} to "
+        f"{100 * LIMITS[1]:.0f}%. The interval promises 5%.",
         f"```bash\n{results['command']}\n```",
         f"Photographs: {results['photographs'] or 'none'}. Commit `{env['commit']}`; {env['device']}, "
         f"{env['processor']}, {env['cores']} cores, torch {env['torch']}.",
@@ -53,17 +53,19 @@ def draw(results: Results, folder: Path) -> None:
 METHOD = (
     "In each *world*, labeled images and 1,000 test images (400 for the conv probe) are drawn anew, and `evaluate` "
     "compares two representations with five seeds, unless the row says otherwise. The two are equally good, because "
-    "they are made in the same way: the same features, each with its own noise. So each significant difference is a false "
-    "claim. In rows with *a true difference*, one of the two has more noise, and the interval must hold the difference, "
-    "which is the mean over all worlds. Simulated features are normally distributed around a random center of each class; "
-    "those of photographs come from a network that was trained with ImageNet's labels.",
+    "they are made in the same way: the same features, each with its own noise. So each significant difference is a "
+    "false claim. In rows with *a true difference*, one of the two has more noise, and the interval must hold the "
+    "difference, which is the mean over all worlds. Simulated features are normally distributed around a random center "
+    "of each class; those of photographs come from a network that was trained with ImageNet's labels.",
 )
 NOTES = (
-    "*All 20 labels* means that every seed is trained on the same labeled images, as when no budget is given. The interval "
-    "then also covers the choice of these images: each seed trains a second probe on its own part of them. *10 of 20* means "
-    "that each seed draws ten of twenty images per class, so that seeds share images; with *10 of 200* they do not.",
-    "*One network against untrained draws* is the case that pretraining did nothing: the network is one more random draw. "
-    "*A table of 8 tasks* has three pretrainings per task, and none of them does anything; their spread is pooled.",
+    "*All 20 labels* means that every seed is trained on the same labeled images, as when no budget is given. The "
+    "interval then also covers the choice of these images: each seed trains a second probe on its own part of them. "
+    "*10 of 20* means that each seed draws ten of twenty images per class, so that seeds share images; with "
+    "*10 of 200* they do not.",
+    "*One network against untrained draws* is the case that pretraining did nothing: the network is one more random "
+    "draw. *A table of 8 tasks* has three pretrainings per task, and none of them does anything; their spread is "
+    "pooled.",
     "The *interval over the seeds alone* is Student's t over the accuracies, or their paired differences. It is what "
     "most tables show. With seeds that all agree, its width is zero.",
 )

@@ -54,7 +54,6 @@ def describe_task(task: sp.PretextTask, _data: ExperimentData) -> dict[str, Any]
     }
 
 
-PIXELS_8 = sp.Pixels("rgb", size=8)
 COMPARISON = TaskComparison(
     title="Pretext tasks compared",
     tasks=[
@@ -82,14 +81,13 @@ COMPARISON = TaskComparison(
     readouts={
         "linear, output": Readout(
             lambda task: sp.representations.Concatenated([task.representation()], size=POOLED_SIZE),
-            baselines={"pixels": sp.Pixels("rgb"), "pixels 8×8": PIXELS_8},
+            baselines={"pixels": sp.Pixels("rgb"), "pixels 8×8": sp.Pixels("rgb", size=8)},
         ),
         "linear, all layers": Readout(
             lambda task: sp.representations.Concatenated(
                 list(task.representations(encoder_layers(task)).values()), size=POOLED_SIZE
             )
         ),
-        "conv, output": Readout(lambda task: task.representation(), probe="conv", baselines={"pixels 8×8": PIXELS_8}),
     },
     extra=describe_task,
 )
