@@ -48,7 +48,8 @@ def tiny() -> None:
 def test_computed_features_give_the_same_history_as_running_the_frozen_network_in_every_epoch(batch: int) -> None:
     """Runs the frozen network as a part of the network that is trained, as in the documented experiment."""
     train, test, task = photo_patches("train"), photo_patches("test", per_class=10), tiny_task()
-    report = sp.evaluate({"latent": task.representation()}, train, test, epochs=3, seeds=2, controls=False)
+    options = {"probe": "documented_conv", "epochs": 3, "seeds": 2, "controls": False}
+    report = sp.evaluate({"latent": task.representation()}, train, test, **options)
 
     class Prefixed(nn.Module):
         def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -69,10 +70,10 @@ def test_computed_features_give_the_same_history_as_running_the_frozen_network_i
             classes=4,
             epochs=3,
             seed=run["seed"],
-            training=ProbeConfig(),
+            training=ProbeConfig(standardize=False),
         )
         assert run["history"] == history
-    other = sp.evaluate({"latent": tiny_task(1).representation()}, train, test, epochs=3, seeds=2, controls=False)
+    other = sp.evaluate({"latent": tiny_task(1).representation()}, train, test, **options)
     assert [run["history"] for run in other.runs] != [run["history"] for run in report.runs], (
         "another network must give other results"
     )
@@ -99,7 +100,7 @@ def test_shuffled_test_labels_change_nothing_but_the_test_results(probe: str) ->
         for row in (*run["history"], *other["history"]):
             for key in ("test_loss", "test_accuracy"):
                 del row[key]
-        assert run.pop("hits") != other.pop("hits")
+        assert all(run.pop(key) != other.pop(key) for key in ("hits", "part_hits"))
         assert run == other
     if "conv" not in probe:
         assert report.best() == other_report.best()
@@ -124,7 +125,7 @@ def test_shuffled_training_labels_leave_every_probe_at_chance(probe: str) -> Non
     clean = sp.evaluate(
         {"pixels": sp.Pixels("rgb", size=4)}, train, test, probe=probe, epochs=5, seeds=1, controls=False
     )
-    assert clean.accuracies("pixels")[0] > 1 / 4 + 2 * half, "the true labels must be learned"
+    assert clean.accuracies("pixels")[0] > 1 / 4 + 1.5 * half, "the true labels must be learned"
 
 
 def test_untrained_networks_of_the_same_kind_seldom_differ_significantly() -> None:
@@ -235,17 +236,18 @@ def test_a_probe_that_diverged_is_reported(tmp_path) -> None:
     report.to_json(tmp_path / "report.json")
     for one in (report, sp.ProbeReport.from_json(tmp_path / "report.json")):
         assert math.isnan(one.summary()[0]["test_loss_mean"])
-        assert one.table().splitlines()[2].startswith("| pixels | 33.3 ± 0.0 |")
+        assert one.table().splitlines()[2].startswith("| pixels | 33.3 ± ")
         one.plot(tmp_path / "loss.png", loss=True)
 
 
-def test_a_difference_that_is_the_same_for_all_seeds_is_not_significant() -> None:
+def test_seeds_that_agree_to_the_image_leave_an_interval_over_labels_and_test_images() -> None:
     train, test = photo_patches("train"), photo_patches("test")
     two = {"pixels": sp.Pixels("rgb", size=4), "light": sp.Pixels("lab:L", size=4)}
-    row = sp.evaluate(two, train, test, probe="knn", seeds=3).difference("pixels", "light")
-    assert row["ci95"] == 0
-    assert not row["significant"]
-    assert "without an interval because the difference is the same for every seed" in row["words"]
+    report = sp.evaluate(two, train, test, probe="knn", seeds=3)
+    assert len({run["hits"] for run in report.runs}) == 2, "nothing about the probe is random"
+    row = report.difference("pixels", "light")
+    assert row["ci95"] > 0.05
+    assert row["words"].endswith("over 3 seeds, labeled images and test images)")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_a_difference_that_is_the_same_for_all_seeds_is_not_significant() -> Non
         ({"controls": 1}, "controls must be True, False or a list of some of .*; got 1"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, got"),
         ({"training": {}}, r"training must be a ProbeConfig, got \{\}"),
-        ({"probe": 5}, "probe must be one of conv, knn, linear, resnet or a function that creates a module, got 5"),
+        ({"probe": 5}, "probe must be one of conv, documented_conv, knn, linear, resnet or a function that creates a module, got 5"),
         ({"probe": "knn[k=2.5]"}, "k of the probe 'knn' is a whole number, got 2.5"),
         ({"probe": "knn[temperature=cold]"}, "temperature of the probe 'knn' is a number"),
         ({"probe": "knn[temperature=0]"}, "temperature of the knn probe must be a number above 0, got 0"),
@@ -300,7 +302,8 @@ def test_integers_of_numpy_are_accepted_and_written(tmp_path) -> None:
         "both": sp.representations.Concatenated([sp.Pixels("rgb")], size=number),
         "network": sp.FrozenNetwork(nn.Conv2d(3, 2, 2), image_size=number).representation(),
     }
-    options = {"training": ProbeConfig(batch_size=number), "per_class": number, "epochs": np.int64(1), "seeds": 1}
+    training = ProbeConfig(batch_size=number)
+    options = {"probe": "conv", "training": training, "per_class": number, "epochs": np.int64(1), "seeds": 1}
     data = noise([0, 1] * 4)
     report = sp.evaluate(representations, data, data, controls=False, cache=tmp_path / "cache", **options)
     report.to_json(tmp_path / "report.json")
