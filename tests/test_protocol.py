@@ -1,6 +1,7 @@
 """The protocol of `evaluate`: test images select nothing, noise is no result, and errors are clear."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 
 import numpy as np
@@ -152,6 +153,20 @@ def test_a_real_difference_is_significant() -> None:
     assert "above blind" in report.difference("pixels", "blind")["words"]
 
 
+def test_threads_that_share_a_network_get_the_same_results() -> None:
+    train, test, task = photo_patches("train", per_class=8), photo_patches("test", per_class=8), tiny_task().train()
+    options = {"probe": "conv", "epochs": 1, "seeds": 2, "controls": ["untrained"]}
+
+    def accuracies(_: int) -> dict[str, list[float]]:
+        report = sp.evaluate({"latent": task.representation()}, train, test, **options)
+        return {name: report.accuracies(name) for name in report.names}
+
+    alone = accuracies(0)
+    with ThreadPoolExecutor(3) as executor:
+        assert list(executor.map(accuracies, range(6))) == [alone] * 6
+    assert task.training
+
+
 # Unusual classes and features
 
 
@@ -263,7 +278,7 @@ def test_seeds_that_agree_to_the_image_leave_an_interval_over_labels_and_test_im
         ({"controls": 1}, "controls must be True, False or a list of some of .*; got 1"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, got"),
         ({"training": {}}, r"training must be a ProbeConfig, got \{\}"),
-        ({"probe": 5}, "probe must be one of conv, documented_conv, knn, linear, resnet or a function that creates a module, got 5"),
+        ({"probe": 5}, "probe must be one of conv, .*, resnet or a function that creates a module, got 5"),
         ({"probe": "knn[k=2.5]"}, "k of the probe 'knn' is a whole number, got 2.5"),
         ({"probe": "knn[temperature=cold]"}, "temperature of the probe 'knn' is a number"),
         ({"probe": "knn[temperature=0]"}, "temperature of the knn probe must be a number above 0, got 0"),

@@ -30,7 +30,7 @@ class Pool:
 
     Attributes:
         features: Features `(N, F)` of unit variance. None stands for normally distributed features around a random
-            center of each class, which are drawn anew for each world.
+            center of each class, of which each world draws new ones.
         labels: Labels `(N,)`.
     """
 
@@ -72,7 +72,8 @@ def labeled_and_test(
     draw = torch.Generator().manual_seed(world)
     if pool.features is None or pool.labels is None:
         per_class = labels + test // classes
-        centers = torch.randn(classes, features, generator=draw)
+        # The same classes in every world: otherwise the true difference would be another one in each of them.
+        centers = torch.randn(classes, features, generator=torch.Generator().manual_seed(0))
         names = torch.arange(classes).repeat_interleave(per_class)
         values = centers[names] + torch.randn(len(names), features, generator=draw)
     else:

@@ -1,6 +1,7 @@
 """The comparison behind `evaluate`: it checks the data, adds the controls, computes features and trains the probes."""
 
 import json
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,9 @@ from ssl_pretext.version import __version__
 __all__ = ["Comparison", "EvaluateOptions", "Given"]
 
 Given = Representation | Sequence[Representation]
+
+# Threads wait for each other: the mode of a network and the state of the random numbers belong to the whole process.
+ONE_AT_A_TIME = threading.RLock()
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -117,6 +121,10 @@ class Comparison:
     @keep_freed_memory()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
         """Trains and tests all probes; returns one report per budget, all on the same features."""
+        with ONE_AT_A_TIME:
+            return self._reports(budgets)
+
+    def _reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
         from tqdm import tqdm
 
         for budget in budgets:
