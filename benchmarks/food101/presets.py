@@ -90,7 +90,7 @@ PRESETS = {
         epochs=16,
         validation_per_class=8,
         test_per_class=60,
-        conv_images=1_000,
+        conv_images=500,
     ),
     "documented": Preset(
         # LPIPS was calibrated at 64 px, and both Food-101 and Food-101-64 have images of that size.
