@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from probing import made_up_report
 
 from benchmarks.food101.__main__ import main
 from benchmarks.food101.answers import answer_questions
@@ -15,7 +16,6 @@ from benchmarks.food101.presets import PRESETS
 from benchmarks.food101.protocol import EXCLUDED_CLASSES, split_roles
 from benchmarks.food101.studies import LATENT, LAYERS, PIXELS, Findings, balanced_subset
 from ssl_pretext.data import ImageStore, list_food101
-from ssl_pretext.probes import ProbeReport
 from ssl_pretext.tasks import Colorization
 
 CLASSES = sorted([*EXCLUDED_CLASSES, *(f"dish_{i:02d}" for i in range(83))])
@@ -149,15 +149,16 @@ def test_the_answers_about_colors_follow_from_the_numbers():
 
 @pytest.mark.parametrize(("latent", "verdict"), [(4.5, "not reproduced"), (4.3, "reproduced in-domain")])
 def test_the_evidence_of_the_source_is_judged_by_the_final_losses(latent, verdict):
-    def run(name: str, seed: int, test: float | None) -> dict:
-        row = {"train_loss": 4.0, "train_accuracy": 0.1, "test_loss": test, "test_accuracy": 0.05 + seed / 100}
-        return {"representation": name, "probe": "conv", "seed": seed, "labels": 8, "history": [row]}
-
     twin = f"{LATENT} (untrained)"
     losses = {LATENT: latent, PIXELS: 4.4, twin: 4.6}
-    runs = [run(name, seed, loss) for name, loss in losses.items() for seed in (0, 1)]
-    card = {"probe": "conv", "seeds": [0, 1], "against": {LATENT: {"untrained": twin, "pixels": PIXELS}}}
-    report = ProbeReport(runs, card)
+    report = made_up_report({name: [0.05, 0.06] for name in losses}, {LATENT: [twin]})
+    report.card["against"][LATENT]["pixels"] = PIXELS
+    for run in report.runs:
+        run["history"][-1] |= {
+            "train_loss": 4.0,
+            "train_accuracy": 0.1,
+            "test_loss": losses[run["representation"]],
+        }
     found = answers(Findings({"conv": {"in": report, "out": report}}))
     evidence = found["The source's evidence"]
     assert f"On test images, this is {verdict}" in evidence

@@ -12,8 +12,6 @@ import ssl_pretext as sp
 from benchmarks.food101.report import as_markdown, draw, markdown_summary, write_report
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS, Findings
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes import mean_interval
-from ssl_pretext.probes.report import percent
 from ssl_pretext.reporting.page import Figure, Section, html_page, image_grid, markdown_table
 
 NASTY = "<script>alert(1)</script>"
@@ -28,8 +26,8 @@ def findings() -> Findings:
     layers = {name: net.backbone().representation(name=name) for name in LAYERS}
     pair = ((images, labels), (images, labels))
     reports = {
-        "conv": {domain: sp.evaluate(named, *pair, epochs=2, seeds=2) for domain in DOMAINS},
-        "linear": {domain: sp.evaluate(named | layers, *pair, probe="linear", epochs=2, seeds=2) for domain in DOMAINS},
+        "conv": {domain: sp.evaluate(named, *pair, probe="documented_conv", epochs=2, seeds=2) for domain in DOMAINS},
+        "linear": {domain: sp.evaluate(named | layers, *pair, probe="linear", seeds=2) for domain in DOMAINS},
     }
     return Findings(reports, {"out": sp.label_efficiency(named, *pair, per_class=[1, 2], probe="knn", seeds=2)})
 
@@ -79,10 +77,10 @@ def test_the_page_needs_no_other_file_and_escapes_text(tmp_path, findings):
     assert set(sources) == {"data:"}
     assert NASTY not in page
     assert "&lt;script&gt;" in page
-    shown = percent(*mean_interval(findings.reports["conv"]["in"].accuracies(LATENT)))
+    shown = findings.reports["conv"]["in"].percent(LATENT)
     for text in ("Does it help?", "Not shown.", shown, "1,234", "0.912", "What is unknown about the source", "RankMe"):
         assert text in page
-    assert "Warning, in-domain: 16 labels give only 2 training steps, too few for the conv probe" in page
+    assert "Warning, in-domain: 16 labels give only 2 training steps, too few for the documented_conv probe" in page
     assert "too few for the linear probe" not in page
     assert "<th>yellow, %</th>" in page
     pictures = sorted((tmp_path / "figures").glob("*.png"))
@@ -96,7 +94,7 @@ def test_the_summary_for_the_documentation_shows_the_results_of_the_page(tmp_pat
     found = results(findings)
     draw(tmp_path, found)
     text = markdown_summary(found, figures=tmp_path, link="figures")
-    shown = [percent(*mean_interval(findings.reports["conv"][domain].accuracies(LATENT))) for domain in DOMAINS]
+    shown = [findings.reports["conv"][domain].percent(LATENT) for domain in DOMAINS]
     assert f"| {LATENT} | {shown[0]} | {shown[1]} |" in text
     for part in ("`abc`", "figures/conv_in.png", "figures/labels_out.png", "effective rank", "chance 50.0%"):
         assert part in text

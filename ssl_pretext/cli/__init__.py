@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Examples:
         >>> main(["list", "probes", "--search", "n"])
         conv
+        documented_conv
         knn
         linear
         resnet

@@ -29,8 +29,8 @@ ABOUT = (
     "of them, once per seed. The controls are the same network without training, the same network with the published "
     "weights that its training started from (if there are any), the pixels, the channels that the network takes as "
     "input, the pixels at the size of the network's feature maps and, for photographs, a color histogram. Differences "
-    "are paired by seed and test image; ± is half the width of a 95% interval, which covers the seeds and the choice of "
-    "the labeled images and of the test images."
+    "are paired by seed and test image; ± is half the width of a 95% interval, which covers the seeds and the choice "
+    "of the labeled images and of the test images."
 )
 
 
