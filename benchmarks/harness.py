@@ -183,7 +183,7 @@ class TaskComparison:
             "baseline": self.baseline,
             "rows": rows,
             "reports": {
-                column: self._reports(column, readout, tasks, data, preset, cache=out / "probes", device=device)
+                column: self._reports(column, readout, tasks, data, preset, out=out / "reports", device=device)
                 for column, readout in self.readouts.items()
             },
         }
@@ -196,10 +196,13 @@ class TaskComparison:
         data: ExperimentData,
         preset: Preset,
         *,
-        cache: Path,
+        out: Path,
         device: str,
     ) -> dict[str, Any]:
-        """Evaluates one readout of all tasks in each domain; returns the reports by domain, as JSON holds them."""
+        """Evaluates one readout of all tasks in each domain; returns the reports by domain, as JSON holds them.
+
+        Finished reports are stored. Features are not: those of all layers of all networks would take tens of gigabytes.
+        """
         compared: dict[str, sp.Representation | list[sp.Representation]] = {
             name: [readout.representation(task) for task in of_seeds] for name, of_seeds in tasks.items()
         }
@@ -208,18 +211,20 @@ class TaskComparison:
         judged = data.probe_test if self.judged_on == "test" else data.spare
         found = {}
         for domain, train in data.probe_train.items():
-            report = sp.evaluate(
-                compared | dict(readout.baselines),
-                train,
-                judged[domain],
-                probe=readout.probe,
-                seeds=preset.seeds,
-                controls=["untrained"],
-                cache=cache,
-                device=device,
-            )
-            log.info("%s, %s\n%s", column, domain, report.table())
-            found[domain] = compact(report)
+            file = out / f"{folder_name(column)}-{domain}-{preset.seeds}.json"
+            if not file.exists():
+                report = sp.evaluate(
+                    compared | dict(readout.baselines),
+                    train,
+                    judged[domain],
+                    probe=readout.probe,
+                    seeds=preset.seeds,
+                    controls=["untrained"],
+                    device=device,
+                )
+                log.info("%s, %s\n%s", column, domain, report.table())
+                write_json(file, compact(report))
+            found[domain] = read_json(file)
         return found
 
 

@@ -167,12 +167,14 @@ def made_up_report(
         "label_sets": "disjoint",
         "classes": 10,
         "guessed": 0.1,
+        "predictable": 1.0,
         "seen": 0,
+        "repeated": 0,
         "train": {"images": 100},
         "test": {"images": images},
         "controls": [name for names in twins.values() for name in names],
         "against": {name: {"untrained": twin} for name, (twin,) in twins.items()},
-        "representations": {name: [{"networks": [seed]} for seed in seeds] for name in accuracies},
+        "representations": {name: [{"networks": [name, seed]} for seed in seeds] for name in accuracies},
     }
     runs = [
         {

@@ -257,7 +257,7 @@ def test_the_interval_of_a_single_seed_covers_the_test_images_and_says_so() -> N
     found = report_of({"pixels": [0.5], "net": [0.6]})
     assert found.summary()[0]["test_accuracy_ci95"] == pytest.approx(1.96 * (0.25 / 100 + 2 / 100**2) ** 0.5, rel=1e-3)
     (row,) = found.differences("pixels")
-    assert row["words"].endswith(" over test images; one pretraining, one seed, one set of labeled images)")
+    assert row["words"].endswith(" over test images; one pretraining, one seed, always the same labeled images)")
     assert "nan" not in found.table().lower()
 
 

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
 
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import Interval, Scores, describe_difference, holm, interval, mean_interval
-from ssl_pretext.probes.statistics import Spread, pooled
+from ssl_pretext.probes.statistics import Spread, moderated
 
 
 def differences(seeds: int, images: int, *, luck: float, noise: float = 0.8, rng: np.random.Generator) -> np.ndarray:
@@ -62,13 +64,24 @@ def test_images_that_all_agree_do_not_make_an_interval_of_no_width() -> None:
 
 
 def test_one_network_against_draws_has_a_prediction_interval() -> None:
-    # With very many images, only the networks are left: their prediction interval is s t sqrt(1 + 1/S).
     accuracies = np.array([0.1, 0.14, 0.19, 0.12])
     scores = (np.arange(100_000) < 100_000 * accuracies[:, None]).astype(int)
     s = accuracies.std(ddof=1)
     found = interval(Scores(scores, prediction=True))
-    assert found.half == pytest.approx(stats.t.ppf(0.975, 3) * s * (1 + 1 / 4) ** 0.5, rel=0.01)
+    assert found.half == pytest.approx(stats.t.ppf(0.975, 3) * s * (1 + 1 / 4) ** 0.5, rel=1e-4)
+    assert found.p == pytest.approx(2 * stats.t.sf(accuracies.mean() / s / (1 + 1 / 4) ** 0.5, 3), rel=1e-4)
     assert interval(Scores(scores)).half == pytest.approx(stats.t.ppf(0.975, 3) * s / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 20])
+def test_a_network_that_is_a_draw_like_the_others_is_seldom_told_apart(seeds: int) -> None:
+    rng, claims = np.random.default_rng(2), []
+    for _ in range(300):
+        difficulty = 1.5 * rng.normal(size=500)
+        quality, own = 0.2 * rng.normal(size=(seeds + 1, 1)), 0.7 * rng.normal(size=(seeds + 1, 500))
+        one, *draws = difficulty + own + quality > 0
+        claims.append(interval(Scores(one.astype(int) - np.array(draws), prediction=True)).significant)
+    assert 0.01 <= np.mean(claims) <= 0.09
 
 
 def test_the_spread_of_disjoint_parts_of_the_labels_counts_where_it_is_larger() -> None:
@@ -78,16 +91,47 @@ def test_the_spread_of_disjoint_parts_of_the_labels_counts_where_it_is_larger() 
     found = interval(Scores(same, parts))
     assert found.mean == pytest.approx(same.mean())
     assert found.half > 2 * interval(Scores(same)).half
-    assert Spread.of(Scores(same, parts)) == Spread.of(Scores(parts))
-    assert Spread.of(Scores(parts, same)) == Spread.of(Scores(parts))
-    both = Spread.of(Scores(parts, parts, prediction=True))
-    assert both.variance == pytest.approx((6 + 1) * Spread.of(Scores(parts)).variance)
+    assert Spread.of(Scores(same, parts)) == Spread.of(Scores(parts)) == Spread.of(Scores(parts, same))
 
 
-def test_a_pooled_spread_is_the_mean_with_all_degrees_of_freedom() -> None:
-    spreads = [Spread(0.2, 0.3, 2), Spread(0.0, 0.1, 2)]
-    assert pooled(spreads) == Spread(0.1, 0.2, 4)
-    assert pooled([Spread(0.0, 0.0, math.inf)] * 3) == Spread(0.0, 0.0, math.inf)
+def test_an_interval_of_noise_does_not_explode() -> None:
+    """All of the spread between two seeds is noise here: the formula's degrees of freedom would be far below 1."""
+    scores = np.zeros((2, 200))
+    scores[0, :110] = scores[1, 110:] = 1
+    assert interval(Scores(scores)).half < 1
+    assert interval(Scores(scores[:, ::-1])).half < 1
+
+
+def test_moderated_spreads_follow_the_formula_of_smyth() -> None:
+    # With d degrees of freedom each, z = log(s²) has the variance trigamma(d / 2) + trigamma(d0 / 2).
+    totals, freedom = [0.1, 0.2, 1.5, 2.0, 0.15, 1.8], 3
+    excess = np.var(np.log(totals), ddof=1) - polygamma(1, freedom / 2)
+    prior = 2 * brentq(lambda x: polygamma(1, x) - excess, 1e-3, 1e3)
+    center = np.exp(
+        np.mean(np.log(totals) - digamma(freedom / 2) + np.log(freedom / 2)) + digamma(prior / 2) - np.log(prior / 2)
+    )
+    found = moderated([Spread(total, 0.1, freedom) for total in totals])
+    expected = [(prior * center + freedom * total) / (prior + freedom) for total in totals]
+    assert [one.total for one in found] == pytest.approx(expected)
+    assert {one.noise for one in found} == {0.1}
+    assert [one.freedom for one in found] == pytest.approx([prior + freedom] * 6)
+    assert prior + freedom < 6 * freedom
+
+
+def test_spreads_that_differ_no_more_than_by_chance_are_replaced_by_their_mean() -> None:
+    found = moderated([Spread(total, 0.0, 2) for total in (1.0, 1.1, 0.9, 1.05)])
+    assert len({one.total for one in found}) == 1
+    assert {one.freedom for one in found} == {8}
+
+
+def test_a_spread_that_is_far_larger_than_the_others_is_not_moderated() -> None:
+    spreads = [Spread(total, 0.0, 2) for total in (1.0, 1.3, 0.8, 1.1, 9.0)]
+    found = moderated(spreads)
+    assert found[-1] == spreads[-1]
+    assert found[0].freedom > 2
+    assert moderated(spreads[:2]) == spreads[:2], "two comparisons say too little about the distribution"
+    single = [Spread(0.0, 0.0, math.inf)] * 4
+    assert moderated(single) == single
 
 
 def test_scores_without_images_raise_an_error() -> None:

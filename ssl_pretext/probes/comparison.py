@@ -26,6 +26,7 @@ from ssl_pretext.representations.cache import Cache, cached_features, code_ident
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
 from ssl_pretext.system.devices import resolve_device
+from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.version import __version__
 
@@ -97,6 +98,8 @@ class Comparison:
                 f"with at least one entry; got {given}"
             )
         per_seed = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
+        for name, of_seeds in per_seed.items():
+            _check_networks(name, of_seeds)
         self.unseen_classes = _check_images(self.train, self.test, unseen_classes)
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
         self.device = resolve_device(device)
@@ -227,7 +230,7 @@ class Comparison:
             or not self.method.cacheable
             or not all(is_cacheable(part.backbone) for part in representation.parts)
         ):
-            return self._run(features, labeled, seed)
+            return dict(finite_json(self._run(features, labeled, seed)))
         identity = {
             "representation": described,
             "method": {"name": self.method.name, **self.method.card, "epochs": self.epochs},
@@ -240,7 +243,7 @@ class Comparison:
         }
         run: dict[str, Any] | None = self.cache.result(identity)
         if run is None:
-            run = self._run(features, labeled, seed)
+            run = dict(finite_json(self._run(features, labeled, seed)))
             self.cache.store_result(identity, run)
         return run
 
@@ -269,7 +272,8 @@ class Comparison:
     def _card(self) -> dict[str, Any]:
         """The part of the probe card that holds for all representations and budgets."""
         splits = {"train": self.train, "test": self.test}
-        known = {*self.train.digests()}
+        known, judged = {*self.train.digests()}, self.test.digests()
+        predictable = torch.isin(self.test.labels, self.train.labels)
         return {
             "probe": self.method.name,
             **self.method.card,
@@ -278,7 +282,9 @@ class Comparison:
             **{split: {"images": len(store), "sha256": self.hashes[split]} for split, store in splits.items()},
             "classes": len(self.train.labels.unique()),
             "classes_without_training_images": self.unseen_classes,
-            "seen": sum(digest in known for digest in self.test.digests()),
+            "predictable": predictable.double().mean().item(),
+            "seen": sum(digest in known for digest in judged),
+            "repeated": len(judged) - len({*judged}),
             "guessed": (self.test.labels == self.train.labels.mode().values).double().mean().item(),
             "image_size": self.train.image_size,
             "resize": self.train.resize,
@@ -321,6 +327,18 @@ def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representat
             f"some representations of {name!r} started from published weights and some did not; pass only one kind"
         )
     return list(of_seeds)
+
+
+def _check_networks(name: str, of_seeds: Sequence[Representation]) -> None:
+    """Raises if a network is given for some seeds but not for all: they would count as independent pretrainings."""
+    if all(each is of_seeds[0] for each in of_seeds):
+        return
+    different = len({json.dumps(_identity(each), sort_keys=True, default=str) for each in of_seeds})
+    if 1 < different < len(of_seeds):
+        raise ArgumentError(
+            f"{name!r} has {different} different networks for {len(of_seeds)} seeds; pass another one for each seed, "
+            "so that the interval can cover the pretraining, or one for all"
+        )
 
 
 def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> list[str]:

@@ -27,10 +27,11 @@ def evaluate(
 ) -> ProbeReport:
     """Trains and tests a probe on each representation, once per seed.
 
-    A seed determines the initial weights of the probe, the order of the images, the labels that are used if there is a
-    budget, and the weights of the untrained controls. All representations share the seeds, so that differences can be
-    computed seed by seed. Test images are never used to select anything: the settings of the linear probe are selected
-    on training images, and the last epoch counts.
+    A seed determines the initial weights of the probe, the order of the images, and the weights of the untrained
+    controls. If there is a budget, the seeds together determine the labels that each of them uses, so that they share
+    as few images as possible. All representations share the seeds, so that differences can be computed seed by seed.
+    Test images are never used to select anything: the settings of the linear probe are selected on training images,
+    and the last epoch counts.
 
     Features are computed once, and all layers of a network in one pass over the images. Under `torchrun`, rank 0 does
     the work and all processes get its report.

@@ -20,11 +20,10 @@ class LabelSets:
 
     Attributes:
         full: Indices of the images for each seed.
-        parts: Disjoint parts of all labeled images, at most one for each seed, if the seeds share images and there are
-            at least two images of a class. The spread of probes on these parts shows what the choice of the labeled
-            images contributes to the uncertainty.
+        parts: Disjoint parts of all labeled images, at most one for each seed, if the seeds share images. The spread of
+            probes on these parts shows what the choice of the labeled images contributes to the uncertainty.
         kind: `"disjoint"` if no two seeds share an image, `"parts"` if there are parts, and `"fixed"` if neither is
-            possible, so that the choice of the labeled images stays unknown.
+            possible, so that the effect of the choice of the labeled images stays unknown.
     """
 
     full: list[Tensor]
@@ -90,11 +89,12 @@ class LabelBudget:
             return LabelSets(full, [], "fixed")
         if all(count <= len(images) // len(seeds) for images, count in zip(classes, counts, strict=True)):
             return LabelSets(full, [], "disjoint")
-        # A class with a single image cannot be divided, so it is the same in all parts.
-        divisible = [len(images) for images in classes if len(images) > 1]
-        if not divisible:
+        # One class in ten may have fewer images than there are parts, which then share them. If more classes have only
+        # one image, nothing shows how much another choice of it would change.
+        smallest = sorted(len(images) for images in classes)[len(classes) // 10]
+        parts = min(len(seeds), smallest)
+        if parts < 2:
             return LabelSets(full, [], "fixed")
-        parts = min(len(seeds), *divisible)
         return LabelSets(full, _windows(classes, [max(1, len(images) // parts) for images in classes], parts), "parts")
 
 

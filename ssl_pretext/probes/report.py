@@ -21,9 +21,16 @@ from ssl_pretext.probes.statistics import (
     holm,
     interval,
     mean_interval,
-    pooled,
+    moderated,
 )
-from ssl_pretext.probes.verdict import basis, describe_correction, is_prediction, verdict, warnings
+from ssl_pretext.probes.verdict import (
+    basis,
+    describe_correction,
+    is_prediction,
+    share_networks,
+    verdict,
+    warnings,
+)
 from ssl_pretext.reporting.page import markdown_table
 from ssl_pretext.reporting.plots import curves, forest, lines
 from ssl_pretext.representations.collapse import health_rows
@@ -35,7 +42,7 @@ __all__ = ["ProbeReport", "difference_plot", "percent"]
 # from the images, whose hashes are compared.
 NOT_COMPARED = ("controls", "against", "health", "representations", "code", "guessed", "seen")
 PAIRED = ("seeds", "train", "test", "label_fraction", "per_class", "classes_without_training_images")
-ENOUGH_SEEDS = 4  # with fewer, the spread between seeds is averaged over the rows of a table
+ENOUGH_SEEDS = 4  # with fewer, the spreads between seeds of the rows of a table are moderated
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +117,8 @@ class ProbeReport:
 
         Returns:
             A row with the `mean` difference, half the width of its 95% interval as `ci95`, the `p`-value, whether the
-            difference is `significant`, and a description in `words`, which says what the interval covers.
+            difference is `significant`, and a description in `words`, which says what the interval covers. For a
+            control of the representation it is its row of `against_controls`.
 
         Raises:
             UnknownNameError: The report has no such representation.
@@ -122,6 +130,9 @@ class ProbeReport:
                 "difference() needs two reports with the same seeds, labeled images and test images; they differ in "
                 + ", ".join(key for key in PAIRED if self.card[key] != of.card[key])
             )
+        if of is None and reference in self.card["against"].get(name, {}).values():
+            rows = self.against_controls()
+            return next(row for row in rows if (row["representation"], row["reference"]) == (name, reference))
         found = interval(self._scores(name, reference, other))
         if of is None:
             return self._row(name, reference, found, verdict(self.card, name, reference, found))
@@ -132,7 +143,7 @@ class ProbeReport:
         """Returns a row as of `difference` for each representation and each of its controls.
 
         Each row has the p-value after the correction of Holm for all rows as `p_holm`. With two or three seeds, the
-        comparisons with one kind of control share the mean of their spreads, which is known better than each of them.
+        spreads of different networks compared with one kind of control are `moderated`.
         """
         pairs = [
             (label, name, control)
@@ -142,10 +153,12 @@ class ProbeReport:
         scores = [self._scores(name, control) for _, name, control in pairs]
         spreads = [Spread.of(one) for one in scores]
         if 1 < len(self.card["seeds"]) < ENOUGH_SEEDS:
-            by_kind: dict[str, list[Spread]] = {}
-            for (label, *_), spread in zip(pairs, spreads, strict=True):
-                by_kind.setdefault(label, []).append(spread)
-            spreads = [pooled(by_kind[label]) for label, *_ in pairs]
+            for kind in {label for label, *_ in pairs}:
+                rows = [i for i, (label, *_) in enumerate(pairs) if label == kind]
+                # Layers of one network vary together, so that several of them show no more than one.
+                if not share_networks(self.card, [pairs[i][1] for i in rows]):
+                    for i, spread in zip(rows, moderated([spreads[i] for i in rows]), strict=True):
+                        spreads[i] = spread
         found = [interval(one, spread=spread) for one, spread in zip(scores, spreads, strict=True)]
         corrected = holm([one.p for one in found])
         return [

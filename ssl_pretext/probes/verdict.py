@@ -1,12 +1,23 @@
 """What a report says in sentences: its differences, what their intervals cover, and warnings."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_pretext.probes.controls import UNTRAINED
+from ssl_pretext.probes.controls import BEFORE, UNTRAINED
 from ssl_pretext.probes.statistics import Interval, describe_difference
 
-__all__ = ["basis", "describe_correction", "few_steps_warning", "is_prediction", "networks", "verdict", "warnings"]
+__all__ = [
+    "basis",
+    "describe_correction",
+    "few_steps_warning",
+    "is_prediction",
+    "networks",
+    "share_networks",
+    "verdict",
+    "warnings",
+]
 
 Card = Mapping[str, Any]
 
@@ -17,8 +28,18 @@ FEW_COMPARISONS = 3  # tables with more are corrected
 
 def networks(card: Card, name: str) -> int:
     """The number of different networks behind a representation; 0 if it has none, as pixels."""
+    return len(_weights(card, name))
+
+
+def share_networks(card: Card, names: Sequence[str]) -> bool:
+    """Whether some of the representations are computed by the same network, as its layers are."""
+    return len(set().union(*(_weights(card, name) for name in names))) < sum(networks(card, name) for name in names)
+
+
+def _weights(card: Card, name: str) -> set[str]:
+    """Identifies the networks behind a representation; its layers do not count."""
     described = card["representations"][name]
-    return len(described) if "networks" in described[0] else 0
+    return {json.dumps(one["networks"], sort_keys=True) for one in described if "networks" in one}
 
 
 def is_prediction(card: Card, name: str, reference: str) -> bool:
@@ -35,24 +56,28 @@ def basis(card: Card, name: str, reference: str | None = None) -> str:
         name: Name of the representation.
         reference: Name of the representation that it is compared with, if any.
     """
-    seeds, twin = len(card["seeds"]), card["against"].get(name, {}).get(UNTRAINED)
-    counts = [networks(card, one) for one in (name, reference) if one is not None]
+    seeds, controls = len(card["seeds"]), card["against"].get(name, {})
+    own, other = networks(card, name), 0 if reference is None else networks(card, reference)
     covered, fixed = [], []
     if seeds > 1:
-        if counts[0] > 1:
-            covered.append(f"{counts[0]} pretrainings")
-        if reference is not None and counts[1] > 1:
-            covered.append(f"{counts[1]} {'untrained networks' if reference == twin else 'pretrainings'}")
+        if own > 1:
+            covered.append(f"{own} pretrainings")
+        if other > 1:
+            covered.append(
+                f"{other} {'untrained networks' if reference == controls.get(UNTRAINED) else 'pretrainings'}"
+            )
         covered = covered or [f"{seeds} seeds"]
     if card["label_sets"] != "fixed":
         covered.append("labeled images")
     covered.append("test images")
-    if 1 in counts:
+    if own == 1:
         fixed.append("one pretraining")
+    if other == 1 and reference not in (controls.get(UNTRAINED), controls.get(BEFORE)):
+        fixed.append(f"one network as {reference}")
     if seeds == 1:
         fixed.append("one seed")
     if card["label_sets"] == "fixed":
-        fixed.append("one set of labeled images")
+        fixed.append("always the same labeled images")
     *others, last = covered
     listed = f"{', '.join(others)} and {last}" if others else last
     return f"over {listed}" + (f"; {', '.join(fixed)}" if fixed else "")
@@ -60,11 +85,12 @@ def basis(card: Card, name: str, reference: str | None = None) -> str:
 
 def verdict(card: Card, name: str, reference: str, found: Interval) -> str:
     """Describes a difference; says that pretraining helps only if there are enough pretrainings to say so."""
-    words = describe_difference(found, reference, basis(card, name, reference))
+    kind = "95% prediction interval" if is_prediction(card, name, reference) else "95% interval"
+    words = describe_difference(found, reference, basis(card, name, reference), kind=kind)
     if not found.significant or reference != card["against"].get(name, {}).get(UNTRAINED):
         return words
     if networks(card, name) >= ENOUGH_PRETRAININGS:
-        return f"pretraining {'helps' if found.mean > 0 else 'does harm'}: {words}"
+        return f"pretraining {'helps' if found.mean > 0 else 'makes it worse'}: {words}"
     return f"this network is {words}"
 
 
@@ -74,10 +100,14 @@ def describe_correction(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     claimed = [row for row in rows if row["significant"]]
     kept = [f"{row['representation']} and {row['reference']}" for row in claimed if row["p_holm"] < 0.05]
-    which = f": {'; '.join(kept)}" if kept else ""
+    if not claimed:
+        return [f"None of the {len(rows)} differences is significant."]
+    if len(kept) == len(claimed):
+        return [f"The significant ones of these {len(rows)} differences remain so after the correction of Holm."]
+    which = f"only {'; '.join(kept)}" if kept else "none"
     return [
-        f"There are {len(rows)} comparisons, so some may be significant by chance: {len(claimed)} are significant each "
-        f"by itself, {len(kept)} after the correction of Holm{which}."
+        f"With {len(rows)} comparisons, some are significant by chance. After the correction of Holm, {which} "
+        f"{'remain' if len(kept) > 1 else 'remains'} significant."
     ]
 
 
@@ -89,7 +119,7 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         runs: The runs of the report.
     """
     labels = runs[0]["labels"]
-    chance, guessed = 1 / card["classes"], card["guessed"]
+    chance, guessed = card["predictable"] / card["classes"], card["guessed"]
     frequent = f"; always naming the most frequent class gets {guessed:.1%}" if guessed > chance else ""
     found = [f"Guessing one of {card['classes']} classes gets {chance:.1%}{frequent}."]
     if len(card["seeds"]) == 2:
@@ -100,6 +130,13 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     if seen := card["seen"]:
         number = card["test"]["images"]
         found.append(f"Warning: {seen:,} of {number:,} test images are identical to training images.")
+    if repeated := card["repeated"]:
+        found.append(
+            f"Warning: {repeated:,} of {card['test']['images']:,} test images repeat others, so that the intervals are "
+            "too narrow."
+        )
+    if diverged := sum(not math.isfinite(run["history"][-1]["test_loss"] or math.nan) for run in runs):
+        found.append(f"Warning: {diverged} of {len(runs)} probes diverged; their accuracies mean nothing.")
     if warning := few_steps_warning(card, labels):
         found.append(warning)
     if stopped := sum(run.get("converged") is False for run in runs):
