@@ -3,21 +3,50 @@
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.accuracies_only import AccuraciesOnly
 from ssl_pretext.probes import ProbeReport, holm, percent
 from ssl_pretext.reporting import markdown_table
 
-__all__ = ["EXPLANATION", "Reports", "accuracy_table", "baseline_gains", "gain_table", "reports_in", "twin_gains"]
+__all__ = [
+    "EXPLANATION",
+    "Reports",
+    "accuracy_table",
+    "baseline_gains",
+    "gain_table",
+    "report_in",
+    "reports_in",
+    "twin_gains",
+]
 
-Reports = Mapping[str, ProbeReport]  # by the name of the readout, which is a column of the tables
+Reports = Mapping[str, ProbeReport | AccuraciesOnly]  # by the name of the readout, which is a column of the tables
 EXPLANATION = (
     "Bold: significant after the correction of Holm for the {count} comparisons of this table. Italic: significant "
     "only by itself, which is expected for one comparison in twenty where there is no difference."
 )
 
 
-def reports_in(results: Mapping[str, Any], domain: str) -> dict[str, ProbeReport]:
+def reports_in(results: Mapping[str, Any], domain: str) -> dict[str, ProbeReport | AccuraciesOnly]:
     """The reports of a domain, by the name of their column."""
-    return {column: ProbeReport.from_dict(domains[domain]) for column, domains in results["reports"].items()}
+    if "reports" in results:
+        return {column: ProbeReport.from_dict(domains[domain]) for column, domains in results["reports"].items()}
+    rows = results["rows"]
+    controls = {run["row"]: run["control"] for run in rows if run["control"]}
+    images = results["data"]["counts"][f"test, {domain}"]
+    found: dict[str, ProbeReport | AccuraciesOnly] = {}
+    for i, column in enumerate(rows[0]["accuracy"][domain]):
+        accuracies: dict[str, list[float]] = {}
+        for run in rows:
+            accuracies.setdefault(run["row"], []).append(run["accuracy"][domain][column])
+        # The pixels have no layers; they are shown in the first column.
+        accuracies |= {} if i else {name: values[domain] for name, values in results["pixels"].items()}
+        found[column] = AccuraciesOnly(accuracies, controls, images)
+    return found
+
+
+def report_in(results: Mapping[str, Any], domain: str) -> ProbeReport:
+    """The report of a domain, of results with a single column."""
+    ((_, domains),) = results["reports"].items()
+    return ProbeReport.from_dict(domains[domain])
 
 
 def accuracy_table(reports: Reports) -> str:

@@ -23,6 +23,7 @@ from benchmarks.report_tables import (
     accuracy_table,
     baseline_gains,
     gain_table,
+    report_in,
     reports_in,
     twin_gains,
 )
@@ -35,6 +36,12 @@ from ssl_pretext.system.files import read_json, write_bytes, write_text
 __all__ = ["page", "publish", "remark_of"]
 
 PAGES = Path("docs/results")
+COVERED = "The 95% intervals cover the seeds and the choice of the labeled images and of the test images."
+COVERED_BEFORE = (
+    "This run was stored before hits per test image were kept. Its 95% intervals cover the seeds and the choice of the "
+    "test images, for which they assume independent hits and are thus rather too wide. The labeled images are held "
+    "fixed."
+)
 MEASURES = (
     *("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b", "colored"),
     *(f"hue_{name}" for name in HUES),
@@ -97,7 +104,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
         draw_gains(results, folder, DOMAINS)
     if "chosen" in results:
         for domain, name in DOMAINS.items():
-            (report,) = reports_in(results, domain).values()
+            report = report_in(results, domain)
             write_bytes(folder / f"differences_{domain}.png", difference_plot(report.against_controls(), title=name))
 
 
@@ -110,8 +117,7 @@ def _comparison(results: Mapping[str, Any], folder: Path) -> str:
         f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
         f"{config['seeds']} seeds; {config['epochs']} epochs of {data['counts']['pretraining']:,} images at "
         f"{config['image_size']} px, AdamW with learning rate {config['learning_rate']:g}, the same images in the same "
-        "order for every row. Values are means over the seeds. The 95% intervals cover the seeds and the choice of the "
-        "labeled images and of the test images.",
+        f"order for every row. Values are means over the seeds. {COVERED if 'reports' in results else COVERED_BEFORE}",
         *(_recipe(results, folder.name) if "chosen" in results else []),
         *_quality(results),
         *(
@@ -144,7 +150,7 @@ def _recipe(results: Mapping[str, Any], link: str) -> list[str]:
         "## Evaluation on test images: accuracy, %",
     ]
     for domain, name in DOMAINS.items():
-        (report,) = reports_in(results, domain).values()
+        report = report_in(results, domain)
         parts += [
             f"### {name.capitalize()}",
             accuracy_table({"test accuracy, %": report}),
@@ -184,13 +190,15 @@ def _accuracy(results: Mapping[str, Any]) -> list[str]:
     for domain, name in DOMAINS.items():
         reports = reports_in(results, domain)
         parts += [
-            f"## Linear probe, {name}: {results['judged_on']} accuracy, %",
+            f"## Linear probe, {name}: {results.get('judged_on', 'test')} accuracy, %",
             accuracy_table(reports),
-            "Difference from the same encoder untrained, in percentage points:",
+            "Difference from the same encoder untrained, or from the row that it is a change of, in percentage points:"
+            if "reports" not in results
+            else "Difference from the same encoder untrained, in percentage points:",
             gain_table(gains := twin_gains(reports)),
             EXPLANATION.format(count=len(gains)),
         ]
-        if results["baseline"]:
+        if results.get("baseline"):
             parts += [
                 f"Difference from the row *{results['baseline']}*, in percentage points:",
                 gain_table(gains := baseline_gains(reports, results["baseline"])),

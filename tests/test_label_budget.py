@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.label_budget import LabelBudget
 
 
 def test_label_fraction_draws_the_same_fraction_of_each_class() -> None:
@@ -59,3 +60,41 @@ def test_budgets_that_cannot_be_met_are_rejected() -> None:
         sp.evaluate(pixels, data, data, per_class=2, label_fraction=0.5)
     with pytest.raises(ArgumentError, match=r"one number of labels, and of none twice, such as \[1, 5\], got \[2, 2\]"):
         sp.label_efficiency(pixels, data, data, per_class=[2, 2])
+
+
+# Labels that seeds share
+
+
+@pytest.mark.parametrize(
+    ("counts", "per_class", "seeds", "kind", "parts"),
+    [
+        ([20, 20], 4, 5, "disjoint", 0),
+        ([20, 20], 5, 5, "parts", 5),
+        ([20, 20], None, 5, "parts", 5),
+        ([20, 20], None, 1, "fixed", 0),
+        ([3, 3], None, 5, "parts", 3),
+        ([20, 1], None, 5, "fixed", 0),  # nothing shows what another image of the second class would change
+        ([20] * 9 + [1], None, 5, "parts", 5),  # one class in ten may be that small
+    ],
+)
+def test_seeds_share_as_few_labels_as_possible(
+    counts: list[int], per_class: int | None, seeds: int, kind: str, parts: int
+) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    found = LabelBudget(per_class=per_class).draw(labels, range(seeds))
+    assert (found.kind, len(found.parts)) == (kind, parts)
+    assert len(found.full) == seeds
+    for chosen in found.full:
+        used = labels[chosen].bincount(minlength=len(counts)).tolist()
+        assert used == [count if per_class is None else per_class for count in counts]
+    if kind == "disjoint":
+        assert len(torch.cat(found.full).unique()) == sum(map(len, found.full))
+    big = [label for label, count in enumerate(counts) if count >= max(parts, 2)]
+    of_big = [part[torch.isin(labels[part], torch.tensor(big))] for part in found.parts]
+    assert sum(map(len, of_big)) == len({int(i) for part in of_big for i in part}), "parts are disjoint"
+
+
+def test_seeds_that_must_share_labels_share_them_evenly() -> None:
+    found = LabelBudget(per_class=10).draw(torch.zeros(20, dtype=torch.long), range(5))
+    times = torch.cat(found.full).bincount(minlength=20)
+    assert set(times.tolist()) == {2, 3}, "50 uses of 20 images"

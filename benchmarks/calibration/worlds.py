@@ -168,7 +168,7 @@ def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> l
 
 
 def several_pretrainings(pool: Pool, world: int, *, rows: int = 8, seeds: int = 3) -> list[dict[str, Any]]:
-    """Compares tasks of a few pretrainings with their untrained controls, as a table does: with a pooled spread."""
+    """Compares tasks of a few pretrainings with their untrained controls, as a table does: with moderated spreads."""
     train, held_out = labeled_and_test(pool, world, labels=60, noise=(0.5, 0.5))
     channels = train[0].shape[1]
 
@@ -214,6 +214,7 @@ def fine_tuning(pool: Pool, world: int, *, seeds: int = 5) -> list[dict[str, Any
             probe=partial(network, is_first),
             training=ProbeConfig(learning_rate=3e-3, batch_size=32),
             epochs=12,
+            per_class=20,
             seeds=seeds,
             controls=False,
         )
@@ -300,7 +301,7 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
             "all 100 labels per class, two classes, conv", "conv", classes=2, labels=100, maps=2, test=400,
             noise=(4.0, 4.0), share=0.5,
         ),
-        Row("all 20 labels per class, five classes, fine-tuning", fine_tuning, worlds // 2),
+        Row("20 of 200 labels per class, five classes, fine-tuning", fine_tuning, worlds // 2),
         views("all 20 labels per class, linear, a true difference", "linear", noise=(1.5, 2.0)),
         views(
             "10 of 200 labels per class, knn, a true difference", "knn", labels=200, noise=(1.5, 2.0),

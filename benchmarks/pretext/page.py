@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from benchmarks.report_tables import EXPLANATION, Reports, accuracy_table, gain_table, reports_in, twin_gains
@@ -49,7 +49,7 @@ def _best(domain: str, reports: Reports) -> str:
     """Names the task with the highest mean accuracy, and the tasks that it is not significantly better than."""
     column, best = max(
         ((column, name) for column, report in reports.items() for name in report.card["against"]),
-        key=lambda pair: reports[pair[0]].interval(pair[1]).mean,
+        key=lambda pair: fmean(reports[pair[0]].accuracies(pair[1])),
     )
     report = reports[column]
     others = [report.difference(best, name) for name in report.card["against"] if name != best]
