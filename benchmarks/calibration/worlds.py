@@ -159,7 +159,7 @@ def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> l
         {A: backbone(1_000 * world + 999).representation()},
         train,
         held_out,
-        probe="linear",
+        probe="knn",
         per_class=20 if seeds <= 10 else 10,
         seeds=seeds,
         controls=["untrained"],
@@ -185,7 +185,7 @@ def several_pretrainings(pool: Pool, world: int, *, rows: int = 8, seeds: int = 
         return backbone(10_000 * world + 100 * number + seed).representation()
 
     tasks = {f"task {i}": [representation(i, seed) for seed in range(seeds)] for i in range(rows)}
-    report = sp.evaluate(tasks, train, held_out, probe="linear", per_class=20, seeds=seeds, controls=["untrained"])
+    report = sp.evaluate(tasks, train, held_out, probe="knn", per_class=20, seeds=seeds, controls=["untrained"])
     found = {row["representation"]: row for row in report.against_controls()}
     return [
         compared(report, name, f"{name} (untrained)")
@@ -308,10 +308,10 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
             options={"per_class": 10},
         ),
         *(
-            Row(f"one network against {seeds} untrained draws", partial(untrained_draws, seeds=seeds), worlds)
+            Row(f"one network against {seeds} untrained draws, knn", partial(untrained_draws, seeds=seeds), worlds)
             for seeds in (3, 5, 10, 20)
         ),
-        Row("a table of 8 tasks with 3 pretrainings each", several_pretrainings, worlds // 4),
+        Row("a table of 8 tasks with 3 pretrainings each, knn", several_pretrainings, worlds // 4),
     ]  # fmt: skip
     if folder is None:
         return found
