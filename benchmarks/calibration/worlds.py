@@ -196,9 +196,7 @@ def several_pretrainings(pool: Pool, world: int, *, rows: int = 8, seeds: int = 
 
 def fine_tuning(pool: Pool, world: int, *, seeds: int = 5) -> list[dict[str, Any]]:
     """Trains two networks as a whole, from starting weights that are drawn alike, once per seed."""
-    train, held_out = labeled_and_test(
-        pool, world, classes=5, labels=20, features=32, noise=(0.5, 0.5), test=TEST_IMAGES
-    )
+    train, held_out = labeled_and_test(pool, world, classes=5, labels=200, noise=(1.5, 1.5))
 
     def network(first: bool, channels: int, classes: int) -> nn.Module:
         if not first:
