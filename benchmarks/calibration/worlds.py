@@ -143,7 +143,7 @@ def random_network(seed: int, channels: int, width: int) -> nn.Module:
 
 def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> list[dict[str, Any]]:
     """Compares one network, drawn like the others, with its untrained control; pretraining did nothing."""
-    train, held_out = labeled_and_test(pool, world, labels=200, noise=(0.5, 0.5))
+    train, held_out = labeled_and_test(pool, world, labels=100, noise=(0.5, 0.5))
     channels = train[0].shape[1]
 
     def backbone(seed: int) -> Backbone:
@@ -160,7 +160,6 @@ def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> l
         train,
         held_out,
         probe="knn",
-        per_class=20 if seeds <= 10 else 10,
         seeds=seeds,
         controls=["untrained"],
     )
@@ -306,7 +305,7 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
             options={"per_class": 10},
         ),
         *(
-            Row(f"one network against {seeds} untrained draws, knn", partial(untrained_draws, seeds=seeds), worlds)
+            Row(f"one network against {seeds} untrained draws, all 100 labels, knn", partial(untrained_draws, seeds=seeds), worlds)
             for seeds in (3, 5, 10, 20)
         ),
         Row("a table of 8 tasks with 3 pretrainings each, knn", several_pretrainings, worlds // 4),
