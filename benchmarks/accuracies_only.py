@@ -40,8 +40,11 @@ class AccuraciesOnly:
 
     @property
     def card(self) -> dict[str, Any]:
-        """The controls of each representation, in the form of a probe card."""
-        return {"against": {name: {"untrained": control} for name, control in self.controls.items()}}
+        """The seeds, and the controls of each representation, in the form of a probe card."""
+        return {
+            "seeds": list(range(len(next(iter(self.values.values()))))),
+            "against": {name: {"untrained": control} for name, control in self.controls.items()},
+        }
 
     def accuracies(self, name: str) -> Sequence[float]:
         """Returns the accuracies of a representation, one per seed."""
@@ -56,7 +59,7 @@ class AccuraciesOnly:
         """Returns the differences from the untrained controls, as `ProbeReport.against_controls` does."""
         pairs = list(self.controls.items())
         spreads = [_spread(self._differences(*pair)) for pair in pairs]
-        if len(next(iter(self.values.values()))) < ENOUGH_SEEDS:
+        if len(self.card["seeds"]) < ENOUGH_SEEDS:
             spreads = moderated(spreads)
         rows = [self._row(*pair, spread) for pair, spread in zip(pairs, spreads, strict=True)]
         return [row | {"p_holm": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]

@@ -37,8 +37,12 @@ def reports_in(results: Mapping[str, Any], domain: str) -> dict[str, ProbeReport
         accuracies: dict[str, list[float]] = {}
         for run in rows:
             accuracies.setdefault(run["row"], []).append(run["accuracy"][domain][column])
-        # The pixels have no layers; they are shown in the first column.
-        accuracies |= {} if i else {name: values[domain] for name, values in results["pixels"].items()}
+        for name, by_domain in results["pixels"].items():
+            values = by_domain[domain]
+            if isinstance(values, dict):  # by column
+                accuracies |= {name: values[column]} if column in values else {}
+            elif not i:  # pixels have no layers; they are shown in the first column
+                accuracies[name] = values
         found[column] = AccuraciesOnly(accuracies, controls, images)
     return found
 
