@@ -112,9 +112,9 @@ def draw(results: Results, folder: Path, domains: Mapping[str, str]) -> None:
 
 NOTES = (
     "*output* is the encoder's last feature map; *all layers* are the feature maps of all stages, concatenated. Linear "
-    "probes take feature maps averaged to 2×2, and conv probes take the output map with standardized channels. The time "
-    "is for one seed and comes from the median duration of a step. It includes what a task adds to the encoder, such as "
-    "a decoder, and all copies or patches that it makes of an image.",
+    "probes take feature maps averaged to 2×2, and conv probes take the output map with standardized channels. The "
+    "time is for one seed and comes from the median duration of a step. It includes what a task adds to the encoder, "
+    "such as a decoder, and all copies or patches that it makes of an image.",
     "Every task that restores an image or its channels uses the mean squared error. `colorization`, `cross_channel` "
     "and `split_brain` predict at a quarter of the resolution, as in the other comparisons. There is no augmentation. "
     "`masked_patches` needs a vision transformer, so **it has a different encoder**: compare it only with its own "
