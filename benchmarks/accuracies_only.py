@@ -8,8 +8,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from ssl_pretext.probes import percent
-from ssl_pretext.probes.statistics import Spread, holm, moderated
+from ssl_pretext.probes import Spread, holm, moderated, percent
 
 __all__ = ["AccuraciesOnly"]
 

@@ -9,7 +9,16 @@ from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.registry import create_probe, list_probes, register_probe
 from ssl_pretext.probes.report import ProbeReport, difference_plot, percent
 from ssl_pretext.probes.resnet import ResNetProbe
-from ssl_pretext.probes.statistics import Interval, Scores, describe_difference, holm, interval, mean_interval
+from ssl_pretext.probes.statistics import (
+    Interval,
+    Scores,
+    Spread,
+    describe_difference,
+    holm,
+    interval,
+    mean_interval,
+    moderated,
+)
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.verdict import few_steps_warning
 
@@ -25,6 +34,7 @@ __all__ = [
     "ProbeReport",
     "ResNetProbe",
     "Scores",
+    "Spread",
     "before_name",
     "create_probe",
     "describe_difference",
@@ -36,6 +46,7 @@ __all__ = [
     "label_efficiency",
     "list_probes",
     "mean_interval",
+    "moderated",
     "percent",
     "register_probe",
     "untrained_name",

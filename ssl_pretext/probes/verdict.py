@@ -23,6 +23,7 @@ Card = Mapping[str, Any]
 
 FEW_STEPS = 100  # with fewer training steps, a network hardly learns
 ENOUGH_PRETRAININGS = 3  # with fewer, nothing is said about pretraining, only about the networks that were compared
+MOST_REPEATED = 0.005  # share of test images that may repeat others without a warning
 FEW_COMPARISONS = 3  # tables with more are corrected
 
 
@@ -72,7 +73,8 @@ def basis(card: Card, name: str, reference: str | None = None) -> str:
     covered.append("test images")
     if own == 1:
         fixed.append("one pretraining")
-    if other == 1 and reference not in (controls.get(UNTRAINED), controls.get(BEFORE)):
+    given = reference is not None and reference not in (controls.get(UNTRAINED), controls.get(BEFORE))
+    if other == 1 and given and not share_networks(card, [name, str(reference)]):
         fixed.append(f"one network as {reference}")
     if seeds == 1:
         fixed.append("one seed")
@@ -130,7 +132,7 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     if seen := card["seen"]:
         number = card["test"]["images"]
         found.append(f"Warning: {seen:,} of {number:,} test images are identical to training images.")
-    if repeated := card["repeated"]:
+    if (repeated := card["repeated"]) > MOST_REPEATED * card["test"]["images"]:
         found.append(
             f"Warning: {repeated:,} of {card['test']['images']:,} test images repeat others, so that the intervals are "
             "too narrow."
