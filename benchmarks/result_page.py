@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration.page import draw as draw_calibration
 from benchmarks.calibration.page import sections as calibration_sections
 from benchmarks.food101.report import draw as draw_experiment
 from benchmarks.food101.report import markdown_summary, quality_cell, quality_heading
@@ -79,7 +78,7 @@ def page(results: Mapping[str, Any], folder: Path, remark: str = "") -> str:
         remark: Markdown to show below the title.
     """
     if "calibration" in results:
-        title, body = results["title"], "\n\n".join(calibration_sections(results, folder.name))
+        title, body = results["title"], "\n\n".join(calibration_sections(results))
     elif "title" in results:
         title, body = results["title"], _comparison(results, folder)
     else:
@@ -98,8 +97,6 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
     """Writes the plots of a page into a folder."""
     if "title" not in results:
         draw_experiment(folder, results)
-    if "calibration" in results:
-        draw_calibration(results, folder)
     if "answer" in results:
         draw_gains(results, folder, DOMAINS)
     if "chosen" in results:

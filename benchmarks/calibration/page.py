@@ -1,13 +1,11 @@
-"""The page of the calibration: its answer in sentences, its table, and a plot."""
+"""The page of the calibration: its answer in sentences, and its table."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ssl_pretext.reporting import forest, markdown_table
-from ssl_pretext.system.files import write_bytes
+from ssl_pretext.reporting import markdown_table
 
-__all__ = ["COVERAGE", "LIMITS", "draw", "sections", "within_limits"]
+__all__ = ["COVERAGE", "LIMITS", "sections", "within_limits"]
 
 LIMITS = (0.02, 0.09)  # share of false claims, where there is no difference
 COVERAGE = 0.92  # least share of intervals that hold a true difference
@@ -15,12 +13,11 @@ COVERAGE = 0.92  # least share of intervals that hold a true difference
 Results = Mapping[str, Any]
 
 
-def sections(results: Results, link: str) -> list[str]:
+def sections(results: Results) -> list[str]:
     """Returns the body of the page as parts in Markdown.
 
     Args:
         results: The results of the calibration.
-        link: The folder of the plot, as the page links to it.
     """
     found, env = results["calibration"], results["environment"]
     inside = sum(within_limits(row) for row in found)
@@ -35,7 +32,6 @@ def sections(results: Results, link: str) -> list[str]:
         f"Photographs: {results['photographs'] or 'none'}. Commit `{env['commit']}`; {env['device']}, "
         f"{env['processor']}, {env['cores']} cores, torch {env['torch']}.",
         *METHOD,
-        f"![share of intervals that miss the truth]({link}/calibration.png)",
         markdown_table(rows := _table(found), list(rows[0])),
         *NOTES,
     ]
@@ -46,17 +42,6 @@ def within_limits(row: Mapping[str, Any]) -> bool:
     if row["true_difference"]:
         return bool(1 - row["missed"] >= COVERAGE)
     return bool(LIMITS[0] <= row["missed"] <= LIMITS[1])
-
-
-def draw(results: Results, folder: Path) -> None:
-    """Writes the plot into a folder."""
-    bars = [
-        {"label": label, "mean": 100 * row[key], "half": None, "group": row["row"]}
-        for row in results["calibration"]
-        for key, label in (("missed", "evaluate"), ("missed_by_seeds_alone", "seeds alone"))
-    ]
-    picture = forest(bars, title="Intervals that miss the truth", x_label="% of cases; 5% is right")
-    write_bytes(folder / "calibration.png", picture)
 
 
 METHOD = (
