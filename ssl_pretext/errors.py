@@ -1,6 +1,7 @@
 """The exceptions of the library: all derive from `PretextError`, and each from the matching built-in exception too."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 __all__ = [
     "ArgumentError",
@@ -11,6 +12,7 @@ __all__ = [
     "MissingFileError",
     "NotFiniteError",
     "PretextError",
+    "ReadError",
     "StorageError",
     "UnknownNameError",
 ]
@@ -33,9 +35,12 @@ class DataError(PretextError, RuntimeError):
 
     Attributes:
         skipped: The images that cannot be read, each as a mapping with the keys `"name"` and `"reason"`.
+        splits: The folders of the splits, if the data folder contains splits, such as `train` and `test`, instead of
+            classes.
     """
 
     skipped: Sequence[Mapping[str, str]] = ()
+    splits: Sequence[Path] = ()
 
 
 class CheckpointError(PretextError, RuntimeError):
@@ -52,6 +57,13 @@ class MissingDependencyError(PretextError, ImportError):
 
 class NotFiniteError(PretextError, FloatingPointError):
     """A loss or the weights became NaN or infinite; the message names the step, the files and the checkpoint."""
+
+
+class ReadError(PretextError, OSError):
+    """A file could not be read for a reason that says nothing about the file, such as missing memory or a broken disk.
+
+    The same call may succeed later.
+    """
 
 
 class StorageError(PretextError, OSError):

@@ -15,7 +15,7 @@ from ssl_pretext.cli.options import Colorize
 from ssl_pretext.color import lab_to_rgb, rgb_to_lab
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.listing import list_folder
-from ssl_pretext.errors import ArgumentError, DataError, MissingFileError
+from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError, MissingFileError, ReadError
 from ssl_pretext.system.files import atomic_write
 from ssl_pretext.tasks import Colorization
 
@@ -92,7 +92,10 @@ def _colorize_all(task: Colorization, jobs: Sequence[tuple[Path, Path]]) -> list
     skipped = []
     decode = decoder(None, None)
     for photo, target in tqdm(jobs, desc="coloring", unit="photo", disable=True if len(jobs) == 1 else None):
-        decoded = decode(photo)
+        try:
+            decoded = decode(photo)
+        except (MissingDependencyError, ReadError) as error:  # the other photos are colored
+            decoded = str(error)
         if not isinstance(decoded, str) and (decoded.kind, len(decoded.pixels)) != ("uint8", 3):
             decoded = f"it is not a photo, but {len(decoded.pixels)} channels of {decoded.kind}"
         if isinstance(decoded, str):

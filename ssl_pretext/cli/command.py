@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ssl_pretext.errors import PretextError, StorageError
+from ssl_pretext.errors import PretextError, ReadError, StorageError
 from ssl_pretext.system.files import WRITE_LOCK
 
 __all__ = ["run_command"]
@@ -44,7 +44,7 @@ def run_command(program: str, work: Callable[[], None]) -> int:
             work()
         if sys.stdout is not None:  # it is None in a process without standard output, such as a service
             sys.stdout.flush()
-    except StorageError as error:
+    except (ReadError, StorageError) as error:
         return _report_failure(program, str(error), STOPPED)
     except PretextError as error:
         return _report_failure(program, str(error), REFUSED)

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -23,12 +23,16 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.checksums import Checksums, checksum, damaged_store_error
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import Listing
+from ssl_pretext.data.photo import MAX_PIXELS
 from ssl_pretext.data.staging import StagedGroup, Staging
-from ssl_pretext.errors import ArgumentError, CheckpointError, DataError
+from ssl_pretext.data.temporary import temporary_error
+from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingDependencyError, ReadError
 from ssl_pretext.system.files import (
     check_free_space,
     check_regular_file,
     checksum_matches,
+    folder_size,
+    format_size,
     read_json,
     storage_errors,
     with_checksum,
@@ -36,9 +40,19 @@ from ssl_pretext.system.files import (
 )
 from ssl_pretext.system.locks import shared_lock, waiting_lock
 
-__all__ = ["CHUNKS_AHEAD", "StoreSpec", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
+__all__ = [
+    "CHUNKS_AHEAD",
+    "INDEX_FILE",
+    "StoreSpec",
+    "check_image_size",
+    "default_cache",
+    "digest",
+    "in_order",
+    "open_or_build",
+    "resize_rule",
+]
 
-FORMAT = 3
+FORMAT = 4
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
@@ -76,7 +90,8 @@ class StoreSpec:
         max_unreadable: Fraction of unreadable images above which building the store fails.
 
     Raises:
-        ArgumentError: The size or the number of channels is not positive, or the fraction is not between 0 and 1.
+        ArgumentError: The size or the number of channels is not positive, the size is too large, or the fraction is not
+            between 0 and 1.
     """
 
     listing: Listing
@@ -89,6 +104,7 @@ class StoreSpec:
         for name, number in (("image_size", self.image_size), ("channels", self.channels)):
             if number is not None:
                 whole_number(name, number)
+        check_image_size(self.image_size)
         if not 0 <= self.max_unreadable <= 1:
             raise ArgumentError(f"max_unreadable must be a fraction between 0 and 1, got {self.max_unreadable}")
 
@@ -112,6 +128,8 @@ def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Ch
     Raises:
         DataError: No format is shared by more than half of the images, too many images are unreadable, or the store
             is damaged.
+        MissingDependencyError: A package that decodes an image is missing.
+        ReadError: An image cannot be read now, but may be readable later. The next call continues with it.
         StorageError: The disk has too little space for the store, or its folder is not writable.
     """
     folder = spec.folder
@@ -124,6 +142,16 @@ def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Ch
                 part = folder.with_name(f"{folder.name}.part" + ("" if locked else f"-{secrets.token_hex(4)}"))
                 _build(spec, folder, part)
     return _open(folder)
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Raises unless images of this height and width are within the limit for a photograph.
+
+    Raises:
+        ArgumentError: The size is larger.
+    """
+    if image_size is not None and image_size > (largest := math.isqrt(MAX_PIXELS)):
+        raise ArgumentError(f"image_size must be at most {largest} pixels, got {image_size}")
 
 
 def resize_rule(image_size: int | None) -> str:
@@ -140,8 +168,13 @@ def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
         check_regular_file(file)
         if file.stat().st_size != dtype.itemsize * math.prod(shape):
             raise ValueError(f"{file.name} does not have the size of images {shape}")
-        return np.memmap(file, dtype, "r", shape=shape), index, Checksums(index["checksums"], folder)
+        pixels, checksums = np.memmap(file, dtype, "r", shape=shape), Checksums(index["checksums"], folder)
+        with suppress(OSError):  # in a cache that this process may not write to
+            os.utime(folder / INDEX_FILE)  # the time of the last use, after which stores can be deleted
+        return pixels, index, checksums
     except (CheckpointError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
+        if failure := temporary_error(error.__cause__ or error, folder):
+            raise failure from error
         raise damaged_store_error(folder, error) from error
 
 
@@ -167,7 +200,8 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
         if (skipped := count - len(group.positions)) > WARNING_FRACTION * count:
             reasons = _first_reasons(listing, index)
             log.warning("%d of %d images were skipped: %s; %s lists all", skipped, count, reasons, folder / INDEX_FILE)
-        content = {"format": FORMAT, "resize": resize_rule(spec.image_size), **index}
+        folder_of_images = os.path.realpath(listing.folder)
+        content = {"format": FORMAT, "folder": folder_of_images, "resize": resize_rule(spec.image_size), **index}
         write_json(part / INDEX_FILE, with_checksum(content))
         images = group.file.rename(part / IMAGE_FILES[group.dtype])
         for other in {*part.iterdir()} - {part / INDEX_FILE, images}:
@@ -178,7 +212,13 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
             if not (folder / INDEX_FILE).exists():  # otherwise another process has just built the same store
                 raise
             shutil.rmtree(part)
-    except Exception:  # a kill or Ctrl-C leaves the partial build, so that it can be resumed
+        log.info(
+            "%d images of %s are stored in %s (%s); ssl-pretext cache lists and deletes such stores",
+            *(len(group.positions), listing.folder, folder, format_size(folder_size(folder))),
+        )
+    except (MissingDependencyError, ReadError):  # like a kill or Ctrl-C, they leave a partial build that is resumed
+        raise
+    except Exception:
         shutil.rmtree(part, ignore_errors=True)
         raise
 

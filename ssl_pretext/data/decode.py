@@ -1,10 +1,12 @@
 """Decoding of one image file: photographs by Pillow, and `.npy` and multi-band TIFF files as arrays."""
 
+import io
+import math
 import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssl_pretext.data.photo import MAX_PIXELS, Content, apply_orientation, as_rgb, open_photo, orientation
+from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import MissingDependencyError, PretextError
 
 __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
@@ -19,6 +22,7 @@ __all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
 TIFF_SUFFIXES = {".tif", ".tiff"}
 BITS_PER_SAMPLE, GDAL_NODATA = 258, 42113  # TIFF tags
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
+MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
 MAX_BYTES = 3 * MAX_PIXELS  # of an array; the largest photograph has as many
 MAX_MISSING = 0.5  # a resized pixel is missing if more than this weight of the pixels averaged in it is missing
 
@@ -42,7 +46,10 @@ class Decoded(NamedTuple):
 
 
 def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Content], Decoded | str]:
-    """Returns a function that decodes a file, or returns the reason why it cannot; it never raises and never blocks.
+    """Returns a function that decodes a file, or returns the reason why it cannot; it never blocks.
+
+    The reason is always one of the file: it is damaged, or this process has no right to read it. The function raises a
+    `MissingDependencyError` or a `ReadError` if it fails for another reason, such as a lack of memory.
 
     Args:
         image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps the
@@ -58,11 +65,14 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
                     return "the path is not a regular file"
                 _check_bytes(status.st_size)
             if path.suffix.lower() == ".npy":
-                return _decode_array(_read_npy(path), image_size)
+                return _decode_array(_read_npy(path), None, image_size)
             if path.suffix.lower() in TIFF_SUFFIXES and (channels is not None or not _is_photo(path)):
-                return _decode_array(_read_tiff(path), image_size)
+                return _decode_array(*_read_tiff(path), image_size)
             return Decoded(_read_photo(path, image_size), "uint8")
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
+            forbidden = isinstance(error, PermissionError) and isinstance(path, Path) and not is_readable(path)
+            if (failure := temporary_error(error, path)) and not forbidden:
+                raise failure from error
             return str(error) if isinstance(error, PretextError) else f"{type(error).__name__}: {error}"
 
     return decode
@@ -105,25 +115,35 @@ def _is_photo(path: Path | Content) -> bool:
 
 def _read_npy(path: Path | Content) -> npt.NDArray[Any]:
     with NPY_HEADERS, path.open("rb") as file:
-        _check_npy_shape(file)
+        _check_npy_header(file)
         # Not `np.load`, which also opens archives.
         pixels = np.lib.format.read_array(file, allow_pickle=False)
     return pixels[None] if pixels.ndim == 2 else pixels
 
 
-def _check_npy_shape(file: BinaryIO) -> None:
-    """Rejects a negative length in the header, which older versions of NumPy replace by one that fits the file."""
-    version = np.lib.format.read_magic(file)
-    if version in ((1, 0), (2, 0)):  # later versions are for names of fields, which no image has
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape = read_header(file)[0]
-        if min(shape, default=0) < 0:
-            raise ValueError(f"the header states the shape {shape}")
+def _check_npy_header(file: IO[bytes]) -> None:
+    """Rejects a header that states more than the file has, or a negative length, which older versions of NumPy replace.
+
+    The header is read from memory, where no more is allocated than the file has, whatever length it states.
+    """
+    size = file.seek(0, io.SEEK_END)
     file.seek(0)
+    header = io.BytesIO(file.read(MAX_NPY_HEADER))
+    file.seek(0)
+    version = np.lib.format.read_magic(header)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"the .npy file has version {version}, which is for named fields; an image has none")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = read_header(header)
+    except MemoryError as error:  # raised by Python's parser for a text that is nested too deeply
+        raise ValueError("the header cannot be parsed") from error
+    if min(shape, default=0) < 0 or (not dtype.hasobject and math.prod(shape) * dtype.itemsize > size):
+        raise ValueError(f"the header states the shape {shape}, but the file has {size:,} bytes")
 
 
-def _read_tiff(path: Path | Content) -> npt.NDArray[Any]:
-    """Reads bands or pages as channels; values that the file declares as no data become NaN, except in `uint8`."""
+def _read_tiff(path: Path | Content) -> tuple[npt.NDArray[Any], float | None]:
+    """Reads bands or pages as channels; also returns the value that the file declares as no data."""
     try:
         import tifffile
     except ImportError as error:
@@ -141,12 +161,11 @@ def _read_tiff(path: Path | Content) -> npt.NDArray[Any]:
     if len(bands) > 1 or len(axes) != len(bands) + 2:
         raise ValueError(f"the TIFF axes are {axes}; they must be Y, X and at most one more for the channels")
     pixels = np.moveaxis(pixels, axes.index(bands), 0) if bands else pixels[None]
-    if missing is not None and stored_dtype(pixels.dtype) is np.float32:
-        pixels = np.where(pixels == float(missing), np.float32(np.nan), pixels)
-    return pixels
+    return pixels, None if missing is None else float(missing)
 
 
-def _decode_array(read: npt.NDArray[Any], image_size: int | None) -> Decoded:
+def _decode_array(read: npt.NDArray[Any], missing: float | None, image_size: int | None) -> Decoded:
+    """Converts an array to the dtype of the store; its missing values become NaN, except in `uint8`."""
     dtype = stored_dtype(read.dtype)
     if read.ndim != 3 or 0 in read.shape or dtype is None:
         raise ValueError(
@@ -156,6 +175,8 @@ def _decode_array(read: npt.NDArray[Any], image_size: int | None) -> Decoded:
     with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values
         pixels = np.array(read, dtype=dtype, order="C")
     if dtype is np.float32:
+        if missing is not None:
+            pixels[read == missing] = np.nan
         pixels[~np.isfinite(pixels)] = np.nan
         if np.isnan(pixels).all():
             raise ValueError("every value is missing")

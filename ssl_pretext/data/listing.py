@@ -1,18 +1,44 @@
 """Listing of the images in a folder, in an order that does not depend on the file system."""
 
-import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ssl_pretext.data.photo import format_by_suffix
+from ssl_pretext.data.splits import find_splits
+from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.system.files import json_sha256
+from ssl_pretext.system.processes import rank_info
 
-__all__ = ["Listing", "list_folder", "list_food101"]
+__all__ = ["Listing", "file_version", "image_suffixes", "list_folder", "list_food101"]
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp"}
 HIDDEN = "the file or folder is hidden: its name starts with a dot, or is __MACOSX"
 LINK = "the link points to a folder that is already included, or to a parent of the data folder"
+# What to do with files that hold images which are not read, by suffix. Pillow knows other such suffixes.
+NOT_READ = {
+    suffix: advice
+    for suffixes, advice in (
+        (".heic .heics .heif .heifs .hif", "it is read if pillow-heif is installed: pip install pillow-heif"),
+        (".jxl", "it is read if pillow-jxl-plugin is installed: pip install pillow-jxl-plugin"),
+        (".avif .avifs .jp2 .webp", "this build of Pillow does not read the format; install a newer one"),
+        (
+            ".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw",
+            "raw photographs are not read; develop them to .tif",
+        ),
+        (
+            ".czi .dcm .exr .hdr .mat .nc .nd2 .ndpi .nii .npz .svs",
+            "the format is not read; save the image as .npy or .tif",
+        ),
+        (".svg .xcf", "the format is not read; save the image as .png"),
+        (".7z .rar .tar .tgz .zip", "archives in a folder are not read; unpack them"),
+    )
+    for suffix in suffixes.split()
+}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,6 +46,7 @@ class Listing:
     """Image files with their classes, sorted by name.
 
     Attributes:
+        folder: Folder of the data set.
         names: Name of each image: its path relative to the folder, or the name that the data set gives it.
         paths: File of each image.
         labels: Class of each image, an index into `classes`.
@@ -27,6 +54,7 @@ class Listing:
         skipped: Files and folders that were skipped, as `{"name", "reason"}`.
     """
 
+    folder: Path
     names: list[str]
     paths: list[Path]
     labels: list[int]
@@ -34,15 +62,31 @@ class Listing:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """A hash of classes, names, labels, file sizes and modification times; it changes when images may differ."""
-        lines = ["\t".join(self.classes), *(item["name"] for item in self.skipped)]
-        for name, path, label in zip(self.names, self.paths, self.labels, strict=True):
-            try:
-                stat = path.stat()
-                lines.append(f"{name}\t{label}\t{stat.st_size}\t{stat.st_mtime_ns}")
-            except OSError:
-                lines.append(f"{name}\t{label}\tunreadable")
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        """A hash of the folder, classes, names, labels and versions of the files; it changes when images may differ."""
+        versions = [file_version(path) for path in self.paths]
+        return json_sha256(
+            [os.path.realpath(self.folder), self.classes, self.skipped, self.names, self.labels, versions]
+        )
+
+
+def file_version(path: str | os.PathLike[str]) -> list[int] | None:
+    """What the file system tells about the content of a file; None if this process cannot read it.
+
+    The time of the last change of the file's status (`ctime`) cannot be set, so that a change is seen even if the time
+    of the file is set back. The number of the device is left out, because it is another one after each mount.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    if not is_readable(path):
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def image_suffixes() -> set[str]:
+    """Returns the suffixes of the files that are read as images, in lower case."""
+    return {".npy", *format_by_suffix()}
 
 
 def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
@@ -54,11 +98,13 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
             the folder, as the single class `"unlabeled"`.
 
     Raises:
-        DataError: The folder does not exist, it holds no images, or some images are not in a class folder.
+        DataError: The folder does not exist, it holds no images, some images are not in a class folder, or its
+            subfolders are splits, such as `train` and `test`, and not classes.
+        ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"there is no data folder {root}; check the path")
+        raise DataError(_no_folder(root))
     search = _Search(root)
     found = sorted(search.images())
     names, paths = found, [root / name for name in found]
@@ -68,18 +114,39 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
         example = f"; skipped {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
         raise DataError(
             f"{root} holds no images{where}; expected {root}/{'CLASS/' if labeled else ''}NAME.jpg "
-            f"(or {', '.join(sorted(SUFFIXES))}){example}"
+            f"(or {', '.join(sorted(image_suffixes()))}){example}"
         )
+    splits = find_splits(names)
     if not labeled:
-        return Listing(names, paths, [0] * len(found), ["unlabeled"], skipped)
+        if splits and rank_info().rank == 0:
+            log.warning("%s holds %s, which are named like splits; the images of all are used", root, _and(splits))
+        return Listing(root, names, paths, [0] * len(found), ["unlabeled"], skipped)
+    if splits:
+        error = DataError(
+            f"the folders {_and(splits)} in {root} are splits of a data set and not classes; pass the folder of one "
+            f"split, such as {root / splits[0]}, which has one subfolder per class"
+        )
+        error.splits = [root / name for name in splits]
+        raise error
     if loose := [name for name in names if "/" not in name]:
         raise DataError(
             f"{root} holds {len(loose)} of its {len(found)} images outside class folders, such as {loose[0]}; move "
-            f"them to {root}/CLASS/, or pass labeled=False to take all images without classes"
+            f"them to {root}/CLASS/, because the folder of an image is its class"
         )
     classes = sorted({name.split("/")[0] for name in names})
     place = {name: label for label, name in enumerate(classes)}
-    return Listing(names, paths, [place[name.split("/")[0]] for name in names], classes, skipped)
+    return Listing(root, names, paths, [place[name.split("/")[0]] for name in names], classes, skipped)
+
+
+def _no_folder(root: Path) -> str:
+    if not root.exists():
+        return f"there is no data folder {root}; check the path"
+    reason = _why_not_read(root.name) or "pass the folder that contains the images"
+    return f"{root} is a file and not a data folder; {reason}"
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 class _Search:
@@ -87,6 +154,7 @@ class _Search:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.suffixes = image_suffixes()
         self.skipped: list[dict[str, str]] = []
         self._entered: set[tuple[int, int]] = set()
         self._links: list[str] = []
@@ -117,16 +185,22 @@ class _Search:
                     self._skip(path, HIDDEN)
                 elif os.path.islink(path):
                     self._links.append(path)
-                elif _is_image(name):
+                elif _suffix(name) in self.suffixes:
                     self._skip(path, "the path is a folder, not an image file; the images inside it are included")
-            for name in filter(_is_image, files):
+            for name in files:
                 path = os.path.join(folder, name)
-                if _hidden(name):
+                if _suffix(name) not in self.suffixes:
+                    if not _hidden(name) and (reason := _why_not_read(name)):
+                        self._skip(path, reason)
+                elif _hidden(name):
                     self._skip(path, HIDDEN)
                 else:
                     yield self._name(path)
 
     def _skip_folder(self, error: OSError) -> None:
+        # Folders without the right to read them are tried again whenever the folder is listed.
+        if not isinstance(error, PermissionError) and (failure := temporary_error(error, error.filename)):
+            raise failure from error
         self._skip(error.filename, f"{type(error).__name__}: {error}")
 
     def _skip(self, path: str, reason: str) -> None:
@@ -136,8 +210,17 @@ class _Search:
         return Path(path).relative_to(self.root).as_posix()
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _why_not_read(name: str) -> str | None:
+    """The reason for which a file with a suffix that is not read is skipped; None if it does not hold images."""
+    from PIL import Image
+
+    suffix = ".tar" if ".tar." in name.lower() else _suffix(name)
+    other = None if suffix in image_suffixes() else Image.registered_extensions().get(suffix)
+    return NOT_READ.get(suffix) or (other and f"the format {other} is not read; save the image as .png, .tif or .npy")
 
 
 def _hidden(name: str) -> bool:
@@ -182,6 +265,7 @@ def list_food101(root: str | Path, split: str, *, download: bool = False) -> Lis
         for path, label in zip(data._image_files, data._labels, strict=True)
     )
     return Listing(
+        data._base_folder,
         [name for name, _, _ in listed],
         [path for _, path, _ in listed],
         [label for *_, label in listed],

@@ -3,8 +3,10 @@
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,10 +14,12 @@ import numpy as np
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["MAX_PIXELS", "Content", "apply_orientation", "as_rgb", "open_photo", "orientation"]
+__all__ = ["MAX_PIXELS", "Content", "apply_orientation", "as_rgb", "format_by_suffix", "open_photo", "orientation"]
 
 # Only these formats are opened, whatever the suffix. Pillow would pass PostScript files to an interpreter.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = {"AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+PLUGINS = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}  # packages that add a format to Pillow
+FEATURES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # parts of Pillow that some builds lack
 MAX_PIXELS = 178_956_970  # limit for a photograph: twice Pillow's MAX_IMAGE_PIXELS, above which Pillow raises
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -45,6 +49,20 @@ class Content:
         return io.BytesIO(self.data)
 
 
+@cache
+def format_by_suffix() -> dict[str, str]:
+    """The format of each suffix, such as `.jpg`, that Pillow can decode here; installed plugins are registered."""
+    from PIL import Image, features
+
+    for plugin in PLUGINS.values():
+        with suppress(ImportError):
+            module = import_module(plugin)
+            getattr(module, "register_heif_opener", lambda: None)()
+    lacking = {name for name, feature in FEATURES.items() if feature not in features.get_supported()}
+    known = Image.registered_extensions().items()
+    return {suffix: name for suffix, name in known if name in FORMATS - lacking}
+
+
 @contextmanager
 def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
     """Opens a file as a Pillow image whose pixels are not decoded yet.
@@ -58,8 +76,12 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
     from PIL import Image
 
     # The file is opened here because Pillow does not close a file that it opened and fails to read.
-    with (path if isinstance(path, Content) else Path(path)).open("rb") as file:
-        image = Image.open(file, formats=FORMATS)
+    path = path if isinstance(path, Content) else Path(path)
+    formats = format_by_suffix()
+    # Files of the format TGA have no signature, so that many damaged files could be taken for one.
+    unsigned = {"TGA"} - {formats.get(path.suffix.lower())}
+    with path.open("rb") as file:
+        image = Image.open(file, formats=sorted({*formats.values()} - {"MPO"} - unsigned))
         if image.format == "PNG":
             image.verify()  # checks all checksums, which decoding does not; the image must be opened again afterward
             file.seek(0)

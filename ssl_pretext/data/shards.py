@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from typing_extensions import Self
 
 from ssl_pretext.data.decode import MAX_BYTES
-from ssl_pretext.data.listing import SUFFIXES as IMAGE_SUFFIXES
+from ssl_pretext.data.listing import image_suffixes
 from ssl_pretext.data.photo import Content
+from ssl_pretext.data.temporary import temporary_error
 from ssl_pretext.errors import DataError
 
 __all__ = ["Member", "are_shards", "count_images", "find_shards", "is_remote", "read_shard", "size_of"]
@@ -110,20 +111,25 @@ def read_shard(shard: str) -> Iterator[Member]:
 
 
 def count_images(shard: str) -> int:
-    """Counts the images in a local shard from its headers; in a damaged shard, those before the damage."""
+    """Counts the images in a local shard from its headers; in a damaged shard, those before the damage.
+
+    Raises:
+        ReadError: The shard cannot be read now.
+    """
     count = 0
     try:
         with tarfile.open(shard, tarinfo=_StrictHeader) as archive:
             for info in archive:
                 count += _holds_image(info)
-    except (tarfile.TarError, OSError, EOFError):
-        pass  # `read_shard` reports the reason
+    except (tarfile.TarError, OSError, EOFError) as error:  # of a damaged shard, `read_shard` reports the reason
+        if failure := temporary_error(error, shard):
+            raise failure from error
     return count
 
 
 def _holds_image(info: tarfile.TarInfo) -> bool:
     name = PurePosixPath(info.name)
-    return info.isfile() and name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")
+    return info.isfile() and name.suffix.lower() in image_suffixes() and not name.name.startswith(".")
 
 
 def _call_fsspec(shard: str, function: Callable[[Any, str], Any]) -> Any:

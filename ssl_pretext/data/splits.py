@@ -1,14 +1,18 @@
-"""Hold-out split of labeled images, determined by their names and a seed and not by the order of files."""
+"""Splits of labeled images: a hold-out split by names and a seed, and folders that are splits and not classes."""
 
 import hashlib
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["holdout_split"]
+__all__ = ["find_splits", "holdout_split"]
+
+SPLIT = re.compile(r"(?<![a-z])(?:(train)|(val|dev)|(test|eval|holdout))(?:ing|id|idation|uation|set)?(?![a-z])", re.I)
+FILLERS = {"data", "dataset", "image", "images", "photos", "pictures", "seg", "set", "split"}  # as in `seg_train`
 
 
 def holdout_split(
@@ -51,6 +55,43 @@ def holdout_split(
         ranked = sorted(members, key=lambda index: hashlib.sha256(_bytes(f"{seed}:{names[index]}")).digest())
         held_out.update(ranked[: max(round(fraction * len(members)), int(len(members) > 1))])
     return [i for i in range(len(names)) if i not in held_out], sorted(held_out)
+
+
+def find_splits(names: Iterable[str]) -> list[str]:
+    """Finds the outermost folders of a data set that are splits, such as `train` and `test`, and not classes.
+
+    Classes may have such names too: a data set of vehicles has trains. Folders count as splits if they are named like
+    different splits and contain the same class folders, or if all folders are named like nothing but a split.
+
+    Args:
+        names: Paths of the images relative to the data set, such as `train/soup/1.jpg`.
+
+    Returns:
+        The folders in the order of training, validation and test; none if the folders are classes.
+
+    Examples:
+        >>> find_splits(["test/soup/1.jpg", "test/cake/1.jpg", "train/soup/2.jpg", "train/cake/2.jpg"])
+        ['train', 'test']
+        >>> find_splits(["bus/1.jpg", "train/1.jpg"])
+        []
+    """
+    classes: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        folder, *inside = name.split("/")[:-1] or [""]
+        classes[folder].update(inside[:1])
+    roles = {folder: found.lastindex for folder in classes if (found := SPLIT.search(folder))}
+    ordered = sorted(roles, key=lambda folder: (roles[folder] or 0, folder))
+    shared = {
+        folder
+        for folder in ordered
+        for other in ordered
+        if roles[folder] != roles[other] and classes[folder] & classes[other]
+    }
+    if shared:
+        return [folder for folder in ordered if folder in shared]
+    plain = all(set(re.findall("[a-z]+", SPLIT.sub("", folder).lower())) <= FILLERS for folder in ordered)
+    several = len(ordered) > 1 or any(classes[folder] for folder in ordered)
+    return ordered if plain and several and len(ordered) == len(classes) else []
 
 
 def _bytes(text: str) -> bytes:

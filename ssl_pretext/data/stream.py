@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_pretext.arguments import whole_number
-from ssl_pretext.data.build import CHUNKS_AHEAD, default_cache, in_order, resize_rule
+from ssl_pretext.data.build import CHUNKS_AHEAD, check_image_size, default_cache, in_order, resize_rule
 from ssl_pretext.data.decode import Decoded, decoder
+from ssl_pretext.data.listing import file_version
 from ssl_pretext.data.shards import Member, count_images, find_shards, is_remote, read_shard, size_of
 from ssl_pretext.data.store import ImageStore
-from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.errors import ArgumentError, DataError, ReadError
 from ssl_pretext.system.files import json_sha256, read_json, write_json
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 
@@ -68,6 +69,7 @@ class ImageStream:
         for name, number in counts.items():
             if number is not None:
                 whole_number(name, number)
+        check_image_size(image_size)
         self.names = find_shards(shards)
         self.image_size, self.buffer, self.resize = image_size, buffer, resize_rule(image_size)
         if epoch_images is None and (remote := [shard for shard in self.names if is_remote(shard)]):
@@ -163,7 +165,10 @@ class ImageStream:
                     yield name, result
 
     def _decode_one(self, member: Member) -> tuple[str, Decoded | str]:
-        result = member.content if isinstance(member.content, str) else self._decode(member.content)
+        try:
+            result = member.content if isinstance(member.content, str) else self._decode(member.content)
+        except ReadError as error:  # the next epoch reads the image again
+            result = str(error)
         if isinstance(result, str):
             return member.name, result
         if self._channels not in (None, len(result.pixels)):
@@ -174,7 +179,7 @@ class ImageStream:
 
     def _count_images(self, cache: Path) -> int:
         # Sizes of tar files are multiples of 10 KiB, so name and size alone could confuse a shard with an earlier one.
-        counted = [(os.path.abspath(name), os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in self.names]
+        counted = [(os.path.realpath(name), file_version(name)) for name in self.names]
         file = cache / f"shards-{json_sha256(counted)[:24]}.json"
         if not file.exists():
             with ThreadPoolExecutor() as pool:

@@ -21,6 +21,8 @@ __all__ = [
     "checksum_matches",
     "file_sha256",
     "finite_json",
+    "folder_size",
+    "format_size",
     "json_sha256",
     "read_json",
     "storage_errors",
@@ -174,10 +176,10 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
             raise
         if isinstance(error.__context__, StorageError):  # the first error, not the one raised during cleanup
             raise error.__context__ from None
-        space = "" if needed is None else f" The file needs {_format_size(needed)}."
+        space = "" if needed is None else f" The file needs {format_size(needed)}."
         with suppress(OSError):
             place = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-            space += f" {_format_size(shutil.disk_usage(place).free)} are free on the disk."
+            space += f" {format_size(shutil.disk_usage(place).free)} are free on the disk."
         failure = StorageError(f"cannot write {path}: {error.strerror or error}.{space} Existing files are unchanged.")
         failure.errno = error.errno
         raise failure from error
@@ -191,13 +193,19 @@ def check_free_space(folder: Path, needed: int) -> None:
     """
     if (free := shutil.disk_usage(folder).free) < needed:
         raise StorageError(
-            f"not enough disk space in {folder.parent}: {_format_size(needed)} are needed, and {_format_size(free)} "
+            f"not enough disk space in {folder.parent}: {format_size(needed)} are needed, and {format_size(free)} "
             "are free. Delete files, or choose a folder on another disk."
         )
 
 
-def _format_size(count: int) -> str:
+def format_size(count: int) -> str:
+    """Returns a number of bytes in words, such as `1.5 GiB`."""
     return next(f"{count / unit:.1f} {name}" for name, unit in UNITS.items() if count >= unit or unit == 1)
+
+
+def folder_size(folder: Path) -> int:
+    """Returns the size in bytes of the files in a folder and its subfolders, or of a file."""
+    return sum(path.stat().st_size for path in (folder, *folder.rglob("*")) if path.is_file())
 
 
 def finite_json(value: Any) -> Any:
