@@ -406,9 +406,7 @@ ARRAY_KINDS = [
     Kind("archive.npy", archived, "ValueError: the magic string is not correct"),
     Kind("photo.npy", written(JPEG), "ValueError: the magic string is not correct"),
     Kind("zero.npy", written(b""), "ValueError: EOF"),
-    Kind(
-        "cut.npy", written(npy("(3, 8, 8)")), r"ValueError: the header states the shape \(3, 8, 8\), but the file has"
-    ),
+    Kind("cut.npy", written(npy("(3, 8, 8)")), r"ValueError: the header states the shape \(3, 8, 8\), but"),
     Kind("huge.npy", written(npy("(3, 1000000, 1000000)")), "ValueError: the header states the shape"),
     Kind("minus.npy", written(npy("-" * 9000 + "1")), "ValueError|RecursionError"),
     Kind("overflow.npy", written(npy("(4294967296, 4294967296)")), "ValueError"),

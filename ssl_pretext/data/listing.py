@@ -24,16 +24,11 @@ NOT_READ = {
         (".heic .heics .heif .heifs .hif", "it is read if pillow-heif is installed: pip install pillow-heif"),
         (".jxl", "it is read if pillow-jxl-plugin is installed: pip install pillow-jxl-plugin"),
         (".avif .avifs .jp2 .webp", "this build of Pillow does not read the format; install a newer one"),
-        (
-            ".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw",
-            "raw photographs are not read; develop them to .tif",
-        ),
-        (
-            ".czi .dcm .exr .hdr .mat .nc .nd2 .ndpi .nii .npz .svs",
-            "the format is not read; save the image as .npy or .tif",
-        ),
-        (".svg .xcf", "the format is not read; save the image as .png"),
-        (".7z .rar .tar .tgz .zip", "archives in a folder are not read; unpack them"),
+        (".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw", "raw photographs are not read; save them as .tif"),
+        (".czi .dcm .exr .hdr .mat .nc .nd2 .ndpi .nii .npz .svs", "the format is not read; save it as .npy or .tif"),
+        (".svg .xcf", "the format is not read; save it as .png"),
+        (".7z .rar .zip", "archives are not read; unpack them"),
+        (".tar .tgz", "archives in a folder are not read; unpack them, or name them as shards, such as '{00..09}.tar'"),
     )
     for suffix in suffixes.split()
 }
@@ -220,7 +215,7 @@ def _why_not_read(name: str) -> str | None:
 
     suffix = ".tar" if ".tar." in name.lower() else _suffix(name)
     other = None if suffix in image_suffixes() else Image.registered_extensions().get(suffix)
-    return NOT_READ.get(suffix) or (other and f"the format {other} is not read; save the image as .png, .tif or .npy")
+    return NOT_READ.get(suffix) or (other and f"the format {other} is not read; save it as .png, .tif or .npy")
 
 
 def _hidden(name: str) -> bool:

@@ -49,8 +49,8 @@ def temporary_error(error: BaseException, name: object) -> PretextError | None:
         return None
     reason = "there is not enough memory" if memory else getattr(error, "strerror", None) or error
     failure = ReadError(
-        f"{name} cannot be read now: {reason}. This says nothing about the file, so it is not left out. Remove the cause "
-        "and repeat the call, or move the file elsewhere."
+        f"{name} cannot be read now: {reason}. This says nothing about the file, so it is not left out. Remove the "
+        "cause and repeat the call, or move the file elsewhere."
     )
     failure.errno = getattr(error, "errno", None)
     return failure
