@@ -65,14 +65,20 @@ def test_pretrain_can_be_repeated_after_it_failed_before_its_first_checkpoint(ca
     ("arguments", "message"),
     [
         ("--data nowhere --out new", "there is no data folder nowhere"),
+        ("--data photo.jpg --out new", "photo.jpg is a file and not a data folder; pass the folder that contains"),
+        ("--data photos --out new --image-size 1000000", "--image-size must be at most 13377 pixels, got 1000000"),
+        (
+            "--data s3://x/a.tar --out new",
+            "images are only counted in local shards; pass --epoch-images for s3://x/a.tar",
+        ),
         (
             "--data photos --out new --task colors",
             "there is no task named 'colors'. Known: colorization",
         ),
         ("--data photos --out new --encoder timm/resnet", "timm has no network named 'resnet'. Did you mean"),
         ("--data photos --out new --losses l1", "losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got 'l1'"),
-        ("--data photos --out new --epochs 0", "FitConfig.epochs must be a whole number of at least 1, got 0"),
-        ("--data photos --out new --weight-decay -1", "FitConfig.weight_decay must be a number of at least 0, got -1"),
+        ("--data photos --out new --epochs 0", "--epochs must be a whole number of at least 1, got 0"),
+        ("--data photos --out new --weight-decay -1", "--weight-decay must be a number of at least 0, got -1"),
         ("--data photos --out new --epochs few", "Error parsing --epochs: invalid literal"),
         (
             "--data photos --out new --image-sise 3",
@@ -188,8 +194,16 @@ def test_probe_says_how_to_continue_after_ctrl_c(capsys, monkeypatch):
         ("run --data photos", "1 of its 19 images outside class folders, such as broken.jpg"),
         ("run --data labeled --probe linaer", "no probe named 'linaer'. Did you mean 'linear'"),
         ("run --data labeled --probe knn,knn", "--probe must name each probe once, got knn,knn"),
-        ("run --data labeled --holdout 2", "must be between 0 and 1, got 2.0"),
-        ("run --data labeled --probe knn --per-class 9", "labeled images, fewer than per_class=9"),
+        ("run --data labeled --holdout 2", "--holdout must be between 0 and 1, got 2.0"),
+        ("run --data photo.jpg", "photo.jpg is a file and not a data folder; pass the folder"),
+        ("run --data split", "are splits of a data set and not classes"),
+        ("run --data split", ": --data split/train --test split/test"),
+        ("run --data labeled --image-size 1000000", "--image-size must be at most 13377 pixels, got 1000000"),
+        (
+            "run --data labeled --test split/test",
+            "the test images have no class 'astronaut', 'chelsea', 'china', and the",
+        ),
+        ("run --data labeled --probe knn --per-class 9", "labeled images, fewer than --per-class=9"),
         (
             "wide --data labeled",
             "wide records the image size (16, 24), but probe needs a single number; set --image-size",
@@ -198,6 +212,9 @@ def test_probe_says_how_to_continue_after_ctrl_c(capsys, monkeypatch):
 )
 def test_probe_refuses_wrong_requests(arguments, message, capsys):
     Path("unfinished").mkdir(exist_ok=True)
+    for name in ("train", "val", "test"):
+        if not Path("split", name).exists():
+            shutil.copytree("labeled/china", f"split/{name}/soup")
     Path("unfinished/fit.json").write_text("{}")
     if arguments.startswith("wide"):
         task = sp.PretextTask.from_pretrained("run/task")
@@ -223,7 +240,7 @@ def test_list(arguments, names, capsys):
 def test_list_refuses_unknown_names_and_kinds(capsys):
     assert "there are no losses with 'l7' in their name" in error_line(capsys, "list", "losses", "--search", "l7")
     assert "invalid choice 'colors'" in error_line(capsys, "list", "colors")
-    assert "Expected one of {pretrain, probe, colorize, list}" in error_line(capsys)
+    assert "Expected one of {pretrain, probe, colorize, list, cache}" in error_line(capsys)
 
 
 def test_a_missing_parser_library_is_named(capsys, monkeypatch):

@@ -372,3 +372,23 @@ def test_seeds_that_share_labels_are_also_trained_on_parts_of_them(options: dict
     assert [run["part_labels"] for run in report.runs if "part_labels" in run] == parts
     wide = report.interval("pixels").half
     assert wide >= interval(Scores(report.hits("pixels"))).half
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ("abc", "ab", "the test images have no class 'c'$"),
+        ("abc", "bc", "the test images have no class 'a'$"),
+        ("ab", "abc", "the training images have no class 'c'$"),
+        ("ab", "bc", "the test images have no class 'a', and the training images have no class 'c'$"),
+        ("abcdefgh", "a", "no class 'b', 'c', 'd', 'e', 'f' and 2 other classes of the training images$"),
+        ("ab", "ba", r"the order is \['a', 'b'\] in train and \['b', 'a'\] in test"),
+    ],
+)
+def test_a_class_that_is_missing_is_named_with_the_images_that_lack_it(train, test, message):
+    stores = (
+        sp.ImageStore.from_arrays(noise(2 * len(names)), [*range(len(names))] * 2, classes=list(names))
+        for names in (train, test)
+    )
+    with pytest.raises(ArgumentError, match="must have the same classes in the same order: .*" + message):
+        sp.evaluate({"pixels": sp.Pixels("rgb", size=2)}, *stores, probe="knn", controls=False)

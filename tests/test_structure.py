@@ -51,6 +51,7 @@ MOST_NAMES = 40
 # The tests of modules that have no test file of their own stem.
 TESTED_BY = {
     "ssl_pretext.cli.__main__": "test_docs.py",
+    "ssl_pretext.cli.cache": "test_cached_stores.py",
     "ssl_pretext.cli.files": "test_cli.py",
     "ssl_pretext.cli.loading": "test_cli.py",
     "ssl_pretext.cli.names": "test_cli.py",

@@ -107,7 +107,7 @@ def test_the_last_batch_is_large_enough_for_batchnorm(tmp_path):
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_can_be_replaced(tmp_path):
-    tiny = sp.ImageStore.from_arrays(torch.zeros(4, 3, 1, 1, dtype=torch.uint8), [0] * 4)
+    tiny = sp.ImageStore.from_arrays(torch.arange(12, dtype=torch.uint8).view(4, 3, 1, 1) * 20, [0] * 4)
     first = sp.FitConfig(out=tmp_path, epochs=1, batch_size=4, device="cpu")
     with pytest.raises(ArgumentError, match="choose a larger image size"):
         sp.fit(small_task(), tiny, first)

@@ -1,14 +1,18 @@
-"""The command line `ssl-pretext`, with the commands pretrain, probe, colorize and list."""
+"""The command line `ssl-pretext`, with the commands pretrain, probe, colorize, list and cache."""
 
 import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ssl_pretext.cli.command import run_command
-from ssl_pretext.errors import MissingDependencyError
+from ssl_pretext.errors import MissingDependencyError, PretextError
 from ssl_pretext.system.processes import rank_info
 from ssl_pretext.version import __version__
+
+if TYPE_CHECKING:
+    from ssl_pretext.cli.options import Command
 
 __all__ = ["main"]
 
@@ -39,12 +43,20 @@ def _run(arguments: Sequence[str]) -> None:
         print(f"ssl-pretext {__version__}")
         return
     try:
+        from ssl_pretext.cli.options import name_options
         from ssl_pretext.cli.parsing import parse
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"the command line needs {error.name}, which is not installed: pip install 'ssl-pretext[cli]'"
         ) from error
-    options = parse(arguments)
+    try:
+        _run_command(parse(arguments))
+    except PretextError as error:
+        error.args = (name_options(str(error)),)
+        raise
+
+
+def _run_command(options: "Command") -> None:
     if (rank := rank_info().rank) and options.module != "pretrain":
         return  # under torchrun, the first process alone runs the commands that do not train
     if rank:

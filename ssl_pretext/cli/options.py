@@ -4,7 +4,8 @@ The text of an attribute in a docstring is the help text of its option. Examples
 `Examples:`, because tyro would not show it. Nothing here imports slowly.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from ssl_pretext.config import Config
 from ssl_pretext.training.config import FitConfig
 
-__all__ = ["Colorize", "Command", "List", "Pretrain", "Probe"]
+__all__ = ["Cache", "Colorize", "Command", "List", "Pretrain", "Probe", "name_options"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,4 +156,51 @@ class List(Config):
     search: str | None = None
 
 
-Command = Pretrain | Probe | Colorize | List
+@dataclass(frozen=True, kw_only=True)
+class Cache(Config):
+    """List or delete the decoded images that pretrain and probe keep, one store per folder and image size.
+
+    A store that was deleted is built again when it is needed. Stores that a run is using must not be deleted.
+
+    For example:
+      ssl-pretext cache list
+      ssl-pretext cache clear --older-than 30
+      ssl-pretext cache clear --data photos
+
+    Attributes:
+        action: Whether to list the stores with their sizes and the times of their last use, or to delete them.
+        older_than: Number of days; only stores that were last used at least this long ago.
+        data: Folder of images; only its stores.
+        cache: Cache folder; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+    """
+
+    module: ClassVar[str] = "cache"
+    after_interrupt: ClassVar[str] = "The same command deletes the rest."
+
+    action: Positional[Literal["list", "clear"]]
+    older_than: float | None = None
+    data: Path | None = None
+    cache: Path | None = None
+
+
+Command = Pretrain | Probe | Colorize | List | Cache
+
+
+def name_options(message: str) -> str:
+    """Replaces the arguments of Python functions that a message names by the options of the command line.
+
+    Examples:
+        >>> name_options("FitConfig.epochs must be at least 1; pass resume=True, fewer than per_class=9")
+        '--epochs must be at least 1; pass --resume, fewer than --per-class=9'
+    """
+    known = {field.name for config in (Pretrain, Probe, Colorize, FitConfig) for field in fields(config)}
+    names = "|".join(sorted(known, key=len, reverse=True))
+    long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
+    argument = rf"FitConfig\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"
+    found = rf"(?<![\w./-])(?:{argument})"
+
+    def option(match: re.Match[str]) -> str:
+        name = next(filter(None, match.groups()))
+        return f"--{name.replace('_', '-')}" + "=" * match[0].endswith("=")
+
+    return re.sub(found, option, message)

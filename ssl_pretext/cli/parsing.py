@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Colorize, Command, List, Pretrain, Probe
+from ssl_pretext.cli.options import Cache, Colorize, Command, List, Pretrain, Probe
 from ssl_pretext.errors import ArgumentError, PretextError
 from ssl_pretext.training.config import FitConfig
 
@@ -27,7 +27,7 @@ ssl-pretext --version prints the version.
 
 ssl-pretext --tyro-print-completion bash (or zsh, tcsh) prints a completion script for the shell."""
 
-COMMANDS = {"pretrain": Pretrain, "probe": Probe, "colorize": Colorize, "list": List}
+COMMANDS = {"pretrain": Pretrain, "probe": Probe, "colorize": Colorize, "list": List, "cache": Cache}
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
 from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.data import ImageStore, holdout_split
-from ssl_pretext.errors import ArgumentError
+from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes import ProbeReport, evaluate
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import difference_plot
@@ -87,14 +88,16 @@ def _image_size(task: PretextTask, options: Probe) -> int:
 
 def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
     """Returns the training images, the test images, and a description of both."""
-    data = ImageStore.from_folder(options.data, image_size=size, cache=options.cache)
+    if not 0 < options.holdout < 1:
+        raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
+    data = _open(options.data, size, options)
     skipped = data.skipped
     if options.test is None:
         chosen, held_out = holdout_split(data.names, data.labels, fraction=options.holdout, seed=options.holdout_seed)
         train, test = data.subset(chosen), data.subset(held_out)
         source = f"of them held out for testing (fraction {options.holdout}, seed {options.holdout_seed})"
     else:
-        train, test = data, ImageStore.from_folder(options.test, image_size=size, cache=options.cache)
+        train, test = data, _open(options.test, size, options)
         skipped, source = [*skipped, *test.skipped], f"in {options.test} for testing"
     labels = f"{options.per_class} labels per class" if options.per_class else "all labels"
     about = (
@@ -102,6 +105,17 @@ def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, Imag
         f"{options.seeds} seeds, {size} px{write_skipped(out, skipped)}"
     )
     return train, test, about
+
+
+def _open(folder: Path, size: int, options: Probe) -> ImageStore:
+    """Opens labeled images; for a folder of splits, the error names the options that take them."""
+    try:
+        return ImageStore.from_folder(folder, image_size=size, cache=options.cache)
+    except DataError as error:
+        if len(error.splits) > 1:
+            train, *_, test = map(shlex.quote, map(str, error.splits))
+            raise DataError(f"{error}: --data {train} --test {test}") from error
+        raise
 
 
 def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:

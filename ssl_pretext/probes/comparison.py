@@ -352,11 +352,7 @@ def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> 
             "train and test must have images of the same size and number of channels; train has {} channels and size "
             "{}, test has {} channels and size {}".format(*shapes[0], *shapes[1])
         )
-    if train.classes[: len(test.classes)] != test.classes:  # labels given as numbers may lack the last classes
-        raise ArgumentError(
-            f"train and test must have the same classes; train has {train.classes[:5]}... and test has "
-            f"{test.classes[:5]}..."
-        )
+    _check_classes(train.classes, test.classes)
     if len(train.labels.unique()) < 2:
         raise ArgumentError("evaluate() needs training images of at least two classes, got one")
     have = {*train.labels.tolist()}
@@ -364,12 +360,31 @@ def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> 
     if missing and not unseen_classes:
         raise ArgumentError(
             f"{len(missing)} of the classes of the test images have no training image, such as "
-            f"{train.classes[missing[0]]!r}, so no probe can predict them. Leave these test images out, or pass "
-            "unseen_classes=True to count them as errors"
+            f"{train.classes[missing[0]]!r}, so no probe can predict them. Leave these test images out; in Python, "
+            "unseen_classes=True counts them as errors"
         )
     if not have & {*test.labels.tolist()}:
         raise ArgumentError("no test image belongs to a class that has training images")
     return [name for label, name in enumerate(train.classes) if label not in have]
+
+
+def _check_classes(train: Sequence[str], test: Sequence[str]) -> None:
+    numbered = all(name == str(label) for label, name in enumerate(train))
+    if train == test or (numbered and train[: len(test)] == test):  # numbers as labels may lack the last classes
+        return
+    lacking = [
+        f"the {split} images have no class {', '.join(map(repr, missing[:5]))}"
+        + f" and {len(missing) - 5} other classes of the {other} images" * (len(missing) > 5)
+        for split, other, missing in (
+            ("test", "training", sorted({*train} - {*test})),
+            ("training", "test", sorted({*test} - {*train})),
+        )
+        if missing
+    ]
+    raise ArgumentError(
+        "train and test must have the same classes in the same order: "
+        + (", and ".join(lacking) or f"the order is {train[:5]} in train and {test[:5]} in test")
+    )
 
 
 def _ordered_names(representations: Mapping[str, object], controls: Controls) -> Iterator[str]:

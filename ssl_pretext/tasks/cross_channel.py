@@ -16,6 +16,7 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses, WeightedLosses
 from ssl_pretext.regularizers import WeightedRegularizers
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, parse_channel_pair, register_task
+from ssl_pretext.tasks.gray_photos import check_colors
 
 __all__ = ["CrossChannelPrediction"]
 
@@ -124,6 +125,8 @@ class CrossChannelPrediction(PretextTask):
 
     @override
     def prepare(self, images: ImageStore) -> None:
+        if self.source != self.target and self.source.space.is_color and self.source.space.image_channels == 3:
+            check_colors(images, self.name)
         self.losses.prepare(images)
 
     def _converted_options(self) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
+from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
+from ssl_pretext.tasks.gray_photos import check_colors
 from ssl_pretext.tasks.heads import PooledHead
 from ssl_pretext.tasks.two_encoders import TwoEncoderTask, pair_for_branches, parse_disjoint_channels
 
@@ -94,6 +96,12 @@ class CrossChannelContrast(TwoEncoderTask):
             [ContrastBranch(network, channels, embed_dim) for network, channels in zip(encoders, groups, strict=True)]
         )
         self.temperature, self.embed_dim = temperature, embed_dim
+
+    @override
+    def prepare(self, images: ImageStore) -> None:
+        if self.first.space.is_color and self.first.space.image_channels == 3:
+            check_colors(images, self.name)
+        super().prepare(images)
 
     @override
     def forward(self, images: Tensor) -> TaskOutput:
