@@ -21,8 +21,8 @@ LINK = "the link points to a folder that is already included, or to a parent of 
 NOT_READ = {
     suffix: advice
     for suffixes, advice in (
-        (".heic .heics .heif .heifs .hif", "it is read if pillow-heif is installed: pip install pillow-heif"),
-        (".jxl", "it is read if pillow-jxl-plugin is installed: pip install pillow-jxl-plugin"),
+        (".heic .heics .heif .heifs .hif", "it is not read without pillow-heif: pip install pillow-heif"),
+        (".jxl", "it is not read without pillow-jxl-plugin: pip install pillow-jxl-plugin"),
         (".avif .avifs .jp2 .webp", "this build of Pillow does not read the format; install a newer one"),
         (".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw", "raw photographs are not read; save them as .tif"),
         (".czi .dcm .exr .hdr .mat .nc .nd2 .ndpi .nii .npz .svs", "the format is not read; save it as .npy or .tif"),

@@ -132,8 +132,13 @@ class ImageStore:
                 and `skipped` has the reasons.
 
         Raises:
-            DataError: There are no images or no classes, too many images cannot be read, or no format (channels,
-                dtype and size) is shared by more than half of the images. If one is, other images are skipped.
+            ArgumentError: A number is out of its range.
+            DataError: There are no images or no classes, the subfolders are splits such as `train` and `test`, too many
+                images cannot be read, or no format (channels, dtype and size) is shared by more than half of the
+                images. If one is, other images are skipped.
+            MissingDependencyError: A package that decodes an image is missing.
+            ReadError: An image cannot be read for a reason that says nothing about it, such as a lack of memory. The
+                next call continues with it.
         """
         listing = list_folder(folder, labeled=labeled)
         return cls._open(
