@@ -35,11 +35,11 @@ def color_quality(
             the backbone of an LPIPS loss in training, to which the network is fitted.
 
     Returns:
-        `psnr` (dB) and `ssim`, which are computed for each image and then averaged, `auc_raw` and `auc_rebalanced` (see
-        the functions), `colorfulness` and `colorfulness_truth` (see `colorfulness`), and the mean Lab `a` and `b` of both as `mean_a`, `mean_a_truth`,
-        `mean_b` and `mean_b_truth`, which show a color cast: `a` from green to red, `b` from blue to yellow. A mean
-        does not show which hue is the most frequent; `colored`, `hue_yellow`, `hue_green`, `hue_blue` and `hue_red`
-        (see `hue_shares`) do, again with the true values under the same names and `_truth`.
+        `psnr` (dB) and `ssim`, both averaged over the images, `auc_raw` and `auc_rebalanced` (see the functions),
+        `colorfulness` and `colorfulness_truth` (see `colorfulness`), and the mean Lab `a` and `b` of both as `mean_a`,
+        `mean_a_truth`, `mean_b` and `mean_b_truth`, which show a color cast: `a` from green to red, `b` from blue to
+        yellow. A mean does not show which hue is the most frequent; `colored`, `hue_yellow`, `hue_green`, `hue_blue`
+        and `hue_red` (see `hue_shares`) do, again with the true values under the same names and `_truth`.
 
     Raises:
         ArgumentError: The shapes differ, the tensors are not batches of RGB images in `[0, 1]`, or the images are too

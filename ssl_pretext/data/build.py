@@ -38,7 +38,7 @@ from ssl_pretext.system.locks import shared_lock, waiting_lock
 
 __all__ = ["CHUNKS_AHEAD", "StoreSpec", "default_cache", "digest", "in_order", "open_or_build", "resize_rule"]
 
-FORMAT = 3
+FORMAT = 4
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
