@@ -102,13 +102,14 @@ def _chw(image: Any) -> npt.NDArray[np.uint8]:
 
 
 def _read_photo(opened: Any, image_size: int | None) -> npt.NDArray[np.uint8]:
-    size, part = opened.size, None if image_size is None else draft(opened, image_size)
+    width, height = opened.size
+    part = None if image_size is None else draft(opened, image_size)
     image = as_rgb(opened)
     if part is not None and image_size is not None:
         from PIL.Image import Resampling
 
         # Resized before it is rotated, so that `part` need not be rotated.
-        image = image.resize(_resized_shape(*size, image_size), Resampling.BILINEAR, part)
+        image = image.resize(_resized_shape(width, height, image_size), Resampling.BILINEAR, part)
     image = apply_orientation(image, orientation(opened))
     if image_size is not None and image.size != (image_size, image_size):
         image = _resize_and_crop(image, image_size)

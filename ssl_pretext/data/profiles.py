@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["to_srgb"]
 
-RELATIVE_COLORIMETRIC, BLACK_POINT_COMPENSATION = 1, 0x2000  # as web browsers convert; Pillow 10 has no name for flags
+BLACK_POINT_COMPENSATION = 0x2000  # a flag of LittleCMS, for which early versions of Pillow 10 have no name
 SRGB_TOLERANCE = 1  # levels; a profile that changes no color by more is sRGB, up to rounding
 GRID = np.linspace(0, 255, 18).round().astype(np.uint8)  # levels of each channel at which profiles are compared
 # The x and y of white (D65), red, green and blue in sRGB, in the order of the PNG chunk cHRM, and D50 as X, Y, Z.
@@ -49,7 +49,9 @@ def _transform(profile: bytes, mode: str) -> Any:
     srgb = ImageCms.createProfile("sRGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", RELATIVE_COLORIMETRIC, BLACK_POINT_COMPENSATION)
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        flags: Any = BLACK_POINT_COMPENSATION
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", intent, flags)
     except (ImageCms.PyCMSError, OSError):
         return None
     if mode in ("L", "RGB"):
