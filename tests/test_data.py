@@ -184,7 +184,7 @@ def test_chunks_of_images_are_bounded_in_bytes(tmp_path, monkeypatch, chunk_byte
             lengths.append(len(results))
             yield results
 
-    monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("ssl_pretext.data.build.available_cpus", lambda: 2)
     monkeypatch.setattr("ssl_pretext.data.build.SMALL_FILE", 0)
     monkeypatch.setattr("ssl_pretext.data.build.CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr("ssl_pretext.data.build.in_order", recording)
@@ -204,7 +204,7 @@ def test_small_files_are_decoded_in_one_thread(tmp_path, monkeypatch, side, thre
         workers_used.append(workers)
         return ThreadPoolExecutor(workers)
 
-    monkeypatch.setattr("ssl_pretext.data.build.os.cpu_count", lambda: 3)
+    monkeypatch.setattr("ssl_pretext.data.build.available_cpus", lambda: 3)
     monkeypatch.setattr("ssl_pretext.data.build.ThreadPoolExecutor", pool)
     ImageStore.from_folder(tmp_path / "data", image_size=None, labeled=False, cache=tmp_path / "cache")
     assert workers_used == [threads]

@@ -19,6 +19,7 @@ from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.shards import Member, check_field, count_images, find_shards, is_remote, read_shard, size_of
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.system.cpus import available_cpus
 from ssl_pretext.system.files import json_sha256, read_json, write_json
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 
@@ -163,7 +164,7 @@ class ImageStream:
         yield from buffer
 
     def _decoded(self, members: Iterator[Member]) -> Iterator[tuple[str, Decoded]]:
-        threads = max(1, (os.cpu_count() or 1) // rank_info().local)
+        threads = max(1, available_cpus() // rank_info().local)
         with (
             ThreadPoolExecutor(threads) as pool,
             closing(in_order(pool, self._decode_one, members, CHUNKS_AHEAD * threads)) as results,
@@ -189,7 +190,7 @@ class ImageStream:
         counted = [(os.path.abspath(name), os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in self.names]
         file = cache / f"shards-{json_sha256([COUNT_RULE, self._field, counted])[:24]}.json"
         if not file.exists():
-            with ThreadPoolExecutor() as pool:
+            with ThreadPoolExecutor(available_cpus()) as pool:
                 write_json(file, {"images": sum(pool.map(count_images, self.names, repeat(self._field)))})
         return int(read_json(file)["images"])
 
