@@ -35,11 +35,11 @@ def color_quality(
             the backbone of an LPIPS loss in training, to which the network is fitted.
 
     Returns:
-        `psnr` (dB), `ssim`, `auc_raw` and `auc_rebalanced` (see the functions), `colorfulness` and
-        `colorfulness_truth` (see `colorfulness`), and the mean Lab `a` and `b` of both as `mean_a`, `mean_a_truth`,
-        `mean_b` and `mean_b_truth`, which show a color cast: `a` from green to red, `b` from blue to yellow. A mean
-        does not show which hue is the most frequent; `colored`, `hue_yellow`, `hue_green`, `hue_blue` and `hue_red`
-        (see `hue_shares`) do, again with the true values under the same names and `_truth`.
+        `psnr` (dB) and `ssim`, both averaged over the images, `auc_raw` and `auc_rebalanced` (see the functions),
+        `colorfulness` and `colorfulness_truth` (see `colorfulness`), and the mean Lab `a` and `b` of both as `mean_a`,
+        `mean_a_truth`, `mean_b` and `mean_b_truth`, which show a color cast: `a` from green to red, `b` from blue to
+        yellow. A mean does not show which hue is the most frequent; `colored`, `hue_yellow`, `hue_green`, `hue_blue`
+        and `hue_red` (see `hue_shares`) do, again with the true values under the same names and `_truth`.
 
     Raises:
         ArgumentError: The shapes differ, the tensors are not batches of RGB images in `[0, 1]`, or the images are too
@@ -69,7 +69,11 @@ def color_quality(
     ab, ab_truth = _rgb_to_lab(prediction)[:, 1:], _rgb_to_lab(truth)[:, 1:]
     metrics = {
         # The PSNR of a perfect prediction would be infinite; the limit corresponds to the precision of float32.
-        "psnr": float(peak_signal_noise_ratio(prediction, truth, data_range=1.0).clamp(max=140.0)),
+        "psnr": float(
+            peak_signal_noise_ratio(prediction, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
+            .clamp(max=140.0)
+            .mean()
+        ),
         "ssim": float(structural_similarity_index_measure(prediction, truth, data_range=1.0)),
         "auc_raw": auc_raw(ab, ab_truth),
         "auc_rebalanced": auc_rebalanced(ab, ab_truth, quantizer or ColorQuantizer().fit_prior_to_images(truth)),

@@ -113,6 +113,12 @@ def with_alpha() -> Any:
     return Image.fromarray(np.concatenate([RGB, 255 - GRAY[..., None]], -1))
 
 
+def on_white(pixels: Any, alpha: Any) -> Any:
+    """Pixels `(H, W, 3)` composited on white."""
+    opacity = np.asarray(alpha, np.float64)[..., None] / 255
+    return chw(opacity * pixels + (1 - opacity) * 255)
+
+
 def frames(**options: Any) -> Callable[[Path], Any]:
     def make(path: Path) -> None:
         # Two frames: Pillow before 11.3 writes damaged MPO files if there are more.
@@ -205,17 +211,21 @@ ARRAYS = r"an array must have shape \(C, H, W\)"
 
 PHOTOS = [
     Kind("gray.png", saved(lambda: Image.fromarray(GRAY)), GRAY_RGB),
-    Kind("gray_alpha.png", saved(lambda: Image.fromarray(np.stack([GRAY, 255 - GRAY], -1))), GRAY_RGB),
+    Kind(
+        "gray_alpha.png",
+        saved(lambda: Image.fromarray(np.stack([GRAY, 255 - GRAY], -1))),
+        on_white(GRAY[..., None].repeat(3, -1), 255 - GRAY),
+        1,
+    ),
     Kind("one_bit.png", saved(lambda: Image.fromarray(GRAY > 100)), np.where(GRAY_RGB > 100, 255, 0)),
     Kind("palette.png", saved(lambda: palette(False)), chw(PALETTE)),
-    Kind("transparent_palette.png", saved(lambda: palette(True)), chw(PALETTE)),
-    Kind("alpha.png", saved(with_alpha), chw(RGB)),
-    Kind("deep_gray.png", saved(lambda: Image.fromarray(DEEP)), np.stack([np.rint(DEEP / 257)] * 3)),
+    Kind("transparent_palette.png", saved(lambda: palette(True)), on_white(PALETTE, GRAY // 2), 1),
+    Kind("alpha.png", saved(with_alpha), on_white(RGB, 255 - GRAY), 1),
+    Kind("deep_gray.png", saved(lambda: Image.fromarray(DEEP)), "the image has 1 channel of uint16, .* but most"),
     Kind(
         "deep_rgb.png",
         written(png(SIDE, SIDE, 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP_RGB))),
-        chw(DEEP_RGB / 257),
-        1,
+        "the image has 3 channels of uint16, .* but most",
     ),
     Kind(
         "two_bit_gray.png",
@@ -231,11 +241,6 @@ PHOTOS = [
         for n in range(1, 9)
     ),
     Kind("exif6.png", saved(rgb, exif=exif(6)), chw(upright(6))),
-    Kind(
-        "exif3_deep.png",
-        saved(lambda: Image.fromarray(DEEP), exif=exif(3)),
-        np.stack([np.rint(DEEP / 257)] * 3)[:, ::-1, ::-1],
-    ),
     Kind("exif8.webp", saved(rgb, lossless=True, exif=exif(8)), chw(upright(8))),
     Kind("exif5.tif", saved(rgb, exif=exif(5)), chw(upright(5))),
     Kind("exif99.jpg", saved(rgb, quality=100, subsampling=0, exif=exif(99)), chw(RGB), JPEG_LOSS),
@@ -257,7 +262,7 @@ PHOTOS = [
     Kind("animated.webp", frames(lossless=True), chw(RGB)),
     Kind("animated.png", frames(), chw(RGB)),
     Kind("plain.bmp", saved(rgb), chw(RGB)),
-    Kind("alpha.webp", saved(with_alpha, lossless=True, exact=True), chw(RGB)),
+    Kind("alpha.webp", saved(with_alpha, lossless=True, exact=True), on_white(RGB, 255 - GRAY), 1),
     Kind("photo.tif", saved(rgb), chw(RGB)),
     Kind("lzw.tif", saved(rgb, compression="tiff_lzw"), chw(RGB)),
     Kind("cmyk.tif", saved(lambda: rgb().convert("CMYK")), chw(RGB), 1),
@@ -333,7 +338,12 @@ PHOTOS = [
         written(png(1, 3 * 10**6, 1, 0, bytes(6 * 10**6))),
         "ValueError: the aspect ratio of 1×3000000 pixels is too extreme",
     ),
-    Kind("measured.png", saved(lambda: Image.fromarray(BANDS[0]), format="TIFF"), "unknown range of values .*mode F"),
+    Kind(
+        "measured.png",
+        saved(lambda: Image.fromarray(BANDS[0]), format="TIFF"),
+        "the image has 1 channel of float, .* but most",
+    ),
+    Kind("floating.png", written(b"Pf\n8 8\n-1.0\n" + BANDS[0].tobytes()), "more than 8 bits .Pillow mode F."),
     Kind("pipe.jpg", lambda path: os.mkfifo(path), "the path is not a regular file"),
     Kind("pipe.npy", lambda path: os.mkfifo(path), "the path is not a regular file"),
     Kind("pipe.tif", lambda path: os.mkfifo(path), "the path is not a regular file"),

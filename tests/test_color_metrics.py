@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.color import rgb2lab
-from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ssl_pretext.color_metrics import HUES, auc_raw, auc_rebalanced, color_quality, colorfulness, hue_shares
 from ssl_pretext.errors import ArgumentError, MissingFileError
@@ -10,11 +10,31 @@ from ssl_pretext.losses import create_loss
 from ssl_pretext.quantize import ColorQuantizer
 
 
-def test_psnr_and_colorfulness_match_their_formulas():
+def test_the_metrics_of_a_batch_are_means_over_its_images():
+    """One bad image among good ones tells an average over images from a metric of all pixels together."""
     generator = torch.Generator().manual_seed(0)
-    truth, other = torch.rand(2, 4, 3, 16, 16, generator=generator)
+    truth = torch.rand(4, 3, 24, 24, generator=generator, dtype=torch.float64)
+    errors = torch.tensor([0.9, 0.05, 0.02, 0.01], dtype=torch.float64).view(4, 1, 1, 1)
+    other = (truth + errors * (torch.rand(truth.shape, generator=generator, dtype=torch.float64) - 0.5)).clamp(0, 1)
     found = color_quality(other, truth)
-    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(truth.numpy(), other.numpy(), data_range=1), abs=1e-3)
+    pairs = list(zip(truth.numpy(), other.numpy(), strict=True))
+    psnr = [peak_signal_noise_ratio(one, two, data_range=1) for one, two in pairs]
+    pooled = peak_signal_noise_ratio(truth.numpy(), other.numpy(), data_range=1)
+    assert np.mean(psnr) > pooled + 10
+    assert found["psnr"] == pytest.approx(np.mean(psnr), abs=1e-4)
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    ssim = [structural_similarity(one, two, data_range=1, channel_axis=0, **gaussian) for one, two in pairs]
+    assert found["ssim"] == pytest.approx(np.mean(ssim), abs=0.01)  # scikit-image leaves out a border of 5 pixels
+    each = [color_quality(one[None], two[None]) for one, two in zip(other[:3], truth, strict=False)]
+    each.append(color_quality(truth[3:], truth[3:]))  # a perfect prediction counts as 140 dB
+    found = color_quality(torch.cat([other[:3], truth[3:]]), truth)
+    for name in ("psnr", "ssim", "auc_raw", "colorfulness", "colorfulness_truth", "colored", "mean_a"):
+        assert found[name] == pytest.approx(np.mean([one[name] for one in each]), abs=1e-4), name
+    assert each[-1]["psnr"] == 140
+
+
+def test_colorfulness_matches_its_formula():
+    truth = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     red, green, blue = 255 * truth[0].double()
     rg, yb = red - green, (red + green) / 2 - blue
     m3 = (rg.var(correction=0) + yb.var(correction=0)).sqrt() + 0.3 * (rg.mean() ** 2 + yb.mean() ** 2).sqrt()

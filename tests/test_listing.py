@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, features
 
 from ssl_pretext.data import ImageStore, ImageStream, Listing, list_folder
-from ssl_pretext.data.photo import PLUGINS, format_by_suffix
+from ssl_pretext.data.photo import PLUGINS, _formats, format_by_suffix
 from ssl_pretext.data.splits import find_splits
 from ssl_pretext.errors import DataError
 
@@ -143,7 +143,9 @@ def test_photographs_are_read_under_every_suffix(tmp_path, name):
 
 def test_the_suffixes_are_those_that_pillow_has_for_the_formats():
     listed = {suffix.lower() for suffixes in SUFFIXES.values() for suffix in suffixes.split()}
-    others = {".pbm", ".pgm", ".pfm"} | {suffix for suffix, name in format_by_suffix().items() if name in PLUGINS}
+    others = {".pbm", ".pgm", ".pfm", ".qoi"} | {
+        suffix for suffix, name in format_by_suffix().items() if name in PLUGINS
+    }
     assert {*format_by_suffix()} == listed | others
 
 
@@ -185,14 +187,16 @@ def test_a_file_of_a_plugin_is_read_when_the_plugin_is_installed(tmp_path, monke
     image.save(folder / "1.png")
     image.save(folder / "2.heic", "PNG")
     assert len(opened(folder, labeled=False)) == 1
-    format_by_suffix.cache_clear()
+    for function in (format_by_suffix, _formats):
+        function.cache_clear()
     monkeypatch.setitem(Image.EXTENSION, ".heic", "HEIF")
     monkeypatch.setitem(Image.OPEN, "HEIF", Image.OPEN["PNG"])
     try:
         store = opened(folder, labeled=False)
         assert (store.names, store.skipped) == (["1.png", "2.heic"], [])
     finally:
-        format_by_suffix.cache_clear()
+        for function in (format_by_suffix, _formats):
+            function.cache_clear()
 
 
 def tree(root, *folders, classes=("cat", "dog")):

@@ -185,11 +185,12 @@ def test_a_folder_with_only_hidden_images_is_refused(tmp_path):
         list_folder(tmp_path, labeled=False)
 
 
-def test_16_bit_photos_in_memory_are_scaled():
-    deep = Image.fromarray(np.array([[0, 256, 65535]], np.uint16))
-    assert as_store([(deep, 0)]).images()[0, 0].tolist() == [[0, 1, 255]]
-    with pytest.raises(ArgumentError, match="grayscale with an unknown range of values .*mode F"):
-        as_store([(Image.new("F", (2, 2)), 0)])
+def test_deep_images_in_memory_are_arrays():
+    deep = np.array([[0, 256, 65535]], np.uint16)
+    for values in (deep, deep.astype(np.float32) / 3):
+        np.testing.assert_array_equal(as_store([(Image.fromarray(values), 0)]).images()[0, 0], values)
+    with pytest.raises(ArgumentError, match="grayscale with more than 8 bits .*mode I"):
+        as_store([(Image.new("I", (2, 2)), 0)])
 
 
 def test_flipped_bits_in_a_png_are_detected(tmp_path):

@@ -29,8 +29,8 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def photo(number: int, size: "tuple[int, int]" = (20, 20)) -> Image.Image:
-    """A gray image whose level identifies it, with one white corner."""
-    image = Image.new("RGB", size, (5 * number,) * 3)
+    """An image whose level of red identifies it, with one white corner."""
+    image = Image.new("RGB", size, (5 * number, 5 * number, 255))
     image.paste((255, 255, 255), (0, 0, size[0] // 2, size[1] // 2))
     return image
 
@@ -66,7 +66,7 @@ def stream(shards: str, **options: object) -> sp.ImageStream:
 
 
 def levels(batches) -> "list[int]":
-    """The numbers of the images in batches, from their gray levels."""
+    """The numbers of the images in batches, from their levels of red."""
     return [int(level) // 5 for batch in batches for level in batch[:, 0, -1, -1]]
 
 
@@ -244,7 +244,7 @@ def test_remote_shards_are_read_with_their_protocol(shards, tmp_path):
 
 def test_images_are_counted_once(shards, tmp_path, monkeypatch):
     assert len(stream(shards)) == COUNT
-    monkeypatch.setattr("ssl_pretext.data.stream.count_images", lambda shard: pytest.fail("counted again"))
+    monkeypatch.setattr("ssl_pretext.data.stream.count_images", lambda *_: pytest.fail("counted again"))
     assert len(stream(shards)) == COUNT
 
 
@@ -271,6 +271,86 @@ def test_images_with_other_numbers_of_channels_are_skipped(tmp_path):
         stream(str(tmp_path / "0.tar"), channels=5)
     with pytest.raises(ArgumentError, match="channels must be a whole number of at least 1, got 0"):
         stream(str(tmp_path / "0.tar"), channels=0)
+
+
+def array(value: int, *shape: int) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.full(shape, value, np.uint8))
+    return file.getvalue()
+
+
+MASK = Image.new("L", (20, 20), 255)
+SAMPLES = {  # other files of a sample, before and after its image `NUMBER.png`, whose level is 5 · NUMBER
+    "masks": ({}, {"seg.png": encoded(MASK)}),
+    "masks in front": ({"depth.png": encoded(MASK), "mask.PNG": encoded(MASK)}, {}),
+    "embeddings": ({"npy": array(0, 20, 20), "clip.npy": array(0, 512)}, {"json": b"{}"}),
+    "embeddings of three channels": ({}, {"npy": array(255, 3, 20, 20)}),
+    "texts": ({"cls": b"3"}, {"txt": b"a photo", "index.json": b"{}"}),
+    "an equal rank": ({}, {"bmp": encoded(MASK, "BMP")}),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_one_image_is_read_for_each_sample(kind, tmp_path):
+    before, after = SAMPLES[kind]
+    members = {}
+    for number in range(6):
+        files = {**before, "png": encoded(photo(number)), **after}
+        members |= {f"some.folder/{number:03}.{field}": content for field, content in files.items()}
+    write(tmp_path / "0.tar", members)
+    images = stream(str(tmp_path / "0.tar"))
+    assert len(images) == 6
+    assert sorted(levels(loader(images))) == list(range(6))
+    ignored = [field for field in (*before, *after) if field.rpartition(".")[2].lower() in ("png", "npy", "bmp")]
+    assert [item["name"] for item in images.skipped] == sorted(f"*.{field}" for field in ignored)
+    for item in images.skipped:
+        assert f"0.tar are ignored, unless image_field is '{item['name'][2:]}'" in item["reason"]
+
+
+def test_a_lossy_photograph_comes_before_a_mask_without_loss(tmp_path):
+    members = {}
+    for number in range(6):
+        members |= {f"{number}.png": encoded(MASK), f"{number}.jpg": encoded(photo(number), "JPEG", quality=100)}
+    write(tmp_path / "0.tar", members)
+    images = stream(str(tmp_path / "0.tar"))
+    assert len(images) == 6
+    # Levels may differ by one, because JPEG is lossy.
+    read = torch.cat(list(loader(images)))[:, 0, -1, -1].tolist()
+    np.testing.assert_allclose(sorted(read), 5 * np.arange(6), rtol=0, atol=1)
+    assert [item["name"] for item in images.skipped] == ["*.png"]
+
+
+def test_the_field_of_the_images_may_be_chosen(tmp_path, capsys):
+    members = {}
+    for number in range(6):
+        members |= {f"{number}.png": encoded(MASK), f"{number}.rgb.PNG": encoded(photo(number))}
+    write(tmp_path / "0.tar", members)
+    shard = str(tmp_path / "0.tar")
+    chosen, default = stream(shard, image_field="rgb.png"), stream(shard)
+    assert (len(chosen), sorted(levels(loader(chosen))), chosen.skipped) == (6, list(range(6)), [])
+    assert set(levels(loader(default))) == {51}
+    assert chosen.sha256 != default.sha256
+    with pytest.raises(ArgumentError, match=r"image_field must be what follows the first dot .*, got 'cls'"):
+        stream(shard, image_field="cls")
+    with pytest.raises(DataError, match=r"no image can be read from .*0.tar"):
+        stream(shard, image_field="jpg")
+    write(tmp_path / "1.tar", {name: content for name, content in members.items() if "rgb" in name})
+    with pytest.raises(DataError, match=r"no image can be read .*: \*.rgb.PNG: .* unless image_field is 'rgb.PNG'"):
+        stream(str(tmp_path / "1.tar"))
+    small = ["--image-size", "16", "--epochs", "1", "--batch-size", "6", "--device", "cpu"]
+    request = ["pretrain", "--image-field", "rgb.png", "--out", str(tmp_path / "run"), *small, "--data"]
+    assert main([*request, shard]) == 0
+    assert main([*request[:3], "--out", str(tmp_path / "new"), *small, "--data", str(tmp_path)]) == 2
+    assert "--image-field is for shards only" in capsys.readouterr().err
+
+
+def test_damage_after_an_image_of_a_sample_does_not_lose_it(tmp_path):
+    shard = tmp_path / "0.tar"
+    write(shard, {"0.png": encoded(photo(0)), "1.png": encoded(photo(1)), "1.npy": array(0, 5000)})
+    shard.write_bytes(shard.read_bytes()[:4000])
+    read = list(read_shard(str(shard)))
+    assert [member.name for member in read] == ["0.tar/0.png", "0.tar/1.png", "0.tar"]
+    assert count_images(str(shard)) == 2
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut"])

@@ -62,7 +62,6 @@ TESTED_BY = {
     "ssl_pretext.data.build": "test_data.py",
     "ssl_pretext.data.convert": "test_data.py",
     "ssl_pretext.data.decode": "test_nasty_files.py",
-    "ssl_pretext.data.photo": "test_nasty_files.py",
     "ssl_pretext.data.samples": "test_data.py",
     "ssl_pretext.data.shards": "test_stream.py",
     "ssl_pretext.data.splits": "test_listing.py",

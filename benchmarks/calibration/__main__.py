@@ -6,7 +6,6 @@ table shows how often its intervals exclude the truth, beside the usual interval
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from benchmarks.calibration.worlds import Pool, Row, photo_features, rows
 from benchmarks.food101.experiment import environment
 from benchmarks.result_page import publish
 from ssl_pretext.cli.command import run_command
+from ssl_pretext.system.cpus import available_cpus
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
 
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__.partition("\n\n")[2])
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of photographs in class folders, as EuroSAT's")
     parser.add_argument("--worlds", type=int, default=200, help="worlds of a row with a fast probe (default: 200)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
+    parser.add_argument("--jobs", type=int, default=available_cpus(), help="processes (default: one for each core)")
     parser.add_argument("--out", type=Path, default=Path("runs/calibration"), metavar="DIR", help="output folder")
     options = parser.parse_args(arguments)
 

@@ -38,6 +38,8 @@ class Pretrain(Config):
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
         image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
             and the center is cropped.
+        image_field: What follows the first dot in the names of the images, such as rgb.png, for shards only; the
+            suffix of an image alone if left out.
         epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
         config: YAML file of options, such as the pretrain.yaml of another run. Options on the command line override
@@ -53,6 +55,7 @@ class Pretrain(Config):
     encoder: str = "autoencoder"
     losses: str | None = None
     image_size: int = 64
+    image_field: str | None = None
     epoch_images: int | None = None
     cache: Path | None = None
     config: Path | None = None

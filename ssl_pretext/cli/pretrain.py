@@ -55,9 +55,16 @@ def run(options: Pretrain) -> None:
 def _images(options: Pretrain) -> ImageStore | ImageStream:
     size, cache = options.image_size, options.cache
     if are_shards(options.data):
-        return ImageStream(options.data, image_size=size, epoch_images=options.epoch_images, cache=cache)
-    if options.epoch_images is not None:
-        raise ArgumentError(f"--epoch-images is for shards only, and {options.data} is a folder; leave the option out")
+        return ImageStream(
+            options.data,
+            image_size=size,
+            image_field=options.image_field,
+            epoch_images=options.epoch_images,
+            cache=cache,
+        )
+    for name, value in (("--image-field", options.image_field), ("--epoch-images", options.epoch_images)):
+        if value is not None:
+            raise ArgumentError(f"{name} is for shards only, and {options.data} is a folder; leave the option out")
     return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache)
 
 

@@ -27,6 +27,7 @@ from ssl_pretext.data.photo import MAX_PIXELS
 from ssl_pretext.data.staging import StagedGroup, Staging
 from ssl_pretext.data.temporary import temporary_error
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingDependencyError, ReadError
+from ssl_pretext.system.cpus import available_cpus
 from ssl_pretext.system.files import (
     check_free_space,
     check_regular_file,
@@ -265,7 +266,7 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
             for image in images
         ]
 
-    threads = 1 if _are_small(listing.paths) else os.cpu_count() or 1
+    threads = 1 if _are_small(listing.paths) else available_cpus()
     # Threads suffice, because Pillow, torch and tifffile release Python's global lock.
     with (
         Staging(part) as staging,

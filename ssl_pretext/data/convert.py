@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.decode import pixels_of_photo
+from ssl_pretext.data.decode import pixels_of_image
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError
 
@@ -46,7 +46,7 @@ def _collect(samples: Sequence[Any], classes: Sequence[str] | None) -> ImageStor
     for image, _ in samples:
         if not isinstance(image, Tensor | Image.Image):
             raise ArgumentError(f"the images of a Dataset must be PIL images or tensors, got {type(image).__name__}")
-        tensors.append(image if isinstance(image, Tensor) else torch.from_numpy(pixels_of_photo(image)))
+        tensors.append(image if isinstance(image, Tensor) else torch.from_numpy(pixels_of_image(image)))
     if len({(tensor.shape, tensor.dtype) for tensor in tensors}) > 1:
         raise ArgumentError("the images of a Dataset must have the same size and dtype; resize or convert them first")
     return ImageStore.from_arrays(torch.stack(tensors), [label for _, label in samples], classes=classes)

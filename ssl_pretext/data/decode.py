@@ -1,4 +1,4 @@
-"""Decoding of one image file: photographs by Pillow, and `.npy` and multi-band TIFF files as arrays."""
+"""Decoding of one image file: photographs by Pillow; `.npy` files and what has more bits or bands as arrays."""
 
 import io
 import math
@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.photo import MAX_PIXELS, Content, apply_orientation, as_rgb, open_photo, orientation
+from ssl_pretext.data.photo import MAX_PIXELS, Content, apply_orientation, as_rgb, draft, open_photo, orientation
+from ssl_pretext.data.tags import is_photo, is_tiff
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import MissingDependencyError, PretextError
 
-__all__ = ["Decoded", "decoder", "pixels_of_photo", "stored_dtype"]
+__all__ = ["Decoded", "decoder", "pixels_of_image", "stored_dtype"]
 
-TIFF_SUFFIXES = {".tif", ".tiff"}
-BITS_PER_SAMPLE, GDAL_NODATA = 258, 42113  # TIFF tags
+ORIENTATION, GDAL_NODATA = 274, 42113  # TIFF tags
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
 MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
 MAX_BYTES = 3 * MAX_PIXELS  # of an array; the largest photograph has as many
@@ -45,6 +45,18 @@ class Decoded(NamedTuple):
         return f"{channels} channel{'s' * (channels != 1)} of {self.kind}, {height}×{width} pixels"
 
 
+class Array(NamedTuple):
+    """An array as it is in a file.
+
+    Attributes:
+        values: Values `(C, H, W)`.
+        missing: The value that the file declares as no data, if it does.
+    """
+
+    values: npt.NDArray[Any]
+    missing: float | None = None
+
+
 def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Content], Decoded | str]:
     """Returns a function that decodes a file, or returns the reason why it cannot; it never blocks.
 
@@ -56,6 +68,7 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
             size.
         channels: Number of channels if it is stated; 8-bit TIFF files are then read as arrays instead of photographs.
     """
+    from PIL import UnidentifiedImageError
 
     def decode(path: Path | Content) -> Decoded | str:
         try:
@@ -65,10 +78,22 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
                     return "the path is not a regular file"
                 _check_bytes(status.st_size)
             if path.suffix.lower() == ".npy":
-                return _decode_array(_read_npy(path), None, image_size)
-            if path.suffix.lower() in TIFF_SUFFIXES and (channels is not None or not _is_photo(path)):
-                return _decode_array(*_read_tiff(path), image_size)
-            return Decoded(_read_photo(path, image_size), "uint8")
+                return _decode_array(_read_npy(path), image_size)
+            try:
+                with open_photo(path) as image:
+                    if is_photo(image, path) and (channels is None or image.format != "TIFF"):
+                        return Decoded(_read_photo(image, image_size), "uint8")
+                    file_format = image.format
+            except UnidentifiedImageError:
+                if not is_tiff(path):
+                    raise
+                file_format = "TIFF"  # with bands that Pillow has no mode for
+            if file_format not in ARRAY_READERS:
+                raise ValueError(
+                    f"the {file_format} file has more than 8 bits per sample, and Pillow reads only 8 of them; save it "
+                    "as .tif or .npy, which are read as arrays"
+                )
+            return _decode_array(ARRAY_READERS[file_format](path), image_size)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
             forbidden = isinstance(error, PermissionError) and isinstance(path, Path) and not is_readable(path)
             if (failure := temporary_error(error, path)) and not forbidden:
@@ -83,42 +108,69 @@ def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | No
     dtype = dtype.newbyteorder("=")
     if dtype == np.uint8:
         return np.uint8
-    # Both integer dtypes have fewer bits than the significand of float32, so no value is rounded.
-    return np.float32 if dtype in (np.uint16, np.int16) or np.issubdtype(dtype, np.floating) else None
+    # These integer dtypes have fewer bits than the significand of float32, so no value is rounded.
+    return np.float32 if dtype in (np.int8, np.int16, np.uint16) or np.issubdtype(dtype, np.floating) else None
 
 
-def pixels_of_photo(image: Any) -> npt.NDArray[np.uint8]:
-    """Converts a Pillow image to RGB pixels `(3, H, W)`."""
-    return np.ascontiguousarray(np.asarray(as_rgb(image), dtype=np.uint8).transpose(2, 0, 1))
+def pixels_of_image(image: Any) -> npt.NDArray[Any]:
+    """Converts a Pillow image to pixels `(C, H, W)`: sRGB, or its own values if they are floating or have 16 bits."""
+    if image.mode.startswith("I;16") or image.mode == "F":
+        return np.array(image, dtype=np.float32 if image.mode == "F" else np.uint16)[None]
+    return _chw(as_rgb(image))
 
 
-def _read_photo(path: Path | Content, image_size: int | None) -> npt.NDArray[np.uint8]:
+def _chw(image: Any) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _read_photo(opened: Any, image_size: int | None) -> npt.NDArray[np.uint8]:
+    width, height = opened.size
+    part = None if image_size is None else draft(opened, image_size)
+    image = as_rgb(opened)
+    if part is not None and image_size is not None:
+        from PIL.Image import Resampling
+
+        # Resized before it is rotated, so that `part` need not be rotated.
+        image = image.resize(_resized_shape(width, height, image_size), Resampling.BILINEAR, part)
+    image = apply_orientation(image, orientation(opened))
+    if image_size is not None and image.size != (image_size, image_size):
+        image = _resize_and_crop(image, image_size)
+    return _chw(image)
+
+
+def _upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Rotates or flips an array `(C, H, W)` upright, given its EXIF orientation; see `apply_orientation`."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(1, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, :, ::-1]
+    return pixels[:, ::-1] if orientation in (3, 4, 7, 8) else pixels
+
+
+def _read_png(path: Path | Content) -> Array:
+    """Reads the 16-bit samples of a PNG file as they are."""
     with open_photo(path) as opened:
-        image = apply_orientation(as_rgb(opened), orientation(opened))
-        if image_size is not None and image.size != (image_size, image_size):
-            image = _resize_and_crop(image, image_size)
-        return pixels_of_photo(image)
-
-
-def _is_photo(path: Path | Content) -> bool:
-    """Whether a TIFF file has at most 8 bits per sample and a layout that Pillow reads (gray, RGB, CMYK, palette)."""
-    from PIL import TiffImagePlugin, UnidentifiedImageError
-
+        turned = orientation(opened)
+        if opened.mode.startswith("I"):
+            return Array(_upright(np.asarray(opened).astype(np.uint16)[None], turned))
     try:
-        with open_photo(path) as opened:
-            if isinstance(opened, TiffImagePlugin.TiffImageFile):
-                return bool(max(opened.tag_v2.get(BITS_PER_SAMPLE, (1,))) <= 8)
-            return True  # a photograph of another format with this suffix
-    except UnidentifiedImageError:
-        return False
+        from torchvision.io import ImageReadMode, decode_png  # Pillow reduces all but gray samples to 8 bits
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"reading the 16-bit samples of {path} needs torchvision.io.decode_png, which this version of torchvision "
+            "does not have; install an earlier one, or save the image as .tif or .npy"
+        ) from error
+    with path.open("rb") as file:
+        content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    return Array(_upright(decode_png(content, ImageReadMode.UNCHANGED).numpy(), turned))
 
 
-def _read_npy(path: Path | Content) -> npt.NDArray[Any]:
+def _read_npy(path: Path | Content) -> Array:
     with NPY_HEADERS, path.open("rb") as file:
         _check_npy_header(file)
         # Not `np.load`, which also opens archives.
         pixels = np.lib.format.read_array(file, allow_pickle=False)
-    return pixels[None] if pixels.ndim == 2 else pixels
+    return Array(pixels[None] if pixels.ndim == 2 else pixels)
 
 
 def _check_npy_header(file: IO[bytes]) -> None:
@@ -142,7 +194,7 @@ def _check_npy_header(file: IO[bytes]) -> None:
         raise ValueError(f"the header states the shape {shape}, but the file has {size:,} bytes")
 
 
-def _read_tiff(path: Path | Content) -> tuple[npt.NDArray[Any], float | None]:
+def _read_tiff(path: Path | Content) -> Array:
     """Reads bands or pages as channels; also returns the value that the file declares as no data."""
     try:
         import tifffile
@@ -152,7 +204,8 @@ def _read_tiff(path: Path | Content) -> tuple[npt.NDArray[Any], float | None]:
         with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             _check_bytes(file.series[0].nbytes)
             pixels, axes = np.asarray(file.series[0].asarray()), file.series[0].axes
-            missing = file.series[0].keyframe.tags.valueof(GDAL_NODATA)
+            tags = file.series[0].keyframe.tags
+            missing, turned = tags.valueof(GDAL_NODATA), tags.valueof(ORIENTATION, default=1)
     except ValueError as error:
         if "'imagecodecs'" in str(error):
             raise MissingDependencyError(f"{path} is compressed ({error}): pip install imagecodecs") from error
@@ -160,17 +213,18 @@ def _read_tiff(path: Path | Content) -> tuple[npt.NDArray[Any], float | None]:
     bands = axes.replace("Y", "").replace("X", "")
     if len(bands) > 1 or len(axes) != len(bands) + 2:
         raise ValueError(f"the TIFF axes are {axes}; they must be Y, X and at most one more for the channels")
-    pixels = np.moveaxis(pixels, axes.index(bands), 0) if bands else pixels[None]
-    return pixels, None if missing is None else float(missing)
+    pixels = _upright(np.moveaxis(pixels, axes.index(bands), 0) if bands else pixels[None], turned)
+    return Array(pixels, None if missing is None else float(missing))
 
 
-def _decode_array(read: npt.NDArray[Any], missing: float | None, image_size: int | None) -> Decoded:
+def _decode_array(array: Array, image_size: int | None) -> Decoded:
     """Converts an array to the dtype of the store; its missing values become NaN, except in `uint8`."""
+    read, missing = array
     dtype = stored_dtype(read.dtype)
     if read.ndim != 3 or 0 in read.shape or dtype is None:
         raise ValueError(
-            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, uint16, int16 or float; "
-            f"got shape {read.shape} and dtype {read.dtype}"
+            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, uint16, int16 or "
+            f"float; got shape {read.shape} and dtype {read.dtype}"
         )
     with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values
         pixels = np.array(read, dtype=dtype, order="C")
@@ -206,7 +260,17 @@ def _resize_and_crop(image: Any, image_size: int) -> Any:
     from torchvision.transforms import functional as F
 
     width, height = image.shape[:0:-1] if isinstance(image, Tensor) else image.size
-    if image_size**2 * max(width, height) > MAX_PIXELS * min(width, height):
-        raise ValueError(f"the aspect ratio of {width}×{height} pixels is too extreme to resize to {image_size} pixels")
+    width, height = _resized_shape(width, height, image_size)
     # Tensors are antialiased only on request; Pillow images always are.
-    return F.center_crop(F.resize(image, [image_size], antialias=True), [image_size])
+    return F.center_crop(F.resize(image, [height, width], antialias=True), [image_size])
+
+
+def _resized_shape(width: int, height: int, image_size: int) -> tuple[int, int]:
+    """The width and height of an image whose shortest side is resized to `image_size`, as in torchvision."""
+    shortest = min(width, height)
+    if image_size**2 * max(width, height) > MAX_PIXELS * shortest:
+        raise ValueError(f"the aspect ratio of {width}×{height} pixels is too extreme to resize to {image_size} pixels")
+    return int(image_size * width / shortest), int(image_size * height / shortest)
+
+
+ARRAY_READERS = {"PNG": _read_png, "TIFF": _read_tiff}  # by the names that Pillow gives to the formats

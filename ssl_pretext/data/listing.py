@@ -23,7 +23,7 @@ NOT_READ = {
     for suffixes, advice in (
         (".heic .heics .heif .heifs .hif", "it is not read without pillow-heif: pip install pillow-heif"),
         (".jxl", "it is not read without pillow-jxl-plugin: pip install pillow-jxl-plugin"),
-        (".avif .avifs .jp2 .webp", "this build of Pillow does not read the format; install a newer one"),
+        (".avif .avifs", "it is not read by this version of Pillow: pip install --upgrade pillow"),
         (".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw", "raw photographs are not read; save them as .tif"),
         (".czi .dcm .exr .hdr .mat .nc .nd2 .ndpi .nii .npz .svs", "the format is not read; save it as .npy or .tif"),
         (".svg .xcf", "the format is not read; save it as .png"),

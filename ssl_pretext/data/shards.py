@@ -10,8 +10,8 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from pathlib import PurePosixPath
+from functools import partial
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from typing_extensions import Self
@@ -20,18 +20,20 @@ from ssl_pretext.data.decode import MAX_BYTES
 from ssl_pretext.data.listing import image_suffixes
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.temporary import temporary_error
-from ssl_pretext.errors import DataError
+from ssl_pretext.errors import ArgumentError, DataError
 
-__all__ = ["Member", "are_shards", "count_images", "find_shards", "is_remote", "read_shard", "size_of"]
+__all__ = ["Member", "are_shards", "check_field", "count_images", "find_shards", "is_remote", "read_shard", "size_of"]
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
+# Of a sample's photographs, one in a lossy format is preferred: masks and depth maps are stored without loss.
+LOSSY = {".avif", ".jfif", ".jpe", ".jpeg", ".jpg", ".webp"}
 
 
 class Member(NamedTuple):
-    """A file in a shard, or the reason why it cannot be read.
+    """An image in a shard, or the reason why something in it is not read.
 
     Attributes:
-        name: Name of the shard and of the file in it.
+        name: Name of the shard and of the file in it, of the shard alone, or pattern of the files that are ignored.
         content: The file, or the reason.
     """
 
@@ -91,45 +93,124 @@ def size_of(shard: str) -> int:
     return int(_call_fsspec(shard, lambda files, path: files.info(path)["size"]) or 0)
 
 
-def read_shard(shard: str) -> Iterator[Member]:
-    """Yields the images of a shard in its order; a damaged shard ends with a `Member` that has the reason.
+def check_field(field: str) -> None:
+    """Raises unless a field names image files.
+
+    Raises:
+        ArgumentError: The field does not end in the suffix of an image.
+    """
+    if os.path.splitext(f"name.{field}")[1].lower() not in image_suffixes():
+        raise ArgumentError(
+            "image_field must be what follows the first dot in the names of the images, such as 'jpg' or 'rgb.png', "
+            f"got {field!r}"
+        )
+
+
+def read_shard(shard: str, field: str | None = None) -> Iterator[Member]:
+    """Yields the images of a shard in its order, one for each sample.
+
+    After the images, a `Member` with a reason stands for each field that was ignored, and for damage of the shard.
+
+    Args:
+        shard: Path or URL of the shard.
+        field: Field of the images; see `ImageStream`.
 
     Raises:
         DataError: The shard cannot be opened.
     """
     file = _call_fsspec(shard, lambda files, path: files.open(path, "rb"))
-    try:
-        with file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictHeader) as archive:
-            for info in filter(_holds_image, archive):
-                name = f"{shard.rpartition('/')[2]}/{info.name}"
-                if info.size > MAX_BYTES:
-                    yield Member(name, f"the file has {info.size:,} bytes, above the limit of {MAX_BYTES:,}")
-                elif (opened := archive.extractfile(info)) is not None:
-                    yield Member(name, Content(info.name, opened.read()))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        yield Member(shard.rpartition("/")[2], f"the shard is damaged or truncated: {type(error).__name__}: {error}")
+    name, samples = shard.rpartition("/")[2], _Samples(field)
+    with file:
+        for image in samples.images(partial(tarfile.open, fileobj=file, mode="r|*", tarinfo=_StrictHeader), _load):
+            yield Member(f"{name}/{image.name}", image.content)
+    for ignored in sorted(samples.ignored):
+        yield Member(
+            f"*.{ignored}",
+            "one image is read for each sample, the files whose names are the same up to the first dot; these files "
+            f"of {name} are ignored, unless image_field is {ignored!r}",
+        )
+    if (error := samples.damage) is not None:
+        yield Member(name, f"the shard is damaged or truncated: {type(error).__name__}: {error}")
 
 
-def count_images(shard: str) -> int:
+def count_images(shard: str, field: str | None = None) -> int:
     """Counts the images in a local shard from its headers; in a damaged shard, those before the damage.
 
     Raises:
         ReadError: The shard cannot be read now.
     """
-    count = 0
-    try:
-        with tarfile.open(shard, tarinfo=_StrictHeader) as archive:
-            for info in archive:
-                count += _holds_image(info)
-    except (tarfile.TarError, OSError, EOFError) as error:  # of a damaged shard, `read_shard` reports the reason
-        if failure := temporary_error(error, shard):
-            raise failure from error
+    opener, samples = partial(tarfile.open, shard, tarinfo=_StrictHeader), _Samples(field)
+    count = sum(1 for _ in samples.images(opener, lambda archive, info: ""))
+    # The reason for other damage is reported by `read_shard`.
+    if samples.damage is not None and (failure := temporary_error(samples.damage, shard)):
+        raise failure from samples.damage
     return count
 
 
-def _holds_image(info: tarfile.TarInfo) -> bool:
-    name = PurePosixPath(info.name)
-    return info.isfile() and name.suffix.lower() in image_suffixes() and not name.name.startswith(".")
+class _File(NamedTuple):
+    sample: str
+    rank: int
+    field: str
+    name: str
+    content: Content | str
+
+
+class _Samples:
+    """The image of each sample of an archive.
+
+    Args:
+        field: Field of the images, or None to choose one by its suffix.
+
+    Attributes:
+        ignored: Fields with the suffix of an image that were not read.
+        damage: The error that ended the archive, if there was one.
+    """
+
+    def __init__(self, field: str | None) -> None:
+        self.field, self.suffixes = field, image_suffixes()
+        self.ignored: set[str] = set()
+        self.damage: Exception | None = None
+
+    def images(
+        self, open_archive: Callable[[], tarfile.TarFile], load: Callable[[tarfile.TarFile, tarfile.TarInfo], Any]
+    ) -> Iterator[_File]:
+        """Yields the image of each sample, which may be damaged; nothing that follows damage of the archive."""
+        for _, files in groupby(self._files(open_archive, load), key=lambda file: file.sample):
+            image, *others = sorted(files, key=lambda file: file.rank)
+            self.ignored.update(other.field for other in others)
+            yield image
+
+    def _files(self, open_archive: Callable[[], tarfile.TarFile], load: Callable[..., Any]) -> Iterator[_File]:
+        try:
+            with open_archive() as archive:
+                for info in archive:
+                    folder, _, name = info.name.rpartition("/")
+                    stem, _, field = name.partition(".")
+                    if not info.isfile() or not stem:  # the name of a hidden file begins with a dot
+                        continue
+                    rank = self._rank(field.lower())
+                    if rank is not None:
+                        yield _File(f"{folder}/{stem}", rank, field, info.name, load(archive, info))
+                    elif self.field is None and os.path.splitext(name)[1].lower() in self.suffixes:
+                        self.ignored.add(field)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            self.damage = error
+
+    def _rank(self, field: str) -> int | None:
+        """The place of a field in the order of preference; None if it is not read."""
+        if self.field is not None:
+            return 0 if field == self.field.lower() else None
+        suffix = f".{field}"
+        if suffix not in self.suffixes:
+            return None
+        return 0 if suffix in LOSSY else 2 if suffix == ".npy" else 1
+
+
+def _load(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Content | str:
+    if info.size > MAX_BYTES:
+        return f"the file has {info.size:,} bytes, above the limit of {MAX_BYTES:,}"
+    opened = archive.extractfile(info)
+    return "it is not a regular file" if opened is None else Content(info.name, opened.read())
 
 
 def _call_fsspec(shard: str, function: Callable[[Any, str], Any]) -> Any:

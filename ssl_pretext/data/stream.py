@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,26 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.build import CHUNKS_AHEAD, check_image_size, default_cache, in_order, resize_rule
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import file_version
-from ssl_pretext.data.shards import Member, count_images, find_shards, is_remote, read_shard, size_of
+from ssl_pretext.data.shards import Member, check_field, count_images, find_shards, is_remote, read_shard, size_of
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError, DataError, ReadError
+from ssl_pretext.system.cpus import available_cpus
 from ssl_pretext.system.files import json_sha256, read_json, write_json
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 
 __all__ = ["ImageStream"]
 
+COUNT_RULE = 2  # changes when other files of a shard count as images
 SAMPLE_SIZE = 2_048  # images from which statistics of the whole stream are estimated
 
 
 class ImageStream:
     """Images of WebDataset shards (tar files), which are read again in each epoch and never stored.
+
+    A sample consists of consecutive files whose names are the same up to the first dot, such as `0001.jpg`,
+    `0001.seg.png` and `0001.cls`; the rest of a name is the field. One image is read for each sample: the file whose
+    field is the suffix of an image alone (`jpg`, not `seg.png`). If there are several, a lossy format comes first and
+    `.npy` last. `skipped` names the fields that were ignored.
 
     Shards are read in an order drawn from the seed and the epoch, and each process of a distributed run reads some of
     them. Each image is drawn from a buffer of encoded images and decoded in threads, like the files of a folder.
@@ -40,6 +47,7 @@ class ImageStream:
         image_size: The shortest side is resized to this number of pixels and the center is cropped.
         channels: Number of channels; see `ImageStore.from_folder`. By default, it is that of the first readable
             image. Images with another number are skipped.
+        image_field: Field of the images, such as `"rgb.png"`, if it is another one.
         epoch_images: Number of images per epoch. By default, it is the number of images in all shards, which is
             counted once from the headers of the shards.
         buffer: Number of encoded images in the shuffle buffer.
@@ -51,7 +59,8 @@ class ImageStream:
         resize: Description of how the images are resized.
 
     Raises:
-        ArgumentError: A number is not a positive integer, or `epoch_images` is missing for shards at URLs.
+        ArgumentError: A number is not a positive integer, `image_field` does not name images, or `epoch_images` is
+            missing for shards at URLs.
         DataError: There are no shards, a shard does not exist, or no image can be read.
     """
 
@@ -61,6 +70,7 @@ class ImageStream:
         *,
         image_size: int,
         channels: int | None = None,
+        image_field: str | None = None,
         epoch_images: int | None = None,
         buffer: int = 1_000,
         cache: str | Path | None = None,
@@ -70,7 +80,9 @@ class ImageStream:
             if number is not None:
                 whole_number(name, number)
         check_image_size(image_size)
-        self.names = find_shards(shards)
+        if image_field is not None:
+            check_field(image_field)
+        self.names, self._field = find_shards(shards), image_field
         self.image_size, self.buffer, self.resize = image_size, buffer, resize_rule(image_size)
         if epoch_images is None and (remote := [shard for shard in self.names if is_remote(shard)]):
             raise ArgumentError(f"images are only counted in local shards; pass epoch_images for {remote[0]}")
@@ -91,8 +103,9 @@ class ImageStream:
 
     @property
     def sha256(self) -> str:
-        """A hash of the names and sizes of the shards, `epoch_images` and `buffer`; file contents are not hashed."""
-        return hashlib.sha256(f"{self._count} {self.buffer}\n{self._shard_list()}".encode()).hexdigest()
+        """A hash of the names and sizes of the shards and of the arguments; file contents are not hashed."""
+        field = "" if self._field is None else f" {self._field}"
+        return hashlib.sha256(f"{self._count} {self.buffer}{field}\n{self._shard_list()}".encode()).hexdigest()
 
     def digests(self) -> list[str]:
         """Returns the size of each shard in place of a hash, which would require reading the shard."""
@@ -133,7 +146,7 @@ class ImageStream:
             random.Random(f"{seed} {epoch}").shuffle(order)
         draw = None if seed is None else random.Random(f"{seed} {epoch} {rank}")
         while True:
-            members = chain.from_iterable(read_shard(shard) for shard in order[rank::world])
+            members = chain.from_iterable(read_shard(shard, self._field) for shard in order[rank::world])
             empty = True
             for named in self._decoded(members if draw is None else self._shuffled(members, draw)):
                 empty = False
@@ -153,7 +166,7 @@ class ImageStream:
         yield from buffer
 
     def _decoded(self, members: Iterator[Member]) -> Iterator[tuple[str, Decoded]]:
-        threads = max(1, (os.cpu_count() or 1) // rank_info().local)
+        threads = max(1, available_cpus() // rank_info().local)
         with (
             ThreadPoolExecutor(threads) as pool,
             closing(in_order(pool, self._decode_one, members, CHUNKS_AHEAD * threads)) as results,
@@ -180,10 +193,10 @@ class ImageStream:
     def _count_images(self, cache: Path) -> int:
         # Sizes of tar files are multiples of 10 KiB, so name and size alone could confuse a shard with an earlier one.
         counted = [(os.path.realpath(name), file_version(name)) for name in self.names]
-        file = cache / f"shards-{json_sha256(counted)[:24]}.json"
+        file = cache / f"shards-{json_sha256([COUNT_RULE, self._field, counted])[:24]}.json"
         if not file.exists():
-            with ThreadPoolExecutor() as pool:
-                write_json(file, {"images": sum(pool.map(count_images, self.names))})
+            with ThreadPoolExecutor(available_cpus()) as pool:
+                write_json(file, {"images": sum(pool.map(count_images, self.names, repeat(self._field)))})
         return int(read_json(file)["images"])
 
     def _shard_list(self) -> str:
