@@ -396,3 +396,18 @@ def test_the_command_line_takes_shards(shards, tmp_path, capsys):
     folder = ["pretrain", "--data", str(tmp_path), "--out", str(tmp_path / "new"), "--epoch-images", "5", *small]
     assert main(folder) == 2
     assert "--epoch-images is for shards only" in capsys.readouterr().err
+
+
+def test_images_in_formats_that_are_not_read_are_reported(tmp_path):
+    members = {"1.png": encoded(photo(1)), "2.dng": b"raw", "3.dng": b"raw", "4.heic": b"phone", "4.txt": b"a dog"}
+    write(tmp_path / "mixed.tar", members)
+    images = stream(str(tmp_path / "mixed.tar"), cache=tmp_path / "cache")
+    passes = images.read(seed=None, epoch=0, rank=0, world=1)
+    assert [next(passes)[0] for _ in range(2)] == ["mixed.tar/1.png"] * 2
+    assert [(item["name"], item["reason"].split(";")[0]) for item in images.skipped] == [
+        ("*.dng", "raw photographs are not read"),
+        ("*.heic", "it is not read without pillow-heif: pip install pillow-heif"),
+    ]
+    write(tmp_path / "raw.tar", {"2.dng": b"raw"})
+    with pytest.raises(DataError, match=r"no image can be read from .*raw\.tar .*: \*\.dng: raw photographs"):
+        stream(str(tmp_path / "raw.tar"), epoch_images=1, cache=tmp_path / "cache")

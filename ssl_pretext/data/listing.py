@@ -13,7 +13,7 @@ from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.system.files import json_sha256
 from ssl_pretext.system.processes import rank_info
 
-__all__ = ["Listing", "file_version", "image_suffixes", "list_folder", "list_food101"]
+__all__ = ["Listing", "file_version", "image_suffixes", "list_folder", "list_food101", "why_not_read"]
 
 HIDDEN = "the file or folder is hidden: its name starts with a dot, or is __MACOSX"
 LINK = "the link points to a folder that is already included, or to a parent of the data folder"
@@ -136,7 +136,7 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
 def _no_folder(root: Path) -> str:
     if not root.exists():
         return f"there is no data folder {root}; check the path"
-    reason = _why_not_read(root.name) or "pass the folder that contains the images"
+    reason = why_not_read(root.name) or "pass the folder that contains the images"
     return f"{root} is a file and not a data folder; {reason}"
 
 
@@ -185,7 +185,7 @@ class _Search:
             for name in files:
                 path = os.path.join(folder, name)
                 if _suffix(name) not in self.suffixes:
-                    if not _hidden(name) and (reason := _why_not_read(name)):
+                    if not _hidden(name) and (reason := why_not_read(name)):
                         self._skip(path, reason)
                 elif _hidden(name):
                     self._skip(path, HIDDEN)
@@ -209,8 +209,12 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _why_not_read(name: str) -> str | None:
-    """The reason for which a file with a suffix that is not read is skipped; None if it does not hold images."""
+def why_not_read(name: str) -> str | None:
+    """Returns the reason for which a file is skipped that has the suffix of another kind of image, or None.
+
+    Args:
+        name: Name of the file.
+    """
     from PIL import Image
 
     suffix = ".tar" if ".tar." in name.lower() else _suffix(name)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from typing_extensions import Self
 
 from ssl_pretext.data.decode import MAX_BYTES
-from ssl_pretext.data.listing import image_suffixes
+from ssl_pretext.data.listing import image_suffixes, why_not_read
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.temporary import temporary_error
 from ssl_pretext.errors import ArgumentError, DataError
@@ -109,7 +109,8 @@ def check_field(field: str) -> None:
 def read_shard(shard: str, field: str | None = None) -> Iterator[Member]:
     """Yields the images of a shard in its order, one for each sample.
 
-    After the images, a `Member` with a reason stands for each field that was ignored, and for damage of the shard.
+    After the images, a `Member` with a reason stands for each field that was ignored or whose format is not read, and
+    for damage of the shard.
 
     Args:
         shard: Path or URL of the shard.
@@ -129,6 +130,8 @@ def read_shard(shard: str, field: str | None = None) -> Iterator[Member]:
             "one image is read for each sample, the files whose names are the same up to the first dot; these files "
             f"of {name} are ignored, unless image_field is {ignored!r}",
         )
+    for unread, reason in sorted(samples.not_read.items()):
+        yield Member(f"*.{unread}", reason)
     if (error := samples.damage) is not None:
         yield Member(name, f"the shard is damaged or truncated: {type(error).__name__}: {error}")
 
@@ -163,12 +166,14 @@ class _Samples:
 
     Attributes:
         ignored: Fields with the suffix of an image that were not read.
+        not_read: Fields with images in formats that are not read, each with the reason.
         damage: The error that ended the archive, if there was one.
     """
 
     def __init__(self, field: str | None) -> None:
         self.field, self.suffixes = field, image_suffixes()
         self.ignored: set[str] = set()
+        self.not_read: dict[str, str] = {}
         self.damage: Exception | None = None
 
     def images(
@@ -193,6 +198,8 @@ class _Samples:
                         yield _File(f"{folder}/{stem}", rank, field, info.name, load(archive, info))
                     elif self.field is None and os.path.splitext(name)[1].lower() in self.suffixes:
                         self.ignored.add(field)
+                    elif self.field is None and (reason := why_not_read(name)):
+                        self.not_read[field] = reason
         except (tarfile.TarError, OSError, EOFError) as error:
             self.damage = error
 

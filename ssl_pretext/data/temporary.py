@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-from pathlib import Path
 
 from ssl_pretext.errors import MissingDependencyError, PretextError, ReadError
 
@@ -58,4 +57,4 @@ def temporary_error(error: BaseException, name: object) -> PretextError | None:
 
 def is_readable(path: str | os.PathLike[str]) -> bool:
     """Whether this process has the right to read a path."""
-    return os.access(Path(path), os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)

@@ -81,7 +81,7 @@ def load_task(
                 if part not in parts:
                     raise CheckpointError(
                         f"the {part} of the task in {path} was given as a module, which a checkpoint cannot rebuild; "
-                        f"pass parts={{'{part}': <a module of the same architecture>}}"
+                        f"in Python, pass parts={{'{part}': <a module of the same architecture>}}"
                     )
                 options[part] = parts[part]
         with MemoryLimit(weights.stat().st_size):
