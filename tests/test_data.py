@@ -393,6 +393,22 @@ def test_no_data_values_of_tiff_become_nan(tmp_path, dtype, missing):
     assert np.isnan(expected).sum() == 18
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32])
+def test_arrays_with_and_without_a_no_data_value_are_of_one_kind(tmp_path, dtype):
+    arrays = [bands(dtype, (3, 8, 9), seed) for seed in range(10)]
+    for i, array in enumerate(arrays):
+        array[0, i % 8, 0] = i
+        tag = (42113, "s", 0, str(i), True)  # GDAL_NODATA, another value in each file, and in some files none
+        write(tmp_path / "data" / f"{i}.tif", array, extratags=[tag] if i % 5 < 3 else [])
+    options = {"image_size": None, "labeled": False, "channels": 3, "cache": tmp_path / "cache"}
+    store = ImageStore.from_folder(tmp_path / "data", **options)
+    assert (len(store), store.skipped) == (10, [])
+    for i, array in enumerate(arrays):
+        declared = i % 5 < 3 and dtype != np.uint8
+        expected = np.where(array == i, np.nan, array) if declared else array
+        np.testing.assert_array_equal(store[i][0].numpy(), expected)
+
+
 def test_values_not_finite_in_float32_become_nan(tmp_path):
     array = np.array([[1.0, np.inf, -np.inf], [np.nan, -1.7e308, 2.0]])
     write(tmp_path / "data" / "a.npy", array)
