@@ -16,6 +16,9 @@ SMOOTH = load_photo("astronaut")[:256, :256]
 
 
 def saved(image, form, **options):
+    Image.init()
+    if form not in Image.SAVE:
+        pytest.skip(f"this version of Pillow does not write {form}")
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
@@ -53,8 +56,8 @@ def test_formats_without_a_signature_are_opened_by_their_suffix_alone():
 
 def test_a_format_that_the_installed_pillow_lacks_is_named(monkeypatch):
     monkeypatch.setattr(features, "get_supported", lambda: ["jpg"])
-    monkeypatch.setattr(photo, "_formats", lambda: ("JPEG",))
-    content = Content("x.avif", saved(Image.fromarray(SMOOTH), "AVIF"))
+    monkeypatch.setattr(photo, "_formats", lambda suffix: ("JPEG",))
+    content = Content("x.avif", b"\0\0\0\x1cftypavif")
     match = r"x\.avif needs a Pillow with avif: pip install --upgrade pillow"
     with pytest.raises(MissingDependencyError, match=match), open_photo(content):
         pass
@@ -101,8 +104,8 @@ def test_transparent_pixels_are_composited_on_white(form, kind):
 
 
 def test_the_first_frame_of_an_animation_is_read():
-    frames = [Image.fromarray(COLORS).quantize(8), Image.fromarray(255 - COLORS).quantize(8)]
     for form in ("GIF", "PNG", "WEBP"):
+        frames = [Image.fromarray(COLORS), Image.fromarray(255 - COLORS)]
         lossless = {"lossless": True} if form == "WEBP" else {}
         several = saved(frames[0], form, save_all=True, append_images=frames[1:], **lossless)
         np.testing.assert_array_equal(decoded("x", several), decoded("x", saved(frames[0], form, **lossless)))

@@ -68,7 +68,7 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
     # The file is opened here because Pillow does not close a file that it opened and fails to read.
     with file_or_content.open("rb") as file:
         try:
-            image = Image.open(file, formats=(*_formats(), *filter(None, [WITHOUT_SIGNATURE.get(suffix)])))
+            image = Image.open(file, formats=_formats(suffix))
         except UnidentifiedImageError as error:
             if suffix in FEATURES and FEATURES[suffix] not in features.get_supported():
                 raise MissingDependencyError(
@@ -150,10 +150,11 @@ def apply_orientation(image: Any, orientation: int) -> Any:
     return image.transpose(turns[orientation]) if orientation in turns else image
 
 
-@lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    """The formats that the installed version of Pillow knows."""
+@lru_cache(maxsize=64)
+def _formats(suffix: str) -> tuple[str, ...]:
+    """The formats that a file with a suffix may have and that the installed version of Pillow knows."""
     from PIL import Image
 
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    own = [WITHOUT_SIGNATURE[suffix]] if suffix in WITHOUT_SIGNATURE else []
+    return tuple(name for name in (*FORMATS, *own) if name in Image.OPEN)
