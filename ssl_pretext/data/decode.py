@@ -191,7 +191,7 @@ def _decode_array(read: npt.NDArray[Any], image_size: int | None) -> Decoded:
     dtype = stored_dtype(read.dtype)
     if read.ndim != 3 or 0 in read.shape or dtype is None:
         raise ValueError(
-            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, uint16, int16 or "
+            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, int16, uint16 or "
             f"float; got shape {read.shape} and dtype {read.dtype}"
         )
     with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values
