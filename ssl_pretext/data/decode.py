@@ -71,8 +71,8 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
                 file_format = "TIFF"  # with bands that Pillow has no mode for
             if file_format not in ARRAY_READERS:
                 raise ValueError(
-                    f"the {file_format} file has more than 8 bits per sample, and Pillow reads only 8 of them; save it "
-                    "as .tif or .npy, which are read as arrays"
+                    f"the {file_format} file has more than 8 bits per sample, or a band that is not declared as alpha, "
+                    "which Pillow does not read; save it as .tif or .npy, which are read as arrays"
                 )
             return _decode_array(ARRAY_READERS[file_format](path), image_size)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file

@@ -79,6 +79,8 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
             image.verify()  # checks all checksums, which decoding does not; the image must be opened again afterward
             file.seek(0)
             image = Image.open(file, formats=("PNG",))
+        elif image.format == "TGA" and image.mode == "RGBA" and not _tga_alpha_bits(file):
+            image = image.convert("RGB")  # the fourth byte is not alpha, and often 0
         with image:
             yield image
 
@@ -148,6 +150,12 @@ def apply_orientation(image: Any, orientation: int) -> Any:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _tga_alpha_bits(file: BinaryIO) -> int:
+    """The bits of alpha that the header of a TGA file declares."""
+    file.seek(17)
+    return file.read(1)[0] & 15
 
 
 @lru_cache(maxsize=64)
