@@ -119,12 +119,14 @@ def as_rgb(image: Any) -> Any:
         )
     if not image.has_transparency_data:
         return to_srgb(image)
-    from PIL import Image
+    from PIL import ImageChops
 
-    image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(to_srgb(image.convert(image.mode.rstrip("A"))), mask=image.getchannel("A"))
-    return white
+    if image.mode not in ("LA", "RGBA"):
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    transparency = ImageChops.invert(image.getchannel("A"))
+    color = to_srgb(image.convert(image.mode.rstrip("A")))
+    color.paste("white", mask=transparency)
+    return color
 
 
 def orientation(image: Any) -> int:
