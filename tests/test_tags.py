@@ -149,6 +149,13 @@ def test_png_files_with_16_bits_are_arrays(color, count):
     assert (small.kind, small.pixels.dtype, small.pixels.shape) == ("uint16", np.float32, (count, 4, 4))
 
 
+def test_a_torchvision_without_decoders_is_named(monkeypatch):
+    monkeypatch.delattr("torchvision.io.decode_png")
+    reason = decoder(None, None)(png(values(np.uint16, 9, 7, 3), 2))
+    assert "16-bit samples of x.png needs torchvision.io.decode_png, which this version of torchvision" in reason
+    assert decoded(png(values(np.uint16, 9, 7, 1), 0)).shape == (1, 9, 7), "gray needs no torchvision"
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_arrays_are_rotated_as_photos_are(turn):
     array = values(np.uint8, 9, 7, 3)
