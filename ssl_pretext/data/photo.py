@@ -68,7 +68,7 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
     # The file is opened here because Pillow does not close a file that it opened and fails to read.
     with file_or_content.open("rb") as file:
         try:
-            image = Image.open(file, formats=_formats(suffix))
+            image: Any = Image.open(file, formats=_formats(suffix))
         except UnidentifiedImageError as error:
             if suffix in FEATURES and FEATURES[suffix] not in features.get_supported():
                 raise MissingDependencyError(
