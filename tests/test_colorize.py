@@ -48,6 +48,21 @@ def test_the_exif_orientation_is_applied(tmp_path):
         assert colored.size == (24, 40)
 
 
+def test_a_transparent_photo_is_colored_on_white(tmp_path):
+    opacity = np.linspace(0, 255, 24).astype(np.uint8)[:, None, None]
+    raw = np.full((24, 40, 1), 128, np.uint8) * np.ones(3, np.uint8)
+    Image.fromarray(np.concatenate([raw, opacity * np.ones((1, 40, 1), np.uint8)], 2)).save(tmp_path / "clear.png")
+    blended = np.rint(128 * (opacity / 255) + 255 * (1 - opacity / 255)) * np.ones((24, 40, 3))
+    Image.fromarray(blended.astype(np.uint8)).save(tmp_path / "blended.png")
+    for name in ("clear", "blended"):
+        assert main(["colorize", "run", str(tmp_path / f"{name}.png"), "-o", str(tmp_path / f"{name}-out.png")]) == 0
+    clear, expected = (
+        np.asarray(Image.open(tmp_path / f"{name}-out.png")).astype(int) for name in ("clear", "blended")
+    )
+    assert clear.shape == (24, 40, 3)
+    assert np.abs(clear - expected).max() <= 3
+
+
 def test_a_folder_is_colored(tmp_path, capsys):
     assert main(["colorize", "run", "photos", "-o", str(tmp_path / "out")]) == 0
     assert "unreadable and skipped: 1, see" in capsys.readouterr().out

@@ -131,7 +131,7 @@ def test_errors_say_what_is_wrong(tmp_path):
     for wrong in (images[0], images[..., :0]):
         with pytest.raises(ArgumentError, match=r"takes images \(N, C, H, W\), got shape"):
             ImageStore.from_arrays(wrong, [0, 0])
-    with pytest.raises(ArgumentError, match="uint8, uint16, int16 or floating images, got int64"):
+    with pytest.raises(ArgumentError, match="uint8, int8, int16, uint16 or floating images, got int64"):
         ImageStore.from_arrays(images.long(), [0, 0])
     with pytest.raises(ArgumentError, match="must be an ImageStore, a non-empty Dataset"):
         as_store(3)

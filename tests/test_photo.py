@@ -54,6 +54,14 @@ def test_formats_without_a_signature_are_opened_by_their_suffix_alone():
     assert "UnidentifiedImageError" in decoder(None, None)(Content("x.eps", drawing))
 
 
+def test_the_fourth_byte_of_a_tga_file_is_alpha_only_if_its_header_says_so():
+    content = bytearray(saved(Image.fromarray(np.dstack([COLORS, np.zeros_like(COLORS[..., 0])])), "TGA"))
+    assert content[17] & 15 == 8
+    assert (decoded("x.tga", bytes(content)) == 255).all()
+    content[17] &= 0xF0
+    np.testing.assert_array_equal(decoded("x.tga", bytes(content)), COLORS.transpose(2, 0, 1))
+
+
 def test_a_format_that_the_installed_pillow_lacks_is_named(monkeypatch):
     monkeypatch.setattr(features, "get_supported", lambda: ["jpg"])
     monkeypatch.setattr(photo, "_formats", lambda suffix: ("JPEG",))

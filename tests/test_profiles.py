@@ -1,8 +1,10 @@
 """Colors with profiles: each expected value is from Pillow's ImageCms, or from the primaries in float64."""
 
+import importlib.resources
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from skimage.color import lab2rgb
 
 from ssl_pretext.data.decode import decoder, pixels_of_image
 from ssl_pretext.data.photo import Content
+from ssl_pretext.data.samples import load_photo
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -90,6 +93,9 @@ def by_image_cms(image, embedded):
 
 
 def saved(image, form="PNG", **options):
+    Image.init()
+    if form not in Image.SAVE:
+        pytest.skip(f"this version of Pillow does not write {form}")
     file = io.BytesIO()
     image.save(file, form, **options)
     return Content(f"x.{form.lower()}", file.getvalue())
@@ -230,6 +236,21 @@ def test_profiles_that_are_srgb_or_damaged_change_nothing():
     for embedded in (srgb, matrix_profile(SRGB, linear_of_srgb), p3[:200], b"\0" * 500, p3.replace(b"acsp", b"????")):
         content = saved(Image.fromarray(COLORS), icc_profile=embedded)
         np.testing.assert_array_equal(decoded(content), COLORS.transpose(2, 0, 1))
+
+
+def test_the_profiles_of_real_photos_are_read():
+    """scikit-image's rocket is in Adobe RGB; most of the other photos embed the sRGB profile of the IEC."""
+    for name, kind in (("rocket.jpg", "Adobe RGB"), ("chelsea.png", "sRGB IEC")):
+        path = Path(str(importlib.resources.files("skimage.data"))) / name
+        with Image.open(path) as image:
+            embedded = image.info["icc_profile"]
+            assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(embedded))).startswith(kind)
+            plain = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            expected = by_image_cms(image, embedded) if kind == "Adobe RGB" else plain
+        pixels = decoder(None, None)(path).pixels
+        np.testing.assert_array_equal(pixels, expected)
+        np.testing.assert_array_equal(load_photo(path.stem), pixels.transpose(1, 2, 0))
+        assert (np.abs(pixels - plain.astype(int)).mean() > 5) == (kind == "Adobe RGB")
 
 
 def test_colors_are_converted_before_they_are_composited():

@@ -130,8 +130,10 @@ def test_thumbnails_overviews_and_masks_are_no_bands():
         writer.write(photo[::2, ::2], **GRAY, metadata=None, subfiletype=1)
         writer.write(photo[::4, ::4], **GRAY, metadata=None)
     np.testing.assert_array_equal(decoded(Content("x.tif", file.getvalue())), np.stack([photo] * 3))
-    pages = values(np.uint8, 3, 16, 12, 3)  # a document in color, of which the first page is read
+    pages = values(np.uint8, 3, 16, 12, 3)  # a document, of which the first page is read
     np.testing.assert_array_equal(decoded(tiff(pages, **RGB, metadata=None)), np.moveaxis(pages[0], -1, 0))
+    text = decoded(tiff(pages[..., 0] > 99, **GRAY, metadata=None))
+    np.testing.assert_array_equal(text, np.stack([255 * (pages[0, ..., 0] > 99)] * 3))
 
 
 @pytest.mark.parametrize(("color", "count"), [(0, 1), (2, 3), (4, 2), (6, 4)])
@@ -145,6 +147,14 @@ def test_png_files_with_16_bits_are_arrays(color, count):
     np.testing.assert_array_equal(turned, np.rot90(expected, -1, (1, 2)))
     small = decoder(4, None)(png(array, color))
     assert (small.kind, small.pixels.dtype, small.pixels.shape) == ("uint16", np.float32, (count, 4, 4))
+
+
+def test_a_torchvision_without_decoders_is_named(monkeypatch):
+    monkeypatch.delattr("torchvision.io.decode_png")
+    match = "16-bit samples of x.png needs torchvision.io.decode_png, which this version of torchvision"
+    with pytest.raises(MissingDependencyError, match=match):
+        decoder(None, None)(png(values(np.uint16, 9, 7, 3), 2))
+    assert decoded(png(values(np.uint16, 9, 7, 1), 0)).shape == (1, 9, 7), "gray needs no torchvision"
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -175,7 +185,24 @@ def test_deep_files_that_cannot_be_read_fully_give_the_reason():
         ("x.pgm", plain % 2 + b"0 1 2"),
     ):
         reason = decoder(None, None)(Content(name, content))
-        assert "more than 8 bits per sample, and Pillow reads only 8 of them; save it as .tif or .npy" in reason, name
+        assert "more than 8 bits per sample, or a band that is not declared as alpha, which Pillow does" in reason, name
+        assert "save it as .tif or .npy, which are read as arrays" in reason
+
+
+def test_a_band_of_jpeg_2000_is_alpha_only_if_the_file_says_so():
+    array = values(np.uint8, 9, 7, 4)
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "JPEG2000")
+    declared = file.getvalue()
+    stream = declared[declared.index(b"\xff\x4f\xff\x51") :]  # without the boxes around it
+    types = declared.index(b"cdef") + 6 + 3 * 6 + 2
+    assert declared[types : types + 2] == b"\0\1"
+    unspecified = declared[:types] + b"\xff\xff" + declared[types + 2 :]
+    assert decoded(Content("x.jp2", declared)).shape == (3, 9, 7)
+    for content in (stream, unspecified):
+        assert "a band that is not declared as alpha" in decoder(None, None)(Content("x.jp2", content))
+    Image.fromarray(array[..., :3]).save(file := io.BytesIO(), "JPEG2000")
+    np.testing.assert_array_equal(decoded(Content("x.jp2", file.getvalue())), np.moveaxis(array[..., :3], -1, 0))
 
 
 def test_photos_with_16_bits_are_refused_by_rgb_tasks_in_a_sentence(tmp_path):

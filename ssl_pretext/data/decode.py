@@ -90,8 +90,8 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
                 file_format = "TIFF"  # with bands that Pillow has no mode for
             if file_format not in ARRAY_READERS:
                 raise ValueError(
-                    f"the {file_format} file has more than 8 bits per sample, and Pillow reads only 8 of them; save it "
-                    "as .tif or .npy, which are read as arrays"
+                    f"the {file_format} file has more than 8 bits per sample, or a band that is not declared as alpha, "
+                    "which Pillow does not read; save it as .tif or .npy, which are read as arrays"
                 )
             return _decode_array(ARRAY_READERS[file_format](path), image_size)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
@@ -223,7 +223,7 @@ def _decode_array(array: Array, image_size: int | None) -> Decoded:
     dtype = stored_dtype(read.dtype)
     if read.ndim != 3 or 0 in read.shape or dtype is None:
         raise ValueError(
-            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, uint16, int16 or "
+            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, int16, uint16 or "
             f"float; got shape {read.shape} and dtype {read.dtype}"
         )
     with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values

@@ -80,7 +80,7 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
     # The file is opened here because Pillow does not close a file that it opened and fails to read.
     with file_or_content.open("rb") as file:
         try:
-            image = Image.open(file, formats=_formats(suffix))
+            image: Any = Image.open(file, formats=_formats(suffix))
         except UnidentifiedImageError as error:
             if suffix in FEATURES and FEATURES[suffix] not in features.get_supported():
                 raise MissingDependencyError(
@@ -91,6 +91,8 @@ def open_photo(path: str | os.PathLike[str] | Content) -> Iterator[Any]:
             image.verify()  # checks all checksums, which decoding does not; the image must be opened again afterward
             file.seek(0)
             image = Image.open(file, formats=("PNG",))
+        elif image.format == "TGA" and image.mode == "RGBA" and not _tga_alpha_bits(file):
+            image = image.convert("RGB")  # the fourth byte is not alpha, and often 0
         with image:
             yield image
 
@@ -129,12 +131,14 @@ def as_rgb(image: Any) -> Any:
         )
     if not image.has_transparency_data:
         return to_srgb(image)
-    from PIL import Image
+    from PIL import ImageChops
 
-    image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(to_srgb(image.convert(image.mode.rstrip("A"))), mask=image.getchannel("A"))
-    return white
+    if image.mode not in ("LA", "RGBA"):
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    transparency = ImageChops.invert(image.getchannel("A"))
+    color = to_srgb(image.convert(image.mode.rstrip("A")))
+    color.paste("white", mask=transparency)
+    return color
 
 
 def orientation(image: Any) -> int:
@@ -160,6 +164,12 @@ def apply_orientation(image: Any, orientation: int) -> Any:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _tga_alpha_bits(file: BinaryIO) -> int:
+    """The bits of alpha that the header of a TGA file declares."""
+    file.seek(17)
+    return file.read(1)[0] & 15
 
 
 @cache

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ssl_pretext.data.photo import as_rgb, open_photo
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
@@ -82,9 +83,7 @@ def _patches(photo: str, split: str) -> list[tuple[str, npt.NDArray[np.uint8]]]:
 
 @lru_cache
 def load_photo(photo: str) -> npt.NDArray[np.uint8]:
-    """Reads one of `PHOTOS` at its full size, RGB `(H, W, 3)`."""
-    from PIL import Image
-
+    """Reads one of `PHOTOS` at its full size, sRGB `(H, W, 3)`."""
     package, file = PHOTOS[photo]
     try:
         path = Path(str(importlib.resources.files(package))) / file
@@ -92,8 +91,8 @@ def load_photo(photo: str) -> npt.NDArray[np.uint8]:
         raise MissingDependencyError(
             "the sample photos ship with scikit-image and scikit-learn: pip install 'ssl-pretext[benchmarks]'"
         ) from error
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    with open_photo(path) as image:
+        return np.asarray(as_rgb(image))
 
 
 def _resized(patch: npt.NDArray[np.uint8], image_size: int) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, groupby
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from typing_extensions import Self
 
@@ -216,8 +216,7 @@ class _Samples:
 def _load(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Content | str:
     if info.size > MAX_BYTES:
         return f"the file has {info.size:,} bytes, above the limit of {MAX_BYTES:,}"
-    opened = archive.extractfile(info)
-    return "it is not a regular file" if opened is None else Content(info.name, opened.read())
+    return Content(info.name, cast(IO[bytes], archive.extractfile(info)).read())  # None only for folders and links
 
 
 def _call_fsspec(shard: str, function: Callable[[Any, str], Any]) -> Any:

@@ -70,7 +70,8 @@ class ImageStore:
         """Creates a store from arrays in memory; `uint8` and `float32` are not copied, others become `float32`.
 
         Args:
-            images: Images `(N, C, H, W)` with any number of channels, `uint8`, `uint16`, `int16` or floating.
+            images: Images `(N, C, H, W)` with any number of channels, `uint8`, `int8`, `int16`, `uint16` or
+                floating.
             labels: Class of each image, `(N,)`, counted from 0.
             classes: Names of the classes; by default their numbers.
             names: Names of the images; by default their numbers.
@@ -87,7 +88,7 @@ class ImageStore:
             raise ArgumentError(f"from_arrays takes images (N, C, H, W), got shape {pixels.shape}")
         dtype = stored_dtype(pixels.dtype)
         if dtype is None:
-            raise ArgumentError(f"from_arrays takes uint8, uint16, int16 or floating images, got {pixels.dtype}")
+            raise ArgumentError(f"from_arrays takes uint8, int8, int16, uint16 or floating images, got {pixels.dtype}")
         pixels = pixels.astype(dtype, copy=False)
         chosen = as_labels(labels)
         highest = max(chosen, default=-1)
@@ -113,19 +114,20 @@ class ImageStore:
     ) -> "ImageStore":
         """Opens the store of a folder of image files; the first call decodes the images, later calls reuse them.
 
-        Photographs become RGB in `uint8`. `.npy` files, and TIFF files with more than 8 bits per sample or more bands
-        than a photograph, are read as arrays `(C, H, W)`, or `(H, W)` for one channel; the bands or pages of a TIFF
-        file are its channels. `uint8` arrays remain `uint8`; `uint16`, `int16` and floating arrays become `float32`
-        with unscaled values. NaN, infinities and values that a TIFF file declares as no data (unless it is `uint8`)
-        are missing and become NaN. Resizing excludes missing values from its averages; a resized pixel is missing if
-        more than half of the pixels that are averaged in it, by weight, are missing.
+        Photographs become sRGB in `uint8`, composited on white where they are transparent. `.npy` files, and TIFF and
+        PNG files with more bits, bands or pages than a photograph, are read as arrays `(C, H, W)`, or `(H, W)` for one
+        channel; the bands of a TIFF file, or its pages in gray, are its channels. `uint8` arrays remain `uint8`;
+        `int8`, `int16`, `uint16` and floating arrays become `float32` with unscaled values. NaN, infinities and values
+        that a TIFF file declares as no data (unless it is `uint8`) are missing and become NaN. Resizing excludes
+        missing values from its averages; a resized pixel is missing if more than half of the pixels that are averaged
+        in it, by weight, are missing.
 
         Args:
             folder: Folder of image files such as `CLASS/NAME.jpg`.
             image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps
                 the size, which must then be the same for all images.
             channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the
-                number is that of most images, and 8-bit TIFF files that Pillow can read are photographs.
+                number is that of most images, and the tags of an 8-bit TIFF file say whether it is a photograph.
             labeled: Whether the subfolders are classes. False takes all images at any depth as one class.
             cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
             max_unreadable: Fraction of unreadable images above which an error is raised. Otherwise they are skipped,

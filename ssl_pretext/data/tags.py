@@ -20,7 +20,7 @@ UNSIGNED = {1, 4}  # formats of samples: unsigned integers, and undefined
 # Samples of a color by PhotometricInterpretation: white is zero, black is zero, RGB, palette, CMYK, YCbCr, two Labs.
 COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3}
 GRAY, GRAY_OR_RGB = (0, 1), (0, 1, 2)
-ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha; 0 is a sample that the file says nothing about
+ALPHA = (1, 2)  # types of a further sample, also in JPEG 2000: the two kinds of alpha; 0 or others are no alpha
 TRUNCATED = '"truncated": true'  # description in which tifffile notes that only the first page has tags
 REDUCED, MASK = 1, 4  # bits of NewSubfileType: a thumbnail or overview, and a mask
 
@@ -28,8 +28,8 @@ REDUCED, MASK = 1, 4  # bits of NewSubfileType: a thumbnail or overview, and a m
 def is_photo(image: Any, path: Path | Content) -> bool:
     """Whether an image file is a photograph: samples of at most 8 bits, a color, and perhaps declared alpha.
 
-    The pages of a TIFF file in gray are the bands of an array, except for thumbnails, overviews and masks. Of pages in
-    color, the first one is the photograph.
+    The pages of a TIFF file in gray with 8 bits are the bands of an array, except for thumbnails, overviews and masks.
+    Of other pages, the first one is the photograph.
 
     Args:
         image: The file as opened by Pillow, which reduces deeper samples to 8 bits and drops some of the bands.
@@ -37,7 +37,9 @@ def is_photo(image: Any, path: Path | Content) -> bool:
     """
     if image.format == "TIFF":
         return _is_tiff_photo(path)
-    return image.format not in ("JPEG2000", "PNG", "PPM") or _bits_per_sample(path) <= PHOTO_BITS
+    if image.format == "JPEG2000":
+        return _is_jpeg2000_photo(path, has_alpha="A" in image.mode)
+    return image.format not in ("PNG", "PPM") or _bits_per_sample(path) <= PHOTO_BITS
 
 
 def is_tiff(path: Path | Content) -> bool:
@@ -47,19 +49,27 @@ def is_tiff(path: Path | Content) -> bool:
 
 
 def _bits_per_sample(path: Path | Content) -> int:
-    """The bits per sample of a PNG, PPM or JPEG 2000 file."""
+    """The bits per sample of a PNG or PPM file."""
     with path.open("rb") as file:
         head = file.read(HEAD)
-        if head.startswith(b"\x89PNG"):
-            return head[24]
-        if head.startswith(b"P"):
-            # Magic number, width, height and largest value; bitmaps and floating values have no largest value.
-            fields = re.sub(rb"#[^\n]*", b"", head).split(maxsplit=4)
-            return int(fields[3]).bit_length() if head[1:2] in b"2356" else PHOTO_BITS
-        content = head + file.read()
-        start = content.index(JPEG2000_SIZE)
-        count = int.from_bytes(content[start + 40 : start + 42], "big")
-        return max((sample & 0x7F) + 1 for sample in content[start + 42 : start + 42 + 3 * count : 3])
+    if head.startswith(b"\x89PNG"):
+        return head[24]
+    # Magic number, width, height and largest value; bitmaps and floating values have no largest value.
+    fields = re.sub(rb"#[^\n]*", b"", head).split(maxsplit=4)
+    return int(fields[3]).bit_length() if head[1:2] in b"2356" else PHOTO_BITS
+
+
+def _is_jpeg2000_photo(path: Path | Content, *, has_alpha: bool) -> bool:
+    """Whether all components have at most 8 bits, and what Pillow takes for alpha is declared as such."""
+    with path.open("rb") as file:
+        content = file.read()
+    start = content.index(JPEG2000_SIZE)
+    count = int.from_bytes(content[start + 40 : start + 42], "big")
+    # The bits are stored less one, with the sign in front.
+    bits = max((sample & 0x7F) + 1 for sample in content[start + 42 : start + 42 + 3 * count : 3])
+    _, definitions, channels = content[:start].partition(b"cdef")  # a number, then channel, type and association
+    types = {channels[i] << 8 | channels[i + 1] for i in range(4, 4 + 6 * count, 6)} if definitions else set()
+    return bits <= PHOTO_BITS and (not has_alpha or bool(types & {*ALPHA}))
 
 
 def _is_tiff_photo(path: Path | Content) -> bool:
@@ -75,7 +85,8 @@ def _is_tiff_photo(path: Path | Content) -> bool:
         same = [page for page in pages if (page[WIDTH], page[HEIGHT]) == (first[WIDTH], first[HEIGHT])]
         bands = [page for page in same if not page.get(SUBFILE, 0) & (REDUCED | MASK)]
         stacked = len(bands) > 1 or TRUNCATED in str(first.get(DESCRIPTION))
-        return first.get(SAMPLES, 1) == COLORS[kind] + alpha and not (stacked and kind in GRAY)
+        document = kind not in GRAY or max(first.get(BITS, (1,))) < PHOTO_BITS
+        return first.get(SAMPLES, 1) == COLORS[kind] + alpha and (document or not stacked)
     except Exception:  # Pillow raises almost any error on damaged tags; the reader of arrays then gives the reason
         return False
 
