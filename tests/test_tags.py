@@ -12,6 +12,7 @@ from PIL import Image
 import ssl_pretext as sp
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.photo import Content
+from ssl_pretext.errors import MissingDependencyError
 
 RNG = np.random.default_rng(0)
 
