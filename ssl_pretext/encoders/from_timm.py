@@ -90,6 +90,8 @@ def timm_encoder(
     encoder = TimmEncoder(
         f"timm/{name}", body, layers, last_norm=layer is None, image_size=body.pretrained_cfg["input_size"][-1]
     )
+    if pretrained:
+        encoder.published_mean_std = tuple(body.pretrained_cfg["mean"]), tuple(body.pretrained_cfg["std"])
     if isinstance(built_for := options.get("img_size"), int):
         encoder.image_size = built_for
     try:
