@@ -103,7 +103,7 @@ def l2(on: Subject = "weights") -> Regularizer:
 
 # Named functions instead of lambdas, because tasks are pickled for other processes.
 def _nuclear_norm(matrix: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(matrix.float(), ord="nuc")
+    return cast(Tensor, torch.linalg.matrix_norm(matrix.float(), ord="nuc"))
 
 
 def _sum_of_squares(matrix: Tensor) -> Tensor:

@@ -361,6 +361,27 @@ def test_pretrained_weights_are_adapted_to_the_channels(channels, tmp_path, monk
     check_adapted(first_convolution(encoder), first_convolution(vision), channels)
 
 
+@pytest.mark.parametrize("name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
+def test_networks_with_auxiliary_classifiers_take_their_published_weights(name, tmp_path, monkeypatch):
+    import torchvision
+
+    vision = torchvision.models.get_model(name, init_weights=False)
+    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(vision.state_dict(), tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    encoder = create_encoder(f"torchvision/{name}[pretrained=true]", in_channels=3)
+    weights = vision.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in encoder.body.state_dict().items())
+    assert not any(key.lower().startswith("aux") for key in encoder.body.state_dict())
+
+
+def test_encoders_can_be_created_where_no_gradients_are_computed():
+    with torch.no_grad():
+        encoder = create_encoder("timm/resnet10t", in_channels=3)
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
 def first_convolution(module: nn.Module) -> nn.Conv2d:
     return next(part for part in module.modules() if isinstance(part, nn.Conv2d))
 

@@ -125,9 +125,9 @@ def constructor_options(name: str, options: dict[str, Any], *, pretrained: bool 
     if name not in WITH_INPUT_TRANSFORM:
         return options
     # These switch off the auxiliary classifiers and an input transform that works for RGB only. Both constructors warn
-    # without `init_weights`, but do not accept it together with pretrained weights.
-    options = {"aux_logits": False, "transform_input": False} | options
-    return options if pretrained else options | {"init_weights": True}
+    # without `init_weights`, but accept neither it nor `aux_logits` together with pretrained weights.
+    added = {} if pretrained else {"aux_logits": False, "init_weights": True}
+    return {"transform_input": False} | options | added
 
 
 def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
@@ -138,7 +138,7 @@ def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     if pretrained and not len(weights):
         raise MissingFileError(f"torchvision has no weights for {name!r}; choose another network, or pretrained=false")
     try:
-        return get_model(name, weights="DEFAULT" if pretrained else None, **options)
+        body: Any = get_model(name, weights="DEFAULT" if pretrained else None, **options)
     except OSError as error:
         url = weights.DEFAULT.url
         raise MissingFileError(
@@ -148,6 +148,9 @@ def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         ) from error
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(f"torchvision/{name} does not take these options: {error}") from error
+    if name == "inception_v3":  # with pretrained weights it has an auxiliary classifier
+        body.aux_logits, body.AuxLogits = False, None
+    return body
 
 
 def _mean_std(name: str, body: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +127,8 @@ def check_image_size(encoder: nn.Module, images: Tensor) -> None:
         ArgumentError: They have another size.
     """
     size, got = fixed_size(encoder), tuple(images.shape[-2:])
-    if size not in (None, got):
-        height, width = cast("tuple[int, int]", size)
+    if size is not None and size != got:
+        height, width = size
         raise ArgumentError(
             f"the encoder {type(encoder).__name__} takes only images of {height}×{width} pixels, as its attribute "
             f"image_size says, got {got[0]}×{got[1]}; give image_size={height} where the images are opened, or to "

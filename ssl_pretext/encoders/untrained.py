@@ -241,7 +241,7 @@ def _draw(module: nn.Module, fixed: Collection[str]) -> None:
     for part in reversed(list(module.modules())):
         own = [*part.parameters(recurse=False)]
         if parametrize.is_parametrized(part):
-            own += part.parametrizations.parameters()
+            own += part.get_submodule("parametrizations").parameters()
         if not own or any(parameter.requires_grad for parameter in own):
             _draw_part(part)
     with torch.no_grad():
@@ -267,7 +267,7 @@ def _remove_parametrizations(part: nn.Module) -> Iterator[Callable[[], object]]:
     # Removing deletes a property of the class, which a copy shares with the layer that it was copied from.
     kind = type(part)
     part.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
-    for name, parametrizations in list(part.parametrizations.items()):
+    for name, parametrizations in list(part.get_submodule("parametrizations").named_children()):
         parametrize.remove_parametrizations(part, name)
 
         def register(name: str = name, parametrizations: Any = parametrizations) -> None:

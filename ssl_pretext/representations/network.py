@@ -79,7 +79,7 @@ class FrozenNetwork(BackboneOwner):
 
     def __repr__(self) -> str:
         normalization = "normalized to [-1, 1]" if self.mean is None else f"mean={self.mean}, std={self.std}"
-        size = "of any size" if self.image_size is None else f"resized to {self.image_size}×{self.image_size}"
+        size = f"images resized to {self.image_size}×{self.image_size}" if self.image_size else "images keep their size"
         return f"<FrozenNetwork {self.name or type(self.encoder).__name__}: {self.channels}, {normalization}, {size}>"
 
     def layers(self) -> list[str]:
