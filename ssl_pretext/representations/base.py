@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -343,11 +343,17 @@ def frozen(module: nn.Module | None, device: str | torch.device) -> Iterator[Non
 def _single_map(
     encode: Callable[[Tensor], Tensor], describe: Mapping[str, Any] | None = None, *, channels: Channels | None = None
 ) -> Backbone:
-    return Backbone(partial(_encode, encode), describe=describe, channels=channels)
+    return Backbone(_SingleMap(encode), describe=describe, channels=channels)
 
 
-def _encode(encode: Callable[[Tensor], Tensor], images: Tensor, _layers: Sequence[str]) -> dict[str, Tensor]:
-    return {OUTPUT: encode(images)}
+@dataclass(frozen=True)
+class _SingleMap:
+    """A function of images as one of images and layers; a class instead of a lambda, which could not be pickled."""
+
+    encode: Callable[[Tensor], Tensor]
+
+    def __call__(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return {OUTPUT: self.encode(images)}
 
 
 def _height_and_width(what: str, size: int | tuple[int, int]) -> tuple[int, int]:
