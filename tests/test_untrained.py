@@ -106,8 +106,10 @@ def test_the_values_are_those_of_a_new_network():
 
 
 def test_fixed_filters_stay():
-    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.Conv2d(3, 4, 1))
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     network[0].requires_grad_(False)
+    network[2].requires_grad_(False)  # as it is in a new network
+    network(torch.rand(4, 3, 8, 8))
     network.register_buffer("grid", torch.rand(5), persistent=False)
     network.register_buffer("order", torch.arange(5))
     twin = reinitialized(network)
@@ -115,7 +117,8 @@ def test_fixed_filters_stay():
     assert torch.equal(twin.grid, network.grid)
     assert twin.order.tolist() == [0, 1, 2, 3, 4]
     assert not torch.equal(twin[1].weight, network[1].weight)
-    assert [parameter.requires_grad for parameter in twin.parameters()] == [False, True, True]
+    assert [parameter.requires_grad for parameter in twin.parameters()] == [False, True, True, False, False]
+    assert not twin[2].running_mean.any()
     trained_before = reinitialized(network.requires_grad_(False))
     assert not torch.equal(trained_before[0].weight, network[0].weight)
 
@@ -144,9 +147,10 @@ class Extra(nn.Conv2d):
         pass
 
 
-def frozen_stage():
-    """A network whose first stage was frozen after training; nothing else tells it from fixed filters."""
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+def frozen_stage(norm):
+    """A network whose first stage was frozen after training, of which only the norm is not as it is in filters."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Conv2d(4, 4, 1))
+    nn.init.uniform_(norm.bias)
     network[:2].requires_grad_(False)
     return network
 
@@ -159,7 +163,8 @@ def frozen_stage():
         (lambda: Extra(3, 4, 1), "_extra_state"),
         (lambda: FrozenBatchNorm2d(3), "weight, bias, running_mean"),
         (lambda: prune.l1_unstructured(nn.Conv2d(3, 4, 1), "weight", amount=0.5), "weight_orig, weight_mask"),
-        (frozen_stage, "1.running_mean, 1.running_var"),
+        (lambda: frozen_stage(nn.BatchNorm2d(4)), "1.bias"),
+        (lambda: frozen_stage(nn.GroupNorm(2, 4)), "1.bias"),
     ],
 )
 def test_what_was_possibly_learned_is_refused(make, left):

@@ -180,7 +180,8 @@ def reinitialized(module: nn.Module) -> nn.Module:
     and integers. If all parameters are frozen, they count as learned, because trained networks are often frozen for
     evaluation. All else that is saved with the module must get values that do not depend on its present ones. This
     refuses, for example, codebooks in buffers, the masks of pruning, and quantized weights, of which nothing tells
-    whether they were learned.
+    whether they were learned. Norms with values other than those of new norms are refused if they are frozen and other
+    parameters are not, because they belong to a stage that was learned and then frozen.
 
     Args:
         module: The module to copy; it stays unchanged. The values are drawn on the CPU, so that they are the same
@@ -191,8 +192,11 @@ def reinitialized(module: nn.Module) -> nn.Module:
     """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     twin, other = (detached_copy(module).cpu() for _ in range(2))
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    fixed = frozen if len(frozen) < len(dict(module.named_parameters())) else set()
+    parameters = dict(module.named_parameters())
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    # A filter may be fixed, but a norm starts as an identity, and only learning changes it.
+    norms = {name for name in frozen if isinstance(module.get_submodule(name.rpartition(".")[0]), NORMS)}
+    fixed = frozen - norms if len(frozen) < len(parameters) else set()
     state = torch.get_rng_state()
     _draw(twin, fixed)
     # The same draw from other values: what is equal in both does not depend on the values.
@@ -203,7 +207,10 @@ def reinitialized(module: nn.Module) -> nn.Module:
         torch.set_rng_state(state)
         _draw(other, fixed)
     drawn = _saved(other)
-    if left := [name for name, value in _saved(twin).items() if name not in fixed and not _is_new(value, drawn[name])]:
+    left = [name for name, value in _saved(twin).items() if name not in fixed and not _is_new(value, drawn[name])]
+    if fixed:
+        left += [name for name in norms if not torch.equal(parameters[name].cpu(), twin.get_parameter(name))]
+    if left:
         raise ArgumentError(
             f"no untrained copy of {type(module).__name__} can be made, because its parts have no reset_parameters() "
             f"that draws {', '.join(left[:3])} anew, and it cannot be told whether these values were learned. Add this "

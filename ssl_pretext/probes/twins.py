@@ -213,9 +213,25 @@ def _candidates(
             return next((drawn[backbone][one] for one in nearest if one in drawn[backbone]), backbone)
 
         twin = representation.on(replace)
-        twin.initialization = version.describe(images)
+        twin.initialization = version.describe(images) + _describe_kept(representation, twin)
         found.setdefault(tuple(_backbones(twin)), twin)
     return list(found.values())
+
+
+def _describe_kept(representation: Representation, twin: Representation) -> str:
+    """Names the frozen parameters that are the same in both, such as fixed filters, for the probe card."""
+    kept: dict[str, None] = {}
+    for part, other in zip(_backbones(representation), _backbones(twin), strict=True):
+        if part is not other and part.module is not None and other.module is not None:
+            drawn = dict(other.module.named_parameters())
+            kept |= dict.fromkeys(
+                name
+                for name, parameter in part.module.named_parameters()
+                if not parameter.requires_grad
+                and name in drawn
+                and torch.equal(parameter, drawn[name].to(parameter.device))
+            )
+    return f", fixed: {', '.join(kept)}" if kept else ""
 
 
 def _sample(train: ImageStore) -> ImageStore:
