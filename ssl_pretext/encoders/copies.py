@@ -67,7 +67,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
     Examples:
         >>> network = nn.Conv2d(1, 2, 3)
-        >>> unwrapped(torch.compile(nn.DataParallel(network))) is network, unwrapped(network) is network
+        >>> unwrapped(nn.DataParallel(network)) is network, unwrapped(network) is network
         (True, True)
     """
     while True:

@@ -13,7 +13,7 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.encoders import create_encoder, feature_layers, without_weights
 from ssl_pretext.encoders.inspection import feature_maps
 from ssl_pretext.encoders.map_encoder import MapEncoder
-from ssl_pretext.encoders.untrained import reinitialized
+from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssl_pretext.representations.base import Backbone, BackboneOwner, Representation, describe_channels
 

@@ -15,7 +15,8 @@ from ssl_pretext.channels import Channels, ChannelSpace, as_images
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, create_encoder, feature_layers, feature_maps, measure_encoder
 from ssl_pretext.encoders.inspection import check_image_size
-from ssl_pretext.encoders.untrained import reinitialized, starts_from_weights, without_weights
+from ssl_pretext.encoders.reinitialized import reinitialized
+from ssl_pretext.encoders.untrained import starts_from_weights, without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.registry import Registry, format_spec, parse_spec, signature_of
 from ssl_pretext.representations.base import OUTPUT, Backbone, BackboneOwner

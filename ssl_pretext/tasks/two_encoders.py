@@ -11,7 +11,7 @@ from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import half_width
 from ssl_pretext.encoders.copies import unwrapped
-from ssl_pretext.encoders.untrained import reinitialized
+from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.saving.contract import TrainedOn
 from ssl_pretext.tasks.base import PretextTask, parse_channel_pair
