@@ -70,8 +70,8 @@ def reinitialized(module: nn.Module) -> nn.Module:
     if fixed and learned:
         raise ArgumentError(
             f"no untrained copy of {type(module).__name__} can be made: {learned[0]} is frozen but not as in a new "
-            "norm, so a stage was trained and then frozen, and it cannot be told what else of the frozen parameters was "
-            f"learned, such as {min(fixed)}. Call requires_grad_(True) of all parts that were trained"
+            "norm, so a stage was trained and then frozen, and it cannot be told what else of the frozen parameters "
+            f"was learned, such as {min(fixed)}. Call requires_grad_(True) of all parts that were trained"
         )
     for name, parameter in twin.named_parameters():
         parameter.requires_grad_(name not in frozen)
