@@ -1,6 +1,5 @@
 """Untrained copies of encoders, which are used as controls and should therefore be hard to beat."""
 
-import copy
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import format_spec, parse_spec
 
 __all__ = [
@@ -17,7 +15,6 @@ __all__ = [
     "closed_branches",
     "measured_statistics",
     "open_residual_branches",
-    "reinitialized",
     "starts_from_weights",
     "without_weights",
 ]
@@ -159,28 +156,3 @@ def _set_statistics(layer: nn.Module, count: int, mean: Tensor, variance: Tensor
     with torch.no_grad():
         running_mean.copy_(mean)
         running_var.copy_(variance * count / max(count - 1, 1))
-
-
-def reinitialized(module: nn.Module) -> nn.Module:
-    """Returns a copy of a module with new random parameters, drawn by the `reset_parameters` of its parts.
-
-    Args:
-        module: The module to copy; it stays unchanged.
-
-    Raises:
-        ArgumentError: A part with parameters has no `reset_parameters`.
-    """
-    twin = copy.deepcopy(module)
-    drawn: set[int] = set()
-    for part in twin.modules():
-        if callable(reset := getattr(part, "reset_parameters", None)):
-            reset()
-            drawn.update(id(parameter) for parameter in part.parameters(recurse=False))
-    left = [name for name, parameter in twin.named_parameters() if id(parameter) not in drawn]
-    if left:
-        raise ArgumentError(
-            f"no untrained copy of {type(module).__name__} can be made, because the parts with the parameters "
-            f"{', '.join(left[:3])} have no reset_parameters(). Add this method, or register a factory with "
-            "register_encoder() and give the encoder by name."
-        )
-    return twin
