@@ -1,0 +1,106 @@
+"""The Trainer of Lightning that a run uses, and the settings of Lightning and PyTorch during a run."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+
+from ssl_pretext.system.processes import rank_info
+from ssl_pretext.training.checkpoints import AtomicCheckpointIO
+from ssl_pretext.training.config import TF32, FitConfig
+
+__all__ = ["create_trainer", "lightning_settings", "torch_settings"]
+
+
+def create_trainer(out: Path, config: FitConfig, callbacks: Sequence[Callback], *, num_images: int) -> pl.Trainer:
+    """Creates the Trainer of a run.
+
+    Args:
+        out: Folder of the run.
+        config: Configuration of the run.
+        callbacks: Callbacks of the run.
+        num_images: Number of training images.
+    """
+    _, world, local = rank_info()
+    return pl.Trainer(
+        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
+        # Parameters without a gradient, such as those of an unused head, are left alone as in a single process.
+        strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+        devices=local,
+        num_nodes=world // local,
+        precision="32-true" if config.precision == TF32 else config.precision,
+        max_epochs=config.epochs,
+        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", _next_csv_folder(out / "logs"))],
+        callbacks=list(callbacks),
+        # Lightning would otherwise take its processes from the variables of Slurm and of other launchers, and save
+        # and resume at the signals of Slurm in its own way.
+        plugins=[AtomicCheckpointIO(), TorchElasticEnvironment() if world > 1 else LightningEnvironment()],
+        # In a job of Slurm, Lightning resumes from a file hpc_ckpt_*.ckpt in this folder without being asked, so it is
+        # one that does not exist. Nothing is written to it.
+        default_root_dir=out / "none",
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1 if num_images <= 49 * config.batch_size else 10,
+    )
+
+
+def _next_csv_folder(logs: Path) -> str:
+    """Names a new folder for the CSV file of each start of a run, because Lightning would overwrite an old file."""
+    existing = len(list(logs.glob("csv*")))
+    return f"csv-{existing + 1}" if existing else "csv"
+
+
+@contextmanager
+def lightning_settings() -> Iterator[None]:
+    """Hides what Lightning logs and warns of in the block, and makes it log in the first process of the run.
+
+    It logs about devices that it does not use and advertises products. It warns of loader workers and validation loops,
+    which does not apply to the loaders of this library. Its loggers write in the process whose rank is 0, and it reads
+    the rank from `RANK`, `SLURM_PROCID` and others, which also other programs set.
+    """
+    logger, rank = logging.getLogger("lightning.pytorch"), rank_zero_only.rank
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    rank_zero_only.rank = rank_info().rank
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+        rank_zero_only.rank = rank
+
+
+@contextmanager
+def torch_settings(precision: str, device: torch.device) -> Iterator[None]:
+    """Changes PyTorch's global settings during a run, and restores them afterward."""
+    benchmark = torch.backends.cudnn.benchmark
+    matmul_precision = torch.get_float32_matmul_precision() if precision == TF32 else None
+    try:
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # pays off because all batches but the last have one size
+        if matmul_precision:
+            torch.set_float32_matmul_precision("high")
+        with warnings.catch_warnings():
+            # From torch.compile, and from the gradients of 1×1 convolutions in several processes.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        if matmul_precision:
+            torch.set_float32_matmul_precision(matmul_precision)
