@@ -3,7 +3,6 @@
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,7 +23,7 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = get_type_hints(type(self))
         for field in fields(self):
             value, hint = getattr(self, field.name), hints[field.name]
             try:
@@ -51,9 +50,6 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields of the configuration as plain values that can be written as JSON."""
         return {key: _plain(value) for key, value in asdict(self).items()}
-
-
-_hints = lru_cache(get_type_hints)
 
 
 def _converted(value: Any, hint: Any) -> Any:

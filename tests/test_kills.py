@@ -42,10 +42,13 @@ def test_ctrl_c_ends_any_step(tmp_path):
     short, python, c = run_rounds(tmp_path, "interrupt")
     # It takes two seconds on an idle machine.
     assert max(row["seconds"] for row in (short, python, c)) < 10
-    assert [row["code"] for row in (short, python, c)] == [1, 1, 1]
+    assert [row["code"] for row in (short, python, c)] == [130, 130, 130]
     assert [row["step"] for row in (short, python, c)] == [2, 1, 1]
-    assert "interrupted after step 2; the run can be resumed from there" in short["output"]
-    assert "interrupted in the middle of an epoch; the run can be resumed from the last checkpoint" in python["output"]
+    assert "interrupted by Ctrl-C after step 2; the run can be resumed from there" in short["output"]
+    assert (
+        "interrupted by Ctrl-C in the middle of an epoch; the run can be resumed from the last checkpoint"
+        in python["output"]
+    )
     for row in (short, python):
         assert "stopped by Ctrl-C. The same command with --resume continues from the last checkpoint." in row["output"]
     advice = "stopped by Ctrl-C in the middle of a computation. All files that were written are complete. Run the same"

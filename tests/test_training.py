@@ -122,15 +122,19 @@ def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"FitConfig\.epochs must be a whole number of at least 1, got 0"):
         sp.FitConfig(out=tmp_path, epochs=0)
     for name, value, needed in (
-        ("weight_decay", -1, "at least 0"),
-        ("weight_decay", 1e300, "at least 0 and at most 3.4e\\+42"),
-        ("learning_rate", 0, "above 0"),
-        ("learning_rate", 1e38, "above 0 and at most 3.4e\\+37"),  # the first step of AdamW is ten times as large
-        ("learning_rate", float("nan"), "above 0"),
-        ("checkpoint_minutes", float("inf"), "above 0"),
-        ("checkpoint_minutes", 1e300, "above 0 and at most 1.4e\\+12"),  # more than a timedelta can hold
+        ("weight_decay", -1, "a number of at least 0"),
+        ("weight_decay", 1e300, "a number of at least 0, at most 3.4e\\+42"),
+        ("learning_rate", 0, "a positive number"),
+        (
+            "learning_rate",
+            1e38,
+            "a positive number, at most 3.4e\\+37",
+        ),  # the first step of AdamW is ten times as large
+        ("learning_rate", float("nan"), "a positive number"),
+        ("checkpoint_minutes", float("inf"), "a positive number"),
+        ("checkpoint_minutes", 1e300, "a positive number, at most 1.4e\\+12"),  # more than a timedelta can hold
     ):
-        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be a number {needed}"):
+        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be {needed}"):
             sp.FitConfig(out=tmp_path, **{name: value})
     with pytest.raises(ArgumentError, match=r"FitConfig\.seed must be a whole number of 64 bits, got 92233"):
         sp.FitConfig(out=tmp_path, seed=2**63)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stopped", "handle_stop_signals", "signal_name", "stop_error", "stop_signals"]
+__all__ = ["Stopped", "exit_code", "handle_stop_signals", "signal_name", "stop_error", "stop_signals"]
 
 # Windows has neither SIGHUP nor SIGUSR1 and SIGUSR2. The last two are sent as `sbatch --signal` asks for.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -18,16 +18,20 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class Stopped(SystemExit):
-    """A signal other than Ctrl-C asked the process to stop; unless it is caught, the process ends with `code`.
+    """A signal other than Ctrl-C asked the process to stop; unless it is caught, the process ends with its exit code.
+
+    Args:
+        number: Number of the signal.
+        advice: A sentence that says how to continue.
 
     Attributes:
         signal: Number of the signal.
-        code: Exit code, 128 plus the number of the signal, as shells have it.
+        advice: The sentence.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.signal = number
+    def __init__(self, number: int, advice: str = "") -> None:
+        super().__init__(exit_code(number))
+        self.signal, self.advice = number, advice
 
 
 def stop_signals() -> list[int]:
@@ -39,6 +43,11 @@ def stop_signals() -> list[int]:
     names = [*STOP_SIGNALS, *(SLURM_SIGNALS if "SLURM_JOB_ID" in os.environ else ())]
     numbers = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+
+
+def exit_code(number: int) -> int:
+    """Returns the exit code of a process that a signal has stopped, as shells have it: 128 plus its number."""
+    return 128 + number
 
 
 def signal_name(number: int) -> str:

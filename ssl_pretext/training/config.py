@@ -65,14 +65,18 @@ class FitConfig(Config):
             whole_number(f"FitConfig.{name}", getattr(self, name))
         if not -(2**63) <= self.seed < 2**63:
             raise ArgumentError(f"FitConfig.seed must be a whole number of 64 bits, got {self.seed}")
-        for name, least, most in (
-            ("learning_rate", "above 0", MOST_LEARNING_RATE),
-            ("weight_decay", "at least 0", LARGEST / self.learning_rate if self.learning_rate else math.inf),
-            ("checkpoint_minutes", "above 0", MOST_MINUTES),
+        for name, needed, most in (
+            ("learning_rate", "a positive number", MOST_LEARNING_RATE),
+            (
+                "weight_decay",
+                "a number of at least 0",
+                LARGEST / self.learning_rate if self.learning_rate else math.inf,
+            ),
+            ("checkpoint_minutes", "a positive number", MOST_MINUTES),
         ):
             value = getattr(self, name)
-            if not 0 <= value <= most or (value == 0 and least == "above 0"):
-                raise ArgumentError(f"FitConfig.{name} must be a number {least} and at most {most:.2g}, got {value!r}")
+            if not 0 <= value <= most or (value == 0 and name != "weight_decay"):
+                raise ArgumentError(f"FitConfig.{name} must be {needed}, at most {most:.2g}, got {value!r}")
         if self.precision in NARROW:
             raise ArgumentError(
                 f"FitConfig.precision cannot be {self.precision!r}, because weights of 16 bits lose most of the small "

@@ -82,7 +82,7 @@ class StopOnSignal(Callback):
 
     def _interrupt(self, number: int) -> None:
         self.timed_out = True
-        _thread.interrupt_main(number)  # calls `_receive` again
+        _thread.interrupt_main(signal.Signals(number))  # calls `_receive` again
 
     def _cancel_timer(self) -> None:
         if self.timer is not None:
