@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -79,6 +80,24 @@ def test_a_resumed_run_of_two_processes_ends_with_the_same_weights(results, fold
     for name, value in weights(folder / "uninterrupted").items():
         assert torch.equal(value, weights(folder / "stopped")[name])
     assert (folder / "uninterrupted/history.json").read_text() == (folder / "stopped/history.json").read_text()
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_with_a_checkpoint(results, folder):
+    assert results[0]["signals"] == results[1]["signals"]
+    # Step 9 is stopped after, or the next one: a signal reaches the other process with the step that follows.
+    for number, (code, step) in zip((signal.SIGTERM, signal.SIGINT), results[0]["signals"], strict=True):
+        assert (code, step) == (128 + number, 10)
+        for name, value in weights(folder / "uninterrupted").items():
+            assert torch.equal(value, weights(folder / f"signal-{int(number)}")[name])
+
+
+def test_uneven_batches_and_unused_parameters_train_like_in_one_process(results, tmp_path):
+    """BatchNorm normalizes in each process, so only the last batch, which one process has alone, is the same."""
+    alone = several.pretrain_headed(tmp_path)
+    assert [row["train_loss"] for row in results[0]["headed"]] == pytest.approx(
+        [row["train_loss"] for row in alone], rel=0.1
+    )
+    assert results[0]["headed"] == results[1]["headed"]
 
 
 def test_one_process_resumes_a_run_of_two_with_a_warning(results, folder, caplog):

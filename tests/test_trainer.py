@@ -1,5 +1,6 @@
 """The Trainer of a run does not depend on the variables of launchers and schedulers, and trains in each precision."""
 
+import copy
 import shutil
 import signal
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 from training_runs import fit_noisy_task, noise_store, same_run, small_encoder, small_task
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.system.signals import Stopped
+from ssl_pretext.training.trainer import unused_parameters
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -99,6 +102,20 @@ def test_double_precision_trains_like_single(tmp_path):
 def test_weights_of_16_bits_are_refused(precision, tmp_path):
     with pytest.raises(ArgumentError, match=f"'{precision}'.*; use 'bf16-mixed' or '16-mixed'"):
         sp.FitConfig(out=tmp_path, precision=precision)
+
+
+def test_unused_parameters_are_found_without_side_effects():
+    task, images = small_task(), noise_store(4).images()
+    task.encoder.append(nn.Identity())
+    task.encoder[3].head = nn.Linear(2, 2)
+    task.encoder[3].frozen = nn.Linear(2, 2).requires_grad_(False)
+    state, random = copy.deepcopy(task.state_dict()), torch.get_rng_state()
+    assert unused_parameters(task, images) == ["encoder.3.head.weight", "encoder.3.head.bias"]
+    assert unused_parameters(small_task(), images) == []
+    assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert task.training
+    assert all(parameter.grad is None for parameter in task.parameters())
 
 
 def test_float16_on_a_cpu_is_refused(tmp_path):

@@ -34,7 +34,7 @@ from ssl_pretext.training.image_manifest import manifest_changes, write_manifest
 from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule
 from ssl_pretext.training.modes import set_train_mode
 from ssl_pretext.training.stopping import StopOnSignal
-from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings
+from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings, unused_parameters
 
 __all__ = ["fit", "holds_run"]
 
@@ -127,7 +127,9 @@ def _fit(
         task.prepare(sample)
     module = PretextModule(task, config)
     stop = StopOnSignal(out / CHECKPOINT)
-    trainer = create_trainer(out, config, [*callbacks(images, out, config), stop], num_images=len(images))
+    trainer = create_trainer(
+        out, config, [*callbacks(images, out, config), stop], num_images=len(images), all_used=_all_used(task, sample)
+    )
     device = trainer.strategy.root_device
     loader_type: Any = StreamLoader if isinstance(images, ImageStream) else BatchLoader
     training_batches = loader_type(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
@@ -154,6 +156,12 @@ def _fit(
     on_rank_zero("fit", lambda: _finish(task, sample, out, device))
     task.to("cpu")
     return module.history
+
+
+def _all_used(task: PretextTask, images: ImageStore) -> bool:
+    """Whether all trained parameters get gradients; asked only of several processes, which would wait for them."""
+    few = range(min(2, len(images)))
+    return rank_info().world == 1 or on_rank_zero("fit", lambda: not unused_parameters(task, images.images(few)))
 
 
 def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.device) -> None:

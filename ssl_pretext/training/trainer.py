@@ -15,15 +15,20 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
+from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.system.processes import rank_info
+from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.checkpoints import AtomicCheckpointIO
 from ssl_pretext.training.config import TF32, FitConfig
 
-__all__ = ["create_trainer", "lightning_settings", "torch_settings"]
+__all__ = ["create_trainer", "lightning_settings", "torch_settings", "unused_parameters"]
 
 
-def create_trainer(out: Path, config: FitConfig, callbacks: Sequence[Callback], *, num_images: int) -> pl.Trainer:
+def create_trainer(
+    out: Path, config: FitConfig, callbacks: Sequence[Callback], *, num_images: int, all_used: bool
+) -> pl.Trainer:
     """Creates the Trainer of a run.
 
     Args:
@@ -31,12 +36,12 @@ def create_trainer(out: Path, config: FitConfig, callbacks: Sequence[Callback], 
         config: Configuration of the run.
         callbacks: Callbacks of the run.
         num_images: Number of training images.
+        all_used: Whether all trained parameters get gradients; see `unused_parameters`.
     """
     _, world, local = rank_info()
     return pl.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
-        # Parameters without a gradient, such as those of an unused head, are left alone as in a single process.
-        strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=not all_used) if world > 1 else "auto",
         devices=local,
         num_nodes=world // local,
         precision="32-true" if config.precision == TF32 else config.precision,
@@ -55,6 +60,22 @@ def create_trainer(out: Path, config: FitConfig, callbacks: Sequence[Callback], 
         use_distributed_sampler=False,
         log_every_n_steps=1 if num_images <= 49 * config.batch_size else 10,
     )
+
+
+def unused_parameters(task: PretextTask, images: Tensor) -> list[str]:
+    """Returns the names of the trained parameters that get no gradient, such as those of a head that is not used.
+
+    Several processes would wait for these gradients. The loss is computed in eval mode, and neither gradients nor the
+    random state change.
+
+    Args:
+        task: The task.
+        images: A batch of images to compute the loss on.
+    """
+    trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+    with eval_mode(task), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        gradients = torch.autograd.grad(task(images).loss, list(trained.values()), allow_unused=True)
+    return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
 def _next_csv_folder(logs: Path) -> str:
