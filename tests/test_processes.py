@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ssl_pretext as sp
-from ssl_pretext.system.processes import RankInfo, on_rank_zero, rank_info
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.system.processes import RankInfo, check_launcher, on_rank_zero, rank_info
 
 ROOT = Path(sp.__file__).parents[1]
 
@@ -147,6 +148,21 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # other launchers set it too
     assert rank_info() == RankInfo(0, 1, 1)
     assert on_rank_zero("anything", lambda: 7) == 7
+
+
+def test_processes_of_other_launchers_are_refused(monkeypatch):
+    check_launcher()
+    for variable, launcher in (("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun"), ("PMI_SIZE", "m")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "1")
+            check_launcher()
+            patch.setenv(variable, "4")
+            with pytest.raises(ArgumentError, match=f"{launcher}.* has started 4 .*srun --ntasks-per-node=1 torchrun"):
+                check_launcher()
+            patch.setenv("TORCHELASTIC_RUN_ID", "1")
+            check_launcher()
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # of the job, in which this process may be alone
+    check_launcher()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,19 @@ def test_lightning_does_not_log_during_training(tmp_path, caplog):
 def test_the_last_batch_is_large_enough_for_batchnorm(tmp_path):
     encoder = nn.Sequential(nn.Conv2d(1, 4, 16), nn.BatchNorm2d(4), nn.ReLU())  # maps of one pixel
     sp.fit(sp.Colorization(encoder), noise_store(17), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu"))
+
+
+def test_a_batch_that_batchnorm_cannot_normalize_is_explained(tmp_path):
+    config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=1, device="cpu")
+    one_pixel = nn.Sequential(nn.Conv2d(1, 4, 16), nn.BatchNorm2d(4), nn.ReLU())
+    with pytest.raises(ArgumentError, match="single value per channel from 1 images of 16×16 pixels.* a batch_size of"):
+        sp.fit(sp.Colorization(one_pixel), noise_store(4), config)
+    with pytest.raises(ArgumentError, match="single value per channel from 1 images"):  # a single image in all
+        sp.fit(sp.Colorization(one_pixel), noise_store(1), replace(config, batch_size=8))
+    instances = nn.Sequential(nn.Conv2d(1, 4, 16), nn.InstanceNorm2d(4), nn.ReLU())
+    with pytest.raises(ArgumentError, match="single value per channel from 8 images.*Choose .* larger images"):
+        sp.fit(sp.Colorization(instances), noise_store(8), replace(config, batch_size=8))
+    sp.fit(small_task(), noise_store(4), config)  # maps of more pixels can be normalized
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_can_be_replaced(tmp_path):

@@ -24,7 +24,7 @@ from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import json_sha256, read_json, storage_errors, write_json
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.malloc import keep_freed_memory
-from ssl_pretext.system.processes import on_rank_zero, rank_info
+from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.callbacks import callbacks
 from ssl_pretext.training.checkpoints import check_checkpoint
@@ -70,7 +70,8 @@ def fit(
 
     Raises:
         ArgumentError: An argument has the wrong type; there are no images; the device is not available; `batch_size`
-            is smaller than the number of processes; or the saved task could not be loaded again.
+            is smaller than the number of processes; the saved task could not be loaded again; or another launcher than
+            `torchrun` has started several processes.
         CheckpointError: `out` contains a run and `resume` is off; the run in it has other settings or other images (the
             message says what changed); or its checkpoint is damaged.
         FolderInUseError: Another process is training in `out`.
@@ -80,6 +81,7 @@ def fit(
         SystemExit: Another signal was received. Unless this exception is caught, the process ends with the exit code
             128 plus the number of the signal.
     """
+    check_launcher()
     _check_arguments(task, images, config)
     task.check_loadable()
     out = Path(config.out)
