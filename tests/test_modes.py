@@ -1,6 +1,7 @@
 """Parts of a module keep their modes, tasks train in train mode, and features are computed in eval mode."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -37,6 +38,34 @@ def test_modes_are_restored_after_an_exception(network):
     with pytest.raises(RuntimeError, match="out of memory"), eval_mode(network):
         raise RuntimeError("out of memory")
     assert modes(network) == before
+
+
+def test_modes_are_restored_when_the_last_block_ends(network):
+    """Blocks of threads may overlap in any order, and blocks may be nested."""
+    before = modes(network)
+    first, second, inner = eval_mode(network), eval_mode(network), eval_mode(network[0])
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(modes(network).values())
+    inner.__enter__()
+    second.__exit__(None, None, None)
+    assert not any(modes(network[0]).values())
+    assert network[1].training
+    inner.__exit__(None, None, None)
+    assert modes(network) == before
+
+
+def test_threads_compute_the_same_features_of_a_network_in_train_mode():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout())
+    representation, images = sp.FrozenNetwork(net).representation(), torch.rand(8, 3, 16, 16)
+    expected, state = representation.features(images), copy.deepcopy(net.state_dict())
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: representation.features(images), range(200)))
+    assert all(torch.equal(features, expected) for features in found)
+    assert net.training
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
 def test_training_starts_in_train_mode_and_ends_in_eval_mode(tmp_path):

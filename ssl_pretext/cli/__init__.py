@@ -44,11 +44,12 @@ def _run(arguments: Sequence[str]) -> None:
     try:
         with stop_at_once(PROGRAM):
             from ssl_pretext.cli.parsing import parse
+
+            options = parse(arguments)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"the command line needs {error.name}, which is not installed: pip install 'ssl-pretext[cli]'"
         ) from error
-    options = parse(arguments)
     if (rank := rank_info().rank) and options.module != "pretrain":
         return  # under torchrun, the first process alone runs the commands that do not train
     if rank:

@@ -15,7 +15,10 @@ __all__ = ["TF32", "FitConfig"]
 
 TF32, HALF_MIXED, DOUBLE = "tf32", "16-mixed", "64-true"
 PRECISIONS = ("32-true", TF32, "bf16-mixed", HALF_MIXED, DOUBLE)  # all but tf32 are Lightning's
-NARROW = ("bf16-true", "16-true")  # Lightning has them too
+NARROW = {  # Lightning has them too
+    "bf16-true": "most updates of AdamW are lost in the rounding of weights in bfloat16",
+    "16-true": "the epsilon of AdamW is 0 in float16, so that it divides by zero",
+}
 LARGEST = (2 - 2**-23) * 2.0**127  # of float32
 MOST_LEARNING_RATE = LARGEST / 10  # AdamW divides it by 1 - 0.9 in its first step
 MOST_MINUTES = timedelta.max / timedelta(minutes=1)
@@ -79,8 +82,8 @@ class FitConfig(Config):
                 raise ArgumentError(f"FitConfig.{name} must be {needed}, at most {most:.2g}, got {value!r}")
         if self.precision in NARROW:
             raise ArgumentError(
-                f"FitConfig.precision cannot be {self.precision!r}, because weights of 16 bits lose most of the small "
-                "updates of AdamW; use 'bf16-mixed' or '16-mixed', which compute as fast"
+                f"FitConfig.precision cannot be {self.precision!r}, because {NARROW[self.precision]}; use 'bf16-mixed' "
+                "or '16-mixed', whose weights are in float32"
             )
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
