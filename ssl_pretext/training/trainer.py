@@ -73,7 +73,10 @@ def unused_parameters(task: PretextTask, images: Tensor) -> list[str]:
         images: A batch of images to compute the loss on.
     """
     trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
-    with eval_mode(task), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    if not trained:
+        return []
+    images = images.to(next(iter(trained.values())).device)
+    with eval_mode(task), torch.enable_grad(), torch.random.fork_rng():
         gradients = torch.autograd.grad(task(images).loss, list(trained.values()), allow_unused=True)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
