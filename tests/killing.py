@@ -205,7 +205,7 @@ def slow(in_channels: int = 1, kind: str = "short") -> nn.Module:
 
 
 def interrupted(folder: Path, kind: str, number: signal.Signals) -> None:
-    """Sends a signal in the middle of a step, and prints how the command ended, when, and the step of its checkpoint."""
+    """Sends a signal in the middle of a step, and prints how and when the command ended, and its checkpoint's step."""
     place = prepare(folder, "interrupt", f"{kind}-{number.name}")
     command = f"pretrain --data photos --encoder slow[kind={kind}] --out run --image-size 16 --epochs 2 --batch-size 4"
     command += " --device cpu --cache cache --checkpoint-minutes 1e-9"

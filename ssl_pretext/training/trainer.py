@@ -75,9 +75,10 @@ def unused_parameters(task: PretextTask, images: Tensor) -> list[str]:
     trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
     if not trained:
         return []
-    images = images.to(next(iter(trained.values())).device)
-    with eval_mode(task), torch.enable_grad(), torch.random.fork_rng():
-        gradients = torch.autograd.grad(task(images).loss, list(trained.values()), allow_unused=True)
+    device = next(iter(trained.values())).device
+    with eval_mode(task), torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        loss = task(images.to(device)).loss
+        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
