@@ -3,7 +3,7 @@
     python tests/killing.py FOLDER ROUNDS SEED
     python tests/killing.py FOLDER interrupt
 
-Prints one line of JSON per round: about kills, or in the second form about Ctrl-C in several kinds of steps. The work
+Prints one line of JSON per round: about kills, or in the second form about signals in several kinds of steps. The work
 runs in forks of this process, which has imported all libraries and computed nothing, because importing torch after
 each kill would take longer than everything else.
 """
@@ -204,15 +204,15 @@ def slow(in_channels: int = 1, kind: str = "short") -> nn.Module:
     return Slow(kind)
 
 
-def interrupted(folder: Path, kind: str) -> None:
-    """Sends Ctrl-C in the middle of a step, and prints how the command ended, when, and the step of its checkpoint."""
-    place = prepare(folder, "interrupt", kind)
+def interrupted(folder: Path, kind: str, number: signal.Signals) -> None:
+    """Sends a signal in the middle of a step, and prints how and when the command ended, and its checkpoint's step."""
+    place = prepare(folder, "interrupt", f"{kind}-{number.name}")
     command = f"pretrain --data photos --encoder slow[kind={kind}] --out run --image-size 16 --epochs 2 --batch-size 4"
     command += " --device cpu --cache cache --checkpoint-minutes 1e-9"
     child = start(lambda: os._exit(main(command.split())), place)
     while not (place / "begun").exists():
         time.sleep(0.01)
-    os.kill(child, signal.SIGINT)
+    os.kill(child, number)
     began = time.monotonic()
     _, status = os.waitpid(child, 0)
     seconds, output = time.monotonic() - began, place.with_suffix(".log").read_text()
@@ -226,7 +226,8 @@ if __name__ == "__main__":
     write_photos(folder)
     if sys.argv[2] == "interrupt":
         for kind in LENGTHS:
-            interrupted(folder, kind)
+            interrupted(folder, kind, signal.SIGINT)
+        interrupted(folder, "short", signal.SIGTERM)
     else:
         for kind in KINDS:
             rounds(folder, kind, int(sys.argv[2]), random.Random(int(sys.argv[3])))

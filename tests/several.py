@@ -1,6 +1,7 @@
 """The program that `test_processes.py` runs in two processes under `torchrun`: `python several.py PART FOLDER`."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ssl_pretext.data import build
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.probes.comparison import Comparison
 from ssl_pretext.system.processes import on_rank_zero, rank_info
+from ssl_pretext.system.signals import Stopped
 
 
 def store(count: int) -> sp.ImageStore:
@@ -32,7 +34,7 @@ class Breaking(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         if self.left == 0:
             raise InterruptedError
-        self.left -= 1
+        self.left -= self.training
         return torch.relu(self.conv(maps))
 
 
@@ -60,6 +62,45 @@ def fit_and_stop(out: Path, checkpoint_minutes: float) -> None:
     raise AssertionError("the training was not interrupted")
 
 
+class Headed(nn.Module):
+    """A network with a head that nothing uses, and with feature maps of one pixel, which are normalized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 16), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.body(maps)
+
+
+def pretrain_headed(out: Path) -> "list[dict[str, object]]":
+    """Trains on 66 images in batches of 64: the last batch has one image for each of two processes."""
+    torch.manual_seed(0)
+    model = sp.CrossChannelPrediction("lab:L", "lab:ab", Headed(), losses={"l2": 1.0})
+    return sp.fit(model, store(66), sp.FitConfig(out=out, epochs=2, batch_size=64, device="cpu"))
+
+
+def stop_by_signal(out: Path, number: int) -> int:
+    """Sends a signal to the second of two processes in the middle of the second epoch; returns the exit code."""
+    stopped = task(input_noise=0.1, input_drop=0.2)
+    steps: list[int] = []
+
+    def count(*_: object) -> None:
+        steps.append(1)
+        if len(steps) == 9 and rank_info().rank == 1:
+            signal.raise_signal(number)
+
+    stopped.encoder.register_forward_hook(count)
+    try:
+        sp.fit(stopped, store(41), config(out, epochs=3))
+    except Stopped as error:
+        return int(error.code)
+    except KeyboardInterrupt:
+        return 130
+    raise AssertionError("the training was not stopped")
+
+
 def in_two_processes(folder: Path) -> None:
     rank = rank_info().rank
     assert rank_info() == (rank, 2, 2)
@@ -73,6 +114,14 @@ def in_two_processes(folder: Path) -> None:
             fit_and_stop(folder / name, checkpoint_minutes=1e-5)
         sp.fit(task(input_noise=0.1, input_drop=0.2), store(41), config(folder / name, epochs=3))
     fit_and_stop(folder / "alone", checkpoint_minutes=1e-5)
+    results["headed"] = pretrain_headed(folder / "headed")
+    results["signals"] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        out = folder / f"signal-{int(number)}"
+        code = stop_by_signal(out, number)
+        step = torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+        results["signals"].append([code, step])
+        sp.fit(task(input_noise=0.1, input_drop=0.2), store(41), config(out, epochs=3))
 
     def fail() -> None:
         raise ArgumentError(f"raised on rank {rank}")

@@ -81,7 +81,7 @@ def test_photos_whose_names_differ_only_in_their_suffix_have_different_outputs(t
 
 def test_ctrl_c_leaves_only_complete_pictures(capsys, monkeypatch):
     monkeypatch.setattr("ssl_pretext.cli.colorize.colorize_photo", interrupt)
-    message = error_line(capsys, "colorize", "run", "photo.jpg", "-o", "never.png", code=1)
+    message = error_line(capsys, "colorize", "run", "photo.jpg", "-o", "never.png", code=130)
     assert "The pictures that were written are complete" in message
     assert not list(Path().glob("never*"))
 

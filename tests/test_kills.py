@@ -38,15 +38,21 @@ def test_killed_work_ends_with_the_same_files(count, tmp_path):
         assert [row["differing"] for row in of_kind] == [[]] * count
 
 
-def test_ctrl_c_ends_any_step(tmp_path):
-    short, python, c = run_rounds(tmp_path, "interrupt")
+def test_a_signal_ends_any_step(tmp_path):
+    short, python, c, terminated = run_rounds(tmp_path, "interrupt")
     # It takes two seconds on an idle machine.
     assert max(row["seconds"] for row in (short, python, c)) < 10
-    assert [row["code"] for row in (short, python, c)] == [1, 1, 1]
+    assert [row["code"] for row in (short, python, c)] == [130, 130, 130]
     assert [row["step"] for row in (short, python, c)] == [2, 1, 1]
-    assert "interrupted after step 2; the run can be resumed from there" in short["output"]
-    assert "interrupted in the middle of an epoch; the run can be resumed from the last checkpoint" in python["output"]
+    assert "interrupted by Ctrl-C after step 2; the run can be resumed from there" in short["output"]
+    assert (
+        "interrupted by Ctrl-C in the middle of an epoch; the run can be resumed from the last checkpoint"
+        in python["output"]
+    )
     for row in (short, python):
         assert "stopped by Ctrl-C. The same command with --resume continues from the last checkpoint." in row["output"]
     advice = "stopped by Ctrl-C in the middle of a computation. All files that were written are complete. Run the same"
     assert advice in c["output"]
+    assert (terminated["code"], terminated["step"]) == (143, 2)
+    assert "interrupted by the signal SIGTERM after step 2; the run can be resumed from there" in terminated["output"]
+    assert "stopped by the signal SIGTERM. The same command with --resume continues" in terminated["output"]

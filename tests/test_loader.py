@@ -76,7 +76,7 @@ def test_processes_divide_the_batches_of_a_single_process(augment, monkeypatch):
         assert same(part, [batch[rank::2] for batch in single])
 
 
-def test_a_process_without_an_image_gets_one_of_weight_zero(monkeypatch):
+def test_a_process_without_an_image_repeats_those_of_others_with_weight_zero(monkeypatch):
     single = list(BatchLoader(store(42), 8, seed=1))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
@@ -85,7 +85,7 @@ def test_a_process_without_an_image_gets_one_of_weight_zero(monkeypatch):
     shares = []
     for batch, full in zip(loader, single, strict=True):
         shares.append(loader.batch_weight)
-        assert torch.equal(batch, full[2::3] if len(full) > 2 else full[:1])
+        assert torch.equal(batch, full[2::3] if len(full) > 2 else full)
     assert shares == [2 * 3 / 8] * 5 + [0]
 
 
@@ -141,3 +141,27 @@ def test_shifts_are_at_most_an_eighth_of_the_image():
     assert down.unique().tolist() == [-3, -2, -1, 0, 1, 2, 3]
     assert right.unique().tolist() == [-2, -1, 0, 1, 2]
     assert not draw_flips_and_shifts(9, 7, 1, torch.Generator().manual_seed(0))[:, 1:].any()
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "world"), [(66, 64, 2), (67, 64, 2), (41, 8, 3), (7, 8, 4), (2, 64, 8), (5, 4, 4)]
+)
+def test_no_process_gets_a_single_image_unless_full_batches_have_one(count, size, world, monkeypatch):
+    """A BatchNorm layer could not compute a variance from it. The weights are those of the numbers of images."""
+    images = sp.ImageStore.from_arrays(
+        torch.arange(count)[:, None, None, None].expand(count, 3, 8, 8) / 255, [0] * count
+    )
+    alone = list(BatchLoader(images, size, seed=0))
+    for number, whole in enumerate(alone):
+        parts, weights = [], []
+        for rank in range(world):
+            monkeypatch.setattr(loader_module, "rank_and_world", lambda rank=rank: (rank, world))
+            loader = BatchLoader(images, size, seed=0)
+            loader.load_state_dict({"batches_yielded": number})
+            part = next(iter(loader))
+            assert len(part) >= min(2, size // world, len(whole))
+            assert loader.batch_weight * len(whole) == pytest.approx(len(loader.last_names()) * world)
+            parts += [part] if loader.batch_weight else []
+            weights.append(loader.batch_weight)
+        assert sum(weights) == pytest.approx(world)
+        assert torch.cat(parts)[:, 0, 0, 0].sort().values.equal(whole[:, 0, 0, 0].sort().values)

@@ -399,8 +399,10 @@ def test_regularizers_of_a_probe_are_applied_and_in_the_card() -> None:
         evaluate(PIXELS, two_classes(8), two_classes(8), probe="linear", training=ProbeConfig())
     with pytest.raises(ArgumentError, match="batch_size of ProbeConfig .* at least 2, got 1"):
         ProbeConfig(batch_size=1)
-    with pytest.raises(ArgumentError, match="learning_rate > 0 and weight_decay >= 0, got 'a' and 2e-05"):
+    with pytest.raises(ArgumentError, match=r"ProbeConfig\.learning_rate must be a number, got 'a'"):
         ProbeConfig(learning_rate="a")
+    with pytest.raises(ArgumentError, match="learning_rate > 0 and weight_decay >= 0, got inf and 2e-05"):
+        ProbeConfig(learning_rate=float("inf"))
     with pytest.raises(UnknownNameError, match="no regularizer named 'rank'"):
         ProbeConfig(regularizers={"rank": 1.0})
 

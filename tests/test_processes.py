@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -15,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ssl_pretext as sp
-from ssl_pretext.system.processes import RankInfo, on_rank_zero, rank_info
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.system.processes import RankInfo, check_launcher, on_rank_zero, rank_info
 
 ROOT = Path(sp.__file__).parents[1]
 
@@ -81,6 +83,24 @@ def test_a_resumed_run_of_two_processes_ends_with_the_same_weights(results, fold
     assert (folder / "uninterrupted/history.json").read_text() == (folder / "stopped/history.json").read_text()
 
 
+def test_a_signal_to_one_of_two_processes_stops_both_with_a_checkpoint(results, folder):
+    assert results[0]["signals"] == results[1]["signals"]
+    # Step 9 is stopped after, or the next one: a signal reaches the other process with the step that follows.
+    for number, (code, step) in zip((signal.SIGTERM, signal.SIGINT), results[0]["signals"], strict=True):
+        assert (code, step) == (128 + number, 10)
+        for name, value in weights(folder / "uninterrupted").items():
+            assert torch.equal(value, weights(folder / f"signal-{int(number)}")[name])
+
+
+def test_uneven_batches_and_unused_parameters_train_like_in_one_process(results, tmp_path):
+    """BatchNorm normalizes in each process, so only the last batch, which one process has alone, is the same."""
+    alone = several.pretrain_headed(tmp_path)
+    assert [row["train_loss"] for row in results[0]["headed"]] == pytest.approx(
+        [row["train_loss"] for row in alone], rel=0.1
+    )
+    assert results[0]["headed"] == results[1]["headed"]
+
+
 def test_one_process_resumes_a_run_of_two_with_a_warning(results, folder, caplog):
     with caplog.at_level(logging.WARNING):
         task = several.task(input_noise=0.1, input_drop=0.2)
@@ -128,6 +148,21 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # other launchers set it too
     assert rank_info() == RankInfo(0, 1, 1)
     assert on_rank_zero("anything", lambda: 7) == 7
+
+
+def test_processes_of_other_launchers_are_refused(monkeypatch):
+    check_launcher()
+    for variable, launcher in (("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun"), ("PMI_SIZE", "m")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "1")
+            check_launcher()
+            patch.setenv(variable, "4")
+            with pytest.raises(ArgumentError, match=f"{launcher}.* has started 4 .*srun --ntasks-per-node=1 torchrun"):
+                check_launcher()
+            patch.setenv("TORCHELASTIC_RUN_ID", "1")
+            check_launcher()
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # of the job, in which this process may be alone
+    check_launcher()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from training_runs import noise_store, small_encoder, small_task
 
 import ssl_pretext as sp
-from ssl_pretext.errors import ArgumentError, CheckpointError
+from ssl_pretext.errors import ArgumentError, CheckpointError, NotFiniteError
 
 
 def test_fit_trains_logs_and_saves(tmp_path):
@@ -106,6 +107,19 @@ def test_the_last_batch_is_large_enough_for_batchnorm(tmp_path):
     sp.fit(sp.Colorization(encoder), noise_store(17), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu"))
 
 
+def test_a_batch_that_batchnorm_cannot_normalize_is_explained(tmp_path):
+    config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=1, device="cpu")
+    one_pixel = nn.Sequential(nn.Conv2d(1, 4, 16), nn.BatchNorm2d(4), nn.ReLU())
+    with pytest.raises(ArgumentError, match="single value per channel from 1 images of 16×16 pixels.* a batch_size of"):
+        sp.fit(sp.Colorization(one_pixel), noise_store(4), config)
+    with pytest.raises(ArgumentError, match="single value per channel from 1 images"):  # a single image in all
+        sp.fit(sp.Colorization(one_pixel), noise_store(1), replace(config, batch_size=8))
+    instances = nn.Sequential(nn.Conv2d(1, 4, 16), nn.InstanceNorm2d(4), nn.ReLU())
+    with pytest.raises(ArgumentError, match="single value per channel from 8 images.*Choose .* larger images"):
+        sp.fit(sp.Colorization(instances), noise_store(8), replace(config, batch_size=8))
+    sp.fit(small_task(), noise_store(4), config)  # maps of more pixels can be normalized
+
+
 def test_a_run_that_failed_before_its_first_checkpoint_can_be_replaced(tmp_path):
     tiny = sp.ImageStore.from_arrays(torch.arange(12, dtype=torch.uint8).view(4, 3, 1, 1) * 20, [0] * 4)
     first = sp.FitConfig(out=tmp_path, epochs=1, batch_size=4, device="cpu")
@@ -121,16 +135,30 @@ def test_a_run_that_failed_before_its_first_checkpoint_can_be_replaced(tmp_path)
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"FitConfig\.epochs must be a whole number of at least 1, got 0"):
         sp.FitConfig(out=tmp_path, epochs=0)
-    with pytest.raises(ArgumentError, match=r"FitConfig\.weight_decay must be a number of at least 0, got -1"):
-        sp.FitConfig(out=tmp_path, weight_decay=-1)
-    for name, value in (("learning_rate", 0), ("learning_rate", "1"), ("checkpoint_minutes", float("inf"))):
-        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be a positive number, got '?{value}"):
+    for name, value, needed in (
+        ("weight_decay", -1, "a number of at least 0"),
+        ("weight_decay", 1e300, "a number of at least 0, at most 3.4e\\+42"),
+        ("learning_rate", 0, "a positive number"),
+        (
+            "learning_rate",
+            1e38,
+            "a positive number, at most 3.4e\\+37",
+        ),  # the first step of AdamW is ten times as large
+        ("learning_rate", float("nan"), "a positive number"),
+        ("checkpoint_minutes", float("inf"), "a positive number"),
+        ("checkpoint_minutes", 1e300, "a positive number, at most 1.4e\\+12"),  # more than a timedelta can hold
+    ):
+        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be {needed}"):
             sp.FitConfig(out=tmp_path, **{name: value})
+    with pytest.raises(ArgumentError, match=r"FitConfig\.seed must be a whole number of 64 bits, got 92233"):
+        sp.FitConfig(out=tmp_path, seed=2**63)
+    with pytest.raises(ArgumentError, match=r"FitConfig\.batch_size must be a whole number of at least 1, got 0"):
+        sp.FitConfig(out=tmp_path, batch_size=0)
     assert type(sp.FitConfig(out=tmp_path, learning_rate=np.float32(0.5)).learning_rate) is float
     with pytest.raises(ArgumentError, match=r"FitConfig\.precision must be one of 32-true, tf32, .*, got 'fp16'"):
         sp.FitConfig(out=tmp_path, precision="fp16")
     for name in ("epochs", "batch_size", "seed"):
-        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be a whole number of at least .*, got 1\.5"):
+        with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be a whole number, got 1\.5"):
             sp.FitConfig(out=tmp_path, **{name: 1.5})
         assert (
             type(getattr(sp.FitConfig(out=tmp_path, **{name: np.int64(3)}), name)) is int
@@ -158,3 +186,9 @@ def test_a_missing_cuda_device_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ArgumentError, match="'cuda', but PyTorch finds no CUDA device on this machine; use 'auto'"):
         sp.fit(small_task(), noise_store(), sp.FitConfig(out=tmp_path, device="cuda"))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_settings_end_in_a_clear_error(tmp_path):
+    config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, learning_rate=3e37, seed=2**63 - 1, device="cpu")
+    with pytest.raises(NotFiniteError, match="lower learning_rate"):
+        sp.fit(small_task(), noise_store(), config)

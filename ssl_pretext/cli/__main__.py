@@ -1,8 +1,17 @@
-"""Makes `python -m ssl_pretext.cli` the same program as `ssl-pretext`."""
+"""The program `ssl-pretext`, which is also `python -m ssl_pretext.cli`."""
 
-import sys
+from typing import NoReturn
 
 from ssl_pretext.cli import main
+from ssl_pretext.cli.command import exit_process
+
+__all__ = ["run"]
+
+
+def run() -> NoReturn:
+    """Runs the command of `sys.argv`, and ends the process with its exit code."""
+    exit_process(main())
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

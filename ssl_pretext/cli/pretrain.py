@@ -12,7 +12,7 @@ from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.losses import parse_losses
 from ssl_pretext.system.locks import exclusive_lock
-from ssl_pretext.system.processes import on_rank_zero, rank_info
+from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask, create_task
 from ssl_pretext.training.fit import fit, holds_run
 
@@ -33,6 +33,7 @@ def run(options: Pretrain) -> None:
         CheckpointError: The output folder contains a run, and `resume` is off or the run had other settings.
         PretextError: The images cannot be read, an option is invalid, or the training fails.
     """
+    check_launcher()
     out = Path(options.fit.out)
     # The whole request is checked before the first file is written.
     task = _task(options)

@@ -37,7 +37,7 @@ class Loader(ABC, Generic[Images]):
     Attributes:
         batch_weight: Weight of the last yielded batch relative to those of the other processes: its number of images
             divided by the mean number over the processes. It is 0 if the batch has too few images for all processes
-            and this process repeats the image of another one.
+            and this process repeats images of another one.
     """
 
     def __init__(
@@ -81,6 +81,17 @@ class Loader(ABC, Generic[Images]):
             sizes.append(left)
         return sizes
 
+    def least_images(self, world: int) -> int:
+        """The smallest number of images of a process in a step: 2, or 1 if full batches have no more per process.
+
+        With a single image, BatchNorm could not compute a variance where the feature maps have one pixel.
+        """
+        return max(1, min(2, self.batch_size // world))
+
+    def dividing(self, size: int, world: int) -> int:
+        """The number of processes that divide a batch; the others take part in the step with a weight of zero."""
+        return min(world, max(1, size // self.least_images(world)))
+
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, which determines the order of the next pass."""
         self.epoch = epoch
@@ -119,10 +130,11 @@ class BatchLoader(Loader[ImageStore]):
         start, self.start = self.start, 0
         for number, batch in enumerate(order.split(self.batch_sizes())[start:], start=start + 1):
             self.batches_yielded = number
-            self._own_indices = indices = batch[rank::world]
+            dividing = self.dividing(len(batch), world)
+            self._own_indices = indices = batch[rank::dividing] if rank < dividing else batch[:0]
             self.batch_weight = len(indices) * world / len(batch)
             if not len(indices):  # this process must still take part in the step, which is synchronized
-                indices = batch[:1]
+                indices = batch[: self.least_images(world)]
             images = self._read(indices)
             yield images if draws is None else flip_and_shift(images, self._to_device(draws[indices]))
 

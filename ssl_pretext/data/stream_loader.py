@@ -59,8 +59,9 @@ class StreamLoader(Loader[ImageStream]):
         rank, world = rank_and_world()
         read = self.images.read(seed=self.seed, epoch=self.epoch, rank=rank, world=world)
         for number, size in enumerate(self.batch_sizes()):
-            own = len(range(rank, size, world))
-            named = [next(read) for _ in range(max(1, own))]
+            dividing = self.dividing(size, world)
+            own = len(range(rank, size, dividing)) if rank < dividing else 0
+            named = [next(read) for _ in range(own or self.least_images(world))]
             if number >= start:
                 names, pixels = zip(*named, strict=True)
                 images = torch.from_numpy(np.stack(pixels))

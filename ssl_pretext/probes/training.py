@@ -1,5 +1,6 @@
 """The training of probes that are networks, and its configuration."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,12 +53,9 @@ class ProbeConfig(Config):
     regularizers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        size = whole_number("batch_size of ProbeConfig (BatchNorm needs two images)", self.batch_size, least=2)
-        object.__setattr__(self, "batch_size", size)  # an int, which JSON can hold, unlike NumPy's integers
-        if not isinstance(self.standardize, bool):
-            raise ArgumentError(f"standardize of ProbeConfig must be True or False, got {self.standardize!r}")
-        rates = (self.learning_rate, self.weight_decay)
-        if not all(isinstance(rate, float | int) for rate in rates) or not self.learning_rate > 0 <= self.weight_decay:
+        super().__post_init__()
+        whole_number("batch_size of ProbeConfig (BatchNorm needs two images)", self.batch_size, least=2)
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ArgumentError(
                 f"ProbeConfig needs learning_rate > 0 and weight_decay >= 0, got {self.learning_rate!r} and "
                 f"{self.weight_decay!r}"

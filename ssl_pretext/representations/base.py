@@ -1,7 +1,7 @@
 """The classes of representations: a layer of a network, raw pixels, a color histogram, or several of them together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -161,8 +161,10 @@ class Representation:
         return f"<{type(self).__name__} {self.name!r}>"
 
     def features(self, images: Tensor) -> Tensor:
-        """Computes the features `(B, c, h, w)` of a batch of images."""
-        return self.backbone.feature_maps(images, [self.layer])[self.layer]
+        """Computes the features `(B, c, h, w)` of a batch of images, with the network in eval mode."""
+        module = self.backbone.module
+        with nullcontext() if module is None else eval_mode(module):
+            return self.backbone.feature_maps(images, [self.layer])[self.layer]
 
     @property
     def describe(self) -> dict[str, Any] | None:

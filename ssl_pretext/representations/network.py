@@ -13,6 +13,7 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.encoders import create_encoder, feature_layers, without_weights
 from ssl_pretext.encoders.inspection import feature_maps
 from ssl_pretext.encoders.map_encoder import MapEncoder
+from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssl_pretext.representations.base import Backbone, BackboneOwner, Representation, describe_channels
@@ -105,8 +106,9 @@ class FrozenNetwork(BackboneOwner):
         )
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Computes the feature maps of several layers in one pass; `""` stands for the output."""
-        return feature_maps(self.encoder, self.transform(images), layers)
+        """Computes the feature maps of several layers in one pass, in eval mode; `""` stands for the output."""
+        with eval_mode(self.encoder):
+            return feature_maps(self.encoder, self.transform(images), layers)
 
     def transform_options(self) -> dict[str, Any]:
         """Returns the arguments of `FrozenNetwork` that determine the transform."""

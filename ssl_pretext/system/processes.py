@@ -8,11 +8,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from ssl_pretext.errors import PretextError
+from ssl_pretext.errors import ArgumentError, PretextError
 
-__all__ = ["RankInfo", "gather_from_all", "on_rank_zero", "rank_and_world", "rank_info"]
+__all__ = ["RankInfo", "check_launcher", "gather_from_all", "on_rank_zero", "rank_and_world", "rank_info"]
 
 POLL = 0.05  # seconds
+LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
 
 T = TypeVar("T")
 
@@ -38,6 +39,27 @@ def rank_info() -> RankInfo:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return RankInfo(0, 1, 1)
     return RankInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
+
+
+def check_launcher() -> None:
+    """Checks that no other launcher than `torchrun` has started several processes, which would all do the same work.
+
+    The number of tasks of a job of Slurm does not matter, only that of the step in which `srun` started this process.
+
+    Raises:
+        ArgumentError: Another launcher has started several processes.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    for variable, launcher in LAUNCHERS.items():
+        count = os.environ.get(variable, "")
+        if count.isdecimal() and int(count) > 1:
+            raise ArgumentError(
+                f"{launcher} has started {count} processes ({variable}={count}), which would not share the work. Start "
+                "one process per machine, which is torchrun: srun --ntasks-per-node=1 torchrun --nproc_per_node=GPUS "
+                f"... For {count} runs that are independent of each other, start each process without {variable}: "
+                f"env -u {variable} ..."
+            )
 
 
 def on_rank_zero(name: str, function: Callable[[], T]) -> T:

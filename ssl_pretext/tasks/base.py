@@ -15,6 +15,7 @@ from ssl_pretext.channels import Channels, ChannelSpace, as_images
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, create_encoder, feature_layers, feature_maps, measure_encoder
 from ssl_pretext.encoders.inspection import check_image_size
+from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.encoders.untrained import starts_from_weights, without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError
@@ -139,6 +140,9 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
         """Computes the feature map `(B, C, h, w)` of one layer, by default of the encoder's output.
 
+        The encoder computes it in eval mode, in whatever mode the task is, so features do not depend on the other
+        images of the batch. `export_encoder` returns a module that can be trained further.
+
         Args:
             images: Images `(B, C, H, W)` as the task takes them.
             layer: A name from `layers()`.
@@ -150,8 +154,9 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         return self.feature_maps(images, [layer or OUTPUT])[layer or OUTPUT]
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Computes the feature maps of several layers in one pass; the layer `""` is the encoder's output."""
-        return feature_maps(self.encoder, self.inputs(images), layers)
+        """Computes the feature maps of several layers in one pass, in eval mode; `""` is the encoder's output."""
+        with eval_mode(self.encoder):
+            return feature_maps(self.encoder, self.inputs(images), layers)
 
     def layers(self) -> list[str]:
         """Returns the names of the encoder's layers that produce feature maps, in the order in which they run."""

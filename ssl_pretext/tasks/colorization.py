@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels, join
-from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses
 from ssl_pretext.losses.weighted import as_signed_rgb
@@ -74,8 +73,7 @@ class Colorization(CrossChannelPrediction):
             Colored images `(B, 3, H, W)`, sRGB in `[0, 1]`.
         """
         images = self._check_images(images)
-        with eval_mode(self):
-            prediction = self.predict(self._extract(self.source, images))
+        prediction = self.predict(self._extract(self.source, images))
         return (as_signed_rgb(prediction, self.target, images) + 1) / 2
 
     @staticmethod

@@ -12,6 +12,7 @@ from typing_extensions import override
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import create_decoder, decoder_for
+from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses, WeightedLosses
 from ssl_pretext.regularizers import WeightedRegularizers
@@ -111,8 +112,12 @@ class CrossChannelPrediction(PretextTask):
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
     def predict(self, source: Tensor) -> Tensor:
-        """Predicts normalized target channels `(B, m, H, W)` from normalized source channels `(B, n, H, W)`."""
-        return self._decode(self._output(self.encoder(self._fill_missing(source))), source)
+        """Predicts normalized target channels `(B, m, H, W)` from normalized source channels `(B, n, H, W)`.
+
+        The networks compute in eval mode, in whatever mode the task is.
+        """
+        with eval_mode(self):
+            return self._decode(self._output(self.encoder(self._fill_missing(source))), source)
 
     @property
     def source(self) -> Channels:

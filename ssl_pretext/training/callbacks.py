@@ -1,13 +1,8 @@
-"""Callbacks of a run: its checkpoints, stopping on Ctrl-C, the list of unreadable images, and a time estimate."""
+"""Callbacks of a run: its checkpoints, the list of unreadable images, and a time estimate."""
 
-import _thread
 import logging
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
@@ -22,18 +17,15 @@ from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.processes import gather_from_all
 from ssl_pretext.training.config import FitConfig
 
-__all__ = ["callbacks", "propagate_keyboard_interrupt"]
+__all__ = ["callbacks"]
 
 log = logging.getLogger(__name__)
 
-STEP_TIMEOUT = 1.0  # seconds that a step may still take after Ctrl-C
 TIMED_STEPS = 10  # steps that the time estimate is computed from, after one step of warm-up
 
 
-def callbacks(
-    images: ImageStore | ImageStream, out: Path, config: FitConfig, *, single_process: bool
-) -> list[Callback]:
-    """Returns the callbacks of a run."""
+def callbacks(images: ImageStore | ImageStream, out: Path, config: FitConfig) -> list[Callback]:
+    """Returns the callbacks of a run, without the one that stops it."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
         _TimeEstimate(),
@@ -43,8 +35,6 @@ def callbacks(
     ]
     if isinstance(images, ImageStream):
         callbacks.append(_SkippedImages(images, out / "skipped.json"))
-    if single_process:  # several processes could stop at different steps and then wait for one another to save
-        callbacks.append(_StopOnCtrlC(folder / "last.ckpt"))
     return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
 
 
@@ -62,72 +52,6 @@ class _LastCheckpoint(ModelCheckpoint):
         # From a checkpoint after the last batch, Lightning would resume in the next epoch and skip the end of this one.
         if not trainer.is_last_batch:
             super().on_train_batch_end(trainer, *arguments)
-
-
-class _StopOnCtrlC(Callback):
-    """Ends a run after Ctrl-C between two steps, where its state is complete, and saves a checkpoint of that state.
-
-    A step that takes longer than `STEP_TIMEOUT` is abandoned, and the checkpoint before it remains. Lightning's
-    OnExceptionCheckpoint is not used, because it saves in the middle of a step and resumes without being asked.
-    """
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.requested, self.stopped = checkpoint, False, False
-        self.timer = threading.Timer(STEP_TIMEOUT, _thread.interrupt_main)  # acts like a second Ctrl-C
-        self.timer.daemon = True
-
-    def on_fit_start(self, *_: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._request_stop)
-
-    def teardown(self, *_: Any, **__: Any) -> None:
-        self.timer.cancel()
-
-    def _request_stop(self, *_: Any) -> None:
-        if self.requested:  # the second Ctrl-C does not wait for the end of the step
-            raise KeyboardInterrupt
-        self.requested = True
-        self.timer.start()
-
-    def on_exception(self, trainer: pl.Trainer, _module: pl.LightningModule, exception: BaseException) -> None:
-        self.timer.cancel()  # also here, because Lightning does not call `teardown` after Ctrl-C
-        if isinstance(exception, KeyboardInterrupt) and not self.stopped:
-            log.info("interrupted in the middle of an epoch; the run can be resumed from the last checkpoint")
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.requested and not trainer.is_last_batch:  # the last batch is followed by the checkpoint of the epoch
-            self.timer.cancel()
-            trainer.save_checkpoint(self.checkpoint)
-            self._stop(trainer)
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        if self.requested:  # the run resumes from the checkpoint before the validation
-            raise KeyboardInterrupt
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.requested:
-            self._stop(trainer)
-
-    def _stop(self, trainer: pl.Trainer) -> None:
-        self.stopped = True
-        log.info("interrupted after step %d; the run can be resumed from there", trainer.global_step)
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def propagate_keyboard_interrupt() -> Iterator[None]:
-    """Makes Ctrl-C raise `KeyboardInterrupt` within the block, and restores the handler of the signal afterward.
-
-    Lightning instead ends the process on Ctrl-C, and ignores every further one.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:  # not in `teardown`, which Lightning does not always call
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 class _SkippedImages(Callback):

@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from typing_extensions import override
 
 from ssl_pretext.errors import CheckpointError
-from ssl_pretext.system.files import check_regular_file, write_bytes
+from ssl_pretext.system.files import WRITE_LOCK, check_regular_file, write_bytes
 
 __all__ = ["AtomicCheckpointIO", "check_checkpoint"]
 
@@ -30,8 +30,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any = None) -> None:
         # Written to memory first, because PyTorch reports a full disk as a RuntimeError about positions in an archive.
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_bytes(Path(path), buffer.getbuffer(), sync=True)
+        with WRITE_LOCK:  # also here, so that a signal does not end the process before the checkpoint is complete
+            torch.save(checkpoint, buffer)
+            write_bytes(Path(path), buffer.getbuffer(), sync=True)
 
 
 def check_checkpoint(checkpoint: Path) -> None:

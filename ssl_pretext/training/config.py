@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,15 @@ from ssl_pretext.system.devices import DEVICES
 
 __all__ = ["TF32", "FitConfig"]
 
-TF32 = "tf32"
-PRECISIONS = (
-    "32-true",
-    TF32,
-    "bf16-mixed",
-    "16-mixed",
-    "bf16-true",
-    "16-true",
-    "64-true",
-)  # all but tf32 are Lightning's
+TF32, HALF_MIXED, DOUBLE = "tf32", "16-mixed", "64-true"
+PRECISIONS = ("32-true", TF32, "bf16-mixed", HALF_MIXED, DOUBLE)  # all but tf32 are Lightning's
+NARROW = {  # Lightning has them too
+    "bf16-true": "most updates of AdamW are lost in the rounding of weights in bfloat16",
+    "16-true": "the epsilon of AdamW is 0 in float16, so that it divides by zero",
+}
+LARGEST = (2 - 2**-23) * 2.0**127  # of float32
+MOST_LEARNING_RATE = LARGEST / 10  # AdamW divides it by 1 - 0.9 in its first step
+MOST_MINUTES = timedelta.max / timedelta(minutes=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,9 @@ class FitConfig(Config):
             border mirrored. Flips and shifts differ from epoch to epoch.
         seed: Seed of the order of the images, of the augmentation and of random corruption. The command `pretrain`
             also draws the initial weights from it; `fit` trains the weights that the task has.
-        precision: Numerical precision as Lightning names it: `"32-true"`, `"bf16-mixed"`, `"16-mixed"`, `"bf16-true"`,
-            `"16-true"` or `"64-true"`; or `"tf32"`, which is `"32-true"` with matrix products in TF32 on GPUs that
-            have it (PyTorch computes convolutions in TF32 by default).
+        precision: Numerical precision as Lightning names it: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` (on a GPU) or
+            `"64-true"`; or `"tf32"`, which is `"32-true"` with matrix products in TF32 on GPUs that have it (PyTorch
+            computes convolutions in TF32 by default). Weights are saved in float32.
         compile: Whether the task's networks are compiled for the training steps (`torch.compile`). Losses and
             validation are not compiled. The first step of each batch size can then take minutes, and results differ
             by rounding. Weights are saved under the same names, and a resumed run may change this option.
@@ -64,14 +63,28 @@ class FitConfig(Config):
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", -(2**63))):
-            object.__setattr__(self, name, whole_number(f"FitConfig.{name}", getattr(self, name), least=least))
-        for name in ("learning_rate", "weight_decay", "checkpoint_minutes"):
-            value, may_be_zero = getattr(self, name), name == "weight_decay"
-            if not isinstance(value, Real) or not 0 <= float(value) < math.inf or (value == 0 and not may_be_zero):
-                needed = "a number of at least 0" if may_be_zero else "a positive number"
-                raise ArgumentError(f"FitConfig.{name} must be {needed}, got {value!r}")
-            object.__setattr__(self, name, float(value))  # JSON cannot hold a number of NumPy
+        super().__post_init__()
+        for name in ("epochs", "batch_size"):
+            whole_number(f"FitConfig.{name}", getattr(self, name))
+        if not -(2**63) <= self.seed < 2**63:
+            raise ArgumentError(f"FitConfig.seed must be a whole number of 64 bits, got {self.seed}")
+        for name, needed, most in (
+            ("learning_rate", "a positive number", MOST_LEARNING_RATE),
+            (
+                "weight_decay",
+                "a number of at least 0",
+                LARGEST / self.learning_rate if self.learning_rate else math.inf,
+            ),
+            ("checkpoint_minutes", "a positive number", MOST_MINUTES),
+        ):
+            value = getattr(self, name)
+            if not 0 <= value <= most or (value == 0 and name != "weight_decay"):
+                raise ArgumentError(f"FitConfig.{name} must be {needed}, at most {most:.2g}, got {value!r}")
+        if self.precision in NARROW:
+            raise ArgumentError(
+                f"FitConfig.precision cannot be {self.precision!r}, because {NARROW[self.precision]}; use 'bf16-mixed' "
+                "or '16-mixed', whose weights are in float32"
+            )
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise ArgumentError(f"FitConfig.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")

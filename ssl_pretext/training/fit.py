@@ -1,10 +1,6 @@
 """The function `fit`, which pretrains a task in an output folder and resumes an interrupted run there."""
 
-import logging
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +10,11 @@ import torch
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
 
 try:
-    import lightning.pytorch as pl
+    import lightning.pytorch  # noqa: F401
 except ImportError as error:
     raise MissingDependencyError(
         "fit() needs Lightning, which is not installed: pip install 'ssl-pretext[train]'"
     ) from error
-
-from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.data.loader import BatchLoader
@@ -31,14 +24,17 @@ from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import json_sha256, read_json, storage_errors, write_json
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.malloc import keep_freed_memory
-from ssl_pretext.system.processes import on_rank_zero, rank_info
+from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
-from ssl_pretext.training.callbacks import callbacks, propagate_keyboard_interrupt
-from ssl_pretext.training.checkpoints import AtomicCheckpointIO, check_checkpoint
-from ssl_pretext.training.config import TF32, FitConfig
+from ssl_pretext.training.callbacks import callbacks
+from ssl_pretext.training.checkpoints import check_checkpoint
+from ssl_pretext.training.config import DOUBLE, HALF_MIXED, FitConfig
 from ssl_pretext.training.feature_check import check_features
 from ssl_pretext.training.image_manifest import manifest_changes, write_manifest
 from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule
+from ssl_pretext.training.modes import set_train_mode
+from ssl_pretext.training.stopping import StopOnSignal
+from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings, unused_parameters
 
 __all__ = ["fit", "holds_run"]
 
@@ -51,10 +47,16 @@ def fit(
     """Pretrains a task in place, and writes checkpoints, logs and the trained task to the output folder.
 
     The folder `config.out` then holds `checkpoints/last.ckpt` (written after each epoch, every `checkpoint_minutes`,
-    and on Ctrl-C), `logs/` (for TensorBoard and as CSV), `fit.json` (the settings), `images.json` (the images),
+    and on a signal), `logs/` (for TensorBoard and as CSV), `fit.json` (the settings), `images.json` (the images),
     `history.json`, `task/` (for `PretextTask.from_pretrained`) and `health.json` (whether the features have collapsed).
     A run that was killed and is resumed with `resume=True` ends with the same weights as a run that was not. Under
     `torchrun`, each batch is divided among the processes.
+
+    The task is trained in train mode, in whatever mode it is given, and is in eval mode afterward. Frozen parts stay in
+    eval mode: those that are in eval mode, have parameters, and have none that requires gradients.
+
+    Ctrl-C and SIGTERM, and in a job of Slurm also SIGUSR1 and SIGUSR2, end the run after the current step with a
+    checkpoint, if `fit` is called in the main thread.
 
     Args:
         task: The task to train. Its weights are changed in place.
@@ -68,14 +70,18 @@ def fit(
 
     Raises:
         ArgumentError: An argument has the wrong type; there are no images; the device is not available; `batch_size`
-            is smaller than the number of processes; or the saved task could not be loaded again.
+            is smaller than the number of processes; the saved task could not be loaded again; or another launcher than
+            `torchrun` has started several processes.
         CheckpointError: `out` contains a run and `resume` is off; the run in it has other settings or other images (the
             message says what changed); or its checkpoint is damaged.
         FolderInUseError: Another process is training in `out`.
         StorageError: `out` cannot be written to. The last checkpoint is not affected.
         NotFiniteError: A loss or a weight is NaN or infinite. No checkpoint contains it.
-        KeyboardInterrupt: Ctrl-C was pressed. It is raised after the step has finished and a checkpoint was saved.
+        KeyboardInterrupt: Ctrl-C was pressed.
+        SystemExit: Another signal was received. Unless this exception is caught, the process ends with the exit code
+            128 plus the number of the signal.
     """
+    check_launcher()
     _check_arguments(task, images, config)
     task.check_loadable()
     out = Path(config.out)
@@ -85,7 +91,7 @@ def fit(
             f"FitConfig.batch_size is the total over all processes; for {world} processes it must be at least {world}, "
             f"got {config.batch_size}"
         )
-    with exclusive_lock(out, "checkpoints", "task"), _quiet_lightning():
+    with exclusive_lock(out, "checkpoints", "task"), lightning_settings():
         return _fit(task, images, config, out, validation)
 
 
@@ -104,7 +110,9 @@ def _check_arguments(task: object, images: object, config: object) -> None:
         )
     if len(images) == 0:
         raise ArgumentError(f"fit() needs at least one image, got an empty {type(images).__name__}")
-    resolve_device(config.device, "FitConfig.device")
+    device = resolve_device(config.device, "FitConfig.device")
+    if config.precision == HALF_MIXED and device == "cpu":
+        raise ArgumentError(f"FitConfig.precision {HALF_MIXED!r} needs a GPU; use 'bf16-mixed' on a CPU")
 
 
 def _fit(
@@ -114,28 +122,15 @@ def _fit(
     out: Path,
     validation: ImageStore | None,
 ) -> list[dict[str, Any]]:
-    _, world, local = rank_info()
     checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task))
     task.trained_on = TrainedOn(image_size=images.image_size, resize=images.resize)
     sample = images.sample() if isinstance(images, ImageStream) else images
     if checkpoint is None:  # a checkpoint already contains these statistics
         task.prepare(sample)
     module = PretextModule(task, config)
-    trainer = pl.Trainer(
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
-        strategy="ddp" if world > 1 else "auto",
-        devices=local,
-        num_nodes=world // local,
-        precision="32-true" if config.precision == TF32 else config.precision,
-        max_epochs=config.epochs,
-        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", _next_csv_folder(out / "logs"))],
-        callbacks=callbacks(images, out, config, single_process=world == 1),
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1 if len(images) <= 49 * config.batch_size else 10,
+    stop = StopOnSignal(out / CHECKPOINT)
+    trainer = create_trainer(
+        out, config, [*callbacks(images, out, config), stop], num_images=len(images), all_used=_all_used(task, sample)
     )
     device = trainer.strategy.root_device
     loader_type: Any = StreamLoader if isinstance(images, ImageStream) else BatchLoader
@@ -144,25 +139,31 @@ def _fit(
         None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
     )
     memory = keep_freed_memory() if device.type == "cpu" else nullcontext()
-    settings = _torch_settings(config.precision, device)
-    with warnings.catch_warnings(), memory, settings, propagate_keyboard_interrupt(), storage_errors(out):
-        # Lightning advises on loader workers and validation loops, which does not apply to these loaders.
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.simplefilter("ignore", PossibleUserWarning)
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # from torch.compile
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # from 1×1 convolutions
-        trainer.fit(
-            module,
-            training_batches,
-            validation_batches,
-            ckpt_path=str(checkpoint) if checkpoint else None,
-            weights_only=True,
-        )
+    with memory, torch_settings(config.precision, device), stop.handling_signals(), storage_errors(out):
+        set_train_mode(task)
+        try:
+            trainer.fit(
+                module,
+                training_batches,
+                validation_batches,
+                ckpt_path=str(checkpoint) if checkpoint else None,
+                weights_only=True,
+            )
+        finally:
+            task.eval()
+            if config.precision == DOUBLE:
+                task.float()
     run_settings = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
     task.trained_on = replace(task.trained_on, settings=run_settings)
     on_rank_zero("fit", lambda: _finish(task, sample, out, device))
     task.to("cpu")
     return module.history
+
+
+def _all_used(task: PretextTask, images: ImageStore) -> bool:
+    """Whether all trained parameters get gradients; asked only of several processes, which would wait for them."""
+    few = range(min(2, len(images)))
+    return rank_info().world == 1 or on_rank_zero("fit", lambda: not unused_parameters(task, images.images(few)))
 
 
 def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.device) -> None:
@@ -206,38 +207,3 @@ def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream, tas
         return None
     check_checkpoint(checkpoint)
     return checkpoint
-
-
-def _next_csv_folder(logs: Path) -> str:
-    """Names a new folder for the CSV file of each start of a run, because Lightning would overwrite an old file."""
-    existing = len(list(logs.glob("csv*")))
-    return f"csv-{existing + 1}" if existing else "csv"
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Hides what Lightning logs about each trainer, such as devices that it does not use and advertisements."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _torch_settings(precision: str, device: torch.device) -> Iterator[None]:
-    """Changes PyTorch's global settings during a run, and restores them afterward."""
-    benchmark = torch.backends.cudnn.benchmark
-    matmul_precision = torch.get_float32_matmul_precision() if precision == TF32 else None
-    try:
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # pays off because all batches but the last have one size
-        if matmul_precision:
-            torch.set_float32_matmul_precision("high")
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = benchmark
-        if matmul_precision:
-            torch.set_float32_matmul_precision(matmul_precision)

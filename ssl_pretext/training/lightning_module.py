@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -67,6 +68,21 @@ class _CompiledNetworks:
             del network.forward  # uncovers the method of the class
 
 
+@contextmanager
+def _explained(images: Tensor) -> Iterator[None]:
+    """Explains the error of a normalization layer that gets a single value per channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1" not in str(error):
+            raise
+        raise ArgumentError(
+            f"a normalization layer of the task got a single value per channel from {len(images)} images of "
+            f"{images.shape[-2]}×{images.shape[-1]} pixels, of which it can compute no variance ({error}). Choose a "
+            "batch_size of at least two images per process, larger images, or an encoder with another normalization"
+        ) from error
+
+
 class PretextModule(pl.LightningModule):
     """Trains a task with AdamW, and stores its history and random state in every checkpoint.
 
@@ -91,7 +107,7 @@ class PretextModule(pl.LightningModule):
 
     @override
     def training_step(self, images: Tensor, _index: int) -> Tensor:
-        with self.compiled_networks:
+        with self.compiled_networks, _explained(images):
             output = self.task(images)
         if not isinstance(output, TaskOutput):
             raise ArgumentError(
