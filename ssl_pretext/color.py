@@ -5,6 +5,7 @@ that values agree with theirs. `L` is in `[0, 100]`; over the sRGB gamut, `a` is
 `[-107.9, 94.5]`.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.system.devices import CopyToHost, is_idle
 
 __all__ = ["lab_to_rgb", "luma", "rgb_to_lab"]
 
@@ -48,6 +50,10 @@ RGB_FROM_YCBCR = torch.linalg.inv(YCBCR_FROM_RGB)
 PIECE = 3 << 16  # values that a CPU converts at a time, so that intermediate results fit into its cache
 RANGE_TOLERANCE = 1e-4  # allows for rounding in color conversions; far below one 8-bit level
 
+# Names of functions, and the smallest and largest values of the images that they got, which are on their way from a
+# GPU.
+_PENDING: deque[tuple[str, CopyToHost]] = deque()
+
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """Converts sRGB to CIE L*a*b* (D65).
@@ -59,8 +65,8 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         Lab with the same shape, dtype and device: `L` in `[0, 100]`, `a` and `b` unscaled.
 
     Raises:
-        ArgumentError: The shape or dtype is wrong, or a value is outside `[0, 1]`. The range is only checked on the
-            CPU, where the check needs no synchronization.
+        ArgumentError: The shape or dtype is wrong, or a value is outside `[0, 1]`. If a GPU is still busy, the range is
+            checked in the next call, so that the CPU does not wait. It is not checked in a traced or compiled graph.
 
     Examples:
         >>> white = torch.ones(1, 3, 1, 1)
@@ -135,6 +141,11 @@ def _lab_to_rgb(lab: Tensor) -> Tensor:
     return _convert_in_pieces(_piece_to_rgb, lab)
 
 
+def _is_traced() -> bool:
+    """Whether the code is run once to record a graph: by `torch.compile`, `torch.export` or an ONNX exporter."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 class _Curve:
     """A function that is a power above a knee and the line `slope x + offset` below it.
 
@@ -157,8 +168,8 @@ class _Curve:
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """Computes `x ** exponent` of positive `x` in place, in half the time of `pow`."""
-    return x.log2_().mul_(exponent).exp2_()
+    """Computes `x ** exponent` of positive `x`; outside of a graph in place, in half the time of `pow`."""
+    return x.pow(exponent) if _is_traced() else x.log2_().mul_(exponent).exp2_()  # ONNX may lack exp2
 
 
 _LINEAR = _Curve(SRGB_KNEE, lambda x: _power(x.add_(0.055).div_(1.055), 2.4), 1 / 12.92)
@@ -183,7 +194,8 @@ def _piece_to_rgb(lab: Tensor) -> Tensor:
 def _convert_in_pieces(convert: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Converts images in float32 or better; on the CPU in pieces, so that intermediate results stay in its cache."""
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
-    pieces = images.device.type == "cpu" and images.numel() > PIECE
+    # A graph has no pieces: their number would fix the size of its images.
+    pieces = not _is_traced() and images.device.type == "cpu" and images.numel() > PIECE
     return cast(Tensor, _Piecewise.apply(exact, convert) if pieces else convert(exact)).to(images.dtype)
 
 
@@ -245,18 +257,52 @@ def check_three_channels(function: str, images: Tensor) -> None:
 
 
 def check_unit_range(function: str, rgb: Tensor) -> None:
-    """Raises if RGB on the CPU is outside `[0, 1]`; other devices are not checked, because that would synchronize.
+    """Raises if RGB is outside `[0, 1]`, without making the CPU wait for a GPU that is busy.
+
+    The smallest and the largest value are copied from a GPU asynchronously. If nothing else is queued on the GPU, they
+    are checked at once, which takes microseconds. Otherwise they are checked in the first later call that finds them
+    complete, or by `finish_range_checks`. In a graph that `torch.compile`, `torch.export` or an ONNX exporter traces,
+    nothing is checked, since a graph cannot depend on the values of its images.
 
     Args:
         function: Name of the public function, for error messages.
         rgb: The tensor to check.
 
     Raises:
-        ArgumentError: A value is outside `[0, 1]` or NaN.
+        ArgumentError: A value is outside `[0, 1]` or NaN, in these images or in those of an earlier call.
     """
-    if rgb.device.type != "cpu" or rgb.numel() == 0:
+    if rgb.numel() == 0 or rgb.device.type == "meta" or _is_traced():
         return
-    low, high = (float(bound) for bound in rgb.detach().aminmax())
+    _check_pending(wait=False)
+    at_once = is_idle(rgb.device)  # asked before the reduction is queued
+    bounds = CopyToHost(torch.stack(rgb.detach().aminmax()))
+    if at_once:
+        _check_bounds(function, bounds)
+    else:
+        _PENDING.append((function, bounds))
+
+
+def finish_range_checks() -> None:
+    """Waits for the range checks of images on a GPU that have not been completed; called where the CPU waits anyway.
+
+    Raises:
+        ArgumentError: Images of an earlier call were outside `[0, 1]`.
+    """
+    _check_pending(wait=True)
+
+
+def _check_pending(*, wait: bool) -> None:
+    while _PENDING and (wait or _PENDING[0][1].is_complete()):
+        function, bounds = _PENDING.popleft()
+        try:
+            _check_bounds(f"{function}, in an earlier call,", bounds)
+        except ArgumentError:
+            _PENDING.clear()  # the calls after a wrong one most likely had the same images
+            raise
+
+
+def _check_bounds(function: str, bounds: CopyToHost) -> None:
+    low, high = bounds.wait().tolist()
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # also true of NaN
         raise ArgumentError(
             f"{function} takes RGB in [0, 1], got values from {low:.4g} to {high:.4g}; "
