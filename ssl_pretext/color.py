@@ -66,7 +66,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
     Raises:
         ArgumentError: The shape or dtype is wrong, or a value is outside `[0, 1]`. If a GPU is still busy, the range is
-            checked in the next call, so that the CPU does not wait. It is not checked in a traced or compiled graph.
+            checked in a later call, so that the CPU does not wait. It is not checked in a traced or compiled graph.
 
     Examples:
         >>> white = torch.ones(1, 3, 1, 1)
@@ -256,25 +256,27 @@ def check_three_channels(function: str, images: Tensor) -> None:
         raise ArgumentError(f"{function} takes images of shape (..., 3, H, W), got {tuple(images.shape)}")
 
 
-def check_unit_range(function: str, rgb: Tensor) -> None:
+def check_unit_range(function: str, rgb: Tensor, *, wait: bool = False) -> None:
     """Raises if RGB is outside `[0, 1]`, without making the CPU wait for a GPU that is busy.
 
     The smallest and the largest value are copied from a GPU asynchronously. If nothing else is queued on the GPU, they
     are checked at once, which takes microseconds. Otherwise they are checked in the first later call that finds them
-    complete, or by `finish_range_checks`. In a graph that `torch.compile`, `torch.export` or an ONNX exporter traces,
-    nothing is checked, since a graph cannot depend on the values of its images.
+    complete, or by `finish_range_checks`. Nothing is checked where code cannot depend on the values of images: in a
+    graph that `torch.compile`, `torch.export` or an ONNX exporter traces, under the transforms of `torch.func`, and
+    for tensors without values.
 
     Args:
         function: Name of the public function, for error messages.
         rgb: The tensor to check.
+        wait: Whether to wait for a busy GPU, as functions do that return numbers on the CPU.
 
     Raises:
         ArgumentError: A value is outside `[0, 1]` or NaN, in these images or in those of an earlier call.
     """
-    if rgb.numel() == 0 or rgb.device.type == "meta" or _is_traced():
+    if _is_traced() or rgb.numel() == 0 or not _has_values(rgb):
         return
     _check_pending(wait=False)
-    at_once = is_idle(rgb.device)  # asked before the reduction is queued
+    at_once = wait or is_idle(rgb.device)  # asked before the reduction is queued
     bounds = CopyToHost(torch.stack(rgb.detach().aminmax()))
     if at_once:
         _check_bounds(function, bounds)
@@ -289,6 +291,14 @@ def finish_range_checks() -> None:
         ArgumentError: Images of an earlier call were outside `[0, 1]`.
     """
     _check_pending(wait=True)
+
+
+def _has_values(images: Tensor) -> bool:
+    """Whether the values of a tensor can be read; tensors on `meta`, fake tensors and those of `vmap` have none."""
+    try:
+        return images.untyped_storage().device.type == images.device.type != "meta"
+    except NotImplementedError:  # raised for the tensors of `torch.func`
+        return False
 
 
 def _check_pending(*, wait: bool) -> None:

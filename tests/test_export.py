@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import huggingface_hub
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.system.files import read_json
+from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
 
 SMALL_VIT = "timm/vit_tiny_patch16_224[depth=2;embed_dim=48;img_size=32;patch_size=8]"
 
@@ -242,6 +245,64 @@ def test_a_task_is_pushed_to_the_hub_and_loaded_from_it(tmp_path, monkeypatch, r
     (hub / "me/colors/config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="is not the contract of a task"):
         sp.PretextTask.from_pretrained("me/colors")
+
+
+def small_encoder(count: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(count, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+
+GRAPHS: "dict[str, Callable[[], sp.PretextTask]]" = {
+    "lab": lambda: sp.Colorization(small_encoder(1)),
+    "ycbcr": lambda: CrossChannelPrediction("ycbcr:Y", "ycbcr:CbCr", "timm/resnet10t"),
+    "two encoders": lambda: sp.SplitBrain("lab:L", "lab:ab", [small_encoder(1), small_encoder(2)]),
+    "bands": lambda: CrossChannelPrediction(
+        sp.Channels(sp.ChannelSpace.bands("exported", ["A", "B", "C"]), "AB"), "exported:C", small_encoder(2)
+    ),
+}
+
+
+def numbers(batch: int, height: int, width: int) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_an_exported_graph_runs_on_batches_of_any_size(kind):
+    encoder = sp.export_encoder(GRAPHS[kind]())
+    sizes = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    example = numbers(2, 64, 64)
+    program = torch.export.export(encoder, (example,), dynamic_shapes={"images": sizes}).module()
+    for images in (example, numbers(17, 64, 96)):  # the second has more values than are converted at a time
+        assert torch.allclose(program(images), encoder(images), atol=1e-5)
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(example), encoder(example), atol=1e-5)
+
+
+def test_pixels_from_0_to_255_are_exported_as_they_are():
+    encoder = sp.export_encoder(GRAPHS["ycbcr"]())
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    program = torch.export.export(encoder, (pixels,)).module()
+    assert torch.allclose(program(pixels), encoder(pixels / 255), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    ("kind", "dynamo"),
+    [*((kind, False) for kind in GRAPHS), ("two encoders", True)],  # the newer exporter takes seconds
+    ids=[*(f"{kind}, older exporter" for kind in GRAPHS), "two encoders, newer exporter"],
+)
+def test_onnxruntime_computes_the_features_of_torch(kind, dynamo):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    encoder, file = sp.export_encoder(GRAPHS[kind]()), BytesIO()
+    any_size = {0: "batch", 2: "height", 3: "width"}
+    sizes = {"dynamic_shapes": {"images": any_size}} if dynamo else {"dynamic_axes": {"images": any_size}}
+    example = numbers(2, 64, 64)
+    torch.onnx.export(encoder, (example,), file, dynamo=dynamo, input_names=["images"], verbose=False, **sizes)
+    session = runtime.InferenceSession(file.getvalue())
+    for images in (example, numbers(17, 64, 96)):
+        (features,) = session.run(None, {"images": images.numpy()})
+        assert features.std() > 0.01
+        assert torch.allclose(torch.from_numpy(features), encoder(images), atol=1e-4)
 
 
 def test_only_tasks_are_exported():

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_pretext.color import finish_range_checks
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import Backbone, Representation, frozen
@@ -102,6 +103,7 @@ def run_backbone(
                         f"and {tuple(batch.shape[1:])} for later ones; they must have the same shape for all images"
                     )
                 features[layer][indices] = batch
+        finish_range_checks()
     return features
 
 
