@@ -10,11 +10,12 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ssl_pretext as sp
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, StorageError
 from ssl_pretext.system.files import read_json
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
 
@@ -108,6 +109,16 @@ def test_an_encoder_that_the_installed_timm_builds_differently_is_refused(name, 
     with pytest.raises(ArgumentError, match=message):
         sp.export_encoder(trained, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(StorageError, match="cannot write .*model.safetensors: .*No space left"):
+        sp.export_encoder(task(small_encoder(1)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fine_tuning_starts_from_the_features_of_the_task_and_does_not_change_it():

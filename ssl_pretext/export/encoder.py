@@ -13,7 +13,8 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.export.native import NativeWeights, native_weights
 from ssl_pretext.saving.contract import WEIGHTS_FILE
-from ssl_pretext.system.files import atomic_write, write_json, write_text
+from ssl_pretext.saving.weights import save_tensors
+from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.tasks.base import PretextTask
 from ssl_pretext.tasks.two_encoders import TwoEncoderTask
 from ssl_pretext.version import __version__
@@ -91,6 +92,7 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
     Raises:
         ArgumentError: A folder is given for a task with two encoders, or timm now builds another network by the
             encoder's name.
+        StorageError: A file could not be written.
 
     Examples:
         >>> from ssl_pretext.tasks import Colorization
@@ -116,12 +118,9 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
 
 
 def _write(task: PretextTask, folder: Path) -> None:
-    from safetensors.torch import save_file
-
     native = native_weights(task.encoder, task.encoder_name, task.channels.num_channels)
     contract = _contract(task)
-    with atomic_write(folder / WEIGHTS_FILE) as part:
-        save_file(native.weights, part, metadata={"format": "pt"})
+    save_tensors(native.weights, folder / WEIGHTS_FILE)
     write_json(folder / "encoder.json", contract)
     write_text(folder / "README.md", _readme(task, native, contract))
 

@@ -1,6 +1,6 @@
 """Feature extraction: all layers of a frozen network are computed in one pass over the images."""
 
-import tempfile
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -11,6 +11,7 @@ from ssl_pretext.color import finish_range_checks
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import Backbone, Representation, frozen
+from ssl_pretext.system.files import reserved_temporary_file
 
 __all__ = ["check_maps", "extract_features", "layers_by_backbone", "run_backbone"]
 
@@ -39,6 +40,7 @@ def extract_features(
 
     Raises:
         ArgumentError: A representation returns something other than feature maps, or values that are not finite.
+        StorageError: The folder for temporary files has no room for the features.
     """
     features: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
@@ -109,7 +111,8 @@ def run_backbone(
 
 def _allocate(*shape: int) -> Tensor:
     """Allocates memory for features, or a temporary file that is removed with the last reference to it."""
-    if 4 * int(np.prod(shape)) <= IN_MEMORY:
+    size = 4 * math.prod(shape)
+    if size <= IN_MEMORY:
         return torch.empty(shape)
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
+    with reserved_temporary_file(size, f"features of {shape[0]:,} images") as file:
+        return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="r+", shape=shape))
