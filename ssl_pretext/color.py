@@ -17,6 +17,8 @@ from ssl_pretext.system.devices import CopyToHost, is_idle
 
 __all__ = ["lab_to_rgb", "luma", "rgb_to_lab"]
 
+Matrix = Sequence[Sequence[float]]  # numbers and not tensors, because an exported graph may not refer to global tensors
+
 # Linear sRGB -> XYZ and the D65 white of the 2 degree observer, as in skimage.color.colorconv.
 XYZ_FROM_RGB = torch.tensor(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]],
@@ -25,8 +27,8 @@ XYZ_FROM_RGB = torch.tensor(
 WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)
 
 # Lab is defined on XYZ relative to white. The inverse is computed in float64 rather than typed in with few digits.
-RELATIVE_XYZ_FROM_RGB = XYZ_FROM_RGB / WHITE[:, None]
-RGB_FROM_RELATIVE_XYZ = torch.linalg.inv(RELATIVE_XYZ_FROM_RGB)
+RELATIVE_XYZ_FROM_RGB: Matrix = (XYZ_FROM_RGB / WHITE[:, None]).tolist()
+RGB_FROM_RELATIVE_XYZ: Matrix = torch.linalg.inv(XYZ_FROM_RGB / WHITE[:, None]).tolist()
 
 # CIE 1976: a line replaces the cube root below KNEE. These are the rounded constants of the publication, which all
 # libraries use. With the exact (6/29)**3 and (29/6)**2/3, `a` would differ from scikit-image by up to 1.6e-4.
@@ -34,18 +36,20 @@ KNEE, SLOPE, OFFSET = 0.008856, 7.787, 16 / 116
 F_KNEE = KNEE ** (1 / 3)
 # The point where the power and the line of IEC 61966-2-1 meet; its rounded 0.04045 and 0.0031308 leave a gap of 3e-8.
 SRGB_KNEE, LINEAR_KNEE = 0.0404482362771082, 0.00313066844250063
-LUMA_WEIGHTS = torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # ITU-R BT.601
+LUMA_WEIGHTS = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)  # ITU-R BT.601
+LUMA_FROM_RGB: Matrix = [LUMA_WEIGHTS.tolist()]
 
 # BT.601 in full range, as in JPEG: Cb and Cr are the differences B - Y and R - Y, scaled to [-0.5, 0.5].
 _RED, _, _BLUE = torch.eye(3, dtype=torch.float64)
-YCBCR_FROM_RGB = torch.stack(
+_YCBCR = torch.stack(
     [
-        LUMA_WEIGHTS[0],
-        (_BLUE - LUMA_WEIGHTS[0]) / (2 * (1 - LUMA_WEIGHTS[0, 2])),
-        (_RED - LUMA_WEIGHTS[0]) / (2 * (1 - LUMA_WEIGHTS[0, 0])),
+        LUMA_WEIGHTS,
+        (_BLUE - LUMA_WEIGHTS) / (2 * (1 - LUMA_WEIGHTS[2])),
+        (_RED - LUMA_WEIGHTS) / (2 * (1 - LUMA_WEIGHTS[0])),
     ]
 )
-RGB_FROM_YCBCR = torch.linalg.inv(YCBCR_FROM_RGB)
+YCBCR_FROM_RGB: Matrix = _YCBCR.tolist()
+RGB_FROM_YCBCR: Matrix = torch.linalg.inv(_YCBCR).tolist()
 
 PIECE = 3 << 16  # values that a CPU converts at a time, so that intermediate results fit into its cache
 RANGE_TOLERANCE = 1e-4  # allows for rounding in color conversions; far below one 8-bit level
@@ -118,7 +122,7 @@ def luma(rgb: Tensor) -> Tensor:
         1.0
     """
     check_three_channels("luma", rgb)
-    return _apply_matrix(LUMA_WEIGHTS, rgb)
+    return _apply_matrix(LUMA_FROM_RGB, rgb)
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
@@ -320,13 +324,13 @@ def _check_bounds(function: str, bounds: CopyToHost) -> None:
         )
 
 
-def _apply_matrix(matrix: Tensor, images: Tensor) -> Tensor:
+def _apply_matrix(matrix: Matrix, images: Tensor) -> Tensor:
     """Multiplies the channels of images by a matrix."""
     if images.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        return torch.einsum("ij,...jhw->...ihw", matrix.to(images), images)
+        return torch.einsum("ij,...jhw->...ihw", torch.tensor(matrix, dtype=images.dtype), images)
     # Autocast and TF32 would round a matrix product, in bfloat16 by up to 2 units of ab; sums of products stay exact.
     channels = images.unbind(-3)
-    return torch.stack([_weighted_sum(row, channels) for row in matrix.tolist()], dim=-3)
+    return torch.stack([_weighted_sum(row, channels) for row in matrix], dim=-3)
 
 
 def _weighted_sum(weights: Sequence[float], channels: Sequence[Tensor]) -> Tensor:

@@ -199,6 +199,7 @@ def test_probe_says_how_to_continue_after_ctrl_c(capsys, monkeypatch):
 def test_probe_refuses_wrong_requests(arguments, message, capsys):
     Path("unfinished").mkdir(exist_ok=True)
     Path("unfinished/fit.json").write_text("{}")
+    Path("unfinished/pretrain.yaml").touch()
     if arguments.startswith("wide"):
         task = sp.PretextTask.from_pretrained("run/task")
         task.trained_on = TrainedOn(image_size=(16, 24))
