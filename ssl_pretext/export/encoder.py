@@ -46,7 +46,8 @@ With ssl_pretext, `inputs = Channels.parse("{channels}").inputs(images)`.
 class ImageEncoder(nn.Module):
     """A pretrained encoder that takes whole images: it extracts its channels and computes the feature map.
 
-    It is a plain PyTorch module: you can train it, add a head, and save its `state_dict`.
+    It is a plain PyTorch module: you can train it, add a head, save its `state_dict`, compile it, and export it with
+    `torch.export` or to ONNX. An exported or compiled graph does not check the range of its images.
 
     Args:
         encoders: One or more networks from normalized channels to feature maps `(B, C, h, w)`.
