@@ -5,12 +5,13 @@ from typing import Any
 
 from typing_extensions import Unpack
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.comparison import Comparison, EvaluateOptions, Given
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.report import ProbeReport
-from ssl_pretext.registry import did_you_mean
+from ssl_pretext.registry import did_you_mean, duplicates
 from ssl_pretext.system.processes import on_rank_zero
 
 __all__ = ["EvaluateOptions", "evaluate", "label_efficiency"]
@@ -93,12 +94,14 @@ def label_efficiency(
         [1, 4]
     """
     _check_options("label_efficiency", options)
-    if not isinstance(per_class, Sequence) or not per_class or len(set(per_class)) != len(per_class):
+    if not isinstance(per_class, Sequence) or isinstance(per_class, str) or not per_class:
         raise ArgumentError(
-            "per_class of label_efficiency() must be a sequence of at least one number of labels, and of none twice, "
-            f"such as [1, 5], got {per_class!r}"
+            "per_class of label_efficiency() must be a sequence of at least one number of labels, such as [1, 5], got "
+            f"{per_class!r}"
         )
-    counts = sorted(per_class)
+    counts = sorted(whole_number("each number in per_class", count) for count in per_class)
+    if twice := duplicates(map(str, counts)):
+        raise ArgumentError(f"per_class of label_efficiency() has {twice[0]} twice: {per_class!r}")
     comparison = Comparison(representations, train, test, **options)
     budgets = [LabelBudget(per_class=count) for count in counts]
     reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))

@@ -67,11 +67,14 @@ def check_maps(name: str, maps: object, count: int) -> Tensor:
         count: Number of images in the batch.
 
     Raises:
-        ArgumentError: `maps` is not a tensor of shape `(count, C, h, w)`.
+        ArgumentError: `maps` is not a tensor of shape `(count, C, h, w)`, or its values are complex or sparse.
     """
-    if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != count:
+    if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != count or 0 in maps.shape:
         what = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"type {type(maps).__name__}"
         raise ArgumentError(f"{name!r} returned features of {what}, but they must have the shape ({count}, C, h, w)")
+    if maps.is_complex() or maps.layout != torch.strided:
+        found, remedy = ("complex", "abs(), or real and imag as") if maps.is_complex() else ("sparse", "to_dense() for")
+        raise ArgumentError(f"{name!r} returned {found} features; use {remedy} channels of real numbers")
     return maps.float()
 
 
