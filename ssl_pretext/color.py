@@ -147,7 +147,8 @@ def _lab_to_rgb(lab: Tensor) -> Tensor:
 
 def _is_traced() -> bool:
     """Whether the code is run once to record a graph: by `torch.compile`, `torch.export` or an ONNX exporter."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return traced or torch.compiler.is_compiling()
 
 
 class _Curve:

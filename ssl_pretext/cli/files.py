@@ -13,7 +13,7 @@ from ssl_pretext.system.files import write_json, write_text
 __all__ = ["read_options", "write_options", "write_skipped", "write_skipped_on_error"]
 
 
-class _OptionLoader(yaml.SafeLoader):
+class _OptionLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """A loader of YAML that refuses aliases: a few lines of them can stand for more values than fit into memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -94,7 +94,8 @@ def label_efficiency(
         [1, 4]
     """
     _check_options("label_efficiency", options)
-    if not isinstance(per_class, Sequence) or isinstance(per_class, str) or not per_class:
+    given: object = per_class  # text is a sequence, too, but not for a type checker
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise ArgumentError(
             "per_class of label_efficiency() must be a sequence of at least one number of labels, such as [1, 5], got "
             f"{per_class!r}"
