@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.system.devices import CopyToHost, is_idle
+from ssl_pretext.system.devices import CopyToHost, is_capturing, is_idle
 
 __all__ = ["lab_to_rgb", "luma", "rgb_to_lab"]
 
@@ -268,7 +268,7 @@ def check_unit_range(function: str, rgb: Tensor, *, wait: bool = False) -> None:
     are checked at once, which takes microseconds. Otherwise they are checked in the first later call that finds them
     complete, or by `finish_range_checks`. Nothing is checked where code cannot depend on the values of images: in a
     graph that `torch.compile`, `torch.export` or an ONNX exporter traces, under the transforms of `torch.func`, and
-    for tensors without values.
+    for tensors without values. The same holds for CUDA graphs.
 
     Args:
         function: Name of the public function, for error messages.
@@ -278,7 +278,7 @@ def check_unit_range(function: str, rgb: Tensor, *, wait: bool = False) -> None:
     Raises:
         ArgumentError: A value is outside `[0, 1]` or NaN, in these images or in those of an earlier call.
     """
-    if _is_traced() or rgb.numel() == 0 or not _has_values(rgb):
+    if _is_traced() or rgb.numel() == 0 or not _has_values(rgb) or is_capturing(rgb.device):
         return
     _check_pending(wait=False)
     at_once = wait or is_idle(rgb.device)  # asked before the reduction is queued

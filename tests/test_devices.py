@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.system.devices import DEVICES, CopyToHost, is_idle, resolve_device
+from ssl_pretext.system.devices import DEVICES, CopyToHost, is_capturing, is_idle, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,7 @@ def test_unknown_names_are_refused(device, has_gpu, monkeypatch):
 
 def test_nothing_is_waited_for_without_a_gpu():
     assert is_idle(torch.device("cpu"))
+    assert not is_capturing(torch.device("cpu"))
     copy = CopyToHost(torch.arange(3))
     assert copy.is_complete()
     assert copy.wait().tolist() == [0, 1, 2]

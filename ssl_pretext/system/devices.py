@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["DEVICES", "CopyToHost", "is_idle", "resolve_device"]
+__all__ = ["DEVICES", "CopyToHost", "is_capturing", "is_idle", "resolve_device"]
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -66,6 +66,11 @@ class CopyToHost:
         if self._event is not None:
             self._event.synchronize()
         return self._values
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether the work for a device is recorded as a CUDA graph, in which nothing can be read from the device."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def is_idle(device: torch.device) -> bool:
