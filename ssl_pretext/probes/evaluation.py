@@ -11,7 +11,7 @@ from ssl_pretext.probes.comparison import Comparison, EvaluateOptions, Given
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.report import ProbeReport
-from ssl_pretext.registry import did_you_mean, duplicates
+from ssl_pretext.registry import did_you_mean
 from ssl_pretext.system.processes import on_rank_zero
 
 __all__ = ["EvaluateOptions", "evaluate", "label_efficiency"]
@@ -101,8 +101,8 @@ def label_efficiency(
             f"{per_class!r}"
         )
     counts = sorted(whole_number("each number in per_class", count) for count in per_class)
-    if twice := duplicates(map(str, counts)):
-        raise ArgumentError(f"per_class of label_efficiency() has {twice[0]} twice: {per_class!r}")
+    if len({*counts}) < len(counts):
+        raise ArgumentError(f"per_class of label_efficiency() must have no number twice, got {per_class!r}")
     comparison = Comparison(representations, train, test, **options)
     budgets = [LabelBudget(per_class=count) for count in counts]
     reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))
