@@ -297,7 +297,7 @@ def as_images(images: Tensor, space: ChannelSpace) -> Tensor:
 
     Raises:
         ArgumentError: `images` is not a tensor `(B, C, H, W)` with the channels of the space, its dtype is neither
-            `uint8` nor floating, or sRGB on the CPU is outside `[0, 1]`.
+            `uint8` nor floating, or sRGB is outside `[0, 1]`; see `check_unit_range` for busy GPUs.
     """
     if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != space.image_channels:
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__

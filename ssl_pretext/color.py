@@ -5,6 +5,7 @@ that values agree with theirs. `L` is in `[0, 100]`; over the sRGB gamut, `a` is
 `[-107.9, 94.5]`.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.system.devices import CopyToHost, is_capturing, is_idle
 
 __all__ = ["lab_to_rgb", "luma", "rgb_to_lab"]
+
+Matrix = Sequence[Sequence[float]]  # numbers and not tensors, because an exported graph may not refer to global tensors
 
 # Linear sRGB -> XYZ and the D65 white of the 2 degree observer, as in skimage.color.colorconv.
 XYZ_FROM_RGB = torch.tensor(
@@ -23,8 +27,8 @@ XYZ_FROM_RGB = torch.tensor(
 WHITE = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)
 
 # Lab is defined on XYZ relative to white. The inverse is computed in float64 rather than typed in with few digits.
-RELATIVE_XYZ_FROM_RGB = XYZ_FROM_RGB / WHITE[:, None]
-RGB_FROM_RELATIVE_XYZ = torch.linalg.inv(RELATIVE_XYZ_FROM_RGB)
+RELATIVE_XYZ_FROM_RGB: Matrix = (XYZ_FROM_RGB / WHITE[:, None]).tolist()
+RGB_FROM_RELATIVE_XYZ: Matrix = torch.linalg.inv(XYZ_FROM_RGB / WHITE[:, None]).tolist()
 
 # CIE 1976: a line replaces the cube root below KNEE. These are the rounded constants of the publication, which all
 # libraries use. With the exact (6/29)**3 and (29/6)**2/3, `a` would differ from scikit-image by up to 1.6e-4.
@@ -32,21 +36,27 @@ KNEE, SLOPE, OFFSET = 0.008856, 7.787, 16 / 116
 F_KNEE = KNEE ** (1 / 3)
 # The point where the power and the line of IEC 61966-2-1 meet; its rounded 0.04045 and 0.0031308 leave a gap of 3e-8.
 SRGB_KNEE, LINEAR_KNEE = 0.0404482362771082, 0.00313066844250063
-LUMA_WEIGHTS = torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # ITU-R BT.601
+LUMA_WEIGHTS = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)  # ITU-R BT.601
+LUMA_FROM_RGB: Matrix = [LUMA_WEIGHTS.tolist()]
 
 # BT.601 in full range, as in JPEG: Cb and Cr are the differences B - Y and R - Y, scaled to [-0.5, 0.5].
 _RED, _, _BLUE = torch.eye(3, dtype=torch.float64)
-YCBCR_FROM_RGB = torch.stack(
+_YCBCR = torch.stack(
     [
-        LUMA_WEIGHTS[0],
-        (_BLUE - LUMA_WEIGHTS[0]) / (2 * (1 - LUMA_WEIGHTS[0, 2])),
-        (_RED - LUMA_WEIGHTS[0]) / (2 * (1 - LUMA_WEIGHTS[0, 0])),
+        LUMA_WEIGHTS,
+        (_BLUE - LUMA_WEIGHTS) / (2 * (1 - LUMA_WEIGHTS[2])),
+        (_RED - LUMA_WEIGHTS) / (2 * (1 - LUMA_WEIGHTS[0])),
     ]
 )
-RGB_FROM_YCBCR = torch.linalg.inv(YCBCR_FROM_RGB)
+YCBCR_FROM_RGB: Matrix = _YCBCR.tolist()
+RGB_FROM_YCBCR: Matrix = torch.linalg.inv(_YCBCR).tolist()
 
 PIECE = 3 << 16  # values that a CPU converts at a time, so that intermediate results fit into its cache
 RANGE_TOLERANCE = 1e-4  # allows for rounding in color conversions; far below one 8-bit level
+
+# Names of functions, and the smallest and largest values of the images that they got, which are on their way from a
+# GPU.
+_PENDING: deque[tuple[str, CopyToHost]] = deque()
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -59,8 +69,8 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         Lab with the same shape, dtype and device: `L` in `[0, 100]`, `a` and `b` unscaled.
 
     Raises:
-        ArgumentError: The shape or dtype is wrong, or a value is outside `[0, 1]`. The range is only checked on the
-            CPU, where the check needs no synchronization.
+        ArgumentError: The shape or dtype is wrong, or a value is outside `[0, 1]`. If a GPU is still busy, the range is
+            checked in a later call, so that the CPU does not wait. It is not checked in a traced or compiled graph.
 
     Examples:
         >>> white = torch.ones(1, 3, 1, 1)
@@ -112,7 +122,7 @@ def luma(rgb: Tensor) -> Tensor:
         1.0
     """
     check_three_channels("luma", rgb)
-    return _apply_matrix(LUMA_WEIGHTS, rgb)
+    return _apply_matrix(LUMA_FROM_RGB, rgb)
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
@@ -133,6 +143,12 @@ def _rgb_to_lab(rgb: Tensor) -> Tensor:
 def _lab_to_rgb(lab: Tensor) -> Tensor:
     """Computes `lab_to_rgb` without checking the input."""
     return _convert_in_pieces(_piece_to_rgb, lab)
+
+
+def _is_traced() -> bool:
+    """Whether the code is run once to record a graph: by `torch.compile`, `torch.export` or an ONNX exporter."""
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return traced or torch.compiler.is_compiling()
 
 
 class _Curve:
@@ -157,8 +173,8 @@ class _Curve:
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """Computes `x ** exponent` of positive `x` in place, in half the time of `pow`."""
-    return x.log2_().mul_(exponent).exp2_()
+    """Computes `x ** exponent` of positive `x`; outside of a graph in place, in half the time of `pow`."""
+    return x.pow(exponent) if _is_traced() else x.log2_().mul_(exponent).exp2_()  # ONNX may lack exp2
 
 
 _LINEAR = _Curve(SRGB_KNEE, lambda x: _power(x.add_(0.055).div_(1.055), 2.4), 1 / 12.92)
@@ -183,7 +199,8 @@ def _piece_to_rgb(lab: Tensor) -> Tensor:
 def _convert_in_pieces(convert: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Converts images in float32 or better; on the CPU in pieces, so that intermediate results stay in its cache."""
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
-    pieces = images.device.type == "cpu" and images.numel() > PIECE
+    # A graph has no pieces: their number would fix the size of its images.
+    pieces = not _is_traced() and images.device.type == "cpu" and images.numel() > PIECE
     return cast(Tensor, _Piecewise.apply(exact, convert) if pieces else convert(exact)).to(images.dtype)
 
 
@@ -244,19 +261,63 @@ def check_three_channels(function: str, images: Tensor) -> None:
         raise ArgumentError(f"{function} takes images of shape (..., 3, H, W), got {tuple(images.shape)}")
 
 
-def check_unit_range(function: str, rgb: Tensor) -> None:
-    """Raises if RGB on the CPU is outside `[0, 1]`; other devices are not checked, because that would synchronize.
+def check_unit_range(function: str, rgb: Tensor, *, wait: bool = False) -> None:
+    """Raises if RGB is outside `[0, 1]`, without making the CPU wait for a GPU that is busy.
+
+    The smallest and the largest value are copied from a GPU asynchronously. If nothing else is queued on the GPU, they
+    are checked at once, which takes microseconds. Otherwise they are checked in the first later call that finds them
+    complete, or by `finish_range_checks`. Nothing is checked where code cannot depend on the values of images: in a
+    graph that `torch.compile`, `torch.export` or an ONNX exporter traces, under the transforms of `torch.func`, and
+    for tensors without values. The same holds for CUDA graphs.
 
     Args:
         function: Name of the public function, for error messages.
         rgb: The tensor to check.
+        wait: Whether to wait for a busy GPU, as functions do that return numbers on the CPU.
 
     Raises:
-        ArgumentError: A value is outside `[0, 1]` or NaN.
+        ArgumentError: A value is outside `[0, 1]` or NaN, in these images or in those of an earlier call.
     """
-    if rgb.device.type != "cpu" or rgb.numel() == 0:
+    if _is_traced() or rgb.numel() == 0 or not _has_values(rgb) or is_capturing(rgb.device):
         return
-    low, high = (float(bound) for bound in rgb.detach().aminmax())
+    _check_pending(wait=False)
+    at_once = wait or is_idle(rgb.device)  # asked before the reduction is queued
+    bounds = CopyToHost(torch.stack(rgb.detach().aminmax()))
+    if at_once:
+        _check_bounds(function, bounds)
+    else:
+        _PENDING.append((function, bounds))
+
+
+def finish_range_checks() -> None:
+    """Waits for the range checks of images on a GPU that have not been completed; called where the CPU waits anyway.
+
+    Raises:
+        ArgumentError: Images of an earlier call were outside `[0, 1]`.
+    """
+    _check_pending(wait=True)
+
+
+def _has_values(images: Tensor) -> bool:
+    """Whether the values of a tensor can be read; tensors on `meta`, fake tensors and those of `vmap` have none."""
+    try:
+        return images.untyped_storage().device.type == images.device.type != "meta"
+    except NotImplementedError:  # raised for the tensors of `torch.func`
+        return False
+
+
+def _check_pending(*, wait: bool) -> None:
+    while _PENDING and (wait or _PENDING[0][1].is_complete()):
+        function, bounds = _PENDING.popleft()
+        try:
+            _check_bounds(f"{function}, in an earlier call,", bounds)
+        except ArgumentError:
+            _PENDING.clear()  # the calls after a wrong one most likely had the same images
+            raise
+
+
+def _check_bounds(function: str, bounds: CopyToHost) -> None:
+    low, high = bounds.wait().tolist()
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # also true of NaN
         raise ArgumentError(
             f"{function} takes RGB in [0, 1], got values from {low:.4g} to {high:.4g}; "
@@ -264,13 +325,13 @@ def check_unit_range(function: str, rgb: Tensor) -> None:
         )
 
 
-def _apply_matrix(matrix: Tensor, images: Tensor) -> Tensor:
+def _apply_matrix(matrix: Matrix, images: Tensor) -> Tensor:
     """Multiplies the channels of images by a matrix."""
     if images.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        return torch.einsum("ij,...jhw->...ihw", matrix.to(images), images)
+        return torch.einsum("ij,...jhw->...ihw", torch.tensor(matrix, dtype=images.dtype), images)
     # Autocast and TF32 would round a matrix product, in bfloat16 by up to 2 units of ab; sums of products stay exact.
     channels = images.unbind(-3)
-    return torch.stack([_weighted_sum(row, channels) for row in matrix.tolist()], dim=-3)
+    return torch.stack([_weighted_sum(row, channels) for row in matrix], dim=-3)
 
 
 def _weighted_sum(weights: Sequence[float], channels: Sequence[Tensor]) -> Tensor:

@@ -55,7 +55,7 @@ def color_quality(
 
     for images in (prediction, truth):
         check_three_channels("color_quality", images)
-        check_unit_range("color_quality", images)
+        check_unit_range("color_quality", images, wait=True)
     if prediction.shape != truth.shape or truth.dim() != 4:
         raise ArgumentError(
             f"color_quality takes two batches of the same shape (B, 3, H, W), got {tuple(prediction.shape)} and "
@@ -143,7 +143,7 @@ def colorfulness(rgb: Tensor) -> float:
         0.0
     """
     check_three_channels("colorfulness", rgb)
-    check_unit_range("colorfulness", rgb)
+    check_unit_range("colorfulness", rgb, wait=True)
     red, green, blue = (255 * rgb).flatten(-2).unbind(-2)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=-2)
     spread, mean = opponents.std(dim=-1, correction=0).norm(dim=-1), opponents.mean(dim=-1).norm(dim=-1)

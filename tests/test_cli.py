@@ -216,6 +216,7 @@ def test_probe_refuses_wrong_requests(arguments, message, capsys):
         if not Path("split", name).exists():
             shutil.copytree("labeled/china", f"split/{name}/soup")
     Path("unfinished/fit.json").write_text("{}")
+    Path("unfinished/pretrain.yaml").touch()
     if arguments.startswith("wide"):
         task = sp.PretextTask.from_pretrained("run/task")
         task.trained_on = TrainedOn(image_size=(16, 24))

@@ -1,12 +1,17 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import rgb2lab
+from torch._subclasses import FakeTensorMode
 
 from ssl_pretext import color
+from ssl_pretext.channels import Channels
 from ssl_pretext.color import lab_to_rgb, luma, rgb_to_lab
+from ssl_pretext.color_metrics import color_quality, colorfulness
 from ssl_pretext.errors import ArgumentError
 
 
@@ -133,6 +138,68 @@ def test_the_range_check_allows_rounding_only():
     for value in (1.001, -0.001, float("inf")):
         with pytest.raises(ArgumentError, match=r"RGB in \[0, 1\]"):
             rgb_to_lab(torch.full((3, 1, 1), value))
+
+
+class SlowCopy:
+    """Stands in for a copy from a busy GPU, which is complete when `arrived` says so; waiting for it is counted."""
+
+    arrived, waits = False, 0
+
+    def __init__(self, values):
+        self.values = values
+
+    def is_complete(self):
+        return SlowCopy.arrived
+
+    def wait(self):
+        SlowCopy.waits += not SlowCopy.arrived
+        return self.values
+
+
+@pytest.fixture
+def busy_gpu(monkeypatch):
+    monkeypatch.setattr(SlowCopy, "arrived", False)
+    monkeypatch.setattr(SlowCopy, "waits", 0)
+    monkeypatch.setattr(color, "CopyToHost", SlowCopy)
+    monkeypatch.setattr(color, "is_idle", lambda device: False)
+    yield
+    color._PENDING.clear()
+
+
+def test_a_busy_gpu_is_not_waited_for_and_wrong_images_are_refused_in_a_later_call(busy_gpu):
+    right, wrong = torch.rand(3, 2, 2), torch.tensor([0.0, 128.0, 255.0]).view(3, 1, 1)
+    rgb_to_lab(right)
+    rgb_to_lab(wrong)
+    rgb_to_lab(right)
+    SlowCopy.arrived = True
+    with pytest.raises(ArgumentError, match=r"rgb_to_lab, in an earlier call, takes RGB in .* from 0 to 255"):
+        rgb_to_lab(right)
+    rgb_to_lab(right)  # an error is raised once
+    assert SlowCopy.waits == 0
+
+
+def test_range_checks_that_are_left_are_finished_where_the_cpu_waits_anyway(busy_gpu):
+    wrong = torch.full((1, 3, 16, 16), 255.0)
+    color.rgb_to_lab(wrong)
+    with pytest.raises(ArgumentError, match="from 255 to 255"):
+        color.finish_range_checks()
+    color.finish_range_checks()
+    for metric in (colorfulness, lambda images: color_quality(images, images)):
+        with pytest.raises(ArgumentError, match="from 255 to 255"):
+            metric(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("value", [math.nan, -1.0, 255.0])
+def test_values_that_no_graph_can_know_are_not_checked(value):
+    images = torch.full((2, 3, 4, 4), value)
+    for function in (rgb_to_lab, Channels.parse("ycbcr").inputs):
+        assert torch.compile(function, fullgraph=True, backend="eager")(images).shape == images.shape
+        assert torch.func.vmap(lambda image, function=function: function(image[None])[0])(images).shape == images.shape
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert function(mode.from_tensor(images)).shape == images.shape
+        with pytest.raises(ArgumentError, match="RGB in"):
+            function(images)
 
 
 @pytest.mark.parametrize("convert", [rgb_to_lab, lab_to_rgb, luma])

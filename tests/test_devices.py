@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.system.devices import DEVICES, resolve_device
+from ssl_pretext.system.devices import DEVICES, CopyToHost, is_capturing, is_idle, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,11 @@ def test_unknown_names_are_refused(device, has_gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     with pytest.raises(ArgumentError, match=f"device must be one of auto, cpu, cuda, got '{device}'"):
         resolve_device(device)
+
+
+def test_nothing_is_waited_for_without_a_gpu():
+    assert is_idle(torch.device("cpu"))
+    assert not is_capturing(torch.device("cpu"))
+    copy = CopyToHost(torch.arange(3))
+    assert copy.is_complete()
+    assert copy.wait().tolist() == [0, 1, 2]

@@ -2,18 +2,21 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ssl_pretext as sp
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, StorageError
 from ssl_pretext.system.files import read_json
+from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
 
 SMALL_VIT = "timm/vit_tiny_patch16_224[depth=2;embed_dim=48;img_size=32;patch_size=8]"
 
@@ -105,6 +108,16 @@ def test_an_encoder_that_the_installed_timm_builds_differently_is_refused(name, 
     with pytest.raises(ArgumentError, match=message):
         sp.export_encoder(trained, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(StorageError, match="cannot write .*model.safetensors: .*No space left"):
+        sp.export_encoder(task(small_encoder(1)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fine_tuning_starts_from_the_features_of_the_task_and_does_not_change_it():
@@ -242,6 +255,77 @@ def test_a_task_is_pushed_to_the_hub_and_loaded_from_it(tmp_path, monkeypatch, r
     (hub / "me/colors/config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="is not the contract of a task"):
         sp.PretextTask.from_pretrained("me/colors")
+
+
+def small_encoder(count: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(count, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+
+GRAPHS: "dict[str, Callable[[], sp.PretextTask]]" = {
+    "lab": lambda: sp.Colorization(small_encoder(1)),
+    "ycbcr": lambda: CrossChannelPrediction("ycbcr:Y", "ycbcr:CbCr", "timm/resnet10t"),
+    "two encoders": lambda: sp.SplitBrain("lab:L", "lab:ab", [small_encoder(1), small_encoder(2)]),
+    "bands": lambda: CrossChannelPrediction(
+        sp.Channels(sp.ChannelSpace.bands("exported", ["A", "B", "C"]), "AB"), "exported:C", small_encoder(2)
+    ),
+}
+
+
+def numbers(batch: int, height: int, width: int) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
+
+
+# Warnings of the exporters about themselves, the last one of torch 2.6.
+by_exporters = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::torch.jit.TracerWarning",
+    "ignore:.*get_attr:UserWarning",
+)
+
+
+@by_exporters
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_an_exported_graph_runs_on_batches_of_any_size(kind):
+    encoder = sp.export_encoder(GRAPHS[kind]())
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    example = numbers(2, 64, 64)
+    program = torch.export.export(encoder, (example,), dynamic_shapes={"images": sizes}).module()
+    for images in (example, numbers(17, 64, 96)):  # the second has more values than are converted at a time
+        assert torch.allclose(program(images), encoder(images), atol=1e-5)
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(example), encoder(example), atol=1e-5)
+
+
+@by_exporters
+def test_pixels_from_0_to_255_are_exported_as_they_are():
+    encoder = sp.export_encoder(GRAPHS["ycbcr"]())
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    program = torch.export.export(encoder, (pixels,)).module()
+    assert torch.allclose(program(pixels), encoder(pixels / 255), atol=1e-5)
+
+
+@by_exporters
+@pytest.mark.parametrize(
+    ("kind", "dynamo"),
+    [*((kind, False) for kind in GRAPHS), ("two encoders", True)],  # the newer exporter takes seconds
+    ids=[*(f"{kind}, older exporter" for kind in GRAPHS), "two encoders, newer exporter"],
+)
+def test_onnxruntime_computes_the_features_of_torch(kind, dynamo, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    encoder, file = sp.export_encoder(GRAPHS[kind]()), str(tmp_path / "encoder.onnx")
+    if dynamo:
+        sizes = {"dynamic_shapes": {"images": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}}
+    else:
+        sizes = {"dynamic_axes": {"images": {0: "batch", 2: "height", 3: "width"}}}
+    example = numbers(2, 64, 64)
+    torch.onnx.export(encoder, (example,), file, dynamo=dynamo, input_names=["images"], verbose=False, **sizes)
+    session = runtime.InferenceSession(file)
+    for images in (example, numbers(17, 64, 96)):
+        (features,) = session.run(None, {"images": images.numpy()})
+        assert features.std() > 0.01
+        assert torch.allclose(torch.from_numpy(features), encoder(images), atol=1e-4)
 
 
 def test_only_tasks_are_exported():

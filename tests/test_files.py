@@ -1,11 +1,16 @@
+import errno
+import os
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_pretext.errors import CheckpointError, MissingFileError, PretextError
-from ssl_pretext.system.files import read_json, write_json, write_text
+from ssl_pretext.errors import CheckpointError, MissingFileError, PretextError, StorageError
+from ssl_pretext.system import files
+from ssl_pretext.system.files import read_json, reserved_temporary_file, write_json, write_text
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -121,3 +126,40 @@ def test_large_files_are_refused(tmp_path):
     assert len(read_json(file, max_bytes=1000)) == 998
     with pytest.raises(CheckpointError, match=r"a\.json has 1,000 bytes, more than the limit of 999 for this file"):
         read_json(file, max_bytes=999)
+
+
+def failing(number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("way", ["reserved", "unsupported by the file system", "without the function"])
+def test_the_room_of_a_temporary_file_is_reserved(way, monkeypatch):
+    if way.startswith("unsupported"):
+        monkeypatch.setattr(os, "posix_fallocate", failing(errno.EOPNOTSUPP))
+    elif way.startswith("without"):
+        monkeypatch.delattr(os, "posix_fallocate")
+    size = 2**20 + 12
+    with reserved_temporary_file(size, "features") as file:
+        found = os.fstat(file.fileno())
+        assert found.st_size == size
+        assert 512 * found.st_blocks >= size, "the file is sparse"
+        assert not np.memmap(file, mode="r+").any()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_temporary_file_without_room_is_refused(number, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", failing(number))
+    expected = (
+        rf"the features need 3.0 MiB in {tempfile.gettempdir()}, which has .* free: {os.strerror(number)}.*TMPDIR"
+    )
+    with pytest.raises(StorageError, match=expected), reserved_temporary_file(3 * 2**20, "features"):
+        pass
+
+
+def test_a_missing_folder_for_temporary_files_is_reported(monkeypatch):
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", failing(errno.ENOENT))
+    with pytest.raises(StorageError, match="No such file.*TMPDIR"), reserved_temporary_file(1, "features"):
+        pass

@@ -13,8 +13,9 @@ from benchmarks.food101 import experiment
 from benchmarks.food101.__main__ import main as food101
 from benchmarks.speed import gpu
 from benchmarks.speed.gpu_peaks import peak
+from ssl_pretext.color import finish_range_checks
 from ssl_pretext.data.loader import BatchLoader
-from ssl_pretext.errors import CheckpointError, PretextError
+from ssl_pretext.errors import ArgumentError, CheckpointError, PretextError
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -203,6 +204,31 @@ def test_a_step_does_not_wait_for_the_gpu():
         trained(next(batches)).loss.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+def test_float_images_on_a_gpu_must_be_in_the_unit_range():
+    trained = sp.Colorization("autoencoder", target="rgb").to("cuda")
+    images = torch.rand(8, 3, 64, 64, device="cuda")
+    trained(images).loss.backward()  # the first step loads kernels and may wait
+    torch.cuda.synchronize()
+    with pytest.raises(ArgumentError, match="takes RGB in"):  # an idle GPU is checked at once
+        trained.features(255 * images.cpu().cuda())
+    torch.cuda._sleep(10**9)  # keeps the GPU busy
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trained(255 * images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with pytest.raises(ArgumentError, match="in an earlier call"):
+        finish_range_checks()
+
+
+@needs_cuda
+def test_training_on_float_images_above_one_stops_on_a_gpu(tmp_path):
+    floats = sp.ImageStore.from_arrays(store().images().float(), [0] * 32)
+    with pytest.raises(ArgumentError, match="takes RGB in"):
+        sp.fit(task(), floats, sp.FitConfig(out=tmp_path, epochs=1, batch_size=32, device="cuda"))
 
 
 @needs_cuda

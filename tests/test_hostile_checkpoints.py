@@ -211,7 +211,7 @@ def trained_on(**changes):
     [
         ({"format": "2"}, "is not the contract of a task"),
         ({"format": 1}, "written by an unreleased version of ssl_pretext"),
-        ({"format": 3}, "has format 3, but this version of ssl_pretext reads only format 2; update ssl_pretext"),
+        ({"format": 3}, "has format 3, but this version of ssl_pretext reads only format 2; upgrade it: pip install"),
         ({"format": True}, "is not the contract of a task"),
         ({"task": ["rotation"]}, r"is damaged: task is \['rotation'\]"),
         ({"task": None}, "is damaged: task is None"),
@@ -490,7 +490,7 @@ def test_a_malicious_description_of_a_representation_is_refused(folder, tmp_path
     shutil.copy(folder / "model.safetensors", tmp_path / "saved")
     with (
         bounded(),
-        pytest.raises(PretextError, match="does not describe|is a symbolic link|unknown kind|not fit|not those"),
+        pytest.raises(PretextError, match="does not describe|is a symbolic link|a kind unknown|not fit|not those"),
     ):
         sp.load_representation(tmp_path / "saved")
 

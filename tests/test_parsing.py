@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def test_the_command_line_overrides_the_options_of_a_file(tmp_path):
     assert parse(["pretrain", "--config", str(again)]).settings() == options.settings()
 
 
+def nine_times(form, first):
+    """YAML whose ninth line stands for 9^9 values: each line repeats the one before it nine times."""
+    lines = [f"a: &a {first}"]
+    for before, name in pairwise("abcdefghij"):
+        lines.append(f"{name}: &{name} " + form.format(",".join([f"*{before}"] * 9)))
+    return "\n".join([*lines, "data: *j"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -42,11 +51,21 @@ def test_the_command_line_overrides_the_options_of_a_file(tmp_path):
         ("16", "contains no options; write one per line, such as 'epochs: 16'"),
         ("a: [", "is not valid YAML"),
         ("\x00", "is not valid YAML"),
+        (nine_times("[{}]", "[x]"), "the alias *a is not supported; write the value itself"),
+        (nine_times("{{<<: [{}]}}", "{x: 1}"), "the alias *a is not supported; write the value itself"),
+        ("data: " + 3000 * "[", "is not valid YAML"),
+        ("epochs: " + 5000 * "1", "is not valid YAML: Exceeds the limit"),
+        ("data: 2001-99-99", "is not valid YAML: month must be in 1..12"),
+        ("data: [a, b]", "data in run.yaml must be a single value, got ['a', 'b']"),
+        ("losses: {l1: [1]}", "losses in run.yaml must be a single value or a weight for each loss, got {'l1': [1]}"),
+        ("losses: [l1]", "losses in run.yaml must be a single value or a weight for each loss, got ['l1']"),
     ],
+    ids=lambda text: text[:40],
 )
-def test_files_without_options_are_refused(content, message, tmp_path, capsys):
-    (tmp_path / "run.yaml").write_text(content)
-    assert message in error_line(capsys, "pretrain", "--config", str(tmp_path / "run.yaml"))
+def test_files_without_options_are_refused(content, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(content)
+    assert message in error_line(capsys, "pretrain", "--config", "run.yaml")
 
 
 def test_help_imports_no_large_library_and_has_no_color_codes():

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,9 +92,23 @@ def test_the_accuracy_of_the_most_frequent_class_is_reported_next_to_chance() ->
     train, test = (tuple(part[[0, 2, 4, 6, 1]] for part in two_classes(20, seed=seed)) for seed in (0, 1))
     found = evaluate(PIXELS, train, test, probe="knn", seeds=1, controls=False)
     assert found.card["guessed"] == pytest.approx(0.8)
-    assert found.sentences() == [
+    assert found.sentences()[1:] == [
         "Guessing one of 2 classes gets 50.0%; always naming the most frequent class gets 80.0%."
     ]
+
+
+def test_intervals_beyond_possible_accuracies_end_at_them() -> None:
+    found = report_of({"good": [0.99, 1.0], "bad": [0.0, 0.02]})
+    few = evaluate(PIXELS, two_classes(8), two_classes(8), probe="knn", seeds=2)
+    assert few.interval("pixels").mean + few.interval("pixels").half > 1
+    assert [sentence.partition(";")[0] for sentence in few.sentences() if "end there" in sentence] == [
+        "Intervals that reach below 0% or above 100% end there"
+    ]
+    row = found.difference("good", "bad")
+    assert row["mean"] + row["ci95"] > 1
+    assert re.search(r"95% interval \+[89]\d\.\d to \+100\.0 ", row["words"])
+    sure = report_of({"good": [0.5, 0.5]})
+    assert not [sentence for sentence in sure.sentences() if "end there" in sentence]
 
 
 def test_test_images_that_are_training_images_are_counted() -> None:
@@ -235,6 +250,84 @@ def test_errors_say_which_argument_cannot_be_used(options: dict[str, object], me
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"controls": [1]}, "there is no control 1; known: untrained"),
+        ({"controls": [[1], "pixels"]}, r"there is no control \[1\]; known: untrained"),
+        ({"controls": ["pixels", 1]}, "there is no control 1; known: untrained"),
+        ({"controls": {"untrained": False}}, "controls must be True, False or a list"),
+        ({"cache": 3}, "cache must be the path of a folder or None, got 3"),
+        ({"cache": ""}, "cache must be the path of a folder or None, got ''"),
+        ({"cache": "a\0b"}, r"cache must be the path of a folder or None, got 'a\\x00b'"),
+        ({"representations": {1: Pixels("rgb")}}, "the names of representations must be text, such as 'mine', got 1"),
+        ({"representations": {"": Pixels("rgb")}}, "the names of representations must be text, such as 'mine', got ''"),
+        ({"representations": {("a", 1): Pixels("rgb")}}, r"must be text, such as 'mine', got \('a', 1\)"),
+        ({"seeds": [2**64]}, r"a seed must be less than 2\*\*63, got 18446744073709551616"),
+        ({"unseen_classes": "no"}, "unseen_classes must be True or False, got 'no'"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(options: dict[str, object], message: str) -> None:
+    call = {"representations": PIXELS, "train": two_classes(8), "test": two_classes(8), "probe": "knn", "seeds": 1}
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(**(call | options))
+
+
+@pytest.mark.parametrize("wrong", [[1, "a"], [[1]], "12", [1, 1], [1, 1.0], [1, True], [None], {1: 2}, [], 5, [0]])
+def test_wrong_numbers_of_labels_are_refused(wrong: object) -> None:
+    with pytest.raises(ArgumentError, match="per_class"):
+        label_efficiency(PIXELS, two_classes(8), two_classes(8), per_class=wrong, probe="knn", seeds=1)
+
+
+class OwnProbe(nn.Module):
+    """A probe whose output is what a function makes of its logits."""
+
+    def __init__(self, change: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.classify, self.change = nn.Linear(3, 2), change
+
+    def forward(self, features: torch.Tensor) -> object:
+        return self.change(self.classify(features.mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda logits: None, "returned NoneType, but it must return floating logits of shape (8, 2): one for each"),
+        (lambda logits: (logits,), "returned tuple, but"),
+        (lambda logits: logits[:, :1], "returned torch.float32 of shape (8, 1), but"),
+        (lambda logits: torch.cat([logits, logits], 1), "returned torch.float32 of shape (8, 4), but"),
+        (lambda logits: logits[:1], "returned torch.float32 of shape (1, 2), but"),
+        (lambda logits: logits.sum(), "returned torch.float32 of shape (), but"),
+        (lambda logits: logits[:, :, None, None], "returned torch.float32 of shape (8, 2, 1, 1), but"),
+        (lambda logits: logits.long(), "returned torch.int64 of shape (8, 2), but"),
+        (lambda logits: logits.to(torch.complex64), "returned torch.complex64 of shape (8, 2), but"),
+        (lambda logits: logits.detach(), "the logits of the probe do not depend on its parameters"),
+    ],
+)
+def test_own_probes_that_return_no_logits_are_refused(change: Callable[[torch.Tensor], object], message: str) -> None:
+    call = {"train": two_classes(8), "test": two_classes(8), "epochs": 1, "seeds": 1}
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        evaluate(PIXELS, probe=lambda channels, classes: OwnProbe(change), **call)
+    assert evaluate(PIXELS, probe=lambda channels, classes: OwnProbe(lambda logits: logits), **call).names
+    for factory in (lambda channels, classes: None, lambda channels, classes: nn.Identity()):
+        with pytest.raises(ArgumentError, match="must return a module with parameters to train, got (None|Identity)"):
+            evaluate(PIXELS, probe=factory, **call)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: images.to(torch.complex64), r"'own' returned complex features; use abs\(\), or real and imag"),
+        (lambda images: images.float().to_sparse(), r"'own' returned sparse features; use to_dense\(\)"),
+        (lambda images: images[:, :0].float(), r"'own' returned features of shape \(1, 0, 4, 4\)"),
+    ],
+)
+def test_features_that_are_no_real_numbers_are_refused(change: Callable, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        evaluate({"own": Representation("own", change)}, two_classes(8), two_classes(8), probe="knn", seeds=1)
+
+
 # The report
 
 
@@ -340,6 +433,36 @@ def test_reports_with_the_same_settings_merge() -> None:
     other_pixels = evaluate({"pixels": Pixels("lab:L")}, two_classes(20), two_classes(20), **options)
     with pytest.raises(ArgumentError, match="both reports hold pixels, but not the same representation"):
         merged.merge(other_pixels)
+
+
+def test_two_functions_of_the_same_name_do_not_merge() -> None:
+    (images, labels), options = two_classes(20), {"probe": "knn", "seeds": 2, "controls": False}
+    noisy = (torch.randint(0, 256, images.shape, dtype=torch.uint8), labels)
+    double, square, other = (
+        evaluate({"own": Representation("own", function)}, noisy, noisy, **options)
+        for function in (lambda x: x.float(), lambda x: x.float(), lambda x: x[:, :1].float() ** 2)
+    )
+    assert double.merge(square) == double
+    with pytest.raises(ArgumentError, match="both reports hold own, but not the same representation"):
+        double.merge(other)
+
+
+def test_a_difference_from_another_report_names_the_settings_that_differ() -> None:
+    call = {"train": two_classes(20), "test": two_classes(20), "seeds": 2}
+    first, other, linear = (evaluate(PIXELS, probe=probe, **call) for probe in ("knn[k=1]", "knn[k=5]", "linear"))
+    assert first.difference("pixels", "pixels", of=other)["reference"] == "pixels with k=5"
+    assert first.difference("pixels", "pixels", of=linear)["reference"] == "pixels with the linear probe"
+    assert first.difference("pixels", "pixels", of=first)["reference"] == "pixels of the other report"
+
+
+@pytest.mark.parametrize("probe", ["linear", "knn"])
+def test_nothing_is_the_best_with_one_label_per_class(probe: str) -> None:
+    given = {"first": Pixels("rgb"), "second": Pixels("lab:L")}
+    found = evaluate(given, two_classes(20), two_classes(20), probe=probe, seeds=2, per_class=1)
+    with pytest.raises(ArgumentError, match="cannot be computed from one labeled image per class; evaluate with more"):
+        found.best(list(given))
+    more = evaluate(given, two_classes(20), two_classes(20), probe=probe, seeds=2, per_class=8)
+    assert more.best(list(given)) in given
 
 
 def test_a_comparison_of_reports_lists_the_settings_that_differ() -> None:

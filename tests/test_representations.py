@@ -1,6 +1,8 @@
 """Representations: what they compute, networks from elsewhere, and saved representations."""
 
+import errno
 import json
+import os
 import pickle
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from ssl_pretext.errors import (
     CheckpointError,
     MissingDependencyError,
     MissingFileError,
+    StorageError,
     UnknownNameError,
 )
 from ssl_pretext.representations import extraction
@@ -378,6 +381,17 @@ def test_large_features_are_stored_on_disk(monkeypatch) -> None:
     found = features_of(pixels, store)
     assert isinstance(found.numpy().base, np.memmap) or found.numpy().base is not None
     assert torch.equal(found, pixels.features(store.images()))
+
+
+def test_features_that_the_disk_has_no_room_for_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(extraction, "IN_MEMORY", 100)
+
+    def fail(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(StorageError, match="the features of 6 images need 18.0 KiB in .*TMPDIR"):
+        features_of(sp.Pixels("rgb"), random_store())
 
 
 def test_a_backbone_can_be_a_function_of_layers() -> None:

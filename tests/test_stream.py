@@ -1,5 +1,6 @@
 """Images streamed from WebDataset shards."""
 
+import gzip
 import io
 import json
 import logging
@@ -361,7 +362,7 @@ def test_damage_after_an_image_of_a_sample_does_not_lose_it(tmp_path):
     assert count_images(str(shard)) == 2
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut"])
+@pytest.mark.parametrize("damage", ["garbage", "cut", "cut between images"])
 def test_a_damaged_header_is_not_the_end_of_a_shard(damage, tmp_path):
     shard = tmp_path / "0.tar"
     write(shard, {f"{number}.png": encoded(photo(number)) for number in range(4)})
@@ -369,13 +370,39 @@ def test_a_damaged_header_is_not_the_end_of_a_shard(damage, tmp_path):
         third = archive.getmembers()[2].offset
     content = shard.read_bytes()
     garbage = bytes(range(256)) * 2
-    shard.write_bytes(
-        content[:third] + garbage + content[third + 512 :] if damage == "garbage" else content[: third + 99]
-    )
+    damaged = {"garbage": content[:third] + garbage + content[third + 512 :], "cut": content[: third + 99]}
+    shard.write_bytes(damaged.get(damage, content[:third]))
     names, contents = zip(*read_shard(str(shard)), strict=True)
     assert names == ("0.tar/0.png", "0.tar/1.png", "0.tar")
     assert contents[2].startswith("the shard is damaged or truncated: ReadError")
+    assert ("end-of-archive mark" in contents[2]) == (damage == "cut between images")
     assert count_images(str(shard)) == 2
+
+
+def test_a_compressed_shard_that_ends_between_images_is_reported(tmp_path):
+    shard, plain = tmp_path / "0.tar.gz", tmp_path / "0.tar"
+    write(plain, {"0.png": encoded(photo(0))})
+    content = plain.read_bytes()
+    end = content.rstrip(b"\0") + bytes(-len(content.rstrip(b"\0")) % 512)
+    for whole, members in ((content, 1), (end + bytes(512), 1), (end, 2)):  # one block of zeros is a mark, too
+        shard.write_bytes(gzip.compress(whole))
+        found = list(read_shard(str(shard)))
+        assert len(found) == members
+    assert "it ends without the end-of-archive mark, so files may be missing" in found[1].content
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{0..99999999999}.tar", "{0..9999}-{0..9999}.tar", f"{{1..{10**17}}}.tar", "{a,b}" * 21 + ".tar"]
+)
+def test_a_pattern_of_too_many_shards_is_refused(pattern):
+    with pytest.raises(DataError, match="stands for more than 1,000,000 shards"):
+        find_shards(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["missing-{0..999999}.tar", f"{{0..{'9' * 5000}}}.tar", "{3..1}.tar"])
+def test_a_pattern_without_shards_is_refused(pattern):
+    with pytest.raises(DataError, match="there (is|are) no shard"):
+        find_shards(pattern)
 
 
 def test_errors_say_what_is_wrong(shards, tmp_path):

@@ -122,8 +122,13 @@ def test_loading_is_strict(tmp_path):
     with pytest.raises(MissingFileError, match="no folder .* with a saved task"):
         PretextTask.from_pretrained(tmp_path / "nowhere")
     task.save_pretrained(tmp_path / "run/task")
-    with pytest.raises(MissingFileError, match=r"run is the folder of a training run; load its task from \S+run/task$"):
-        PretextTask.from_pretrained(tmp_path / "run")
+    assert same(task, PretextTask.from_pretrained(tmp_path / "run"))
+    (tmp_path / "unfinished/task").mkdir(parents=True)
+    with pytest.raises(MissingFileError, match="unfinished/config.json does not exist"):
+        PretextTask.from_pretrained(tmp_path / "unfinished")
+    (tmp_path / "unfinished/fit.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"unfinished has not finished; finish it first: fit\(\) with"):
+        PretextTask.from_pretrained(str(tmp_path / "unfinished"))
     contract = json.loads((tmp_path / "config.json").read_text())
 
     def write(**changes):
@@ -136,7 +141,10 @@ def test_loading_is_strict(tmp_path):
     with pytest.raises(CheckpointError, match="do not fit the task"):
         PretextTask.from_pretrained(tmp_path)
     write(options={**contract["options"], "color": "red"})
-    with pytest.raises(CheckpointError, match="cannot create a task from the contract"):
+    with pytest.raises(CheckpointError, match="cannot create a task from the contract [^.]*[.]json: .*"):
+        PretextTask.from_pretrained(tmp_path)
+    write(options={**contract["options"], "color": "red"}, library_version="99.1")
+    with pytest.raises(CheckpointError, match=rf"saved by ssl_pretext 99.1, and this is {sp.__version__}"):
         PretextTask.from_pretrained(tmp_path)
     write(format=99)
     with pytest.raises(CheckpointError, match="has format 99, but this version of ssl_pretext reads only"):

@@ -12,8 +12,8 @@ from ssl_pretext.encoders.untrained import batch_norms, closed_branches
 from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.probes import evaluate, twins
 from ssl_pretext.probes.controls import CONTROLS
-from ssl_pretext.probes.twins import strongest_twins
-from ssl_pretext.representations.base import Concatenated, Pixels
+from ssl_pretext.probes.twins import starting_points, strongest_twins
+from ssl_pretext.representations.base import Backbone, Concatenated, Pixels
 from ssl_pretext.tasks import Colorization, SplitBrain
 
 DRAWN, OPEN = "random weights", "random weights, residual branches at full scale"
@@ -293,3 +293,20 @@ def test_missing_published_weights_are_an_error_that_says_how_to_go_on(published
     others = [control for control in CONTROLS if control != "before"]
     report = evaluate({"net": task.representation()}, data, data, probe="knn", seeds=1, controls=others)
     assert "net (before)" not in report.names
+
+
+def test_functions_around_one_network_keep_their_own_starting_points() -> None:
+    start = nn.Conv2d(3, 2, 1)
+
+    def own(factor: float) -> sp.Representation:
+        def maps(images: torch.Tensor, layers: list[str]) -> dict[str, torch.Tensor]:
+            return {layer: factor * start(images.float()) for layer in layers}
+
+        before = Backbone(maps, module=start)
+        return Backbone(maps, module=nn.Conv2d(3, 2, 1), before=lambda: before).representation()
+
+    given = {"once": [own(1.0)], "twice": [own(2.0)]}
+    found = starting_points(given, {name: {"before": f"{name} (before)"} for name in given})
+    images = torch.rand(1, 3, 2, 2)
+    once, twice = (found[f"{name} (before)"][0].features(images) for name in given)
+    assert torch.equal(2 * once, twice)

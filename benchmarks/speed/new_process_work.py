@@ -155,13 +155,11 @@ def _store(file: Path, count: int, image_size: int = IMAGE_SIZE) -> Any:
     import ssl_pretext as sp
 
     shape = (count, 3, image_size, image_size)
-    images = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
     generator = np.random.default_rng(0)
-    for start in range(0, count, 1_000):
-        part = images[start : start + 1_000]
-        part[:] = generator.integers(0, 256, size=part.shape, dtype=np.uint8)
-    images.flush()
-    del images
+    with file.open("wb") as written:  # not through a memory map, because a full disk would end the process
+        for start in range(0, count, 1_000):
+            part = (min(1_000, count - start), *shape[1:])
+            written.write(generator.integers(0, 256, size=part, dtype=np.uint8).data)
     return sp.ImageStore.from_arrays(np.memmap(file, dtype=np.uint8, mode="r", shape=shape), [0] * count)
 
 

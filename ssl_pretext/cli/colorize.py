@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_pretext.cli.files import write_skipped
-from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Colorize
 from ssl_pretext.color import lab_to_rgb, rgb_to_lab
 from ssl_pretext.data.decode import decoder
@@ -47,7 +46,7 @@ def run(options: Colorize) -> None:
     jobs, ignored = _folder_jobs(options.photos, options.out) if is_folder else ([(options.photos, options.out)], [])
     for photo, target in jobs:
         _check_target(photo, target)
-    task = load_run(options.run, Colorization)
+    task = Colorization.from_pretrained(options.run)
     skipped = _colorize_all(task, jobs)
     if len(skipped) == len(jobs):
         raise DataError(f"no photo could be read; {skipped[0]['name']}: {skipped[0]['reason']}")

@@ -13,6 +13,18 @@ from ssl_pretext.system.files import write_json, write_text
 __all__ = ["read_options", "write_options", "write_skipped", "write_skipped_on_error"]
 
 
+class _OptionLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """A loader of YAML that refuses aliases: a few lines of them can stand for more values than fit into memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"the alias *{alias.anchor} is not supported; write the value itself", alias.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
 def read_options(path: Path) -> dict[str, Any]:
     """Reads options from a YAML file; hyphens in their names become underscores.
 
@@ -21,10 +33,11 @@ def read_options(path: Path) -> dict[str, Any]:
         ArgumentError: The file is not valid YAML, or it is not a mapping from names to values.
     """
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = yaml.load(path.read_text(encoding="utf-8"), Loader=_OptionLoader)
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} does not exist; it should be a YAML file of options") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # YAML's own errors are no ValueErrors, but those of impossible dates and of numbers with thousands of digits are.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ArgumentError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(options, dict):
         raise ArgumentError(f"{path} contains no options; write one per line, such as 'epochs: 16'")

@@ -79,6 +79,13 @@ def _file_arguments(path: Path) -> list[str]:
             f"{path} contains {', '.join(unknown)}, which pretrain does not have; its options are "
             f"{', '.join(sorted(known))}"
         )
+    for name, value in options.items():
+        inner = list(value.values()) if isinstance(value, dict) and name == "losses" else [value]
+        if any(isinstance(one, list | set | dict) for one in inner):
+            raise ArgumentError(
+                f"{name} in {path} must be a single value{' or a weight for each loss' if name == 'losses' else ''}, "
+                f"got {repr(value)[:80]}"
+            )
     return [argument for name, value in options.items() for argument in _as_arguments(name.replace("_", "-"), value)]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.loading import load_run
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.data import ImageStore, holdout_split
 from ssl_pretext.errors import ArgumentError, DataError
@@ -46,7 +45,7 @@ def run(options: Probe) -> None:
         find_method(probe, None)  # raises an error for an unknown name before the slow work starts
     if len(set(probes)) < len(probes):
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
-    task = load_run(options.run, PretextTask)
+    task = PretextTask.from_pretrained(options.run)
     out = options.out or options.run / "probe"
     with exclusive_lock(out):
         _probe(task, probes, options, out)

@@ -6,12 +6,13 @@ its decoders load pickles.
 """
 
 import glob
+import math
 import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain, groupby, product
 from typing import IO, Any, NamedTuple, cast
 
 from typing_extensions import Self
@@ -27,6 +28,7 @@ __all__ = ["Member", "are_shards", "check_field", "count_images", "find_shards",
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # Of a sample's photographs, one in a lossy format is preferred: masks and depth maps are stored without loss.
 LOSSY = {".avif", ".jfif", ".jpe", ".jpeg", ".jpg", ".webp"}
+MAX_SHARDS = 10**6  # four times as many as the largest public data set has
 
 
 class Member(NamedTuple):
@@ -42,7 +44,7 @@ class Member(NamedTuple):
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A tar header that raises if it is damaged; `tarfile` takes damaged headers, except the first, for the end."""
+    """A tar header that raises if it is damaged or missing; `tarfile` takes both, except at the start, for the end."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -50,6 +52,8 @@ class _StrictHeader(tarfile.TarInfo):
             return super().fromtarfile(archive)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(str(error)) from error
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it ends without the end-of-archive mark, so files may be missing") from error
 
 
 def are_shards(data: str) -> bool:
@@ -65,7 +69,7 @@ def find_shards(shards: str | Iterable[str]) -> list[str]:
             and `?`.
 
     Raises:
-        DataError: There are no shards, or a local shard does not exist.
+        DataError: There are no shards, a pattern stands for more than a million, or a local shard does not exist.
     """
     patterns = [shards] if isinstance(shards, str) else list(shards)
     found: list[str] = []
@@ -232,17 +236,27 @@ def _call_fsspec(shard: str, function: Callable[[Any, str], Any]) -> Any:
 def _expand_braces(pattern: str) -> list[str]:
     """Expands braces like the shell: `{a,b}` and `{08..11}`.
 
+    Raises:
+        DataError: The pattern stands for more than a million shards.
+
     Examples:
         >>> _expand_braces("{a,b}-{08..10}.tar")
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
     """
-    braces = re.search(r"\{([^{}]*)\}", pattern)
-    if braces is None:
-        return [pattern]
-    if span := re.fullmatch(r"(\d+)\.\.(\d+)", braces[1]):
+    parts = re.split(r"\{([^{}]*)\}", pattern)  # text and the insides of braces take turns
+    choices = [_choices(part) if number % 2 else [part] for number, part in enumerate(parts)]
+    if math.prod(map(len, choices)) > MAX_SHARDS:
+        raise DataError(
+            f"the pattern {pattern} stands for more than {MAX_SHARDS:,} shards; write the numbers of the shards that "
+            "exist"
+        )
+    return ["".join(chosen) for chosen in product(*choices)]
+
+
+def _choices(braces: str) -> list[str]:
+    """What the inside of a pair of braces stands for, but at most one choice more than there may be shards."""
+    if span := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", braces):
         width = len(span[1])
-        choices = [str(number).zfill(width) for number in range(int(span[1]), int(span[2]) + 1)]
-    else:
-        choices = braces[1].split(",")
-    ends = _expand_braces(pattern[braces.end() :])
-    return [pattern[: braces.start()] + choice + end for choice in choices for end in ends]
+        numbers = range(int(span[1]), int(span[2]) + 1)[: MAX_SHARDS + 1]
+        return [str(number).zfill(width) for number in numbers]
+    return braces.split(",")

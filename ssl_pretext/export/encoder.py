@@ -13,7 +13,8 @@ from ssl_pretext.encoders.copies import detached_copy
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.export.native import NativeWeights, native_weights
 from ssl_pretext.saving.contract import WEIGHTS_FILE
-from ssl_pretext.system.files import atomic_write, write_json, write_text
+from ssl_pretext.saving.weights import save_tensors
+from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.tasks.base import PretextTask
 from ssl_pretext.tasks.two_encoders import TwoEncoderTask
 from ssl_pretext.version import __version__
@@ -45,7 +46,8 @@ With ssl_pretext, `inputs = Channels.parse("{channels}").inputs(images)`.
 class ImageEncoder(nn.Module):
     """A pretrained encoder that takes whole images: it extracts its channels and computes the feature map.
 
-    It is a plain PyTorch module: you can train it, add a head, and save its `state_dict`.
+    It is a plain PyTorch module: you can train it, add a head, save its `state_dict`, compile it, and export it with
+    `torch.export` or to ONNX. An exported or compiled graph does not check the range of its images.
 
     Args:
         encoders: One or more networks from normalized channels to feature maps `(B, C, h, w)`.
@@ -91,6 +93,7 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
     Raises:
         ArgumentError: A folder is given for a task with two encoders, or timm now builds another network by the
             encoder's name.
+        StorageError: A file could not be written.
 
     Examples:
         >>> from ssl_pretext.tasks import Colorization
@@ -116,12 +119,9 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
 
 
 def _write(task: PretextTask, folder: Path) -> None:
-    from safetensors.torch import save_file
-
     native = native_weights(task.encoder, task.encoder_name, task.channels.num_channels)
     contract = _contract(task)
-    with atomic_write(folder / WEIGHTS_FILE) as part:
-        save_file(native.weights, part, metadata={"format": "pt"})
+    save_tensors(native.weights, folder / WEIGHTS_FILE)
     write_json(folder / "encoder.json", contract)
     write_text(folder / "README.md", _readme(task, native, contract))
 

@@ -12,7 +12,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.representations.base import ColorHistogram, Concatenated, Pixels, Representation
 from ssl_pretext.representations.cache import network_identity
 from ssl_pretext.representations.network import FrozenNetwork
-from ssl_pretext.saving.contract import FORMAT, MAX_JSON_BYTES, WEIGHTS_FILE, check_format
+from ssl_pretext.saving.contract import FORMAT, MAX_JSON_BYTES, UPGRADE, WEIGHTS_FILE, check_format
 from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights, save_weights
 from ssl_pretext.system.files import check_regular_file, checksum_matches, read_json, with_checksum, write_json
@@ -118,7 +118,9 @@ def _build(
         return task.backbone().representation(layer, name)
     if kind == "network":
         return _network(describe, folder, modules).backbone().representation(layer, name)
-    raise CheckpointError(f"{folder} contains a representation of the unknown kind {kind!r}; update ssl_pretext")
+    raise CheckpointError(
+        f"{folder} contains a representation of a kind unknown to this version of ssl_pretext, {kind!r}; {UPGRADE}"
+    )
 
 
 def _network(describe: Mapping[str, Any], folder: Path, modules: dict[str, nn.Module]) -> FrozenNetwork:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
+from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, check_modes, find_controls
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.outcome import pack_hits
@@ -97,15 +97,19 @@ class Comparison:
                 "evaluate() needs a mapping from names to representations, such as {'mine': task.representation()}, "
                 f"with at least one entry; got {given}"
             )
+        if wrong := [name for name in representations if not isinstance(name, str) or not name]:
+            raise ArgumentError(f"the names of representations must be text, such as 'mine', got {wrong[0]!r}")
         per_seed = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
         for name, of_seeds in per_seed.items():
             _check_networks(name, of_seeds)
+            for representation in of_seeds:
+                check_modes(name, representation)
+        if not isinstance(unseen_classes, bool):
+            raise ArgumentError(f"unseen_classes must be True or False, got {unseen_classes!r}")
         self.unseen_classes = _check_images(self.train, self.test, unseen_classes)
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
         self.device = resolve_device(device)
-        if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
-            raise ArgumentError(f"cache must be a folder, but {cache} is a file")
-        self.cache = None if cache is None else Cache(cache)
+        self.cache = _cache(cache)
         self.controls = find_controls(
             {name: of_seeds[0] for name, of_seeds in per_seed.items()},
             self.train,
@@ -294,13 +298,26 @@ class Comparison:
             "code": code_identity()["ssl_pretext"],
             "controls": self.controls.names,
             "against": self.controls.against,
+            "without_twin": self.controls.without_twin,
         }
+
+
+def _cache(folder: object) -> Cache | None:
+    if folder is None:
+        return None
+    if not isinstance(folder, str | Path) or not str(folder) or "\0" in str(folder):
+        raise ArgumentError(f"cache must be the path of a folder or None, got {folder!r}")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ArgumentError(f"cache must be a folder, but {folder} is a file")
+    return Cache(folder)
 
 
 def _seeds(seeds: object) -> list[int]:
     if isinstance(seeds, str) or not isinstance(seeds, Sequence):
         return list(range(whole_number("seeds", seeds)))
     chosen = [whole_number("a seed", seed, least=0) for seed in seeds]
+    if large := [seed for seed in chosen if seed >= 2**63]:
+        raise ArgumentError(f"a seed must be less than 2**63, got {large[0]}")
     if not chosen or len(set(chosen)) != len(chosen):
         raise ArgumentError(f"seeds must contain at least one seed and no seed twice, got {chosen}")
     return chosen

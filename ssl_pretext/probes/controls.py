@@ -1,8 +1,9 @@
 """The controls of an evaluation: the baselines that a representation must beat before pretraining deserves credit."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,8 +13,18 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import ColorHistogram, Pixels, Representation, frozen
 from ssl_pretext.representations.extraction import check_maps
+from ssl_pretext.representations.hidden import hidden_networks
 
-__all__ = ["BEFORE", "CONTROLS", "UNTRAINED", "Controls", "before_name", "find_controls", "untrained_name"]
+__all__ = [
+    "BEFORE",
+    "CONTROLS",
+    "UNTRAINED",
+    "Controls",
+    "before_name",
+    "check_modes",
+    "find_controls",
+    "untrained_name",
+]
 
 # Labels of columns in tables.
 UNTRAINED, BEFORE, SOURCE, REDUCED = "untrained", "before", "its source channels", "pixels of its size"
@@ -29,11 +40,13 @@ class Controls:
             other weights, which are "untrained" and "before".
         names: Names of all controls, including those among the given representations.
         against: For each representation that is not a control, the names of its controls by their label in tables.
+        without_twin: Representations that should have an untrained control but have none, each with the reason.
     """
 
     added: dict[str, Representation]
     names: list[str]
     against: dict[str, dict[str, str]]
+    without_twin: dict[str, str] = field(default_factory=dict)
 
 
 def find_controls(
@@ -57,10 +70,10 @@ def find_controls(
         ArgumentError: There is no such control, the name of a control is already taken, or a representation does not
             return feature maps.
     """
-    if isinstance(wanted, str) or not isinstance(wanted, bool | Collection):
+    if isinstance(wanted, str | Mapping) or not isinstance(wanted, bool | Collection):
         raise ArgumentError(f"controls must be True, False or a list of some of {', '.join(CONTROLS)}; got {wanted!r}")
-    kinds = set(CONTROLS if wanted is True else wanted or ())
-    if unknown := sorted(kinds - {*CONTROLS}):
+    kinds: Collection[str] = CONTROLS if wanted is True else wanted or ()
+    if unknown := [kind for kind in kinds if kind not in CONTROLS]:
         raise ArgumentError(f"there is no control {unknown[0]!r}; known: {', '.join(CONTROLS)}")
     if reserved := sorted({*given} & {UNTRAINED, BEFORE, SOURCE, REDUCED}):
         raise ArgumentError(f"{reserved[0]!r} is the label of a control in tables; rename the representation")
@@ -68,8 +81,11 @@ def find_controls(
     controls = Controls({}, list(known), {name: {} for name in given if name not in known})
     for name, against in controls.against.items():
         representation = given[name]
-        if "untrained" in kinds and representation.untrained is not None:
-            against[UNTRAINED] = untrained_name(name)
+        if "untrained" in kinds:
+            if representation.untrained is None:
+                controls.without_twin[name] = _why_no_twin(representation)
+            else:
+                against[UNTRAINED] = untrained_name(name)
         if "before" in kinds and representation.before is not None:
             against[BEFORE] = before_name(name)
         for label, taken in against.items():
@@ -89,6 +105,33 @@ def find_controls(
     for labels in controls.against.values():
         controls.names.extend(labels[label] for label in (UNTRAINED, BEFORE) if label in labels)
     return controls
+
+
+def check_modes(name: str, representation: Representation) -> None:
+    """Raises if a function uses a network whose features depend on the batch or on chance, since it is in train mode.
+
+    Args:
+        name: Name of the representation for the message.
+        representation: The representation.
+
+    Raises:
+        ArgumentError: A network inside a function is in train mode and has layers for which that matters.
+    """
+    for network in hidden_networks(representation):
+        layers = [type(part).__name__ for part in network.modules() if part.training]
+        if changing := [layer for layer in layers if re.search("BatchNorm|Dropout|DropPath", layer)]:
+            raise ArgumentError(
+                f"{name!r} is a function around a {type(network).__name__} in train mode, in which {changing[0]} "
+                "layers compute other features for other batches. Pass the network itself, as "
+                "FrozenNetwork(network).representation(), or call eval() on it first"
+            )
+
+
+def _why_no_twin(representation: Representation) -> str:
+    if networks := hidden_networks(representation):
+        return f"it is a function around a {type(networks[0]).__name__}"
+    modules = [part.backbone.module for part in representation.parts if part.backbone.module is not None]
+    return f"its Backbone around a {type(modules[0]).__name__} has no `untrained`" if modules else "it is a function"
 
 
 def untrained_name(name: str) -> str:

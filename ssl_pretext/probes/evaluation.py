@@ -5,6 +5,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.comparison import Comparison, EvaluateOptions, Given
 from ssl_pretext.probes.efficiency import LabelEfficiency
@@ -93,12 +94,15 @@ def label_efficiency(
         [1, 4]
     """
     _check_options("label_efficiency", options)
-    if not isinstance(per_class, Sequence) or not per_class or len(set(per_class)) != len(per_class):
+    given: object = per_class  # text is a sequence, too, but not for a type checker
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise ArgumentError(
-            "per_class of label_efficiency() must be a sequence of at least one number of labels, and of none twice, "
-            f"such as [1, 5], got {per_class!r}"
+            "per_class of label_efficiency() must be a sequence of at least one number of labels, such as [1, 5], got "
+            f"{per_class!r}"
         )
-    counts = sorted(per_class)
+    counts = sorted(whole_number("each number in per_class", count) for count in per_class)
+    if len({*counts}) < len(counts):
+        raise ArgumentError(f"per_class of label_efficiency() must have no number twice, got {per_class!r}")
     comparison = Comparison(representations, train, test, **options)
     budgets = [LabelBudget(per_class=count) for count in counts]
     reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))

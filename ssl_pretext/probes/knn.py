@@ -123,7 +123,7 @@ def train_knn(
 
     Returns:
         A history of one row, in which the training loss and accuracy are leave-one-out, the settings with the training
-        accuracy as `validation_accuracy`, and the hits.
+        accuracy as `validation_accuracy` if a class has two images, and the hits.
 
     Raises:
         ArgumentError: k or temperature is not positive.
@@ -135,7 +135,9 @@ def train_knn(
     accuracy, test_accuracy = (found.double().mean().item() for found in (known, hits))
     trained = {"train_loss": loss, "train_accuracy": accuracy}
     tested = {"test_loss": test_loss, "test_accuracy": test_accuracy}
-    chosen = {"k": k, "temperature": temperature, "validation_accuracy": accuracy}
+    chosen: dict[str, float] = {"k": k, "temperature": temperature}
+    if labels.bincount().max() > 1:  # otherwise no image has another one of its class
+        chosen["validation_accuracy"] = accuracy
     return Outcome([{"epoch": 1, **trained, **tested}], chosen, hits)
 
 

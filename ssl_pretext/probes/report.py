@@ -40,8 +40,9 @@ __all__ = ["ProbeReport", "difference_plot", "percent"]
 
 # Entries of the card that two comparable reports may differ in: they describe what is compared, and not how, or follow
 # from the images, whose hashes are compared.
-NOT_COMPARED = ("controls", "against", "health", "representations", "code", "guessed", "seen")
+NOT_COMPARED = ("controls", "against", "without_twin", "health", "representations", "code", "guessed", "seen")
 PAIRED = ("seeds", "train", "test", "label_fraction", "per_class", "classes_without_training_images")
+ROUNDED = 0.005  # half a percentage point
 ENOUGH_SEEDS = 4  # with fewer, the spreads between seeds of the rows of a table are moderated
 
 
@@ -136,8 +137,15 @@ class ProbeReport:
         found = interval(self._scores(name, reference, other))
         if of is None:
             return self._row(name, reference, found, verdict(self.card, name, reference, found))
-        label = f"{reference} with the {of.card['probe']} probe"
+        label = f"{reference} {self._settings_of(of)}"
         return self._row(name, label, found, describe_difference(found, label, basis(self.card, name)))
+
+    def _settings_of(self, other: "ProbeReport") -> str:
+        """Says how another report differs from this one, as the end of the name of a representation in it."""
+        if other.card["probe"] != self.card["probe"]:
+            return f"with the {other.card['probe']} probe"
+        settings = [f"{key}={theirs!r}"[:80] for key, (_, theirs) in self.card_differences(other).items()]
+        return f"with {', '.join(settings)}" if settings else "of the other report"
 
     def against_controls(self) -> list[dict[str, Any]]:
         """Returns a row as of `difference` for each representation and each of its controls.
@@ -172,7 +180,17 @@ class ProbeReport:
         return [
             *(f"{row['representation']}: {row['words']}." for row in rows),
             *describe_correction(rows),
+            *self._describe_bounds(),
             *warnings(self.card, self.runs),
+        ]
+
+    def _describe_bounds(self) -> list[str]:
+        found = [self.interval(name) for name in self.names]
+        if not any(one.mean - one.half < -ROUNDED or one.mean + one.half > 1 + ROUNDED for one in found):
+            return []
+        return [
+            "Intervals that reach below 0% or above 100% end there; with so few test images or seeds, the accuracy is "
+            "hardly known."
         ]
 
     def hits(self, name: str) -> NDArray[np.bool_]:
@@ -232,8 +250,8 @@ class ProbeReport:
                 the controls.
 
         Raises:
-            ArgumentError: The probe has no accuracy on held-out training images (only the linear and knn probes have),
-                or there are only controls.
+            ArgumentError: The probe has no accuracy on held-out training images (only the linear and knn probes have,
+                and only if a class has two labeled images), or there are only controls.
             UnknownNameError: The report has no such representation.
         """
         held_out: dict[str, float] = {}
@@ -245,10 +263,13 @@ class ProbeReport:
         for name in candidates:
             values = [run["validation_accuracy"] for run in self._runs(name) if "validation_accuracy" in run]
             if not values:
-                raise ArgumentError(
-                    f"best() needs accuracies on held-out training images, which the {self.card['probe']} probe of "
-                    f"{name!r} does not have; use the linear or knn probe"
+                probe = self.card["probe"]
+                reason = (
+                    "cannot be computed from one labeled image per class; evaluate with more labels"
+                    if probe in ("linear", "knn")
+                    else f"the {probe} probe of {name!r} does not have; use the linear or knn probe"
                 )
+                raise ArgumentError(f"best() needs accuracies on held-out training images, which {reason}")
             held_out[name] = statistics.fmean(values)
         return max(held_out, key=lambda name: held_out[name])
 
@@ -360,12 +381,14 @@ class ProbeReport:
             )
         both = set(self.names) & set(other.names)
         mine, theirs = self.card["representations"], other.card["representations"]
-        if clash := sorted(name for name in both if mine[name] != theirs[name]):
+        if clash := sorted(name for name in both if mine[name] != theirs[name] or not self._same(name, other)):
             raise ArgumentError(
                 f"both reports hold {', '.join(clash)}, but not the same representation; give one of them another name "
                 "and evaluate it again"
             )
+        without_twin = {**other.card.get("without_twin", {}), **self.card.get("without_twin", {})}
         card = self.card | {
+            "without_twin": without_twin,
             "controls": list(dict.fromkeys([*self.card["controls"], *other.card["controls"]])),
             **{key: other.card[key] | self.card[key] for key in ("health", "representations")},
             "against": {
@@ -374,6 +397,14 @@ class ProbeReport:
             },
         }
         return ProbeReport([*self.runs, *(run for run in other.runs if run["representation"] not in both)], card)
+
+    def _same(self, name: str, other: "ProbeReport") -> bool:
+        """Whether a representation that both reports describe equally is the same one.
+
+        The description of a function does not say what it computes, but one function has the same results twice.
+        """
+        is_function = any(one.get("kind") == "function" for one in self.card["representations"][name])
+        return not is_function or self._runs(name) == other._runs(name)
 
     def plot(self, path: str | Path, *, loss: bool = False, title: str | None = None) -> None:
         """Draws the mean and the range over the seeds of the test accuracy per epoch, as a PNG file.

@@ -206,7 +206,8 @@ def describe_difference(found: Interval, reference: str, basis: str = "", *, kin
         >>> describe_difference(Interval(0.004, 0.011, 0.4), "pixels")
         'no significant difference from pixels (+0.4 points, 95% interval -0.7 to +1.5)'
     """
-    low, high = 100 * (found.mean - found.half), 100 * (found.mean + found.half)
+    # A difference of two accuracies is at most 100 points; an interval may reach beyond that if there are few images.
+    low, high = (min(100.0, max(-100.0, 100 * bound)) for bound in (found.mean - found.half, found.mean + found.half))
     span = f"{kind} {low:+.1f} to {high:+.1f}" + (f" {basis}" if basis else "")
     if not found.significant:
         return f"no significant difference from {reference} ({100 * found.mean:+.1f} points, {span})"

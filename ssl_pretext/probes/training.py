@@ -90,13 +90,22 @@ def train_network(
 
     Returns:
         The history with a row per epoch, no settings, because none are selected, and the hits of the last epoch.
+
+    Raises:
+        ArgumentError: The function does not create a module with parameters, or the module does not return logits.
     """
     features, labels = train
     standardize = _standardization(features) if training.standardize else lambda maps: maps
     count, device = len(labels), labels.device
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        network = factory(features.shape[1], classes).to(device)
+        network = factory(features.shape[1], classes)
+        if not isinstance(network, nn.Module) or not any(True for _ in network.parameters()):
+            raise ArgumentError(
+                "the function that creates a probe must return a module with parameters to train, got "
+                f"{repr(network)[:80]}"
+            )
+        network = network.to(device)
         regularizers = WeightedRegularizers(training.regularizers)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
@@ -111,7 +120,9 @@ def train_network(
             # Batches are nearly equal, because BatchNorm has no variance in a last batch of a single image.
             for batch in order.tensor_split(max(1, count // training.batch_size)):
                 inputs = standardize(features[batch])
-                logits = network(inputs)
+                logits = _check_logits(network(inputs), len(batch), classes)
+                if not logits.requires_grad:
+                    raise ArgumentError("the logits of the probe do not depend on its parameters, so it cannot learn")
                 penalties = regularizers(network, inputs).values()
                 loss = F.cross_entropy(logits, labels[batch])
                 optimizer.zero_grad()
@@ -120,7 +131,7 @@ def train_network(
                 sums += _score(logits.detach(), labels[batch])
             (train_loss, train_accuracy), (test_loss, hits) = (
                 (sums / count).tolist(),
-                _test(network, standardize, *test),
+                _test(network, standardize, *test, classes),
             )
             history.append(
                 {
@@ -146,7 +157,7 @@ def _standardization(features: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _test(
-    network: nn.Module, standardize: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor
+    network: nn.Module, standardize: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, classes: int
 ) -> tuple[float, Tensor]:
     """Computes the mean test loss, and whether each image is classified correctly."""
     network.eval()
@@ -154,10 +165,21 @@ def _test(
     with torch.inference_mode():
         for batch in torch.arange(len(labels), device=labels.device).split(TEST_BATCH_SIZE):
             # Indexing copies the features, so a network that changes its input in place does no harm.
-            logits = network(standardize(features[batch]))
+            logits = _check_logits(network(standardize(features[batch])), len(batch), classes)
             total += F.cross_entropy(logits, labels[batch], reduction="sum")
             hits[batch] = logits.argmax(dim=1) == labels[batch]
     return (total / len(labels)).item(), hits
+
+
+def _check_logits(logits: object, count: int, classes: int) -> Tensor:
+    """Raises unless a probe returned logits `(count, classes)`."""
+    if isinstance(logits, Tensor) and logits.shape == (count, classes) and logits.is_floating_point():
+        return logits
+    what = f"{logits.dtype} of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    raise ArgumentError(
+        f"the probe returned {what}, but it must return floating logits of shape ({count}, {classes}): one for each "
+        "class, for each image of the batch"
+    )
 
 
 def _score(logits: Tensor, labels: Tensor) -> Tensor:

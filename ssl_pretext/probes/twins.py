@@ -60,7 +60,9 @@ def strongest_twins(
     if they are drawn at about zero (`open_residual_branches`), and both of these with measured BatchNorm statistics
     (`measured_statistics`). None of them is always the strongest. A representation gets the version with the highest
     accuracy of leave-one-out nearest neighbors on a sample of the training images. No test image is used, so the choice
-    does not bias the accuracy of the control. A twin with a single version has no additional cost.
+    does not bias the accuracy of the control. The sample has all labels, whatever the budget: the version is then the
+    same for all budgets, and what the additional labels contribute can only make the control stronger. A twin with a
+    single version has no additional cost.
 
     Layers of one network become layers of one twin, and are computed in one pass. The global random state is not
     changed.
@@ -124,7 +126,8 @@ def starting_points(
         if backbone not in created:
             start = backbone.before()
             identity = json.dumps([start.describe, network_identity(start.module)], sort_keys=True)
-            created[backbone] = known.setdefault(identity, start)
+            # A backbone without a description may be another function around the same network.
+            created[backbone] = start if start.describe is None else known.setdefault(identity, start)
         return created[backbone]
 
     found: dict[str, list[Representation]] = {}

@@ -137,6 +137,11 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
             f"Warning: {repeated:,} of {card['test']['images']:,} test images repeat others, so that the intervals are "
             "too narrow."
         )
+    for name, reason in card.get("without_twin", {}).items():
+        found.append(
+            f"{name} has no untrained control, because {reason}: nothing here shows what training contributed. Pass "
+            "networks as FrozenNetwork(network).representation()."
+        )
     if diverged := sum(not math.isfinite(run["history"][-1]["test_loss"] or math.nan) for run in runs):
         found.append(f"Warning: {diverged} of {len(runs)} probes diverged; their accuracies mean nothing.")
     if warning := few_steps_warning(card, labels):

@@ -1,15 +1,17 @@
 """Feature extraction: all layers of a frozen network are computed in one pass over the images."""
 
-import tempfile
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_pretext.color import finish_range_checks
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import Backbone, Representation, frozen
+from ssl_pretext.system.files import reserved_temporary_file
 
 __all__ = ["check_maps", "extract_features", "layers_by_backbone", "run_backbone"]
 
@@ -38,6 +40,7 @@ def extract_features(
 
     Raises:
         ArgumentError: A representation returns something other than feature maps, or values that are not finite.
+        StorageError: The folder for temporary files has no room for the features.
     """
     features: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
@@ -64,11 +67,14 @@ def check_maps(name: str, maps: object, count: int) -> Tensor:
         count: Number of images in the batch.
 
     Raises:
-        ArgumentError: `maps` is not a tensor of shape `(count, C, h, w)`.
+        ArgumentError: `maps` is not a tensor of shape `(count, C, h, w)`, or its values are complex or sparse.
     """
-    if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != count:
+    if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != count or 0 in maps.shape:
         what = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"type {type(maps).__name__}"
         raise ArgumentError(f"{name!r} returned features of {what}, but they must have the shape ({count}, C, h, w)")
+    if maps.is_complex() or maps.layout != torch.strided:
+        found, remedy = ("complex", "abs(), or real and imag as") if maps.is_complex() else ("sparse", "to_dense() for")
+        raise ArgumentError(f"{name!r} returned {found} features; use {remedy} channels of real numbers")
     return maps.float()
 
 
@@ -102,12 +108,14 @@ def run_backbone(
                         f"and {tuple(batch.shape[1:])} for later ones; they must have the same shape for all images"
                     )
                 features[layer][indices] = batch
+        finish_range_checks()
     return features
 
 
 def _allocate(*shape: int) -> Tensor:
     """Allocates memory for features, or a temporary file that is removed with the last reference to it."""
-    if 4 * int(np.prod(shape)) <= IN_MEMORY:
+    size = 4 * math.prod(shape)
+    if size <= IN_MEMORY:
         return torch.empty(shape)
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
+    with reserved_temporary_file(size, f"features of {shape[0]:,} images") as file:
+        return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="r+", shape=shape))

@@ -20,6 +20,7 @@ __all__ = [
     "CONTRACT_FILE",
     "FORMAT",
     "MAX_JSON_BYTES",
+    "UPGRADE",
     "WEIGHTS_FILE",
     "TrainedOn",
     "check_format",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 FORMAT = 2  # 1 was written by versions before the first release
+UPGRADE = "upgrade it: pip install --upgrade ssl-pretext"
 CONTRACT_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 WEIGHTS_HASH, CONTRACT_HASH = "weights_sha256", "contract_sha256"
 FIELD_TYPES: dict[str, type] = {
@@ -105,7 +107,7 @@ def read_contract(folder: Path) -> dict[str, Any]:
     if unknown := sorted(contract.keys() - FIELD_TYPES.keys()):
         raise CheckpointError(
             f"the contract {file} contains the keys {', '.join(unknown)}, which this version of ssl_pretext does not "
-            "know; update ssl_pretext, or save the task again"
+            f"know; {UPGRADE}, or save the task again"
         )
     for key, kind in FIELD_TYPES.items():
         if not isinstance(contract.get(key), kind) or isinstance(contract[key], bool):
@@ -150,7 +152,7 @@ def check_format(found: int, file: Path, remedy: str) -> None:
         raise CheckpointError(f"{file} was written by an unreleased version of ssl_pretext; {remedy}")
     if found > FORMAT:
         raise CheckpointError(
-            f"{file} has format {found}, but this version of ssl_pretext reads only format {FORMAT}; update ssl_pretext"
+            f"{file} has format {found}, but this version of ssl_pretext reads only format {FORMAT}; {UPGRADE}"
         )
 
 

@@ -1,14 +1,16 @@
 """Weights in safetensors files, which are written atomically and loaded strictly."""
 
 import errno
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.system.files import atomic_write, check_regular_file
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["load_weights", "save_tensors", "save_weights"]
 
 
 def save_weights(module: nn.Module, file: Path) -> None:
@@ -17,13 +19,31 @@ def save_weights(module: nn.Module, file: Path) -> None:
     Raises:
         StorageError: The file could not be written; the previous file, if any, is unchanged.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    needed = sum(value.nbytes for value in module.state_dict().values())
-    with atomic_write(file, needed=needed, sync=True) as part:
+    with _writing(file, module.state_dict().values()) as part:
+        save_model(module, str(part))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Writes tensors, each with memory of its own, to a safetensors file that PyTorch libraries read.
+
+    Raises:
+        StorageError: The file could not be written; the previous file, if any, is unchanged.
+    """
+    from safetensors.torch import save_file
+
+    with _writing(file, tensors.values()) as part:
+        save_file(dict(tensors), str(part), metadata={"format": "pt"})
+
+
+@contextmanager
+def _writing(file: Path, tensors: Collection[Tensor]) -> Iterator[Path]:
+    from safetensors import SafetensorError
+
+    with atomic_write(file, needed=sum(value.nbytes for value in tensors), sync=True) as part:
         try:
-            save_model(module, str(part))
+            yield part
         except SafetensorError as error:  # safetensors reports I/O errors only as text
             raise OSError(errno.EIO, str(error)) from error
 

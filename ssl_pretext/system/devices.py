@@ -1,10 +1,11 @@
-"""Selection of the device by name: `"auto"`, `"cpu"` or `"cuda"`."""
+"""Selection of the device by name, and copies from a GPU for which the CPU does not wait."""
 
 import torch
+from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["DEVICES", "resolve_device"]
+__all__ = ["DEVICES", "CopyToHost", "is_capturing", "is_idle", "resolve_device"]
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -30,3 +31,51 @@ def resolve_device(device: str, argument: str = "device") -> str:
             f"{argument} is 'cuda', but PyTorch finds no CUDA device on this machine; use 'auto' or 'cpu'"
         )
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+class CopyToHost:
+    """A copy of a small tensor on the CPU, which is complete as soon as its device has computed the tensor.
+
+    From a CUDA device the copy is asynchronous, to pinned memory, so that the CPU can go on queuing work.
+
+    Args:
+        values: The tensor to copy.
+
+    Examples:
+        >>> copy = CopyToHost(torch.ones(2))
+        >>> copy.is_complete(), copy.wait()
+        (True, tensor([1., 1.]))
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(values.device))
+        else:
+            self._values = values.cpu()
+
+    def is_complete(self) -> bool:
+        """Whether the values can be read without waiting."""
+        return self._event is None or self._event.query()
+
+    def wait(self) -> Tensor:
+        """Waits until the copy is complete, and returns it."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether the work for a device is recorded as a CUDA graph, in which nothing can be read from the device."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def is_idle(device: torch.device) -> bool:
+    """Whether nothing is queued on a device, so that waiting for one more result would not interrupt its work.
+
+    The answer is always yes for devices other than CUDA, which have no queue or none that can be asked.
+    """
+    return device.type != "cuda" or torch.cuda.current_stream(device).query()

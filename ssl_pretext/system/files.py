@@ -1,15 +1,17 @@
 """Atomic writing and strict reading of files, with checksums and checks of the free disk space."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ssl_pretext.errors import CheckpointError, MissingFileError, PretextError, StorageError
 
@@ -25,6 +27,7 @@ __all__ = [
     "format_size",
     "json_sha256",
     "read_json",
+    "reserved_temporary_file",
     "storage_errors",
     "with_checksum",
     "write_bytes",
@@ -196,6 +199,45 @@ def check_free_space(folder: Path, needed: int) -> None:
             f"not enough disk space in {folder.parent}: {format_size(needed)} are needed, and {format_size(free)} "
             "are free. Delete files, or choose a folder on another disk."
         )
+
+
+@contextmanager
+def reserved_temporary_file(size: int, what: str) -> Iterator[IO[bytes]]:
+    """Yields an unnamed temporary file of `size` bytes, whose room on the disk is reserved, for a memory map.
+
+    Writing to a memory map whose file has no room ends the process with SIGBUS, without a message.
+
+    Args:
+        size: Size of the file in bytes.
+        what: What the file is for, in the plural, for the message.
+
+    Raises:
+        StorageError: The disk has no room for the file.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            _reserve(file, size)
+            yield file
+    except OSError as error:
+        place = tempfile.tempdir or "the folder for temporary files"
+        free = f", which has {format_size(shutil.disk_usage(place).free)} free" if tempfile.tempdir else ""
+        raise StorageError(
+            f"the {what} need {format_size(size)} in {place}{free}: {error.strerror or error}. Delete files, or set "
+            "the environment variable TMPDIR to a folder on a disk with more room"
+        ) from error
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as error:
+        # macOS and Windows do not have the function, and some file systems do not support it.
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        zeros = bytes(2**20)
+        for start in range(0, size, len(zeros)):
+            file.write(zeros[: size - start])
+        file.flush()
 
 
 def format_size(count: int) -> str:

@@ -339,14 +339,15 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         Only a JSON file and a safetensors file are read. Loading is strict: missing and additional weights are errors.
 
         Args:
-            folder: A folder, or the name of a repository on the Hugging Face hub.
+            folder: A folder that `save_pretrained` wrote, the folder of a run of `fit` or `ssl-pretext pretrain`, or
+                the name of a repository on the Hugging Face hub.
             revision: Branch, tag or commit of the repository.
             parts: Untrained modules to replace the parts that were given as modules, such as `{"encoder": MyNet()}`.
 
         Raises:
             MissingFileError: The folder or one of its files does not exist, or the repository cannot be fetched.
             CheckpointError: The contract or the weights are damaged, do not fit each other or this version of the
-                library, or belong to another class.
+                library, or belong to another class, or the run has not finished.
         """
         task, contract = load_task(TASKS, folder, revision=revision, parts=dict(parts or {}))
         if not isinstance(task, cls):

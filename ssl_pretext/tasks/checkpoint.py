@@ -14,8 +14,11 @@ from ssl_pretext.registry import Registry, signature_of
 from ssl_pretext.saving.contract import CONTRACT_FILE, WEIGHTS_FILE, read_contract
 from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights
+from ssl_pretext.version import __version__
 
 __all__ = ["check_loadable", "load_task", "options_without_weights"]
+
+RUN_FILE = "fit.json"  # which `fit` writes when it starts
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -57,7 +60,7 @@ def load_task(
 
     Args:
         registry: The task classes by name.
-        folder: A folder, or the name of a repository on the Hugging Face hub.
+        folder: A folder of a task or of a training run, or the name of a repository on the Hugging Face hub.
         revision: Branch, tag or commit of the repository.
         parts: Untrained modules by name, to replace the parts that were given as modules.
 
@@ -67,7 +70,7 @@ def load_task(
     Raises:
         MissingFileError: The folder or one of its files does not exist, or the repository cannot be fetched.
         CheckpointError: The contract or the weights are damaged, or do not fit each other or this version of the
-            library.
+            library, or the training run has not finished.
     """
     path = _local_folder(folder, revision)
     contract = read_contract(path)
@@ -89,7 +92,12 @@ def load_task(
     except CheckpointError:
         raise
     except Exception as error:  # the values of an untrusted contract can make other libraries raise any error
-        raise CheckpointError(f"cannot create a task from the contract {path / CONTRACT_FILE}: {error}") from error
+        # The options of a task may have changed between two versions that have the same format.
+        writer = contract["library_version"]
+        versions = "" if writer == __version__ else f". It was saved by ssl_pretext {writer}, and this is {__version__}"
+        raise CheckpointError(
+            f"cannot create a task from the contract {path / CONTRACT_FILE}: {error}{versions}"
+        ) from error
     load_weights(task, weights, "task")
     return task.eval(), contract
 
@@ -104,13 +112,22 @@ def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
+def _task_folder(folder: Path) -> Path:
+    """The folder itself, or that of the task in the folder of a training run."""
+    if (folder / CONTRACT_FILE).exists():
+        return folder
+    if (task := folder / "task" / CONTRACT_FILE).exists():
+        return task.parent
+    if (folder / RUN_FILE).exists():
+        options = folder / "pretrain.yaml"  # written by the command line
+        how = f"ssl-pretext pretrain --config {options} --resume" if options.exists() else "fit() with resume=True"
+        raise CheckpointError(f"the training run in {folder} has not finished; finish it first: {how}")
+    return folder
+
+
 def _local_folder(folder: str | Path, revision: str | None) -> Path:
     if os.path.isdir(folder):
-        if not (path := Path(folder) / CONTRACT_FILE).exists() and (task := Path(folder) / "task").is_dir():
-            raise MissingFileError(
-                f"{path} does not exist, because {folder} is the folder of a training run; load its task from {task}"
-            )
-        return Path(folder)
+        return _task_folder(Path(folder))
     if isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
         raise MissingFileError(
             f"there is no folder {folder} with a saved task; give a folder that save_pretrained() wrote, or the name "

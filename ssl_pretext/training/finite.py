@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ssl_pretext.color import finish_range_checks
 from ssl_pretext.errors import NotFiniteError
 from ssl_pretext.system.files import write_json
 from ssl_pretext.tasks import TaskOutput
@@ -98,8 +99,10 @@ class FiniteCheck:
 
         Raises:
             NotFiniteError: A weight, or the loss of the last step, is NaN or infinite.
+            ArgumentError: RGB images of the last steps were outside `[0, 1]`.
         """
         self.check_pending()
+        finish_range_checks()
         if wrong := _not_finite(networks.named_parameters()):
             shown = f"{wrong[0]} and {len(wrong) - 1} more" if len(wrong) > 1 else wrong[0]
             self._stop(
