@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from ssl_pretext.arguments import whole_number
-from ssl_pretext.data import ImageStore, as_store
+from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
-from ssl_pretext.probes.outcome import pack_hits
+from ssl_pretext.probes.metrics import find_metrics, image_scores
+from ssl_pretext.probes.outcome import pack_scores
+from ssl_pretext.probes.problem import ClassProblem, NumberProblem, Problem, check_classes, check_targets
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.probes.targets import as_images_with_targets, find_kind
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import starting_points, strongest_twins
 from ssl_pretext.representations.base import Backbone, Representation
@@ -42,6 +45,13 @@ class EvaluateOptions(TypedDict, total=False):
     """The options that `evaluate` and `label_efficiency` share; all may be left out.
 
     Attributes:
+        target: What the probe predicts: `"class"` (the default), `"labels"` (several per image), `"numbers"` or
+            `"mask"` (a class per pixel). For all but classes, `train` and `test` are pairs `(images, targets)`:
+            labels are an array `(N, K)` of 0 and 1, numbers `(N,)` or `(N, K)`, masks `(N, H, W)`; labels and numbers
+            can also be a mapping from names to arrays `(N,)`. Unknown targets are NaN; unknown classes, also of pixels,
+            are -1.
+        metrics: Names of metrics of the target to report; the first one decides tables and sentences unless another is
+            asked for. By default `accuracy` and `balanced_accuracy` for classes, and all metrics for other targets.
         probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
             `(in_channels, num_classes)` to a module.
         epochs: Passes over the labeled images, by default 10, for networks such as `"conv"`; other probes have none.
@@ -59,6 +69,8 @@ class EvaluateOptions(TypedDict, total=False):
         device: `"auto"` (the default), `"cpu"` or `"cuda"`.
     """
 
+    target: str
+    metrics: Sequence[str] | None
     probe: str | ProbeFactory
     epochs: int | None
     seeds: int | Sequence[int]
@@ -78,6 +90,8 @@ class Comparison:
         train: Any,
         test: Any,
         *,
+        target: str = "class",
+        metrics: Sequence[str] | None = None,
         probe: str | ProbeFactory = "linear",
         epochs: int | None = None,
         seeds: int | Sequence[int] = 5,
@@ -87,9 +101,12 @@ class Comparison:
         cache: str | Path | None = None,
         device: str = "auto",
     ) -> None:
-        self.train, self.test = as_store(train), as_store(test)
+        self.kind = find_kind(target)
+        self.metrics = find_metrics(self.kind.name, metrics)
+        (self.train, trained), (self.test, tested) = (as_images_with_targets(one, self.kind) for one in (train, test))
+        self.targets = {"train": trained, "test": tested}
         self.seeds = _seeds(seeds)
-        self.method = find_method(probe, training)
+        self.method = find_method(probe, training, self.kind)
         self.epochs = self.method.epochs if epochs is None else whole_number("epochs", epochs)
         if not isinstance(representations, Mapping) or not representations:
             given = repr(representations)[:80]
@@ -100,7 +117,9 @@ class Comparison:
         per_seed = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
         for name, of_seeds in per_seed.items():
             _check_networks(name, of_seeds)
-        self.unseen_classes = _check_images(self.train, self.test, unseen_classes)
+        _check_images(self.train, self.test)
+        self.names_of_targets = check_targets(trained, tested)
+        self.unseen_classes = check_classes(trained, tested, unseen_classes) if target == "class" else []
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
         self.device = resolve_device(device)
         if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
@@ -131,8 +150,8 @@ class Comparison:
         from tqdm import tqdm
 
         for budget in budgets:
-            budget.check(self.train)
-        labels = {budget: budget.draw(self.train.labels, self.seeds) for budget in budgets}
+            budget.check(self.targets["train"])
+        labels = {budget: budget.draw(self.targets["train"].strata, self.seeds) for budget in budgets}
         runs: dict[LabelBudget, list[dict[str, Any]]] = {budget: [] for budget in budgets}
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
@@ -150,7 +169,7 @@ class Comparison:
                     run = self._cached_run(representation, identity, features, sets.full[number], seed)
                     if number < len(sets.parts):
                         part = self._cached_run(representation, identity, features, sets.parts[number], seed)
-                        run |= {"part_labels": part["labels"], "part_hits": part["hits"]}
+                        run |= {"part_labels": part["labels"], "part_scores": part["scores"]}
                     runs[budget].append({"representation": name, "probe": self.method.name, "seed": seed, **run})
                     bar.update()
         order = {(name, seed): (i, j) for i, name in enumerate(self.names) for j, seed in enumerate(self.seeds)}
@@ -196,7 +215,9 @@ class Comparison:
                 if UNTRAINED in controls
             }
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
-            varying |= strongest_twins(trained, seed, self.train, device=self.device, cache=self.cache)
+            varying |= strongest_twins(
+                trained, seed, self.train, self.targets["train"], device=self.device, cache=self.cache
+            )
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
             for name, representation in (fixed | varying).items():
                 train, test = (
@@ -237,7 +258,8 @@ class Comparison:
             "seed": seed,
             "labeled": indices_sha256(labeled),
             "images": self.hashes,
-            "classes": self.train.classes,
+            "targets": [targets.sha256 for targets in self.targets.values()],
+            "metrics": [metric.name for metric in self.metrics],
             "code": code_identity(),
             "device": self.device,
         }
@@ -249,43 +271,54 @@ class Comparison:
 
     def _run(self, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int) -> dict[str, Any]:
         """Trains and tests a probe once, on the labeled images with the given indices."""
-        train, labels = features[0], self.train.labels
-        if len(labeled) < len(labels):  # otherwise a copy of all features would take twice the memory
-            train, labels = train[labeled], labels[labeled]
-        seen = self.train.labels.unique()
-        predictable = torch.isin(self.test.labels, seen)
-        test, truth = features[1], self.test.labels
-        if self.unseen_classes:
-            test, truth = test[predictable], truth[predictable]
-        classes = len(self.train.classes)
-        if not self.method.all_classes:
-            labels, truth, classes = torch.searchsorted(seen, labels), torch.searchsorted(seen, truth), len(seen)
+        train, targets = features[0], self.targets["train"].values
+        if len(labeled) < len(targets):  # otherwise a copy of all features would take twice the memory
+            train, targets = train[labeled], targets[labeled]
+        pose = {"class": self._class_problem, "numbers": NumberProblem}.get(self.kind.name, Problem)
+        problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
+        test = features[1][problem.tested] if problem.tested is not None else features[1]
         # All features are moved to the device once, instead of batch by batch in every epoch.
-        splits = [(maps.to(self.device), names.to(self.device)) for maps, names in ((train, labels), (test, truth))]
-        history, settings, hits = self.method.train(*splits, classes=classes, epochs=self.epochs, seed=seed)
-        for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
-            row["test_accuracy"] *= predictable.double().mean().item()
-        if self.unseen_classes:
-            hits = torch.zeros_like(predictable).masked_scatter(predictable, hits.cpu())
-        return {"labels": len(labels), "history": history, "hits": pack_hits(hits), **settings}
+        splits = [
+            (maps.to(self.device), values.to(self.device))
+            for maps, values in ((train, problem.train), (test, problem.test))
+        ]
+        history, settings, predictions = self.method.train(
+            *splits, num_outputs=problem.num_outputs, epochs=self.epochs, seed=seed
+        )
+        outputs = problem.predictions(predictions.cpu())
+        truth = self.kind.truth(self.targets["test"].values, len(self.names_of_targets))
+        scores = {metric.name: image_scores(metric, outputs, truth) for metric in self.metrics}
+        if "test_accuracy" in history[-1] and problem.tested is not None:
+            for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
+                row["test_accuracy"] *= problem.tested.double().mean().item()
+        return {
+            "labels": len(targets),
+            "history": history,
+            "scores": {name: pack_scores(values) for name, values in scores.items()},
+            **settings,
+        }
+
+    def _class_problem(self, train: Tensor, test: Tensor, num_outputs: int) -> "Problem":
+        return ClassProblem(train, test, num_outputs, self.targets["train"].values.unique(), self.method.all_classes)
 
     def _card(self) -> dict[str, Any]:
         """The part of the probe card that holds for all representations and budgets."""
         splits = {"train": self.train, "test": self.test}
         known, judged = {*self.train.digests()}, self.test.digests()
-        predictable = torch.isin(self.test.labels, self.train.labels)
         return {
             "probe": self.method.name,
+            "target": self.kind.name,
+            "metrics": [metric.name for metric in self.metrics],
+            "names": self.names_of_targets,
+            "unlabeled": {split: targets.missing for split, targets in self.targets.items()},
             **self.method.card,
             "epochs": self.epochs,
             "seeds": self.seeds,
             **{split: {"images": len(store), "sha256": self.hashes[split]} for split, store in splits.items()},
-            "classes": len(self.train.labels.unique()),
-            "classes_without_training_images": self.unseen_classes,
-            "predictable": predictable.double().mean().item(),
+            "targets": {split: targets.sha256 for split, targets in self.targets.items()},
+            **(self._class_card() if self.kind.name == "class" else {}),
             "seen": sum(digest in known for digest in judged),
             "repeated": len(judged) - len({*judged}),
-            "guessed": (self.test.labels == self.train.labels.mode().values).double().mean().item(),
             "image_size": self.train.image_size,
             "resize": self.train.resize,
             "device": self.device,
@@ -294,6 +327,16 @@ class Comparison:
             "code": code_identity()["ssl_pretext"],
             "controls": self.controls.names,
             "against": self.controls.against,
+        }
+
+    def _class_card(self) -> dict[str, Any]:
+        train, test = (targets.values for targets in self.targets.values())
+        return {
+            "classes": len(train.unique()),
+            "classes_without_training_images": self.unseen_classes,
+            "predictable": torch.isin(test, train).double().mean().item(),
+            "guessed": (test == train.mode().values).double().mean().item(),
+            "largest_class": test.bincount().max().item() / len(test),
         }
 
 
@@ -341,8 +384,8 @@ def _check_networks(name: str, of_seeds: Sequence[Representation]) -> None:
         )
 
 
-def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> list[str]:
-    """Raises unless a probe can be trained and tested; returns the classes that have no training image."""
+def _check_images(train: ImageStore, test: ImageStore) -> None:
+    """Raises unless there are training and test images of one shape."""
     for split, store in (("train", train), ("test", test)):
         if len(store) == 0:
             raise ArgumentError(f"evaluate() got no {split} images")
@@ -352,24 +395,6 @@ def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> 
             "train and test must have images of the same size and number of channels; train has {} channels and size "
             "{}, test has {} channels and size {}".format(*shapes[0], *shapes[1])
         )
-    if train.classes[: len(test.classes)] != test.classes:  # labels given as numbers may lack the last classes
-        raise ArgumentError(
-            f"train and test must have the same classes; train has {train.classes[:5]}... and test has "
-            f"{test.classes[:5]}..."
-        )
-    if len(train.labels.unique()) < 2:
-        raise ArgumentError("evaluate() needs training images of at least two classes, got one")
-    have = {*train.labels.tolist()}
-    missing = sorted({*test.labels.tolist()} - have)
-    if missing and not unseen_classes:
-        raise ArgumentError(
-            f"{len(missing)} of the classes of the test images have no training image, such as "
-            f"{train.classes[missing[0]]!r}, so no probe can predict them. Leave these test images out, or pass "
-            "unseen_classes=True to count them as errors"
-        )
-    if not have & {*test.labels.tolist()}:
-        raise ArgumentError("no test image belongs to a class that has training images")
-    return [name for label, name in enumerate(train.classes) if label not in have]
 
 
 def _ordered_names(representations: Mapping[str, object], controls: Controls) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """`evaluate` and `label_efficiency`, which train and test small classifiers on frozen features."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
@@ -15,6 +15,10 @@ from ssl_pretext.system.processes import on_rank_zero
 
 __all__ = ["EvaluateOptions", "evaluate", "label_efficiency"]
 
+PER_CLASS, NUM_LABELS = (1, 2, 5, 10, 20), (10, 20, 50, 100, 200)
+
+T = TypeVar("T")
+
 
 def evaluate(
     representations: Mapping[str, Given],
@@ -23,6 +27,7 @@ def evaluate(
     *,
     label_fraction: float = 1.0,
     per_class: int | None = None,
+    num_labels: int | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> ProbeReport:
     """Trains and tests a probe on each representation, once per seed.
@@ -39,10 +44,12 @@ def evaluate(
     Args:
         representations: Frozen features by name. A sequence stands for one network per seed, such as networks that were
             pretrained from different seeds, so that the interval includes the variation between them.
-        train: Labeled training images: an `ImageStore`, a Dataset of `(image, label)`, or a pair `(images, labels)`.
-        test: Labeled test images of the same classes, in any of these forms.
+        train: Training images with their targets: an `ImageStore`, a Dataset of `(image, target)`, or a pair
+            `(images, targets)`; see `EvaluateOptions.target`.
+        test: Test images with targets of the same kind, in any of these forms.
         label_fraction: The fraction of each class's labels that is used, at least one image per class.
         per_class: The number of labeled images per class, in place of `label_fraction`.
+        num_labels: The number of labeled images, in place of `label_fraction`, if the targets are no classes.
         options: The probe (`"linear"` by default), seeds, controls and more; see `EvaluateOptions`.
 
     Returns:
@@ -61,7 +68,8 @@ def evaluate(
     """
     _check_options("evaluate", options)
     comparison = Comparison(representations, train, test, **options)
-    return on_rank_zero("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, per_class)])[0])
+    count = _label_count(comparison, per_class, num_labels)
+    return on_rank_zero("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, count)])[0])
 
 
 def label_efficiency(
@@ -69,7 +77,8 @@ def label_efficiency(
     train: Any,
     test: Any,
     *,
-    per_class: Sequence[int] = (1, 2, 5, 10, 20),
+    per_class: Sequence[int] | None = None,
+    num_labels: Sequence[int] | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> LabelEfficiency:
     """Runs `evaluate` for several numbers of labels; for a given seed, smaller budgets are subsets of larger ones.
@@ -78,7 +87,8 @@ def label_efficiency(
         representations: Frozen features by name, as for `evaluate`.
         train: Labeled training images as for `evaluate`, at least as many of each class as the largest budget.
         test: Labeled test images as for `evaluate`, which are the same for all budgets.
-        per_class: The numbers of labeled images per class.
+        per_class: The numbers of labeled images per class, by default 1, 2, 5, 10 and 20.
+        num_labels: The numbers of labeled images if the targets are no classes, by default 10, 20, 50, 100 and 200.
         options: The probe, seeds, controls and more; see `EvaluateOptions`.
 
     Raises:
@@ -93,16 +103,28 @@ def label_efficiency(
         [1, 4]
     """
     _check_options("label_efficiency", options)
-    if not isinstance(per_class, Sequence) or not per_class or len(set(per_class)) != len(per_class):
-        raise ArgumentError(
-            "per_class of label_efficiency() must be a sequence of at least one number of labels, and of none twice, "
-            f"such as [1, 5], got {per_class!r}"
-        )
-    counts = sorted(per_class)
     comparison = Comparison(representations, train, test, **options)
-    budgets = [LabelBudget(per_class=count) for count in counts]
+    name, default = ("per_class", PER_CLASS) if comparison.kind.name == "class" else ("num_labels", NUM_LABELS)
+    counts = _label_count(comparison, per_class, num_labels) or default
+    if not isinstance(counts, Sequence) or not counts or len(set(counts)) != len(counts):
+        raise ArgumentError(
+            f"{name} of label_efficiency() must be a sequence of at least one number of labels, and of none twice, "
+            f"such as [1, 5], got {counts!r}"
+        )
+    budgets = [LabelBudget(per_class=count) for count in sorted(counts)]
     reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))
-    return LabelEfficiency(dict(zip(counts, reports, strict=True)))
+    return LabelEfficiency(dict(zip(sorted(counts), reports, strict=True)))
+
+
+def _label_count(comparison: Comparison, per_class: T, num_labels: T) -> T:
+    """Returns the number of labels that belongs to the kind of target, and refuses the other one."""
+    if comparison.kind.name == "class":
+        given, other, wanted, refused = per_class, num_labels, "per_class", "num_labels"
+    else:
+        given, other, wanted, refused = num_labels, per_class, "num_labels", "per_class"
+    if other is not None:
+        raise ArgumentError(f"for target={comparison.kind.name!r}, pass {wanted} in place of {refused}")
+    return given
 
 
 def _check_options(function: str, options: Mapping[str, Any]) -> None:
