@@ -61,11 +61,11 @@ def report(kind: str, probe: str = "linear", change: bool = False, **options: ob
 
 @pytest.mark.parametrize(
     ("kind", "probe"),
-    [("labels", "linear"), ("labels", "knn"), ("labels", "conv"), ("numbers", "linear"), ("numbers", "knn"),
-     ("numbers", "conv"), ("mask", "linear"), ("mask", "conv")],
+    [("labels", "linear"), ("labels", "knn"), ("numbers", "linear"), ("numbers", "knn"), ("mask", "linear"),
+     ("mask", "conv")],
 )  # fmt: skip
 def test_every_kind_has_controls_seeds_intervals_and_sentences(kind: str, probe: str, tmp_path) -> None:
-    found = report(kind, probe, epochs=4)
+    found = report(kind, probe, epochs=2)
     assert {"network", "network (untrained)", "pixels rgb", "color histogram"} <= {*found.names}
     metric = found.metric()
     assert metric.heading in found.table()

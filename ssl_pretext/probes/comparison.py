@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.data import ImageStore
@@ -24,10 +24,11 @@ from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import starting_points, strongest_twins
-from ssl_pretext.representations.base import Backbone, Representation
+from ssl_pretext.representations.base import Backbone, BackboneOwner, Representation
 from ssl_pretext.representations.cache import Cache, cached_features, code_identity, is_cacheable, network_identity
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.representations.network import FrozenNetwork
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
@@ -35,7 +36,8 @@ from ssl_pretext.version import __version__
 
 __all__ = ["Comparison", "EvaluateOptions", "Given"]
 
-Given = Representation | Sequence[Representation]
+One = Representation | BackboneOwner | nn.Module | str
+Given = One | Sequence[One]
 
 # Threads wait for each other: the mode of a network and the state of the random numbers belong to the whole process.
 ONE_AT_A_TIME = threading.RLock()
@@ -114,7 +116,7 @@ class Comparison:
                 "evaluate() needs a mapping from names to representations, such as {'mine': task.representation()}, "
                 f"with at least one entry; got {given}"
             )
-        per_seed = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
+        per_seed = {name: _per_seed(name, given, self.seeds, self.train) for name, given in representations.items()}
         for name, of_seeds in per_seed.items():
             _check_networks(name, of_seeds)
         _check_images(self.train, self.test)
@@ -251,7 +253,7 @@ class Comparison:
             or not self.method.cacheable
             or not all(is_cacheable(part.backbone) for part in representation.parts)
         ):
-            return dict(finite_json(self._run(features, labeled, seed)))
+            return dict(finite_json(self._run(representation, features, labeled, seed)))
         identity = {
             "representation": described,
             "method": {"name": self.method.name, **self.method.card, "epochs": self.epochs},
@@ -265,32 +267,37 @@ class Comparison:
         }
         run: dict[str, Any] | None = self.cache.result(identity)
         if run is None:
-            run = dict(finite_json(self._run(features, labeled, seed)))
+            run = dict(finite_json(self._run(representation, features, labeled, seed)))
             self.cache.store_result(identity, run)
         return run
 
-    def _run(self, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int) -> dict[str, Any]:
+    def _run(
+        self, representation: Representation, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int
+    ) -> dict[str, Any]:
         """Trains and tests a probe once, on the labeled images with the given indices."""
-        train, targets = features[0], self.targets["train"].values
-        if len(labeled) < len(targets):  # otherwise a copy of all features would take twice the memory
-            train, targets = train[labeled], targets[labeled]
+        targets = self.targets["train"].values[labeled]
         pose = {"class": self._class_problem, "numbers": NumberProblem}.get(self.kind.name, Problem)
         problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
-        test = features[1][problem.tested] if problem.tested is not None else features[1]
-        # All features are moved to the device once, instead of batch by batch in every epoch.
-        splits = [
-            (maps.to(self.device), values.to(self.device))
-            for maps, values in ((train, problem.train), (test, problem.test))
-        ]
-        history, settings, predictions = self.method.train(
-            *splits, num_outputs=problem.num_outputs, epochs=self.epochs, seed=seed
-        )
+        options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
+        tested = torch.arange(len(self.test)) if problem.tested is None else problem.tested.nonzero().flatten()
+        if self.method.finetunes:
+            images = (self.train.subset(labeled), problem.train), (self.test.subset(tested), problem.test)
+            history, settings, predictions = self.method.train(representation, *images, device=self.device, **options)
+        else:
+            # All features are moved to the device once, instead of batch by batch in every epoch. They are copied only
+            # if some are left out, because a copy of all would take twice the memory.
+            splits = [
+                ((maps if len(chosen) == len(maps) else maps[chosen]).to(self.device), values.to(self.device))
+                for maps, chosen, values in zip(features, (labeled, tested), (problem.train, problem.test), strict=True)
+            ]
+            history, settings, predictions = self.method.train(*splits, **options)
         outputs = problem.predictions(predictions.cpu())
         truth = self.kind.truth(self.targets["test"].values, len(self.names_of_targets))
         scores = {metric.name: image_scores(metric, outputs, truth) for metric in self.metrics}
         if "test_accuracy" in history[-1] and problem.tested is not None:
             for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
-                row["test_accuracy"] *= problem.tested.double().mean().item()
+                if "test_accuracy" in row:
+                    row["test_accuracy"] *= problem.tested.double().mean().item()
         return {
             "labels": len(targets),
             "history": history,
@@ -349,14 +356,12 @@ def _seeds(seeds: object) -> list[int]:
     return chosen
 
 
-def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representation]:
+def _per_seed(name: str, given: Given, seeds: Sequence[int], images: ImageStore) -> list[Representation]:
     """The representation of each seed."""
-    of_seeds = [given] * len(seeds) if isinstance(given, Representation) else given
-    if not isinstance(of_seeds, Sequence) or not all(isinstance(each, Representation) for each in of_seeds):
-        raise ArgumentError(
-            f"{name!r} must be a representation or a sequence of them, got {type(given).__name__}; use "
-            "task.representation(), FrozenNetwork(...).representation() or Pixels(...)"
-        )
+    if isinstance(given, Sequence) and not isinstance(given, str | nn.Module):
+        of_seeds = [_as_representation(name, each, images) for each in given]
+    else:
+        of_seeds = [_as_representation(name, given, images)] * len(seeds)
     if len(of_seeds) != len(seeds):
         raise ArgumentError(
             f"{name!r} is a sequence of {len(of_seeds)} representations for {len(seeds)} seeds; pass one for each seed"
@@ -370,6 +375,27 @@ def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representat
             f"some representations of {name!r} started from published weights and some did not; pass only one kind"
         )
     return list(of_seeds)
+
+
+def _as_representation(name: str, given: object, images: ImageStore) -> Representation:
+    """The output of a task or a network, or the representation that is given."""
+    if isinstance(given, Representation):
+        return given
+    if isinstance(given, BackboneOwner):
+        return given.representation()
+    if isinstance(given, str):
+        return FrozenNetwork(given).representation()
+    if isinstance(given, nn.Module):
+        if images.num_channels != 3:
+            raise ArgumentError(
+                f"{name!r} is a module, and which of the {images.num_channels} channels it sees is unknown; pass "
+                "FrozenNetwork(module, channels=...)"
+            )
+        return FrozenNetwork(given).representation()
+    raise ArgumentError(
+        f"{name!r} must be a task, a network, the name of an encoder or a representation, or a sequence with one of "
+        f"them for each seed; got {type(given).__name__}"
+    )
 
 
 def _check_networks(name: str, of_seeds: Sequence[Representation]) -> None:

@@ -42,8 +42,11 @@ def evaluate(
     the work and all processes get its report.
 
     Args:
-        representations: Frozen features by name. A sequence stands for one network per seed, such as networks that were
-            pretrained from different seeds, so that the interval includes the variation between them.
+        representations: What to compare, by name: tasks, networks (`FrozenNetwork`, or any module that takes RGB images
+            normalized to about `[-1, 1]`), names of encoders such as `"timm/resnet18[pretrained=true]"`, or
+            representations such as one layer of a task. All are frozen. A sequence stands for one network per seed,
+            such as networks that were pretrained from different seeds, so that the interval includes the variation
+            between them.
         train: Training images with their targets: an `ImageStore`, a Dataset of `(image, target)`, or a pair
             `(images, targets)`; see `EvaluateOptions.target`.
         test: Test images with targets of the same kind, in any of these forms.

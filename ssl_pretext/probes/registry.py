@@ -11,6 +11,7 @@ from torch import nn
 
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.conv import ConvProbe
+from ssl_pretext.probes.finetuning import FINETUNING, finetune
 from ssl_pretext.probes.knn import KNN_CARD, KNNProbe, train_knn
 from ssl_pretext.probes.linear import LINEAR_CARD, LinearProbe, train_linear
 from ssl_pretext.probes.outcome import Outcome
@@ -24,6 +25,7 @@ from ssl_pretext.representations.cache import is_library_code
 
 __all__ = ["Method", "create_probe", "find_method", "list_probes", "register_probe"]
 
+FINETUNE, EPOCHS_OF_FINETUNING = "finetune", 30
 DOCUMENTED = "documented_conv"  # the conv probe as in the documented experiment, without standardized features
 PROBES: Registry[nn.Module] = Registry("probe")
 PROBES.register("conv")(ConvProbe)
@@ -53,6 +55,8 @@ class Method:
         pooled: Whether the probe averages feature maps to at most 9,216 features, so that larger maps are not stored.
         all_classes: Whether the probe has an output for each class, including those without training images, as the
             classifier of the documented experiment has.
+        finetunes: Whether it trains the network itself; `train` then takes a representation first, and images in place
+            of features.
         cacheable: Whether all code of the probe belongs to this library, so that finished probes can be cached.
     """
 
@@ -63,6 +67,7 @@ class Method:
     pooled: bool
     all_classes: bool
     cacheable: bool
+    finetunes: bool = False
 
 
 def find_method(probe: str | ProbeFactory, training: ProbeConfig | None, kind: Kind = KINDS["class"]) -> Method:
@@ -87,6 +92,8 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None, kind: K
         )
     name, options = parse_spec(probe) if isinstance(probe, str) else (getattr(probe, "__name__", "custom"), {})
     if isinstance(probe, str):
+        if name == FINETUNE and not options:
+            return _finetuning(training or FINETUNING, kind)
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown names and options
         if kind.name == "mask":
             return _map_method(name, training or MAP_TRAINING, kind)
@@ -111,7 +118,7 @@ def _fitted_method(name: str, options: Mapping[str, Option], training: ProbeConf
     return Method(
         name,
         partial(train, kind=kind),
-        LINEAR_CARD if name == "linear" else KNN_CARD | options,
+        LINEAR_CARD if name == "linear" else {**KNN_CARD, **options},
         1,
         pooled=True,
         all_classes=False,
@@ -124,6 +131,24 @@ def _map_method(name: str, training: ProbeConfig, kind: Kind) -> Method:
     if name not in MAP_PROBES:
         raise ArgumentError(f"the {name} probe predicts no masks; probes that do: {', '.join(MAP_PROBES)}")
     return _network_method(name, MAP_PROBES[name], training, kind, MAP_PROBES[name], {})
+
+
+def _finetuning(training: ProbeConfig, kind: Kind) -> Method:
+    """Fine-tuning, which trains the network itself; its linear layer has an output for each class with images."""
+    if training.regularizers or not training.standardize:
+        raise ArgumentError("fine-tuning takes no regularizers, and standardize=False has no meaning for it")
+    schedule = "linear warm-up over a tenth of the steps, then cosine"
+    flips = "none" if kind.name == "mask" else "horizontal flips"
+    return Method(
+        FINETUNE,
+        partial(finetune, training=training, kind=kind),
+        {**training.card(), "loss": LOSSES[kind.name], "schedule": schedule, "augmentation": flips},
+        EPOCHS_OF_FINETUNING,
+        pooled=True,
+        all_classes=False,
+        cacheable=True,
+        finetunes=True,
+    )
 
 
 def _network_method(
@@ -139,7 +164,7 @@ def _network_method(
     return Method(
         name,
         partial(train_network, factory, training=training, kind=kind),
-        training.card() | {"loss": LOSSES[kind.name]} | source,
+        {**training.card(), "loss": LOSSES[kind.name], **source},
         10,
         pooled=False,
         all_classes=kind.name == "class",
@@ -168,8 +193,8 @@ def create_probe(probe: str, in_channels: int, num_classes: int, **options: Opti
 
 
 def list_probes() -> list[str]:
-    """Returns the names of the probes, which `create_probe` and `evaluate` take."""
-    return PROBES.names()
+    """Returns the names of the probes that `evaluate` takes; `create_probe` takes all but `finetune`."""
+    return [*PROBES.names(), FINETUNE]
 
 
 def register_probe(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:

@@ -5,12 +5,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError, UnknownNameError
 from ssl_pretext.probes.controls import before_name, untrained_name
 from ssl_pretext.probes.metrics import ACCURACY, Metric, find_metrics
 from ssl_pretext.probes.outcome import unpack_scores
@@ -36,6 +36,9 @@ from ssl_pretext.reporting.page import markdown_table
 from ssl_pretext.reporting.plots import curves, forest, lines
 from ssl_pretext.representations.collapse import health_rows
 from ssl_pretext.system.files import read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["ProbeReport", "difference_plot"]
 
@@ -323,6 +326,32 @@ class ProbeReport:
         rows = health_rows(self.card["health"])
         return markdown_table(rows, list(rows[0]))
 
+    def to_frame(self) -> "pandas.DataFrame":
+        """Returns a row for each representation and seed as a pandas DataFrame.
+
+        The columns are `representation`, `control` (whether it only serves as a baseline), `probe`, `seed`, `labels`,
+        each metric by its name, `test_loss`, and the settings that were selected.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependencyError("to_frame() needs pandas: pip install pandas") from error
+        left_out = {"history", "scores", "part_scores", "part_labels"}
+        images, controls = self.card["test"]["images"], {*self.names} - {*self.card["against"]}
+        return pandas.DataFrame(
+            {
+                "representation": run["representation"],
+                "control": run["representation"] in controls,
+                **{metric: float(unpack_scores(text, images).mean()) for metric, text in run["scores"].items()},
+                "test_loss": run["history"][-1]["test_loss"],
+                **{key: value for key, value in run.items() if key not in left_out},
+            }
+            for run in self.runs
+        )
+
     def to_json(self, path: str | Path) -> None:
         """Writes card, summary and runs to a JSON file."""
         write_json(Path(path), self.to_dict())
@@ -425,9 +454,10 @@ class ProbeReport:
         key, label, factor = ("test_accuracy", ACCURACY.heading, 100)
         if loss or self.card["target"] != "class":
             key, label, factor = ("test_loss", "test loss", 1)
+        # Fine-tuning is tested only after the last epoch, and JSON has no NaN.
         series = {
             name: [
-                [math.nan if row[key] is None else factor * row[key] for row in run["history"]]
+                [math.nan if row.get(key) is None else factor * row[key] for row in run["history"]]
                 for run in self._runs(name)
             ]
             for name in self.names
