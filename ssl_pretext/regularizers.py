@@ -92,13 +92,22 @@ def register_regularizer(name: str) -> Callable[[Callable[..., Regularizer]], Ca
 @register_regularizer("nuclear_norm")
 def nuclear_norm(on: Subject = "weights") -> Regularizer:
     """The sum of a matrix's singular values, which favors low rank; it needs a singular value decomposition."""
-    return Regularizer(lambda matrix: torch.linalg.matrix_norm(matrix.float(), ord="nuc"), on)
+    return Regularizer(_nuclear_norm, on)
 
 
 @register_regularizer("l2")
 def l2(on: Subject = "weights") -> Regularizer:
     """The sum of a matrix's squared entries; on weights it is known as kernel regularization."""
-    return Regularizer(lambda matrix: matrix.float().square().sum(), on)
+    return Regularizer(_sum_of_squares, on)
+
+
+# Named functions instead of lambdas, because tasks are pickled for other processes.
+def _nuclear_norm(matrix: Tensor) -> Tensor:
+    return cast(Tensor, torch.linalg.matrix_norm(matrix.float(), ord="nuc"))
+
+
+def _sum_of_squares(matrix: Tensor) -> Tensor:
+    return matrix.float().square().sum()
 
 
 class WeightedRegularizers(nn.Module):

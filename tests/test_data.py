@@ -1,6 +1,8 @@
 import importlib.util
 import json
 import os
+import pickle
+import shutil
 import stat
 import sys
 import threading
@@ -554,6 +556,27 @@ def test_missing_values_are_kept():
     store = ImageStore.from_arrays(images, [0, 1])
     np.testing.assert_array_equal(store.images().numpy(), images)
     assert store.sha256 == ImageStore.from_arrays(images.copy(), [0, 1]).sha256
+
+
+def test_a_pickled_subset_has_only_its_own_pixels(folder, tmp_path):
+    """A store on disk is mapped again from its file; the pixels of other images in memory are left out."""
+    mapped = ImageStore.from_folder(folder, image_size=64, cache=tmp_path / "cache")
+    arrays = ImageStore.from_arrays(torch.randint(0, 256, (50, 3, 64, 64), dtype=torch.uint8), [0, 1] * 25)
+    for store, pixels in ((mapped, 0), (arrays, 2 * 3 * 64 * 64)):
+        subset = store.subset([1, 0])
+        data = pickle.dumps(subset)
+        assert len(data) < pixels + 6_000
+        again = pickle.loads(data)
+        assert torch.equal(again.images(), subset.images())
+        assert (again.sha256, again.names, again.classes) == (subset.sha256, subset.names, subset.classes)
+        assert torch.equal(pickle.loads(pickle.dumps(again.subset([1]))).images(), subset.images([1]))
+    assert isinstance(pickle.loads(pickle.dumps(mapped))._pixels, np.memmap)
+    data = pickle.dumps(mapped)
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(
+        DataError, match="from which a store was pickled, cannot be opened here: .* Open the images again"
+    ):
+        pickle.loads(data)
 
 
 def test_the_hash_covers_names_labels_and_pixels(folder, tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ from ssl_pretext.encoders import (
 )
 from ssl_pretext.encoders.from_torchvision import PatchTransformer, TorchvisionEncoder
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
-from ssl_pretext.tasks import CrossChannelPrediction
+from ssl_pretext.representations import FrozenNetwork
+from ssl_pretext.tasks import CrossChannelPrediction, create_task
 
 CHANNELS, SIZES = (1, 2, 3, 12), (32, 64, 96)
 # Small networks of different families that accept images of any size.
@@ -73,6 +74,66 @@ def test_the_autoencoder_restores_the_size_of_its_input(size):
 def test_a_module_is_returned_unchanged():
     encoder = nn.Conv2d(3, 16, 3)
     assert create_encoder(encoder) is encoder
+
+
+class FixedSize(nn.Module):
+    """Adds position embeddings, which fit images of one size only."""
+
+    def __init__(self, channels: int, height: int = 48, width: int = 48) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(channels, 8, 16, stride=16)
+        self.positions = nn.Parameter(torch.randn(1, 8, height // 16, width // 16))
+
+    def forward(self, images):
+        return self.patches(images) + self.positions
+
+
+class WrappedTransformer(nn.Module):
+    """A transformer of timm inside of a module, which raises an AssertionError for other sizes."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        import timm
+
+        options = {"img_size": 48, "depth": 1, "embed_dim": 24, "num_heads": 2, "in_chans": channels}
+        self.body = timm.create_model("vit_tiny_patch16_224", num_classes=0, **options)
+
+    def forward(self, images):
+        return self.body.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
+
+
+TASKS_OF_ONE_ENCODER = ["rotation", "jigsaw", "relative_patch", "inpainting", "denoising"]
+
+
+@pytest.mark.parametrize("kind", [FixedSize, WrappedTransformer])
+@pytest.mark.parametrize("task", TASKS_OF_ONE_ENCODER)
+def test_an_encoder_states_the_only_size_that_it_takes(kind, task):
+    encoder = kind(3)
+    with pytest.raises(
+        ArgumentError, match=r"does not run on images of shape \(1, 3, 64, 64\): .*encoder.image_size = "
+    ):
+        create_task(task, encoder=encoder)
+    encoder.image_size = 48
+    made = create_task(task, encoder=encoder)
+    assert made.shape.reduction == 16
+    made(torch.rand(2, 3, 48, 48)).loss.backward()
+    assert made.features(torch.rand(2, 3, 48, 48)).shape[-2:] == (3, 3)
+    message = rf"{kind.__name__} takes only images of 48×48 pixels, .* got 64×64; give image_size=48"
+    for call in (made, made.features, FrozenNetwork(encoder).representation().features):
+        with pytest.raises(ArgumentError, match=message):
+            call(torch.rand(2, 3, 64, 64))
+
+
+def test_the_only_size_may_be_a_height_and_a_width():
+    encoder = FixedSize(3, 32, 64)
+    encoder.image_size = (32, 64)
+    task = create_task("jigsaw", encoder=encoder)
+    task(torch.rand(2, 3, 32, 64)).loss.backward()
+    assert feature_layers(encoder, 3) == ["patches"]
+    for wrong in ("48", 0, (1, 2, 3)):
+        encoder.image_size = wrong
+        with pytest.raises(ArgumentError, match="attribute image_size of the encoder FixedSize must be a whole number"):
+            measure_encoder(encoder, 3)
 
 
 def test_measuring_changes_neither_modes_nor_buffers_nor_random_state():
@@ -298,6 +359,27 @@ def test_pretrained_weights_are_adapted_to_the_channels(channels, tmp_path, monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     encoder = create_encoder("torchvision/squeezenet1_1[pretrained=true]", in_channels=channels)
     check_adapted(first_convolution(encoder), first_convolution(vision), channels)
+
+
+@pytest.mark.parametrize("name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
+def test_networks_with_auxiliary_classifiers_take_their_published_weights(name, tmp_path, monkeypatch):
+    import torchvision
+
+    vision = torchvision.models.get_model(name, init_weights=False)
+    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(vision.state_dict(), tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    encoder = create_encoder(f"torchvision/{name}[pretrained=true]", in_channels=3)
+    weights = vision.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in encoder.body.state_dict().items())
+    assert not any(key.lower().startswith("aux") for key in encoder.body.state_dict())
+
+
+def test_encoders_can_be_created_where_no_gradients_are_computed():
+    with torch.no_grad():
+        encoder = create_encoder("timm/resnet10t", in_channels=3)
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def first_convolution(module: nn.Module) -> nn.Conv2d:

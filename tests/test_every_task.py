@@ -2,7 +2,9 @@
 
 import json
 import math
+import multiprocessing
 import os
+import pickle
 import signal
 
 import pytest
@@ -127,6 +129,30 @@ def test_every_task_is_saved_and_loaded(task, tmp_path):
     assert same(given, sp.PretextTask.from_pretrained(tmp_path / "given", parts={"encoder": module(task)}))
     with pytest.raises(CheckpointError, match="given as a module"):
         sp.PretextTask.from_pretrained(tmp_path / "given")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_and_its_layers_are_pickled(task):
+    one, batch = build(task, named(task)).eval(), images()
+    assert same(one, pickle.loads(pickle.dumps(one)))
+    again = pickle.loads(pickle.dumps(one.representation()))
+    with torch.no_grad():
+        assert torch.equal(again.features(batch), one.features(batch))
+        assert same(again.untrained(1).backbone.module, one.untrained(1))
+
+
+def losses_in_another_process(task: sp.PretextTask, store: sp.ImageStore) -> list[float]:
+    return [task(store.images([0, 1])).loss.item(), sp.Pixels("rgb", size=2).features(store.images()).sum().item()]
+
+
+def test_a_new_process_gets_a_task_and_images():
+    """A process that is started and not forked, as on Windows and macOS; it takes seconds to import torch."""
+    torch.manual_seed(0)
+    task = sp.Colorization(net(1), regularizers={"nuclear_norm": 0.1}).eval()
+    store = sp.ImageStore.from_arrays(images(), [0, 1, 0, 1]).subset([1, 3])
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(losses_in_another_process, (task, store))
+    assert found == pytest.approx(losses_in_another_process(task, store), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", TASKS)

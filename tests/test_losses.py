@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 
@@ -14,6 +16,16 @@ def test_pixel_losses_follow_their_formulas():
     for beta in (1.0, 0.25, 1 / 110):
         huber = torch.where(d < beta, d**2 / (2 * beta), d - beta / 2).mean()
         assert torch.allclose(create_loss("smooth_l1", beta=beta)(x, y), huber)
+
+
+@pytest.mark.parametrize("name", sorted({*list_losses()} - {"lpips", "perceptual"}))  # which need weights on disk
+def test_losses_are_pickled(name):
+    losses = WeightedLosses({name: 1.0}, Channels.parse("lab" if name == "lab_classification" else "lab:ab"))
+    again = pickle.loads(pickle.dumps(losses))
+    target = 0.5 * torch.rand(2, losses.channels.num_channels, 8, 8)
+    output = torch.rand(2, losses.logits.num_outputs if losses.logits else 2, 8, 8)
+    arguments = (target.flip(0), target, torch.rand(2, 3, 8, 8), output)
+    assert again.eval()(*arguments) == losses.eval()(*arguments)
 
 
 def test_specs_keep_their_options():

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from helpers import small_encoder, smooth_images
@@ -6,6 +8,13 @@ from torch import nn
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.regularizers import WeightedRegularizers, create_regularizer, list_regularizers
+
+
+@pytest.mark.parametrize("name", list_regularizers())
+def test_regularizers_are_pickled(name):
+    regularizer, encoder, features = create_regularizer(name), nn.Conv2d(3, 4, 3), torch.rand(2, 4, 3, 3)
+    again = pickle.loads(pickle.dumps(regularizer))
+    assert again(encoder, features) == regularizer(encoder, features)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Representations: what they compute, networks from elsewhere, and saved representations."""
 
 import json
+import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from probing import features_of, random_store, small_task
 from torch import nn
 
@@ -106,6 +109,18 @@ def test_errors_say_which_argument_cannot_be_used(make, message: str) -> None:
         make()
 
 
+def test_representations_are_pickled() -> None:
+    parts = [sp.Pixels("lab:L", size=4), sp.representations.ColorHistogram(2)]
+    both = sp.representations.Concatenated([*parts, sp.FrozenNetwork(nn.Conv2d(3, 4, 2)).representation()], size=2)
+    images = random_store().images()
+    for one in (*parts, both):
+        again = pickle.loads(pickle.dumps(one))
+        assert torch.equal(again.features(images), one.features(images))
+        assert (again.name, again.describe, again.control) == (one.name, one.describe, one.control)
+    twins = [one.untrained(1).features(images) for one in (both, again)]
+    assert torch.equal(*twins)
+
+
 # Networks from elsewhere
 
 
@@ -132,6 +147,92 @@ def test_a_timm_network_with_its_transform_gives_the_features_of_timm() -> None:
     assert torch.equal(
         together[layers["layer2"].backbone, "layer2"], features_of(network.representation("layer2"), store)
     )
+
+
+def published_in_timm(monkeypatch, tmp_path: Path) -> nn.Module:
+    """Puts weights where timm looks for those of `test_resnet`, with statistics of their own; returns the network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = timm.create_model("test_resnet").eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth"), "mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.4)}
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay=overlay))
+    network.pretrained_cfg |= overlay
+    return network
+
+
+def test_published_weights_of_timm_get_their_published_normalization(monkeypatch, tmp_path: Path) -> None:
+    name, store = "timm/test_resnet[pretrained=true]", random_store(size=32)
+    other = published_in_timm(monkeypatch, tmp_path)
+    network = sp.FrozenNetwork(name)
+    cfg = timm.data.resolve_data_config({}, model=other)
+    normalize = timm.data.create_transform(**cfg, is_training=False).transforms[-1]
+    with torch.no_grad():
+        expected = other.forward_features(normalize(store.images() / 255))
+    torch.testing.assert_close(features_of(network.representation(), store), expected, atol=1e-4, rtol=1e-4)
+    described = network.representation().describe
+    assert (described["mean"], described["std"]) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.4])
+    assert repr(network) == (
+        f"<FrozenNetwork {name}: rgb, mean=[0.4, 0.5, 0.6], std=[0.1, 0.2, 0.4], images keep their size>"
+    )
+    twin = network.representation().untrained(0)
+    assert twin.describe == described  # and with the same inputs
+    sp.save_representation(network.representation(), tmp_path / "saved")
+    assert sp.load_representation(tmp_path / "saved").describe == described
+    card = sp.evaluate({"it": network.representation()}, *[random_store(12, size=32)] * 2, probe="knn", seeds=1).card
+    assert card["representations"]["it"][0]["mean"] == [0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "mean", "std"),
+    [
+        ("rgb:BG", {}, [0.6, 0.5], [0.4, 0.2]),
+        ("gray", {}, [0.5], [0.7 / 3]),
+        ("lab", {}, None, None),
+        ("lab:L", {}, None, None),
+        ("rgb", {"mean": [0.1] * 3, "std": [0.3] * 3}, [0.1] * 3, [0.3] * 3),
+    ],
+)
+def test_the_normalization_follows_the_channels(channels, options, mean, std, monkeypatch, tmp_path: Path) -> None:
+    published_in_timm(monkeypatch, tmp_path)
+    network = sp.FrozenNetwork("timm/test_resnet[pretrained=true]", channels=channels, **options)
+    if mean is None:
+        assert (network.mean, network.std) == (None, None)
+        assert "normalized to [-1, 1]" in repr(network)
+    else:
+        np.testing.assert_allclose([network.mean, network.std], [mean, std])
+
+
+def test_a_module_with_published_weights_needs_its_normalization(monkeypatch, tmp_path: Path) -> None:
+    published_in_timm(monkeypatch, tmp_path)
+    encoder = sp.create_encoder("timm/test_resnet[pretrained=true]", in_channels=3)
+    message = (
+        r"created with the published weights of timm/test_resnet, .* \(0.4, 0.5, 0.6\) and \(0.1, 0.2, 0.4\) of RGB"
+    )
+    with pytest.raises(ArgumentError, match=message):
+        sp.FrozenNetwork(encoder)
+    assert sp.FrozenNetwork(encoder, mean=MEAN, std=STD).mean == MEAN
+    assert sp.FrozenNetwork(sp.create_encoder("timm/test_resnet", in_channels=3)).mean is None
+    assert sp.FrozenNetwork("timm/test_resnet").mean is None
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet"])
+def test_published_weights_of_torchvision_get_their_published_normalization(name, monkeypatch, tmp_path: Path) -> None:
+    options = {"init_weights": False} if name == "googlenet" else {}
+    vision = torchvision.models.get_model(name, **options)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(vision.state_dict(), tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = sp.FrozenNetwork(f"torchvision/{name}[pretrained=true]")
+    store = random_store(2, size=64)
+    vision = torchvision.models.get_model(name, weights="DEFAULT").eval()
+    maps = []
+    last = vision.features if name == "squeezenet1_1" else vision.inception5b
+    last.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    with torch.no_grad():
+        vision(weights.transforms(crop_size=64, resize_size=64)(store.images()))
+    torch.testing.assert_close(features_of(network.representation(), store), maps[0], atol=1e-4, rtol=1e-4)
 
 
 def test_the_features_of_a_layer_are_not_changed_by_an_activation_in_place() -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import pickle
 import tarfile
 from itertools import pairwise
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_pixels_equal_those_of_a_folder(shards, tmp_path):
         assert torch.equal(batch, store.images())
     array = sp.ImageStream(str(tmp_path / "c.tif.tar"), image_size=16, channels=3)
     assert torch.equal(next(iter(loader(array))), next(iter(loader(stream(str(tmp_path / "c.tif.tar"))))))
+
+
+def test_a_stream_is_pickled(shards):
+    images = stream(shards)
+    again = pickle.loads(pickle.dumps(images))
+    assert len(again) == COUNT
+    assert levels(loader(again)) == levels(loader(images))
 
 
 @pytest.mark.parametrize("augment", [False, True])

@@ -150,6 +150,29 @@ def test_two_encoders_and_concatenations_have_versions() -> None:
         assert all(each["initialization"].startswith(DRAWN) for each in described)
 
 
+def test_the_card_names_fixed_filters() -> None:
+    data = random_store(12, size=8)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, bias=False), nn.Conv2d(3, 4, 2, stride=2))
+    network[0].requires_grad_(False)
+    report = evaluate({"net": sp.FrozenNetwork(network).representation()}, data, data, seeds=1, **UNTRAINED_ONLY)
+    described = report.card["representations"]["net (untrained)"]
+    assert [each["initialization"] for each in described] == ["random weights, fixed: 0.weight"]
+
+
+def test_a_network_that_is_possibly_still_trained_is_no_control() -> None:
+    """A spectral norm is drawn anew; a codebook in a buffer is refused, and the control can be left out."""
+    data = random_store(12, size=8)
+    network = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 2, stride=2)))
+    given = {"net": sp.FrozenNetwork(network).representation()}
+    only = {"probe": "knn", "seeds": 1, "controls": ["untrained"]}
+    assert evaluate(given, data, data, **only).names == ["net", "net (untrained)"]
+    network.register_buffer("codes", torch.rand(4))
+    message = r"draws codes anew, .* controls=\['before', 'pixels', .*\], or --controls before,pixels,source,"
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(given, data, data, **only)
+    assert evaluate(given, data, data, **only | {"controls": ["before"]}).names == ["net"]
+
+
 # The published weights that training started from
 
 

@@ -1,7 +1,7 @@
 """The image store: images of one size with labels, decoded once and memory-mapped from a single file."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ssl_pretext.data.checksums import Checksums
 from ssl_pretext.data.decode import stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import list_folder, list_food101
-from ssl_pretext.errors import ArgumentError
+from ssl_pretext.errors import ArgumentError, DataError
 
 __all__ = ["ImageStore"]
 
@@ -47,7 +47,7 @@ class ImageStore:
         names: Sequence[str],
         *,
         rows: npt.NDArray[np.int64] | None = None,
-        digests: Sequence[str] | None = None,
+        digests: Sequence[str] | Mapping[int, str] | None = None,
         checksums: Checksums | None = None,
         resize: str = "none",
         skipped: Sequence[dict[str, str]] = (),
@@ -171,6 +171,26 @@ class ImageStore:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state for pickle, without the images of other stores, and without pixels that a file has."""
+        pixels, rows = self._pixels, self._rows
+        if not isinstance(pixels, np.memmap):
+            return {**self.__dict__, "_pixels": pixels[rows], "_rows": np.arange(len(rows)), "_digests": None}
+        mapped = {"filename": pixels.filename, "dtype": pixels.dtype, "offset": pixels.offset, "shape": pixels.shape}
+        digests = self._digests and {row: self._digests[row] for row in rows.tolist()}
+        return {**self.__dict__, "_pixels": mapped, "_digests": digests}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(mapped := state["_pixels"], dict):
+            try:
+                self._pixels = np.memmap(**mapped, mode="r")
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"the image store {mapped['filename']}, from which a store was pickled, cannot be opened here: "
+                    f"{error}. Open the images again with the function that opened them first"
+                ) from error
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self._pixels.shape[1:]))

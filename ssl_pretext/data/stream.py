@@ -73,7 +73,7 @@ class ImageStream:
         if epoch_images is None and (remote := [shard for shard in self.names if is_remote(shard)]):
             raise ArgumentError(f"images are only counted in local shards; pass epoch_images for {remote[0]}")
         self._sizes = [size_of(shard) for shard in self.names]
-        self._decode, self._channels = decoder(image_size, channels), channels
+        self._channels = channels
         self._skipped: dict[str, str] = {}
         self._count = epoch_images or on_rank_zero("count", lambda: self._count_images(Path(cache or default_cache())))
         self._first: Decoded | None = None
@@ -163,7 +163,8 @@ class ImageStream:
                     yield name, result
 
     def _decode_one(self, member: Member) -> tuple[str, Decoded | str]:
-        result = member.content if isinstance(member.content, str) else self._decode(member.content)
+        decode = decoder(self.image_size, self._channels)  # not an attribute, because it could not be pickled
+        result = member.content if isinstance(member.content, str) else decode(member.content)
         if isinstance(result, str):
             return member.name, result
         if self._channels not in (None, len(result.pixels)):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ssl_pretext.encoders.autoencoder import AutoencoderDecoder, AutoencoderEncoder
+from ssl_pretext.encoders.copies import unwrapped
 from ssl_pretext.encoders.inspection import EncoderShape
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
@@ -54,7 +55,7 @@ def decoder_for(encoder: nn.Module) -> str:
 
 
 def create_decoder(decoder: str | nn.Module, shape: EncoderShape, out_channels: int) -> nn.Module:
-    """Creates a decoder by name; a module is returned unchanged.
+    """Creates a decoder by name; a module is returned as it is, without the wrappers that `create_encoder` removes.
 
     A decoder doubles the size as often as needed to reach the size of the encoder's input. If the reduction of the
     encoder is not a power of two, the output of the decoder is larger than the input, and the task resizes it.
@@ -75,7 +76,7 @@ def create_decoder(decoder: str | nn.Module, shape: EncoderShape, out_channels: 
         torch.Size([1, 2, 32, 32])
     """
     if isinstance(decoder, nn.Module):
-        return decoder
+        return unwrapped(decoder)
     if not isinstance(decoder, str):
         raise ArgumentError(f"a decoder must be a name or an nn.Module instance, got {type(decoder).__name__}")
     if decoder not in DECODERS:

@@ -90,6 +90,8 @@ def timm_encoder(
     encoder = TimmEncoder(
         f"timm/{name}", body, layers, last_norm=layer is None, image_size=body.pretrained_cfg["input_size"][-1]
     )
+    if pretrained:
+        encoder.published_mean_std = tuple(body.pretrained_cfg["mean"]), tuple(body.pretrained_cfg["std"])
     if isinstance(built_for := options.get("img_size"), int):
         encoder.image_size = built_for
     try:
@@ -188,6 +190,7 @@ def _unique(names: list[str]) -> list[str]:
     ]
 
 
+@torch.enable_grad()
 def _drop_unused(encoder: TimmEncoder, in_channels: int) -> None:
     """Removes the parts that the output does not depend on, such as heads, and freezes those that cannot be removed.
 
@@ -218,14 +221,13 @@ def _drop_unused(encoder: TimmEncoder, in_channels: int) -> None:
 
 def _traced(encoder: TimmEncoder, in_channels: int) -> tuple[Tensor, set[str]]:
     """Returns the output for a blank image, with its autograd graph, and the names of the submodules that ran."""
-    with torch.enable_grad():
-        try:
-            with record_outputs(encoder.body, [name for name, _ in encoder.body.named_modules() if name]) as outputs:
-                _, output = dry_run(encoder, in_channels)
-        except ArgumentError:
-            if not encoder.last_norm:
-                raise
-            # A few networks raise an error if their last norm is applied, and timm does not tell which.
-            encoder.last_norm = False
-            return _traced(encoder, in_channels)
+    try:
+        with record_outputs(encoder.body, [name for name, _ in encoder.body.named_modules() if name]) as outputs:
+            _, output = dry_run(encoder, in_channels)
+    except ArgumentError:
+        if not encoder.last_norm:
+            raise
+        # A few networks raise an error if their last norm is applied, and timm does not tell which.
+        encoder.last_norm = False
+        return _traced(encoder, in_channels)
     return cast(Tensor, output), set(outputs)

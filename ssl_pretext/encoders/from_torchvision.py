@@ -18,6 +18,7 @@ __all__ = ["TorchvisionEncoder", "constructor_options", "torchvision_encoder", "
 
 HEADS = {"avgpool", "classifier", "fc", "head"}  # torchvision's names of the parts after the features
 RGB = 3
+WITH_INPUT_TRANSFORM = ("googlenet", "inception_v3")  # networks that normalize their input again
 
 
 class TorchvisionEncoder(MapEncoder):
@@ -92,8 +93,6 @@ def torchvision_encoder(
         MissingFileError: The pretrained weights are not on disk and cannot be downloaded.
         ArgumentError: The network does not take these options.
     """
-    from torchvision.models import SwinTransformer, VisionTransformer
-
     known = torchvision_names()
     if name not in known:
         raise UnknownNameError(
@@ -102,19 +101,9 @@ def torchvision_encoder(
         )
     body = _build(name, pretrained, {key: as_numbers(value) for key, value in options.items()})
     _set_in_channels(body, in_channels, pretrained=pretrained)
-    full_name = f"torchvision/{name}"
-    if isinstance(body, VisionTransformer):
-        body = PatchTransformer(body)
-        blocks = [f"layers.{block}" for block, _ in body.layers.named_children()]
-        return TorchvisionEncoder(full_name, body, [*blocks, "ln"])
-    trunk = _cut(body)
-    if isinstance(body, SwinTransformer):
-        stages = [f"features.{stage}" for stage, _ in body.features.named_children()]
-        return TorchvisionEncoder(full_name, body, [*stages, trunk], channels_last=stages)
-    encoder = TorchvisionEncoder(full_name, body, [trunk])
-    with torch.no_grad():
-        layers = layers_with_maps(body, lambda: dry_run(encoder, in_channels))
-    return TorchvisionEncoder(full_name, body, layers[: layers.index(trunk) + 1])
+    encoder = _as_encoder(f"torchvision/{name}", body, in_channels)
+    encoder.published_mean_std = _mean_std(name, body) if pretrained else None
+    return encoder
 
 
 def torchvision_names() -> list[str]:
@@ -133,12 +122,12 @@ def constructor_options(name: str, options: dict[str, Any], *, pretrained: bool 
         options: The options that were given.
         pretrained: Whether pretrained weights are loaded.
     """
-    if name not in ("googlenet", "inception_v3"):
+    if name not in WITH_INPUT_TRANSFORM:
         return options
     # These switch off the auxiliary classifiers and an input transform that works for RGB only. Both constructors warn
-    # without `init_weights`, but do not accept it together with pretrained weights.
-    options = {"aux_logits": False, "transform_input": False} | options
-    return options if pretrained else options | {"init_weights": True}
+    # without `init_weights`, but accept neither it nor `aux_logits` together with pretrained weights.
+    added = {} if pretrained else {"aux_logits": False, "init_weights": True}
+    return {"transform_input": False} | options | added
 
 
 def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
@@ -149,7 +138,7 @@ def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     if pretrained and not len(weights):
         raise MissingFileError(f"torchvision has no weights for {name!r}; choose another network, or pretrained=false")
     try:
-        return get_model(name, weights="DEFAULT" if pretrained else None, **options)
+        body: Any = get_model(name, weights="DEFAULT" if pretrained else None, **options)
     except OSError as error:
         url = weights.DEFAULT.url
         raise MissingFileError(
@@ -159,6 +148,38 @@ def _build(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         ) from error
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(f"torchvision/{name} does not take these options: {error}") from error
+    if name == "inception_v3":  # with pretrained weights it has an auxiliary classifier
+        body.aux_logits, body.AuxLogits = False, None
+    return body
+
+
+def _mean_std(name: str, body: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and the standard deviation of RGB that images are normalized with for the default weights."""
+    from torchvision.models import get_model_weights
+
+    if name in WITH_INPUT_TRANSFORM and not body.transform_input:
+        # The input transform that is switched off would convert the normalization that is published to this one.
+        return (0.5,) * RGB, (0.5,) * RGB
+    transform = get_model_weights(name).DEFAULT.transforms()
+    return tuple(transform.mean), tuple(transform.std)
+
+
+def _as_encoder(name: str, body: Any, in_channels: int) -> TorchvisionEncoder:
+    """Creates the encoder of a classification network, which loses its pooling and its classifier."""
+    from torchvision.models import SwinTransformer, VisionTransformer
+
+    if isinstance(body, VisionTransformer):
+        body = PatchTransformer(body)
+        blocks = [f"layers.{block}" for block, _ in body.layers.named_children()]
+        return TorchvisionEncoder(name, body, [*blocks, "ln"])
+    trunk = _cut(body)
+    if isinstance(body, SwinTransformer):
+        stages = [f"features.{stage}" for stage, _ in body.features.named_children()]
+        return TorchvisionEncoder(name, body, [*stages, trunk], channels_last=stages)
+    encoder = TorchvisionEncoder(name, body, [trunk])
+    with torch.no_grad():
+        layers = layers_with_maps(body, lambda: dry_run(encoder, in_channels))
+    return TorchvisionEncoder(name, body, layers[: layers.index(trunk) + 1])
 
 
 def _set_in_channels(body: nn.Module, in_channels: int, *, pretrained: bool) -> None:

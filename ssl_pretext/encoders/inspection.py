@@ -7,21 +7,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.encoders.map_encoder import MapEncoder
 from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
 __all__ = [
     "EncoderShape",
+    "check_image_size",
     "dry_run",
     "feature_layers",
     "feature_maps",
+    "fixed_size",
     "layers_with_maps",
     "measure_encoder",
     "record_outputs",
 ]
 
 DRY_RUN_SIZES = (64, 224)  # image sizes of the dry run; the second is used if the first is too small
+FIXED_SIZE_HINT = (
+    ". If the encoder takes images of one size only, set its attribute to this size, such as encoder.image_size = 96"
+)
 
 
 @dataclass(frozen=True)
@@ -49,50 +55,85 @@ def measure_encoder(encoder: nn.Module, in_channels: int, *, image_size: int | N
     Args:
         encoder: A module that maps `(B, in_channels, H, W)` to `(B, C, h, w)`.
         in_channels: Number of channels of the input.
-        image_size: Width and height of the image in pixels. By default 64, or a larger size if the encoder does not
-            accept 64.
+        image_size: Width and height of the image in pixels. By default the encoder's own `image_size`; if it has none,
+            64, or a larger size if the encoder does not accept 64.
 
     Raises:
         ArgumentError: The encoder does not run on `(1, in_channels, H, W)`, or does not return a map `(1, C, h, w)`.
     """
     with torch.no_grad():
-        size, output = dry_run(encoder, in_channels, image_size=image_size)
+        (_, width), output = dry_run(encoder, in_channels, image_size=image_size)
     if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[0] != 1:
         what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ArgumentError(
             f"an encoder must return a feature map (B, C, h, w), but {type(encoder).__name__} returned {what}"
         )
-    return EncoderShape(in_channels, output.shape[1], size / output.shape[-1])
+    return EncoderShape(in_channels, output.shape[1], width / output.shape[-1])
 
 
-def dry_run(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> tuple[int, object]:
+def dry_run(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> tuple[tuple[int, int], object]:
     """Runs the encoder on one blank image, in eval mode and without changing the random state.
 
     Args:
         encoder: A module that takes images `(B, in_channels, H, W)`.
         in_channels: Number of channels of the input.
-        image_size: Width and height of the image in pixels. By default 64, or a larger size if the encoder does not
-            accept 64.
+        image_size: Width and height of the image in pixels; see `measure_encoder`.
 
     Returns:
-        The image size that the encoder accepted, and its output.
+        The image size `(H, W)` that the encoder accepted, and its output.
 
     Raises:
         ArgumentError: The encoder does not run; the message is about the first size that was tried.
     """
     made_for = encoder.image_size if isinstance(encoder, MapEncoder) else DRY_RUN_SIZES[1]
-    failures: dict[int, Exception] = {}
-    for size in [image_size] if image_size else [DRY_RUN_SIZES[0], made_for]:
+    sizes = [(size, size) for size in ([image_size] if image_size else [DRY_RUN_SIZES[0], made_for])]
+    only = None if image_size else fixed_size(encoder)
+    failures: dict[tuple[int, int], Exception] = {}
+    for size in [only] if only else sizes:
         try:
             with _without_side_effects(encoder):
                 return size, encoder(_blank_image(encoder, in_channels, size))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
             failures.setdefault(size, error)
     size, first = next(iter(failures.items()))
+    hint = "" if only or image_size or isinstance(encoder, MapEncoder) else FIXED_SIZE_HINT
     raise ArgumentError(
-        f"the encoder {type(encoder).__name__} does not run on images of shape (1, {in_channels}, {size}, "
-        f"{size}): {first}"
+        f"the encoder {type(encoder).__name__} does not run on images of shape {(1, in_channels, *size)}: "
+        f"{str(first).rstrip('.') or type(first).__name__}{hint}"
     ) from first
+
+
+def fixed_size(encoder: nn.Module) -> tuple[int, int] | None:
+    """Returns the height and width of the only images that an encoder takes; None if it takes several sizes.
+
+    An own encoder says so by its attribute `image_size`, one number or `(H, W)`. A `MapEncoder` has this attribute too,
+    but there it is a hint, because many networks of other libraries take several sizes.
+
+    Raises:
+        ArgumentError: The attribute is neither a positive whole number nor two of them.
+    """
+    size = None if isinstance(encoder, MapEncoder) else getattr(encoder, "image_size", None)
+    if size is None:
+        return None
+    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+    what = f"the attribute image_size of the encoder {type(encoder).__name__}"
+    return whole_number(what, height), whole_number(what, width)
+
+
+def check_image_size(encoder: nn.Module, images: Tensor) -> None:
+    """Checks that images `(B, n, H, W)` have the only size that an encoder takes, if there is one.
+
+    Raises:
+        ArgumentError: They have another size.
+    """
+    size, got = fixed_size(encoder), tuple(images.shape[-2:])
+    if size is not None and size != got:
+        height, width = size
+        raise ArgumentError(
+            f"the encoder {type(encoder).__name__} takes only images of {height}×{width} pixels, as its attribute "
+            f"image_size says, got {got[0]}×{got[1]}; give image_size={height} where the images are opened, or to "
+            "FrozenNetwork"
+        )
 
 
 def feature_layers(encoder: nn.Module, in_channels: int, *, image_size: int | None = None) -> list[str]:
@@ -141,13 +182,15 @@ def feature_maps(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> d
 
     Raises:
         UnknownNameError: The encoder has no such layer.
-        ArgumentError: A layer did not run, or did not return a feature map.
+        ArgumentError: A layer did not run, or did not return a feature map, or the images do not have the only size
+            that the encoder takes.
 
     Examples:
         >>> encoder = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 2, stride=2))
         >>> {name: tuple(map.shape) for name, map in feature_maps(encoder, torch.zeros(2, 1, 8, 8), ["1", "0"]).items()}
         {'1': (2, 8, 4, 4), '0': (2, 4, 8, 8)}
     """
+    check_image_size(encoder, inputs)
     if isinstance(encoder, MapEncoder):
         # The output is not the map of the last layer, because the network may apply more to it, such as a norm.
         inner = [layer for layer in layers if layer]
@@ -207,9 +250,9 @@ def _depth(encoder: nn.Module, name: str) -> int:
     return len(parts) - sum(isinstance(encoder.get_submodule(parent), nn.ModuleList) for parent in parents)
 
 
-def _blank_image(encoder: nn.Module, in_channels: int, size: int) -> Tensor:
+def _blank_image(encoder: nn.Module, in_channels: int, size: tuple[int, int]) -> Tensor:
     like = next(encoder.parameters(), torch.empty(0))
-    return torch.zeros(1, in_channels, size, size, device=like.device, dtype=like.dtype)
+    return torch.zeros(1, in_channels, *size, device=like.device, dtype=like.dtype)
 
 
 @contextmanager

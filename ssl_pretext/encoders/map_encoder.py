@@ -21,7 +21,13 @@ class MapEncoder(nn.Module):
         layers: Names of the layers, in the order in which they run.
         image_size: Width and height in pixels of the images that the network was made for. Many networks accept other
             sizes too.
+
+    Attributes:
+        published_mean_std: The mean and the standard deviation of RGB in `[0, 1]`, each `(R, G, B)`, that images are
+            normalized with for the published weights; None if the encoder was created without these weights.
     """
+
+    published_mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __init__(self, name: str, body: nn.Module, layers: Sequence[str], *, image_size: int) -> None:
         super().__init__()

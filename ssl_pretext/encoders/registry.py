@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ssl_pretext.encoders.autoencoder import AutoencoderEncoder
+from ssl_pretext.encoders.copies import unwrapped
 from ssl_pretext.encoders.from_timm import timm_encoder, timm_names
 from ssl_pretext.encoders.from_torchvision import torchvision_encoder, torchvision_names
 from ssl_pretext.errors import ArgumentError, UnknownNameError
@@ -35,7 +36,11 @@ SOURCES = {
 
 
 def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Module:
-    """Creates an encoder from its name, with options in brackets; a module is returned unchanged.
+    """Creates an encoder from its name, with options in brackets; a module is returned as it is.
+
+    A module in `torch.compile`, `DataParallel` or another wrapper of PyTorch is taken out of it, because wrappers
+    rename the weights; `FitConfig(compile=True)` compiles the networks of a task. A module that takes images of one
+    size only states this size, in pixels, as its attribute `image_size`.
 
     `"timm/<name>"` and `"torchvision/<name>"` are the networks of these libraries, without their classifiers. They take
     `pretrained=true`, and pass other options on to the library:
@@ -59,7 +64,7 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
         torch.Size([2, 512, 2, 2])
     """
     if isinstance(encoder, nn.Module):
-        return encoder
+        return unwrapped(encoder)
     if not isinstance(encoder, str):
         raise ArgumentError(f"an encoder must be a name or an nn.Module instance, got {type(encoder).__name__}")
     name, options = parse_spec(encoder)

@@ -1,6 +1,5 @@
 """Export of a pretrained encoder, as a plain module on whole images and as files for other libraries."""
 
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels
+from ssl_pretext.encoders.copies import detached_copy
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.export.native import NativeWeights, native_weights
 from ssl_pretext.saving.contract import WEIGHTS_FILE
@@ -111,7 +111,7 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
                 "export_encoder(task.branches[0], folder), and the same for task.branches[1] with another folder"
             )
         _write(task, Path(folder))
-    encoders = [copy.deepcopy(part.encoder).cpu() for part in parts]
+    encoders = [detached_copy(part.encoder).cpu() for part in parts]
     return ImageEncoder(encoders, [part.channels for part in parts], task.trained_on.image_size).eval()
 
 

@@ -1,6 +1,7 @@
 """Pixelwise losses: `l1`, `l2` and `smooth_l1`."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,4 +50,4 @@ def smooth_l1(beta: float = 1.0, domain: Domain = "channels") -> Loss:
     """
     if not beta > 0:
         raise ArgumentError(f"smooth_l1 needs beta > 0, got {beta}; for beta -> 0 use l1")
-    return PixelLoss(lambda prediction, target: F.smooth_l1_loss(prediction, target, beta=beta), domain)
+    return PixelLoss(partial(F.smooth_l1_loss, beta=beta), domain)

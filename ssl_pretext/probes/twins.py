@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders.untrained import batch_norms, closed_branches, measured_statistics, open_residual_branches
-from ssl_pretext.errors import PretextError
-from ssl_pretext.probes.controls import BEFORE, CONTROLS, before_name, untrained_name
+from ssl_pretext.errors import ArgumentError, PretextError
+from ssl_pretext.probes.controls import BEFORE, CONTROLS, UNTRAINED, before_name, untrained_name
 from ssl_pretext.probes.knn import KNNProbe, neighbor_means
 from ssl_pretext.probes.linear import pool, shrink
 from ssl_pretext.probes.targets import Targets
@@ -74,13 +74,19 @@ def strongest_twins(
         targets: Their targets.
         device: Device on which the networks run.
         cache: Cache for the features of the sample.
+
+    Raises:
+        ArgumentError: A network was given as a module, and has values that were possibly learned and are not drawn
+            anew; see `reinitialized`.
     """
     chosen = _sample(len(train))
     sample, known = train.subset(chosen), targets.subset(chosen)
-    drawn = {
-        backbone: _versions(backbone, list(layers), seed, sample, device)
-        for backbone, layers in layers_by_backbone(representations.values()).items()
-    }
+    drawn: dict[Backbone, dict[Version, Backbone]] = {}
+    for backbone, layers in layers_by_backbone(representations.values()).items():
+        try:
+            drawn[backbone] = _versions(backbone, list(layers), seed, sample, device)
+        except ArgumentError as error:
+            raise ArgumentError(f"{error}. {_how_to_leave_out(UNTRAINED)}") from error
     candidates = {name: _candidates(one, drawn, len(sample)) for name, one in representations.items()}
     rivals = [twin for twins in candidates.values() if len(twins) > 1 for twin in twins]
     if cache is None:
@@ -132,15 +138,21 @@ def starting_points(
         try:
             starts = [representation.on(before) for representation in of_seeds]
         except PretextError as error:
-            others = [control for control in CONTROLS if control != BEFORE]
             raise type(error)(
                 f"the control {before_name(name)!r} needs the published weights that {name!r} started from: {error}. "
-                f"To evaluate without this control, name the others: controls={others}, or "
-                f"--controls {','.join(others)} on the command line"
+                f"{_how_to_leave_out(BEFORE)}"
             ) from error
         same = all(_backbones(start) == _backbones(starts[0]) for start in starts)
         found[before_name(name)] = [starts[0]] * len(starts) if same else starts
     return found
+
+
+def _how_to_leave_out(kind: str) -> str:
+    others = [control for control in CONTROLS if control != kind]
+    return (
+        f"To evaluate without this control, name the others: controls={others}, or "
+        f"--controls {','.join(others)} on the command line"
+    )
 
 
 def _versions(
@@ -205,9 +217,25 @@ def _candidates(
             return next((drawn[backbone][one] for one in nearest if one in drawn[backbone]), backbone)
 
         twin = representation.on(replace)
-        twin.initialization = version.describe(images)
+        twin.initialization = version.describe(images) + _describe_kept(representation, twin)
         found.setdefault(tuple(_backbones(twin)), twin)
     return list(found.values())
+
+
+def _describe_kept(representation: Representation, twin: Representation) -> str:
+    """Names the frozen parameters that are the same in both, such as fixed filters, for the probe card."""
+    kept: dict[str, None] = {}
+    for part, other in zip(_backbones(representation), _backbones(twin), strict=True):
+        if part is not other and part.module is not None and other.module is not None:
+            drawn = dict(other.module.named_parameters())
+            kept |= dict.fromkeys(
+                name
+                for name, parameter in part.module.named_parameters()
+                if not parameter.requires_grad
+                and name in drawn
+                and torch.equal(parameter, drawn[name].to(parameter.device))
+            )
+    return f", fixed: {', '.join(kept)}" if kept else ""
 
 
 def _sample(images: int) -> Tensor:

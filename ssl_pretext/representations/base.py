@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -219,19 +220,20 @@ class Pixels(Representation):
     control = True
 
     def __init__(self, channels: str | Channels, *, size: int | tuple[int, int] | None = None) -> None:
-        chosen = Channels.parse(channels)
-        shape = None if size is None else _height_and_width("size of Pixels", size)
-
-        def pixels(images: Tensor) -> Tensor:
-            values = chosen.inputs(images)
-            return values if shape is None else average_down(values, shape)
-
-        described: dict[str, Any] = {"kind": "pixels", **describe_channels(chosen)}
+        self.channels = Channels.parse(channels)
+        self.shape = None if size is None else _height_and_width("size of Pixels", size)
+        described: dict[str, Any] = {"kind": "pixels", **describe_channels(self.channels)}
         suffix = ""
-        if shape is not None:
-            described["size"] = list(shape)
-            suffix = f" {shape[0]}×{shape[1]}"
-        super().__init__(f"pixels {chosen}{suffix}", _single_map(pixels, described, channels=chosen))
+        if self.shape is not None:
+            described["size"] = list(self.shape)
+            suffix = f" {self.shape[0]}×{self.shape[1]}"
+        super().__init__(
+            f"pixels {self.channels}{suffix}", _single_map(self._pixels, described, channels=self.channels)
+        )
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        values = self.channels.inputs(images)
+        return values if self.shape is None else average_down(values, self.shape)
 
 
 class ColorHistogram(Representation):
@@ -252,20 +254,18 @@ class ColorHistogram(Representation):
     control = True
 
     def __init__(self, bins: int = 4) -> None:
-        bins = whole_number("bins of ColorHistogram", bins)
+        self.bins = whole_number("bins of ColorHistogram", bins)
         if bins > MOST_BINS:
             raise ArgumentError(
                 f"bins of ColorHistogram must be at most {MOST_BINS}, got {bins}; the number of features is its cube"
             )
-        rgb = Channels.parse("rgb")
+        described = {"kind": "histogram", "bins": self.bins}
+        super().__init__("color histogram", _single_map(self._count, described, channels=Channels.parse("rgb")))
 
-        def count(images: Tensor) -> Tensor:
-            steps = ((rgb.extract(images) + 1) / 2 * bins).long().clamp(0, bins - 1)
-            cells = (steps[:, 0] * bins + steps[:, 1]) * bins + steps[:, 2]
-            return F.one_hot(cells, bins**3).float().mean(dim=(1, 2))[:, :, None, None]
-
-        described = {"kind": "histogram", "bins": bins}
-        super().__init__("color histogram", _single_map(count, described, channels=rgb))
+    def _count(self, images: Tensor) -> Tensor:
+        steps = ((Channels.parse("rgb").extract(images) + 1) / 2 * self.bins).long().clamp(0, self.bins - 1)
+        cells = (steps[:, 0] * self.bins + steps[:, 1]) * self.bins + steps[:, 2]
+        return F.one_hot(cells, self.bins**3).float().mean(dim=(1, 2))[:, :, None, None]
 
 
 class Concatenated(Representation):
@@ -343,7 +343,17 @@ def frozen(module: nn.Module | None, device: str | torch.device) -> Iterator[Non
 def _single_map(
     encode: Callable[[Tensor], Tensor], describe: Mapping[str, Any] | None = None, *, channels: Channels | None = None
 ) -> Backbone:
-    return Backbone(lambda images, _layers: {OUTPUT: encode(images)}, describe=describe, channels=channels)
+    return Backbone(_SingleMap(encode), describe=describe, channels=channels)
+
+
+@dataclass(frozen=True)
+class _SingleMap:
+    """A function of images as one of images and layers; a class instead of a lambda, which could not be pickled."""
+
+    encode: Callable[[Tensor], Tensor]
+
+    def __call__(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return {OUTPUT: self.encode(images)}
 
 
 def _height_and_width(what: str, size: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Networks that were trained elsewhere, as representations: any module, or networks of timm and torchvision."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
 from ssl_pretext.encoders import create_encoder, feature_layers, without_weights
 from ssl_pretext.encoders.inspection import feature_maps
+from ssl_pretext.encoders.map_encoder import MapEncoder
 from ssl_pretext.encoders.untrained import reinitialized
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
 from ssl_pretext.representations.base import Backbone, BackboneOwner, Representation, describe_channels
@@ -28,14 +30,20 @@ class FrozenNetwork(BackboneOwner):
             `(B, n, H, W)` to `(B, C, h, w)`.
         channels: The channels that the network sees, such as `"rgb"`.
         mean: A value for each channel that is subtracted from it, in the units of the channel space (`[0, 1]` for RGB).
-            Without `mean` and `std`, the network sees the channels normalized to about `[-1, 1]`.
+            By default, `mean` and `std` are those that timm or torchvision publish with the weights, if the name asks
+            for published weights and the network sees channels of `rgb`, or `gray`, which gets the means of the three
+            values. In all other cases, the network sees the channels normalized to about `[-1, 1]`.
         std: A value for each channel by which it is divided after `mean` is subtracted.
         image_size: Height and width that images are resized to, with antialiased bilinear interpolation; by default
-            they are not resized.
+            they are not resized, whatever size the weights were published for.
+
+    Attributes:
+        mean: The `mean` that is used, also if it was not given; None if the channels are normalized to `[-1, 1]`.
+        std: The `std` that is used, like `mean`. The cards of probe reports show both.
 
     Raises:
-        ArgumentError: `mean` and `std` do not have a value for each channel, a number is not positive, or the encoder
-            cannot be created.
+        ArgumentError: `mean` and `std` do not have a value for each channel, a number is not positive, the encoder
+            cannot be created, or it is a module with published weights and there are no `mean` and `std`.
 
     Examples:
         >>> network = FrozenNetwork(nn.Conv2d(3, 8, 2, stride=2), mean=[0.5] * 3, std=[0.25] * 3)
@@ -62,10 +70,17 @@ class FrozenNetwork(BackboneOwner):
         if std is not None and not all(value > 0 for value in std):
             raise ArgumentError(f"std of FrozenNetwork must be positive, got {std}")
         self.image_size = None if image_size is None else whole_number("image_size of FrozenNetwork", image_size)
-        self.mean = None if mean is None else [float(value) for value in mean]
-        self.std = None if std is None else [float(value) for value in std]
         self.name = encoder if isinstance(encoder, str) else None
         self.encoder = create_encoder(encoder, in_channels=count)
+        if mean is None or std is None:
+            mean, std = self._published_mean_std()
+        self.mean = None if mean is None else [float(value) for value in mean]
+        self.std = None if std is None else [float(value) for value in std]
+
+    def __repr__(self) -> str:
+        normalization = "normalized to [-1, 1]" if self.mean is None else f"mean={self.mean}, std={self.std}"
+        size = f"images resized to {self.image_size}×{self.image_size}" if self.image_size else "images keep their size"
+        return f"<FrozenNetwork {self.name or type(self.encoder).__name__}: {self.channels}, {normalization}, {size}>"
 
     def layers(self) -> list[str]:
         """Returns the names of the layers that give feature maps, in running order."""
@@ -86,7 +101,7 @@ class FrozenNetwork(BackboneOwner):
             },
             module=self.encoder,
             channels=self.channels,
-            untrained=lambda seed: self._untrained(seed).backbone(),
+            untrained=self._untrained,
         )
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -107,11 +122,30 @@ class FrozenNetwork(BackboneOwner):
             return values
         return F.interpolate(values, (self.image_size, self.image_size), mode="bilinear", antialias=True)
 
-    def _untrained(self, seed: int) -> "FrozenNetwork":
+    def _published_mean_std(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """Returns the mean and std of the published weights for the channels, or twice None if there are none."""
+        published = self.encoder.published_mean_std if isinstance(self.encoder, MapEncoder) else None
+        space = self.channels.space.name
+        if published is None or space not in ("rgb", "gray"):
+            return None, None
+        if self.name is None:
+            raise ArgumentError(
+                f"FrozenNetwork got a module that was created with the published weights of {self.encoder.name}, and "
+                "cannot tell whether it was trained further, with another normalization; give mean and std. For the "
+                f"published weights they are {published[0]} and {published[1]} of RGB; tasks of this library train on "
+                "channels with a mean and std of 0.5"
+            )
+        if space == "gray":  # with one channel, timm's rule adds up the three kernels
+            mean, std = ([fmean(values)] for values in published)
+        else:
+            mean, std = ([values["RGB".index(name)] for name in self.channels.names] for values in published)
+        return mean, std
+
+    def _untrained(self, seed: int) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = reinitialized(self.encoder) if self.name is None else without_weights(self.name)
-            return FrozenNetwork(encoder, **self.transform_options())
+            return FrozenNetwork(encoder, **self.transform_options()).backbone()
 
 
 def imagenet_reference(image_size: int = 224) -> Representation:

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from ssl_pretext.channels import Channels, ChannelSpace, as_images
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, create_encoder, feature_layers, feature_maps, measure_encoder
+from ssl_pretext.encoders.inspection import check_image_size
 from ssl_pretext.encoders.untrained import reinitialized, starts_from_weights, without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.registry import Registry, format_spec, parse_spec, signature_of
@@ -255,9 +256,15 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             },
             module=self,
             channels=self.encoder_channels,
-            untrained=lambda seed: self.untrained(seed).backbone(),
-            before=(lambda: self.before().backbone()) if self._starts_from_weights() else None,
+            untrained=self._untrained_backbone,  # methods instead of lambdas, because lambdas cannot be pickled
+            before=self._backbone_before if self._starts_from_weights() else None,
         )
+
+    def _untrained_backbone(self, seed: int) -> Backbone:
+        return self.untrained(seed).backbone()
+
+    def _backbone_before(self) -> Backbone:
+        return self.before().backbone()
 
     def check_loadable(self) -> None:
         """Checks that a saved copy of the task could be loaded; `fit` and `save_pretrained` call it first.
@@ -366,6 +373,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
     def _check_images(self, images: Tensor) -> Tensor:
         """Returns the images as floating point, after checking that they fit the task."""
         images = as_images(images, self.channels.space)
+        check_image_size(self.encoder, images)
         smallest = max(1, round(self.shape.reduction))
         if min(images.shape[-2:]) < smallest:
             raise ArgumentError(

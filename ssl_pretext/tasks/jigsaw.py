@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
+from ssl_pretext.encoders.inspection import fixed_size
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
 from ssl_pretext.tasks.heads import PooledHead, classifier
@@ -40,7 +41,7 @@ class Jigsaw(PretextTask):
         grid: Number of cells per row and per column, 2 or 3.
         num_permutations: Number `N` of permutations, up to 1,000 in the paper. At most 24 with a grid of 2.
         size: Height and width in pixels to which tiles are resized for the encoder. By default they keep their size,
-            unless it is smaller than one position of the encoder's output.
+            unless it is smaller than one position of the encoder's output, or the encoder takes only one size.
 
     Raises:
         ArgumentError: The grid is neither 2 nor 3, it does not have that many permutations, or the encoder does not
@@ -88,7 +89,7 @@ class Jigsaw(PretextTask):
         values = self.inputs(images)
         labels = torch.randint(self.num_permutations, (len(values),), device=values.device)
         tiles = standardize_patches(self._crop_tiles(values, self.permutations[labels]))
-        tiles = resize_patches(tiles, self.size, min_size=round(self.shape.reduction))
+        tiles = resize_patches(tiles, self.size or fixed_size(self.encoder), min_size=round(self.shape.reduction))
         vectors = self.pool(self.encoder(tiles.flatten(0, 1))).unflatten(0, tiles.shape[:2])  # (B, tiles, width)
         scores = self.classify(vectors.flatten(1))
         loss = F.cross_entropy(scores, labels)

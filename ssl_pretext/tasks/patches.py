@@ -43,21 +43,21 @@ def crop_patches(values: Tensor, corners: Tensor, size: int) -> Tensor:
     ]
 
 
-def resize_patches(patches: Tensor, size: int | None, *, min_size: int = 1) -> Tensor:
+def resize_patches(patches: Tensor, size: int | tuple[int, int] | None, *, min_size: int = 1) -> Tensor:
     """Resizes patches by antialiased bilinear interpolation.
 
     Args:
         patches: Patches `(B, k, n, s, s)`.
-        size: New height and width in pixels; None keeps the current size.
-        min_size: Lower limit of the new size.
+        size: New height and width in pixels, one number or `(h, w)`; None keeps the current size.
+        min_size: Lower limit of the new size, if it is not `(h, w)`.
 
     Returns:
-        Patches `(B, k, n, t, t)`, where `t` is the new size.
+        Patches `(B, k, n, h, w)`, where `h` and `w` are the new size.
     """
-    size = max(size or patches.shape[-1], min_size)
-    if patches.shape[-1] == size:
+    shape = size if isinstance(size, tuple) else (max(size or patches.shape[-1], min_size),) * 2
+    if patches.shape[-2:] == shape:
         return patches
-    flat = F.interpolate(patches.flatten(0, 1), (size, size), mode="bilinear", align_corners=False, antialias=True)
+    flat = F.interpolate(patches.flatten(0, 1), shape, mode="bilinear", align_corners=False, antialias=True)
     return cast(Tensor, flat.unflatten(0, patches.shape[:2]))
 
 

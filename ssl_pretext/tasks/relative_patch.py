@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
+from ssl_pretext.encoders.inspection import fixed_size
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, register_task
 from ssl_pretext.tasks.heads import PooledHead, classifier
@@ -40,7 +41,7 @@ class RelativePatch(PretextTask):
         jitter: Largest random shift of each patch in each direction, as a fraction of the patch size.
         drop_channels: Whether to keep one channel of each patch and replace the others by weak noise.
         size: Height and width in pixels to which patches are resized for the encoder. By default they keep their size,
-            unless it is smaller than one position of the encoder's output.
+            unless it is smaller than one position of the encoder's output, or the encoder takes only one size.
 
     Raises:
         ArgumentError: `patch`, `gap`, `jitter` or `size` is out of its range, or the encoder does not fit the channels.
@@ -83,7 +84,7 @@ class RelativePatch(PretextTask):
         pairs, labels = self._crop_pairs(self.inputs(images))
         if self.drop_channels:
             pairs = keep_one_channel(pairs)
-        pairs = resize_patches(pairs, self.size, min_size=round(self.shape.reduction))
+        pairs = resize_patches(pairs, self.size or fixed_size(self.encoder), min_size=round(self.shape.reduction))
         vectors = self.pool(self.encoder(pairs.flatten(0, 1))).unflatten(0, (-1, 2))  # (B, 2, width)
         scores = self.classify(vectors.flatten(1))
         loss = F.cross_entropy(scores, labels)

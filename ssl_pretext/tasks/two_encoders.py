@@ -10,6 +10,7 @@ from typing_extensions import override
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import half_width
+from ssl_pretext.encoders.copies import unwrapped
 from ssl_pretext.encoders.untrained import reinitialized
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.saving.contract import TrainedOn
@@ -156,7 +157,8 @@ def pair_for_branches(value: Any, argument: str, task: str) -> list[Any]:
             f"one {type(value).__name__}"
         )
     pair = [half_width(value)] * 2 if isinstance(value, str) else list(value)
-    same_module = len(pair) == 2 and isinstance(pair[0], nn.Module) and pair[0] is pair[1]
+    modules = [unwrapped(one) for one in pair if isinstance(one, nn.Module)]
+    same_module = len(pair) == len(modules) == 2 and modules[0] is modules[1]
     if len(pair) != 2 or same_module:
         got = "the same module twice" if same_module else f"{len(pair)} values"
         raise ArgumentError(f"{argument} of {task} must be one value for both branches or one for each, got {got}")
