@@ -52,9 +52,7 @@ def test_a_frozen_network_is_trained_and_a_partly_frozen_one_keeps_what_is_froze
         module = network()
         module[frozen].requires_grad_(False)
         handle = module[0].register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.detach().clone()))
-        finetune(
-            sp.FrozenNetwork(module).representation(), _store(16), _store(16), num_outputs=2, epochs=2, seed=0
-        )
+        finetune(sp.FrozenNetwork(module).representation(), _store(16), _store(16), num_outputs=2, epochs=2, seed=0)
         handle.remove()
         assert torch.equal(seen[0], seen[-1]) is (frozen == slice(0, 1))
         seen.clear()

@@ -72,7 +72,7 @@ def test_every_kind_has_controls_seeds_intervals_and_sentences(kind: str, probe:
     for name in found.names:
         interval = found.interval(name)
         assert np.isfinite([interval.mean, interval.half]).all()
-        assert 0 < interval.half
+        assert interval.half > 0
     assert any("network (untrained)" in sentence for sentence in found.sentences())
     for name in found.card["metrics"]:
         assert found.metric(name).label in found.table(name)

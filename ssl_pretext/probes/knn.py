@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ FLOOR = 1e-3
 QUERIES = 1_024  # number of images whose similarities to all training images are in memory at a time
 KNN_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
-    "normalization": "mean and variance of the training images",
+    "standardize": True,
     "similarity": "cosine",
     "k": K,
     "temperature": TEMPERATURE,
@@ -44,6 +45,8 @@ class KNNProbe(nn.Module):
             votes.
         k: Number of neighbors; if there are fewer training images, all of them vote.
         temperature: Temperature of the votes; the smaller it is, the more weight the nearest neighbors have.
+        standardize: Whether each feature is standardized by its mean and variance over the training images. Wu et al.
+            2018 and Caron et al. 2021 (DINO) do not standardize.
 
     Raises:
         ArgumentError: k or temperature is not positive.
@@ -57,12 +60,20 @@ class KNNProbe(nn.Module):
     features: Tensor
     labels: Tensor
 
-    def __init__(self, in_channels: int, num_classes: int, k: int = K, temperature: float = TEMPERATURE) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        k: int = K,
+        temperature: float = TEMPERATURE,
+        standardize: bool = True,
+    ) -> None:
         super().__init__()
         whole_number("k of the knn probe", k)
         if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
             raise ArgumentError(f"temperature of the knn probe must be a number above 0, got {temperature!r}")
         self.in_channels, self.num_classes, self.k, self.temperature = in_channels, num_classes, k, temperature
+        self.standardize = standardize
         self.register_buffer("features", torch.empty(0, in_channels))
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
 
@@ -93,10 +104,13 @@ class KNNProbe(nn.Module):
             chosen = F.one_hot(self.labels[neighbors], self.num_classes)
             return torch.einsum("bk,bkc->bc", weights, chosen.to(weights.dtype))
 
-        return torch.cat([fractions(*found) for found in _neighbors(bank, queries, self.k, self.temperature)])
+        found = _neighbors(bank, queries, self.k, self.temperature, self.standardize)
+        return torch.cat([fractions(*some) for some in found])
 
 
-def _neighbors(bank: Tensor, queries: Tensor | None, k: int, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
+def _neighbors(
+    bank: Tensor, queries: Tensor | None, k: int, temperature: float, standardize: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields weights, which sum to 1, and indices of the nearest neighbors `(B, k)`, for some queries at a time.
 
     Args:
@@ -104,9 +118,13 @@ def _neighbors(bank: Tensor, queries: Tensor | None, k: int, temperature: float)
         queries: Pooled features of other images; None for the training images, which are no neighbors of themselves.
         k: Number of neighbors; if there are fewer training images, all of them.
         temperature: Temperature of the weights, exp(similarity / temperature).
+        standardize: Whether each feature is standardized by its mean and variance over the training images.
     """
-    parts = Standardized.of(bank, bank if queries is None else queries)
-    images, asked = F.normalize(parts.train), F.normalize(parts.test)
+    images, asked = bank, bank if queries is None else queries
+    if standardize:
+        parts = Standardized.of(images, asked)
+        images, asked = parts.train, parts.test
+    images, asked = F.normalize(images), F.normalize(asked)
     for start in range(0, len(asked), QUERIES):
         similarities = asked[start : start + QUERIES] @ images.T
         if queries is None:
@@ -117,7 +135,13 @@ def _neighbors(bank: Tensor, queries: Tensor | None, k: int, temperature: float)
 
 
 def neighbor_means(
-    bank: Tensor, targets: Tensor, queries: Tensor | None = None, *, k: int = K, temperature: float = TEMPERATURE
+    bank: Tensor,
+    targets: Tensor,
+    queries: Tensor | None = None,
+    *,
+    k: int = K,
+    temperature: float = TEMPERATURE,
+    standardize: bool = True,
 ) -> Tensor:
     """Predicts targets by their weighted mean over the nearest training images.
 
@@ -128,6 +152,7 @@ def neighbor_means(
         queries: Pooled features of the images to predict. Without them, each training image is predicted by the others.
         k: Number of neighbors; if there are fewer training images, all of them are used.
         temperature: Temperature of the weights, exp(similarity / temperature).
+        standardize: Whether each feature is standardized by its mean and variance over the training images.
 
     Returns:
         Predictions `(B, K)`.
@@ -136,7 +161,7 @@ def neighbor_means(
     values = targets.nan_to_num(0).double()
     fallback = values.sum(dim=0) / known.sum(dim=0).clamp(min=1)
     found = []
-    for weights, neighbors in _neighbors(bank, queries, k, temperature):
+    for weights, neighbors in _neighbors(bank, queries, k, temperature, standardize):
         weight = weights[:, :, None].double() * known[neighbors]
         total = weight.sum(dim=1)
         means = (weight * values[neighbors]).sum(dim=1) / total.clamp(min=torch.finfo(torch.float64).tiny)
@@ -154,6 +179,7 @@ def train_knn(
     seed: int,
     k: int = K,
     temperature: float = TEMPERATURE,
+    standardize: bool = True,
 ) -> Outcome:
     """Predicts each test image by the nearest training images, and each training image by the nearest others.
 
@@ -166,6 +192,7 @@ def train_knn(
         seed: Ignored, because nothing is random.
         k: Number of neighbors; if there are fewer training images, all of them vote.
         temperature: Temperature of the votes, exp(similarity / temperature).
+        standardize: Whether each feature is standardized by its mean and variance over the training images.
 
     Returns:
         A history of one row, in which the training loss and accuracy are leave-one-out, the settings with the training
@@ -175,7 +202,8 @@ def train_knn(
         ArgumentError: k or temperature is not positive.
     """
     (maps, targets), (test_maps, test_targets) = train, test
-    probe = KNNProbe(maps.shape[1], num_outputs, k=k, temperature=temperature)
+    options: dict[str, Any] = {"k": k, "temperature": temperature, "standardize": standardize}
+    probe = KNNProbe(maps.shape[1], num_outputs, **options)
     settings: dict[str, float] = {"k": k, "temperature": temperature}
     row: dict[str, float] = {"epoch": 1}
     if kind.name == "class":
@@ -186,7 +214,7 @@ def train_knn(
         settings["validation_accuracy"] = row["train_accuracy"]
         return Outcome([row], settings, found)
     bank = pool(maps)
-    known, found = (neighbor_means(bank, targets, one, k=k, temperature=temperature) for one in (None, pool(test_maps)))
+    known, found = (neighbor_means(bank, targets, one, **options) for one in (None, pool(test_maps)))
     row |= {"train_loss": _mean_loss(kind, known, targets), "test_loss": _mean_loss(kind, found, test_targets)}
     return Outcome([row], settings | {"validation_loss": row["train_loss"]}, found)
 

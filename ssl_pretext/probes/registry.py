@@ -26,12 +26,14 @@ from ssl_pretext.representations.cache import is_library_code
 __all__ = ["Method", "create_probe", "find_method", "list_probes", "register_probe"]
 
 FINETUNE, EPOCHS_OF_FINETUNING = "finetune", 30
+DINO = "dino_knn"  # Caron et al. 2021 (2104.14294): k = 20, temperature 0.07, no standardization
 DOCUMENTED = "documented_conv"  # the conv probe as in the documented experiment, without standardized features
 PROBES: Registry[nn.Module] = Registry("probe")
 PROBES.register("conv")(ConvProbe)
 PROBES.register(DOCUMENTED)(ConvProbe)
 PROBES.register("linear")(LinearProbe)
 PROBES.register("knn")(KNNProbe)
+PROBES.register(DINO)(partial(KNNProbe, standardize=False))
 PROBES.register("resnet")(ResNetProbe)
 MAP_PROBES: dict[str, ProbeFactory] = {"linear": LinearMapProbe, "conv": ConvMapProbe}
 MAP_TRAINING = ProbeConfig(learning_rate=1e-2, batch_size=16)
@@ -97,7 +99,7 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None, kind: K
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown names and options
         if kind.name == "mask":
             return _map_method(name, training or MAP_TRAINING, kind)
-        if name in ("linear", "knn"):
+        if name in ("linear", "knn", DINO):
             return _fitted_method(name, options, training, kind)
     training = training or ProbeConfig()
     if name == DOCUMENTED:
@@ -114,6 +116,8 @@ def _fitted_method(name: str, options: Mapping[str, Option], training: ProbeConf
         raise ArgumentError(
             f"training configures networks that are trained by AdamW, and the {name} probe is not one; leave it out"
         )
+    if name == DINO:
+        options = {"standardize": False, **options}
     train = train_linear if name == "linear" else partial(train_knn, **cast(dict[str, Any], options))
     return Method(
         name,
