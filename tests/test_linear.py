@@ -293,8 +293,8 @@ def test_evaluate_reports_the_selected_setting_and_how_it_was_selected():
 
 @pytest.mark.parametrize("decay", [1e-5, 1e-3, 1e-1])
 def test_labels_and_numbers_reach_the_minimum_of_scikit_learn(decay):
-    """Each label is a logistic regression of its own, each number a ridge regression, on the images where it is known."""
-    (maps, classes), (test_maps, _) = blobs(120, features=30), blobs(50, features=30, seed=1)
+    """Each label is a logistic regression, and each number a ridge regression, on the images where it is known."""
+    (maps, _), (test_maps, _) = blobs(120, features=30), blobs(50, features=30, seed=1)
     parts = Standardized.of(pool(maps).double(), pool(test_maps).double())
     noise = torch.randn(120, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     numbers = parts.train[:, :3] * 10 + noise

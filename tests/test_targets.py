@@ -176,8 +176,8 @@ def test_images_without_a_class_are_left_out() -> None:
 def test_label_efficiency_counts_images_if_there_are_no_classes() -> None:
     train, test = images(60), images(40, seed=1)
     curve = sp.label_efficiency(
-        {"pixels": Pixels("rgb")}, (train, numbers(train)), (test, numbers(test)), target="numbers", num_labels=[10, 40],
-        seeds=2, controls=False,
+        {"pixels": Pixels("rgb")}, (train, numbers(train)), (test, numbers(test)), target="numbers",
+        num_labels=[10, 40], seeds=2, controls=False,
     )  # fmt: skip
     assert list(curve.reports) == [10, 40]
     assert curve.reports[40].runs[0]["labels"] == 40
