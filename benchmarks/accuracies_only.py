@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from ssl_pretext.probes import Spread, holm, moderated, percent
+from ssl_pretext.probes import ACCURACY, Spread, holm, moderated
 
 __all__ = ["AccuraciesOnly"]
 
@@ -23,36 +23,36 @@ class AccuraciesOnly:
     more than the true one, because two classifiers tend to fail on the same images. The labeled images are held fixed.
 
     Attributes:
-        values: Accuracies per seed, by the name of the representation.
+        by_seed: Accuracies per seed, by the name of the representation.
         controls: For each pretrained representation, the name of its untrained control.
         images: Number of test images.
     """
 
-    values: Mapping[str, Sequence[float]]
+    by_seed: Mapping[str, Sequence[float]]
     controls: Mapping[str, str]
     images: int
 
     @property
     def names(self) -> list[str]:
         """Names of the representations, including the controls."""
-        return list(self.values)
+        return list(self.by_seed)
 
     @property
     def card(self) -> dict[str, Any]:
         """The seeds, and the controls of each representation, in the form of a probe card."""
         return {
-            "seeds": list(range(len(next(iter(self.values.values()))))),
+            "seeds": list(range(len(next(iter(self.by_seed.values()))))),
             "against": {name: {"untrained": control} for name, control in self.controls.items()},
         }
 
-    def accuracies(self, name: str) -> Sequence[float]:
+    def values(self, name: str) -> Sequence[float]:
         """Returns the accuracies of a representation, one per seed."""
-        return self.values[name]
+        return self.by_seed[name]
 
-    def percent(self, name: str) -> str:
+    def text(self, name: str) -> str:
         """Returns the mean accuracy of a representation with half the width of its interval."""
-        mean = fmean(self.values[name])
-        return percent(mean, self._half(_spread(self.values[name]), mean)[0])
+        mean = fmean(self.by_seed[name])
+        return ACCURACY.text(mean, self._half(_spread(self.by_seed[name]), mean)[0])
 
     def against_controls(self) -> list[dict[str, Any]]:
         """Returns the differences from the untrained controls, as `ProbeReport.against_controls` does."""
@@ -68,11 +68,11 @@ class AccuraciesOnly:
         return self._row(name, reference, _spread(self._differences(name, reference)))
 
     def _differences(self, name: str, reference: str) -> list[float]:
-        return [a - b for a, b in zip(self.values[name], self.values[reference], strict=True)]
+        return [a - b for a, b in zip(self.by_seed[name], self.by_seed[reference], strict=True)]
 
     def _row(self, name: str, reference: str, spread: Spread) -> dict[str, Any]:
         mean = fmean(self._differences(name, reference))
-        half, p = self._half(spread, *(fmean(self.values[one]) for one in (name, reference)), mean=mean)
+        half, p = self._half(spread, *(fmean(self.by_seed[one]) for one in (name, reference)), mean=mean)
         return {
             "representation": name,
             "reference": reference,

@@ -137,7 +137,7 @@ def validate_candidates(data: ExperimentData, preset: Preset, out: Path, device:
                 controls=["untrained"],
                 device=device,
             )
-            write_json(file, {name: report.accuracies(name) for name in report.names})
+            write_json(file, {name: report.values(name) for name in report.names})
         for name, values in read_json(file).items():
             readout, untrained, _ = name.partition(" (untrained)")
             accuracy = sum(values) / len(values)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.accuracies_only import AccuraciesOnly
-from ssl_pretext.probes import ProbeReport, holm, percent
+from ssl_pretext.probes import ACCURACY, ProbeReport, holm
 from ssl_pretext.reporting import markdown_table
 
 __all__ = [
@@ -58,7 +58,7 @@ def accuracy_table(reports: Reports) -> str:
     names = dict.fromkeys(name for report in reports.values() for name in report.names)
     rows = [
         {"row": name}
-        | {column: report.percent(name) if name in report.names else "" for column, report in reports.items()}
+        | {column: report.text(name) if name in report.names else "" for column, report in reports.items()}
         for name in names
     ]
     return markdown_table(rows, list(rows[0]))
@@ -93,7 +93,7 @@ def gain_table(gains: list[dict[str, Any]]) -> str:
     """Differences in percentage points, with a row for each task and a column for each readout."""
     rows: dict[str, dict[str, str]] = {}
     for gain in gains:
-        text = percent(gain["mean"], gain["ci95"], sign=True)
+        text = ACCURACY.text(gain["mean"], gain["ci95"], sign=True)
         mark = "**" if gain["p_holm"] < 0.05 else "*" if gain["significant"] else ""
         rows.setdefault(gain["representation"], {"row": gain["representation"]})[gain["column"]] = f"{mark}{text}{mark}"
     return markdown_table(list(rows.values()), list(next(iter(rows.values()))))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import ssl_pretext as sp
 from ssl_pretext.probes import ProbeConfig, ProbeReport, evaluate
-from ssl_pretext.probes.outcome import pack_hits
+from ssl_pretext.probes.outcome import pack_scores
 from ssl_pretext.representations.base import Backbone, Pixels, Representation
 from ssl_pretext.representations.cache import cached_features
 from ssl_pretext.representations.extraction import extract_features
@@ -163,6 +163,10 @@ def made_up_report(
     seeds = list(range(len(next(iter(accuracies.values())))))
     card = {
         "probe": "linear",
+        "target": "class",
+        "metrics": ["accuracy"],
+        "unlabeled": {"train": 0, "test": 0},
+        "largest_class": 0.1,
         "seeds": seeds,
         "label_sets": "disjoint",
         "classes": 10,
@@ -183,7 +187,7 @@ def made_up_report(
             "seed": seed,
             "labels": 100,
             "history": [{"epoch": 1, "test_accuracy": accuracy, "test_loss": 1.0}],
-            "hits": pack_hits(torch.arange(images) < images * accuracy),
+            "scores": {"accuracy": pack_scores(torch.arange(images) < images * accuracy)},
         }
         for name, values in accuracies.items()
         for seed, accuracy in enumerate(values)

@@ -107,4 +107,4 @@ def test_an_untrained_twin_is_drawn_once_for_all_layers_of_a_network() -> None:
     assert seeds == [3, 5]
     twin = task.untrained(5).representation("0")
     again = evaluate({"x": twin}, train, test, probe="knn", seeds=[5], controls=False)
-    assert report.accuracies("first (untrained)")[1] == again.accuracies("x")[0]
+    assert report.values("first (untrained)")[1] == again.values("x")[0]

@@ -57,7 +57,7 @@ def test_finished_rows_are_not_measured_again(comparison, tmp_path, monkeypatch)
     publish(tmp_path / "run" / "results.json", target, "A remark.\n\nIn two paragraphs.")
     text = (tmp_path / "docs" / "it.md").read_text()
     assert "# A comparison\n\nA remark." in text
-    assert f"| pixels RGB | {report.percent('pixels RGB')} |" in text
+    assert f"| pixels RGB | {report.text('pixels RGB')} |" in text
     assert "| mean b | blue, % |" in text
     assert "| trained | 1.0 | 1.000 | 1.000 | 1.000 | 1.0 | 1.0 | 1.0 | 100.0 |" in text
     assert "| gray | 17.7 |  |  |  |  |  |  | 0.0 |" in text

@@ -42,7 +42,7 @@ def test_predictions_are_those_of_scikit_learn(count, classes, width, k, tempera
     predicted, fractions = reference(train, test, k, temperature)
     assert torch.equal(found.argmax(1), predicted)
     torch.testing.assert_close(found.double(), fractions, atol=1e-4, rtol=1e-3)
-    history, chosen, _ = train_knn(train, test, classes=classes, epochs=3, seed=0, k=k, temperature=temperature)
+    history, chosen, _ = train_knn(train, test, num_outputs=classes, epochs=3, seed=0, k=k, temperature=temperature)
     (row,) = history
     assert row["epoch"] == 1
     assert row["test_accuracy"] == (predicted == test[1]).double().mean().item()
@@ -74,7 +74,7 @@ def test_training_accuracy_and_loss_are_leave_one_out(monkeypatch):
             votes[labels[j]] += math.exp(similarity / 0.07)
         hits += votes.index(max(votes)) == labels[i]
         losses.append(-math.log(max(votes[labels[i]] / sum(votes), knn.FLOOR)))
-    ((row,), chosen, _) = train_knn((maps, labels), features(9, classes=4, seed=1), classes=4, epochs=1, seed=0)
+    ((row,), chosen, _) = train_knn((maps, labels), features(9, classes=4, seed=1), num_outputs=4, epochs=1, seed=0)
     assert row["train_accuracy"] == chosen["validation_accuracy"] == hits / 40 < 1
     assert row["train_loss"] == pytest.approx(sum(losses) / 40, rel=1e-4)
     # Negative control: with one neighbor, an image that votes for itself is always classified correctly.
@@ -83,16 +83,16 @@ def test_training_accuracy_and_loss_are_leave_one_out(monkeypatch):
 
 def test_chunks_do_not_change_the_result(monkeypatch):
     train, test = features(40, classes=4), features(30, classes=4, seed=1)
-    at_once = train_knn(train, test, classes=4, epochs=1, seed=0)
+    at_once = train_knn(train, test, num_outputs=4, epochs=1, seed=0)
     monkeypatch.setattr(knn, "QUERIES", 7)
-    in_chunks = train_knn(train, test, classes=4, epochs=9, seed=5)  # epochs and seed have no effect either
+    in_chunks = train_knn(train, test, num_outputs=4, epochs=9, seed=5)  # epochs and seed have no effect either
     assert in_chunks[0][0] == pytest.approx(at_once[0][0], rel=1e-5)
 
 
 def test_test_images_do_not_change_the_training_results():
     train, test = features(80, classes=4), features(40, classes=4, seed=1)
     (first, chosen, _), (second, same, _) = (
-        train_knn(train, (test[0], labels), classes=4, epochs=1, seed=0) for labels in (test[1], test[1].flip(0))
+        train_knn(train, (test[0], labels), num_outputs=4, epochs=1, seed=0) for labels in (test[1], test[1].flip(0))
     )
     assert chosen == same
     for key in ("train_loss", "train_accuracy"):
@@ -102,7 +102,7 @@ def test_test_images_do_not_change_the_training_results():
 
 def test_one_image_of_each_class_works():
     train, test = features(4, classes=4), features(40, classes=4, seed=1)
-    ((row,), *_) = train_knn(train, test, classes=4, epochs=1, seed=0)
+    ((row,), *_) = train_knn(train, test, num_outputs=4, epochs=1, seed=0)
     assert row["train_accuracy"] == 0, "no other image has the correct class"
     assert row["train_loss"] == pytest.approx(-math.log(knn.FLOOR))
     assert row["test_accuracy"] > 0.25
@@ -110,15 +110,15 @@ def test_one_image_of_each_class_works():
 
 def test_constant_features_give_finite_results_at_chance():
     maps, labels = torch.full((40, 3, 1, 1), 0.1), torch.arange(40) % 4
-    ((row,), *_) = train_knn((maps, labels), (maps, labels), classes=4, epochs=1, seed=0)
+    ((row,), *_) = train_knn((maps, labels), (maps, labels), num_outputs=4, epochs=1, seed=0)
     assert row["test_accuracy"] == 0.25
     assert all(math.isfinite(value) for value in row.values())
 
 
 def test_a_small_temperature_does_not_overflow():
     train, test = features(40, classes=4), features(40, classes=4, seed=1)
-    ((row,), *_) = train_knn(train, test, classes=4, epochs=1, seed=0, temperature=1e-4)
-    ((one,), *_) = train_knn(train, test, classes=4, epochs=1, seed=0, k=1)
+    ((row,), *_) = train_knn(train, test, num_outputs=4, epochs=1, seed=0, temperature=1e-4)
+    ((one,), *_) = train_knn(train, test, num_outputs=4, epochs=1, seed=0, k=1)
     assert row["test_accuracy"] == one["test_accuracy"], "only the nearest image has a vote"
 
 

@@ -6,12 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from probing import blobs
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import linear
-from ssl_pretext.probes.linear import DECAYS, LINEAR_CARD, LinearProbe, Standardized, pool, shrink, train_linear
+from ssl_pretext.probes.linear import (
+    DECAYS,
+    LINEAR_CARD,
+    OBJECTIVES,
+    LinearProbe,
+    Standardized,
+    pool,
+    shrink,
+    train_linear,
+)
+from ssl_pretext.probes.targets import KINDS, accuracy
+
+CLASS = OBJECTIVES["class"]
 
 
 def photos(count):
@@ -39,7 +51,7 @@ def ours(train, test, decay, start=None):
     parts = Standardized.of(pool(train[0]), pool(test[0]))
     features, rotate_back = linear._rotate(parts.train)
     start = torch.zeros(int(train[1].max()) + 1, features.shape[1] + 1)
-    fit = linear._minimize(features, train[1], decay, start)
+    fit = linear._minimize(features, train[1], decay, start, CLASS)
     assert fit.converged
     weights = rotate_back(fit.weights[:, :-1]).double()
     logits = [part.double() @ weights.T + fit.weights[:, -1].double() for part in (parts.train, parts.test)]
@@ -82,13 +94,13 @@ def test_the_probe_has_the_accuracy_of_scikit_learn(name, seed):
     train, test = DATA[name]
     classes = len(train[1].unique())
     assert len(test[1]) >= 2000, "too few images to detect a third of a point"
-    (row,), settings, hits = train_linear(train, test, classes=classes, epochs=1, seed=seed)
+    (row,), settings, predicted = train_linear(train, test, num_outputs=classes, epochs=1, seed=seed)
     logits = minimum(train, test, settings["weight_decay"])[1]
     reference = (logits.argmax(1) == test[1]).double().mean().item()
     assert reference < 0.95, "too easy to detect anything"
     assert row["test_accuracy"] == pytest.approx(reference, abs=0.003)
     assert row["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, test[1]).item(), rel=0.01)
-    assert row["test_accuracy"] == hits.double().mean().item()
+    assert row["test_accuracy"] == accuracy(predicted, test[1])
     assert row["epoch"] == 1
     assert settings["weight_decay"] in DECAYS
     assert settings["converged"] is True
@@ -117,7 +129,7 @@ def test_the_gradient_is_zero_at_the_minimum(features, decay, monkeypatch):
     monkeypatch.setattr(linear, "TOLERANCE", 1e-9)
     parts, labels = data_in_double(features=features)
     rotated, rotate_back = linear._rotate(parts.train)
-    fit = linear._minimize(rotated, labels, decay, rotated.new_zeros(4, rotated.shape[1] + 1))
+    fit = linear._minimize(rotated, labels, decay, rotated.new_zeros(4, rotated.shape[1] + 1), CLASS)
     weights, bias = rotate_back(fit.weights[:, :-1]).requires_grad_(), fit.weights[:, -1].clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(parts.train @ weights.T + bias, labels)
     (loss + decay / 2 * weights.square().sum()).backward()
@@ -141,7 +153,7 @@ def test_rotation_changes_no_logits_and_no_squared_weights(features):
 
 def test_copies_of_features_do_not_change_the_result():
     train, test = blobs(60), blobs(50, seed=1)
-    options = {"classes": 4, "epochs": 1, "seed": 0}
+    options = {"num_outputs": 4, "epochs": 1, "seed": 0}
     (expected,), settings, _ = train_linear(train, test, **options)
     copies = [(maps.repeat(1, 8, 1, 1), labels) for maps, labels in (train, test)]  # more features than images
     (found,), same, _ = train_linear(*copies, **options)
@@ -151,7 +163,7 @@ def test_copies_of_features_do_not_change_the_result():
 
 def test_separable_images_take_the_smallest_decay_and_converge():
     train, test = blobs(200, spread=0.2), blobs(2000, spread=0.2, seed=1)
-    (row,), settings, _ = train_linear(train, test, classes=4, epochs=1, seed=0)
+    (row,), settings, _ = train_linear(train, test, num_outputs=4, epochs=1, seed=0)
     # All decays classify the held-out images correctly, so the smallest loss decides.
     assert (settings["weight_decay"], settings["at_edge"], settings["converged"]) == (DECAYS[0], True, True)
     assert row["train_accuracy"] == settings["validation_accuracy"] == 1
@@ -163,7 +175,7 @@ def test_separable_images_take_the_smallest_decay_and_converge():
 
 def test_the_edges_of_the_decays_are_reported():
     train, test = DATA["600 photos"]
-    options = {"classes": 10, "epochs": 1, "seed": 0}
+    options = {"num_outputs": 10, "epochs": 1, "seed": 0}
     _, inner, _ = train_linear(train, test, **options)
     assert inner["at_edge"] is False
     position = DECAYS.index(inner["weight_decay"])
@@ -176,7 +188,7 @@ def test_the_edges_of_the_decays_are_reported():
 def test_a_fit_that_is_stopped_is_reported(monkeypatch):
     monkeypatch.setattr(linear, "MAX_ITERATIONS", 3)
     train, test = DATA["150 photos"]
-    (row,), settings, _ = train_linear(train, test, classes=10, epochs=1, seed=0)
+    (row,), settings, _ = train_linear(train, test, num_outputs=10, epochs=1, seed=0)
     assert settings["converged"] is False
     assert settings["iterations"] <= 3
     assert math.isfinite(row["test_loss"])
@@ -189,8 +201,8 @@ def test_repetitions_and_threads_give_the_same_result():
     train, test = DATA["150 photos"]
 
     def results(_):
-        outcome = train_linear(train, test, classes=10, epochs=1, seed=0)
-        return outcome.history, outcome.settings, outcome.hits.tolist()
+        outcome = train_linear(train, test, num_outputs=10, epochs=1, seed=0)
+        return outcome.history, outcome.settings, outcome.outputs.tolist()
 
     with ThreadPoolExecutor(4) as pool_of_threads:
         found = [results(0), *pool_of_threads.map(results, range(4))]
@@ -200,15 +212,17 @@ def test_repetitions_and_threads_give_the_same_result():
 @pytest.mark.parametrize("labels", [[0] * 30, [0] * 29 + [1]])
 def test_rare_classes_and_a_single_class_end(labels):
     maps, labels = blobs(30)[0], torch.tensor(labels)
-    (row,), settings, hits = train_linear((maps, labels), (maps, labels), classes=max(labels) + 1, epochs=1, seed=0)
+    (row,), settings, predicted = train_linear(
+        (maps, labels), (maps, labels), num_outputs=max(labels) + 1, epochs=1, seed=0
+    )
     assert settings["converged"] is True
-    assert row["train_accuracy"] == hits.double().mean().item() > 0.9
+    assert row["train_accuracy"] == accuracy(predicted, labels) > 0.9
 
 
 def test_test_images_do_not_change_the_training_results():
     train, test = blobs(80), blobs(40, seed=1)
     shuffled = test[0], test[1].flip(0)
-    found = [train_linear(train, one, classes=4, epochs=1, seed=0) for one in (test, shuffled)]
+    found = [train_linear(train, one, num_outputs=4, epochs=1, seed=0) for one in (test, shuffled)]
     assert found[0].settings == found[1].settings
     for key in ("train_loss", "train_accuracy"):
         assert found[0].history[0][key] == found[1].history[0][key]
@@ -216,7 +230,7 @@ def test_test_images_do_not_change_the_training_results():
 
 
 def test_with_one_image_per_class_the_decay_is_the_middle_one():
-    history, settings, _ = train_linear(blobs(4), blobs(40, seed=1), classes=4, epochs=5, seed=0)
+    history, settings, _ = train_linear(blobs(4), blobs(40, seed=1), num_outputs=4, epochs=5, seed=0)
     assert settings == {"weight_decay": 1e-3, "iterations": settings["iterations"], "converged": True}
     assert len(history) == 1
 
@@ -229,7 +243,7 @@ def test_constant_features_become_zeros_and_are_at_chance():
     assert parts.train[:, [0, 2]].square().mean(0).tolist() == pytest.approx([1 / 3, 1 / 3])
     for width in (1, 100):
         same = torch.full((40, width, 1, 1), 0.1)
-        history, *_ = train_linear((same, train[1]), (same, test[1]), classes=4, epochs=5, seed=0)
+        history, *_ = train_linear((same, train[1]), (same, test[1]), num_outputs=4, epochs=5, seed=0)
         assert history[-1]["test_accuracy"] == 0.25
         assert history[-1]["test_loss"] == pytest.approx(math.log(4), abs=0.01)
 
@@ -275,3 +289,34 @@ def test_evaluate_reports_the_selected_setting_and_how_it_was_selected():
         {"pixels": sp.Pixels("rgb")}, (images[:3], labels[:3]), (images, labels), probe="linear", seeds=1
     )
     assert "validation_accuracy" not in one_each.runs[0]
+
+
+@pytest.mark.parametrize("decay", [1e-5, 1e-3, 1e-1])
+def test_labels_and_numbers_reach_the_minimum_of_scikit_learn(decay):
+    """Each label is a logistic regression, and each number a ridge regression, on the images where it is known."""
+    (maps, _), (test_maps, _) = blobs(120, features=30), blobs(50, features=30, seed=1)
+    parts = Standardized.of(pool(maps).double(), pool(test_maps).double())
+    noise = torch.randn(120, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    numbers = parts.train[:, :3] * 10 + noise
+    labels = (numbers > torch.tensor([0.0, 1.0, -1.0])).double()
+    for name, targets in (("labels", labels), ("numbers", numbers)):
+        targets[:40, 1] = torch.nan
+        outcome = train_linear(
+            (maps, targets),
+            (test_maps, torch.zeros(50, 3)),
+            kind=KINDS[name],
+            num_outputs=3,
+            epochs=1,
+            seed=0,
+            decays=[decay],
+        )
+        for k in range(3):
+            known = ~targets[:, k].isnan()
+            inputs, wanted = parts.train[known], targets[known, k]
+            if name == "labels":
+                model = LogisticRegression(C=1 / (len(wanted) * decay), max_iter=20_000, tol=1e-10).fit(inputs, wanted)
+                expected = torch.from_numpy(model.predict_proba(parts.test)[:, 1])
+            else:
+                expected = torch.from_numpy(Ridge(alpha=len(wanted) * decay).fit(inputs, wanted).predict(parts.test))
+            error = (outcome.outputs[:, k] - expected).square().mean().sqrt()
+            assert error < 0.02 * expected.std(), f"{name} {k}"

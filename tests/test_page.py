@@ -77,7 +77,7 @@ def test_the_page_needs_no_other_file_and_escapes_text(tmp_path, findings):
     assert set(sources) == {"data:"}
     assert NASTY not in page
     assert "&lt;script&gt;" in page
-    shown = findings.reports["conv"]["in"].percent(LATENT)
+    shown = findings.reports["conv"]["in"].text(LATENT)
     for text in ("Does it help?", "Not shown.", shown, "1,234", "0.912", "What is unknown about the source", "RankMe"):
         assert text in page
     assert "Warning, in-domain: 16 labels give only 2 training steps, too few for the documented_conv probe" in page
@@ -94,7 +94,7 @@ def test_the_summary_for_the_documentation_shows_the_results_of_the_page(tmp_pat
     found = results(findings)
     draw(tmp_path, found)
     text = markdown_summary(found, figures=tmp_path, link="figures")
-    shown = [findings.reports["conv"][domain].percent(LATENT) for domain in DOMAINS]
+    shown = [findings.reports["conv"][domain].text(LATENT) for domain in DOMAINS]
     assert f"| {LATENT} | {shown[0]} | {shown[1]} |" in text
     for part in ("`abc`", "figures/conv_in.png", "figures/labels_out.png", "effective rank", "chance 50.0%"):
         assert part in text

@@ -23,7 +23,7 @@ from ssl_pretext.probes import (
     list_probes,
     register_probe,
 )
-from ssl_pretext.probes.outcome import pack_hits
+from ssl_pretext.probes.outcome import pack_scores
 from ssl_pretext.representations.base import Pixels, Representation
 
 
@@ -37,7 +37,7 @@ def report_of(accuracies: dict[str, list[float]]) -> ProbeReport:
     for run in found.runs:
         accuracy = accuracies[run["representation"]][run["seed"]]
         run["history"][-1]["test_accuracy"] = accuracy
-        run["hits"] = run["part_hits"] = pack_hits(torch.arange(100) < 100 * accuracy)
+        run["scores"] = run["part_scores"] = {"accuracy": pack_scores(torch.arange(100) < 100 * accuracy)}
     return found
 
 

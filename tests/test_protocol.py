@@ -68,7 +68,7 @@ def test_computed_features_give_the_same_history_as_running_the_frozen_network_i
             lambda _channels, classes: Prefixed(6, classes),
             (train.images(), train.labels),
             (test.images(), test.labels),
-            classes=4,
+            num_outputs=4,
             epochs=3,
             seed=run["seed"],
             training=ProbeConfig(standardize=False),
@@ -101,7 +101,7 @@ def test_shuffled_test_labels_change_nothing_but_the_test_results(probe: str) ->
         for row in (*run["history"], *other["history"]):
             for key in ("test_loss", "test_accuracy"):
                 del row[key]
-        assert all(run.pop(key) != other.pop(key) for key in ("hits", "part_hits"))
+        assert all(run.pop(key) != other.pop(key) for key in ("scores", "part_scores"))
         assert run == other
     if "conv" not in probe:
         assert report.best() == other_report.best()
@@ -120,13 +120,13 @@ def test_shuffled_training_labels_leave_every_probe_at_chance(probe: str) -> Non
         )
         for seed, store in enumerate(stores)
     ]
-    mean, half = mean_interval([report.accuracies("pixels")[0] for report in found])
+    mean, half = mean_interval([report.values("pixels")[0] for report in found])
     assert half is not None
     assert abs(mean - 1 / 4) <= half
     clean = sp.evaluate(
         {"pixels": sp.Pixels("rgb", size=4)}, train, test, probe=probe, epochs=5, seeds=1, controls=False
     )
-    assert clean.accuracies("pixels")[0] > 1 / 4 + 1.5 * half, "the true labels must be learned"
+    assert clean.values("pixels")[0] > 1 / 4 + 1.5 * half, "the true labels must be learned"
 
 
 def test_untrained_networks_of_the_same_kind_seldom_differ_significantly() -> None:
@@ -159,7 +159,7 @@ def test_threads_that_share_a_network_get_the_same_results() -> None:
 
     def accuracies(_: int) -> dict[str, list[float]]:
         report = sp.evaluate({"latent": task.representation()}, train, test, **options)
-        return {name: report.accuracies(name) for name in report.names}
+        return {name: report.values(name) for name in report.names}
 
     alone = accuracies(0)
     with ThreadPoolExecutor(3) as executor:
@@ -177,7 +177,7 @@ def test_unseen_classes_need_a_flag_and_count_as_errors(probe: str) -> None:
     with pytest.raises(ArgumentError, match=r"1 of the classes of the test images have no .*'c'.*unseen_classes=True"):
         sp.evaluate(pixels, train, test, probe=probe, epochs=1, seeds=1)
     report = sp.evaluate(pixels, train, test, probe=probe, epochs=1, seeds=2, unseen_classes=True, controls=False)
-    assert max(report.accuracies("pixels")) <= 0.5
+    assert max(report.values("pixels")) <= 0.5
     assert report.card["classes_without_training_images"] == ["c"]
     assert all(math.isfinite(row["test_accuracy"]) for run in report.runs for row in run["history"])
 
@@ -210,7 +210,7 @@ def test_constant_features_are_at_chance_and_reported_as_collapsed(probe: str) -
     constant = sp.Representation("constant", lambda images: torch.full((len(images), 5, 2, 2), 3.0))
     train, test = photo_patches("train"), photo_patches("test", per_class=10)
     report = sp.evaluate({"constant": constant}, train, test, probe=probe, epochs=2, seeds=2, controls=False)
-    assert report.accuracies("constant") == [0.25, 0.25]
+    assert report.values("constant") == [0.25, 0.25]
     assert report.card["health"]["constant"]["collapsed_channels"] == 5
     assert report.card["health"]["constant"]["effective_rank"] == pytest.approx(1, abs=1e-4)
     assert "| constant | 5 | 0 | 1.0 | 5 | 0.0% |" in report.health_table()
@@ -259,7 +259,7 @@ def test_seeds_that_agree_to_the_image_leave_an_interval_over_labels_and_test_im
     train, test = photo_patches("train"), photo_patches("test")
     two = {"pixels": sp.Pixels("rgb", size=4), "light": sp.Pixels("lab:L", size=4)}
     report = sp.evaluate(two, train, test, probe="knn", seeds=3)
-    assert len({run["hits"] for run in report.runs}) == 2, "nothing about the probe is random"
+    assert len({run["scores"]["accuracy"] for run in report.runs}) == 2, "nothing about the probe is random"
     row = report.difference("pixels", "light")
     assert row["ci95"] > 0.05
     assert row["words"].endswith("over 3 seeds, labeled images and test images)")
@@ -334,10 +334,10 @@ def test_with_a_network_per_seed_each_seed_evaluates_its_own_network() -> None:
     drawn = [tiny_task(seed).representation() for seed in range(3)]
     report = sp.evaluate({"drawn": drawn}, train, test, probe="knn", seeds=3, controls=False)
     alone = [
-        sp.evaluate({"x": one}, train, test, probe="knn", seeds=[seed], controls=False).accuracies("x")[0]
+        sp.evaluate({"x": one}, train, test, probe="knn", seeds=[seed], controls=False).values("x")[0]
         for seed, one in enumerate(drawn)
     ]
-    assert report.accuracies("drawn") == alone
+    assert report.values("drawn") == alone
     assert len(set(alone)) > 1
     with pytest.raises(
         ArgumentError, match="'drawn' is a sequence of 3 representations for 2 seeds; pass one for each seed"
@@ -348,11 +348,11 @@ def test_with_a_network_per_seed_each_seed_evaluates_its_own_network() -> None:
 def test_differences_follow_from_the_hits_of_the_report() -> None:
     train, test, layers = photo_patches("train"), photo_patches("test"), tiny_task().representations(["0", "2"])
     report = sp.evaluate(layers, train, test, probe="knn", seeds=3, per_class=8, controls=False)
-    first, second = report.hits("0"), report.hits("2")
-    assert first.mean(axis=1).tolist() == pytest.approx(report.accuracies("0"))
+    first, second = report.image_scores("0"), report.image_scores("2")
+    assert first.mean(axis=1).tolist() == pytest.approx(report.values("0"))
     row, expected = report.difference("0", "2"), interval(Scores(first.astype(int) - second))
     assert (row["mean"], row["ci95"], row["p"]) == (expected.mean, expected.half, expected.p)
-    assert row["mean"] == pytest.approx(fmean(report.accuracies("0")) - fmean(report.accuracies("2")))
+    assert row["mean"] == pytest.approx(fmean(report.values("0")) - fmean(report.values("2")))
     assert report.card["label_sets"] == "disjoint", "3 seeds of 8 images have 24 of each class"
 
 
@@ -371,7 +371,7 @@ def test_seeds_that_share_labels_are_also_trained_on_parts_of_them(options: dict
     assert report.card["label_sets"] == sets
     assert [run["part_labels"] for run in report.runs if "part_labels" in run] == parts
     wide = report.interval("pixels").half
-    assert wide >= interval(Scores(report.hits("pixels"))).half
+    assert wide >= interval(Scores(report.image_scores("pixels"))).half
 
 
 @pytest.mark.parametrize(

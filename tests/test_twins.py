@@ -215,7 +215,7 @@ def test_published_weights_are_a_control_without_being_asked(published) -> None:
         if "conv" in name and value.shape == published[name].shape:
             assert torch.equal(value, published[name]), name
     again = evaluate({"net": start.representation()}, data, data, probe="knn", seeds=2, controls=False)
-    assert report.accuracies("net (before)") == again.accuracies("net")
+    assert report.values("net (before)") == again.values("net")
     assert len(report.card["representations"]["net (before)"]) == 1, "the same for all seeds"
 
 

@@ -124,7 +124,7 @@ def two_views(
 
 def compared(report: sp.ProbeReport, name: str, reference: str) -> dict[str, Any]:
     """The difference by the report, and half the width of the interval of Student's t over the seeds alone."""
-    pairs = zip(report.accuracies(name), report.accuracies(reference), strict=True)
+    pairs = zip(report.values(name), report.values(reference), strict=True)
     mean, half = sp.probes.mean_interval([first - second for first, second in pairs])
     row = report.difference(name, reference)
     alone = half is not None and abs(mean) > max(half, 1e-9)  # 1e-9: equal but for rounding

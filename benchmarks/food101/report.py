@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
-from ssl_pretext.probes import before_name, difference_plot, few_steps_warning, percent, untrained_name
+from ssl_pretext.probes import ACCURACY, before_name, difference_plot, few_steps_warning, untrained_name
 from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table
 from ssl_pretext.representations import IMAGENET_LABELS, Health, collapse_warnings, health_rows
 from ssl_pretext.system.files import write_bytes, write_text
@@ -275,7 +275,7 @@ def side_by_side(
     rows: dict[str, dict[str, str]] = {}
     for row in summary:
         cells = rows.setdefault(row["representation"], {"representation": row["representation"]})
-        cells[column(row)] = percent(row["test_accuracy_mean"], row["test_accuracy_ci95"])
+        cells[column(row)] = ACCURACY.text(row["test_accuracy_mean"], row["test_accuracy_ci95"])
     return list(rows.values())
 
 

@@ -49,7 +49,7 @@ def _best(domain: str, reports: Reports) -> str:
     """Names the task with the highest mean accuracy, and the tasks that it is not significantly better than."""
     column, best = max(
         ((column, name) for column, report in reports.items() for name in report.card["against"]),
-        key=lambda pair: fmean(reports[pair[0]].accuracies(pair[1])),
+        key=lambda pair: fmean(reports[pair[0]].values(pair[1])),
     )
     report = reports[column]
     others = [report.difference(best, name) for name in report.card["against"] if name != best]
@@ -60,7 +60,7 @@ def _best(domain: str, reports: Reports) -> str:
     else:
         verdict = "it is significantly better than all other tasks"
     return (
-        f"{SHORT[domain].capitalize()}, the highest mean accuracy is {report.percent(best)}% ({best}; {column}); "
+        f"{SHORT[domain].capitalize()}, the highest mean accuracy is {report.text(best)}% ({best}; {column}); "
         f"{verdict}."
     )
 

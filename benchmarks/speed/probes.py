@@ -101,7 +101,7 @@ def linear_probes(options: RunOptions) -> list[Measurement]:
     def ours() -> list[float]:
         layers = task.representations(LAYERS)
         report = sp.evaluate(layers, train, test, probe="linear", seeds=1, controls=False, device="cpu")
-        return [report.accuracies(name)[0] for name in layers]
+        return [report.values(name)[0] for name in layers]
 
     def scikit_learn() -> list[float]:
         names = [str(index) for index in range(len(train))]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_pretext.encoders.inspection import dry_run, record_outputs
-from ssl_pretext.encoders.map_encoder import MapEncoder, as_numbers
+from ssl_pretext.encoders.map_encoder import CLASS_TOKEN, MapEncoder, as_numbers
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.registry import Option, did_you_mean
 
@@ -41,14 +41,23 @@ class TimmEncoder(MapEncoder):
     ) -> None:
         super().__init__(name, body, layers, image_size=image_size)
         self.last_norm = last_norm
+        self.has_class_token = last_norm and getattr(body, "cls_token", None) is not None
 
     def _output(self, images: Tensor) -> Tensor:
         return self._intermediates(images, [len(self._layers) - 1], norm=self.last_norm)[0]
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        indices = sorted({self._layers.index(layer) for layer in layers})
-        maps = dict(zip(indices, self._intermediates(images, indices, norm=False), strict=True))
-        return {layer: maps[self._layers.index(layer)] for layer in layers}
+        inner = [layer for layer in layers if layer != CLASS_TOKEN]
+        indices = sorted({self._layers.index(layer) for layer in inner})
+        if CLASS_TOKEN in layers:
+            body: Any = self.body
+            last = [len(self._layers) - 1]
+            tokens, found = body.forward_intermediates(images, indices=indices or last, norm=False, output_fmt="NCHW")
+            token = {CLASS_TOKEN: tokens[:, 0, :, None, None]}
+        else:
+            found, token = self._intermediates(images, indices, norm=False), {}
+        maps = dict(zip(indices, found, strict=bool(indices)))
+        return token | {layer: maps[self._layers.index(layer)] for layer in inner}
 
     def _intermediates(self, images: Tensor, indices: list[int], *, norm: bool) -> list[Tensor]:
         body: Any = self.body

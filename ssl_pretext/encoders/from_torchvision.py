@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ssl_pretext.encoders.inspection import dry_run, layers_with_maps, record_outputs
-from ssl_pretext.encoders.map_encoder import MapEncoder, as_numbers
+from ssl_pretext.encoders.map_encoder import CLASS_TOKEN, MapEncoder, as_numbers
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.registry import Option, did_you_mean
 
@@ -34,15 +34,21 @@ class TorchvisionEncoder(MapEncoder):
     def __init__(self, name: str, body: nn.Module, layers: Sequence[str], *, channels_last: Sequence[str] = ()) -> None:
         super().__init__(name, body, layers, image_size=224)
         self.channels_last = frozenset(channels_last)
+        self.has_class_token = isinstance(body, PatchTransformer)
 
     def _output(self, images: Tensor) -> Tensor:
         return self._maps(images, self._layers[-1:])[self._layers[-1]]
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         # Hooks get the features even of networks whose `forward` pools them itself.
-        with record_outputs(self.body, layers) as outputs:
-            self.body(images)
-        return {layer: self._as_map(cast(Tensor, outputs[layer]), layer, images) for layer in layers}
+        with record_outputs(self.body, [layer for layer in layers if layer != CLASS_TOKEN]) as outputs:
+            output = self.body(images)
+        return {
+            layer: output[:, 0, :, None, None]
+            if layer == CLASS_TOKEN
+            else self._as_map(cast(Tensor, outputs[layer]), layer, images)
+            for layer in layers
+        }
 
     def _as_map(self, output: Tensor, layer: str, images: Tensor) -> Tensor:
         if isinstance(self.body, PatchTransformer):

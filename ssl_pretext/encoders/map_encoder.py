@@ -9,7 +9,9 @@ from typing_extensions import override
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import Option
 
-__all__ = ["MapEncoder", "as_numbers"]
+__all__ = ["CLASS_TOKEN", "MapEncoder", "as_numbers", "class_token_of"]
+
+CLASS_TOKEN = "cls"  # stands for the class token among the layers of `MapEncoder.feature_maps`
 
 
 class MapEncoder(nn.Module):
@@ -23,10 +25,12 @@ class MapEncoder(nn.Module):
             sizes too.
 
     Attributes:
+        has_class_token: Whether the network has a class token, as vision transformers do.
         published_mean_std: The mean and the standard deviation of RGB in `[0, 1]`, each `(R, G, B)`, that images are
             normalized with for the published weights; None if the encoder was created without these weights.
     """
 
+    has_class_token: bool = False
     published_mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __init__(self, name: str, body: nn.Module, layers: Sequence[str], *, image_size: int) -> None:
@@ -50,13 +54,14 @@ class MapEncoder(nn.Module):
 
         Args:
             images: Input of the encoder, `(B, in_channels, H, W)`.
-            layers: Names from `layers()`.
+            layers: Names from `layers()`; `"cls"` is the class token after the last norm, `(B, C, 1, 1)`.
 
         Raises:
             UnknownNameError: The encoder has no such layer.
             ArgumentError: The network does not accept images of this size, dtype or device.
         """
-        if unknown := [layer for layer in layers if layer not in self._layers]:
+        known = [*self._layers, *([CLASS_TOKEN] if self.has_class_token else [])]
+        if unknown := [layer for layer in layers if layer not in known]:
             raise UnknownNameError(f"{self.name} has no layer {unknown[0]!r}; its layers: {', '.join(self._layers)}")
         try:
             return self._maps(images, layers)
@@ -85,6 +90,11 @@ class MapEncoder(nn.Module):
             f"{size} pixels; use that size, or choose another with '{self.name}[img_size=64]' if the network has this "
             "option"
         )
+
+
+def class_token_of(encoder: nn.Module) -> str | None:
+    """Returns the name by which `feature_maps` takes the class token of an encoder; None if it has none."""
+    return CLASS_TOKEN if isinstance(encoder, MapEncoder) and encoder.has_class_token else None
 
 
 def as_numbers(value: Option) -> Option | tuple[int, ...]:

@@ -6,8 +6,9 @@ from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.evaluation import EvaluateOptions, evaluate, label_efficiency
 from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
+from ssl_pretext.probes.metrics import ACCURACY, Metric, find_metrics
 from ssl_pretext.probes.registry import create_probe, list_probes, register_probe
-from ssl_pretext.probes.report import ProbeReport, difference_plot, percent
+from ssl_pretext.probes.report import ProbeReport, difference_plot
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.statistics import (
     Interval,
@@ -23,12 +24,14 @@ from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.verdict import few_steps_warning
 
 __all__ = [
+    "ACCURACY",
     "ConvProbe",
     "EvaluateOptions",
     "Interval",
     "KNNProbe",
     "LabelEfficiency",
     "LinearProbe",
+    "Metric",
     "ProbeConfig",
     "ProbeFactory",
     "ProbeReport",
@@ -41,13 +44,13 @@ __all__ = [
     "difference_plot",
     "evaluate",
     "few_steps_warning",
+    "find_metrics",
     "holm",
     "interval",
     "label_efficiency",
     "list_probes",
     "mean_interval",
     "moderated",
-    "percent",
     "register_probe",
     "untrained_name",
 ]

@@ -8,23 +8,27 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_pretext.arguments import whole_number
-from ssl_pretext.data import ImageStore, as_store
+from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, check_modes, find_controls
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
-from ssl_pretext.probes.outcome import pack_hits
+from ssl_pretext.probes.metrics import find_metrics, image_scores
+from ssl_pretext.probes.outcome import pack_scores
+from ssl_pretext.probes.problem import ClassProblem, NumberProblem, Problem, check_classes, check_targets
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.probes.targets import as_images_with_targets, find_kind
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import starting_points, strongest_twins
-from ssl_pretext.representations.base import Backbone, Representation
+from ssl_pretext.representations.base import Backbone, BackboneOwner, Representation
 from ssl_pretext.representations.cache import Cache, cached_features, code_identity, is_cacheable, network_identity
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.representations.network import FrozenNetwork
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
@@ -32,7 +36,8 @@ from ssl_pretext.version import __version__
 
 __all__ = ["Comparison", "EvaluateOptions", "Given"]
 
-Given = Representation | Sequence[Representation]
+One = Representation | BackboneOwner | nn.Module | str
+Given = One | Sequence[One]
 
 # Threads wait for each other: the mode of a network and the state of the random numbers belong to the whole process.
 ONE_AT_A_TIME = threading.RLock()
@@ -42,6 +47,13 @@ class EvaluateOptions(TypedDict, total=False):
     """The options that `evaluate` and `label_efficiency` share; all may be left out.
 
     Attributes:
+        target: What the probe predicts: `"class"` (the default), `"labels"` (several per image), `"numbers"` or
+            `"mask"` (a class per pixel). For all but classes, `train` and `test` are pairs `(images, targets)`:
+            labels are an array `(N, K)` of 0 and 1, numbers `(N,)` or `(N, K)`, masks `(N, H, W)`; labels and numbers
+            can also be a mapping from names to arrays `(N,)`. Unknown targets are NaN; unknown classes, also of pixels,
+            are -1.
+        metrics: Names of metrics of the target to report; the first one decides tables and sentences unless another is
+            asked for. By default `accuracy` and `balanced_accuracy` for classes, and all metrics for other targets.
         probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
             `(in_channels, num_classes)` to a module.
         epochs: Passes over the labeled images, by default 10, for networks such as `"conv"`; other probes have none.
@@ -59,6 +71,8 @@ class EvaluateOptions(TypedDict, total=False):
         device: `"auto"` (the default), `"cpu"` or `"cuda"`.
     """
 
+    target: str
+    metrics: Sequence[str] | None
     probe: str | ProbeFactory
     epochs: int | None
     seeds: int | Sequence[int]
@@ -78,6 +92,8 @@ class Comparison:
         train: Any,
         test: Any,
         *,
+        target: str = "class",
+        metrics: Sequence[str] | None = None,
         probe: str | ProbeFactory = "linear",
         epochs: int | None = None,
         seeds: int | Sequence[int] = 5,
@@ -87,9 +103,12 @@ class Comparison:
         cache: str | Path | None = None,
         device: str = "auto",
     ) -> None:
-        self.train, self.test = as_store(train), as_store(test)
+        self.kind = find_kind(target)
+        self.metrics = find_metrics(self.kind.name, metrics)
+        (self.train, trained), (self.test, tested) = (as_images_with_targets(one, self.kind) for one in (train, test))
+        self.targets = {"train": trained, "test": tested}
         self.seeds = _seeds(seeds)
-        self.method = find_method(probe, training)
+        self.method = find_method(probe, training, self.kind)
         self.epochs = self.method.epochs if epochs is None else whole_number("epochs", epochs)
         if not isinstance(representations, Mapping) or not representations:
             given = repr(representations)[:80]
@@ -99,14 +118,16 @@ class Comparison:
             )
         if wrong := [name for name in representations if not isinstance(name, str) or not name]:
             raise ArgumentError(f"the names of representations must be text, such as 'mine', got {wrong[0]!r}")
-        per_seed = {name: _per_seed(name, given, self.seeds) for name, given in representations.items()}
+        per_seed = {name: _per_seed(name, given, self.seeds, self.train) for name, given in representations.items()}
         for name, of_seeds in per_seed.items():
             _check_networks(name, of_seeds)
             for representation in of_seeds:
                 check_modes(name, representation)
         if not isinstance(unseen_classes, bool):
             raise ArgumentError(f"unseen_classes must be True or False, got {unseen_classes!r}")
-        self.unseen_classes = _check_images(self.train, self.test, unseen_classes)
+        _check_images(self.train, self.test)
+        self.names_of_targets = check_targets(trained, tested)
+        self.unseen_classes = check_classes(trained, tested, unseen_classes) if target == "class" else []
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
         self.device = resolve_device(device)
         self.cache = _cache(cache)
@@ -135,8 +156,8 @@ class Comparison:
         from tqdm import tqdm
 
         for budget in budgets:
-            budget.check(self.train)
-        labels = {budget: budget.draw(self.train.labels, self.seeds) for budget in budgets}
+            budget.check(self.targets["train"])
+        labels = {budget: budget.draw(self.targets["train"].strata, self.seeds) for budget in budgets}
         runs: dict[LabelBudget, list[dict[str, Any]]] = {budget: [] for budget in budgets}
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
@@ -154,7 +175,7 @@ class Comparison:
                     run = self._cached_run(representation, identity, features, sets.full[number], seed)
                     if number < len(sets.parts):
                         part = self._cached_run(representation, identity, features, sets.parts[number], seed)
-                        run |= {"part_labels": part["labels"], "part_hits": part["hits"]}
+                        run |= {"part_labels": part["labels"], "part_scores": part["scores"]}
                     runs[budget].append({"representation": name, "probe": self.method.name, "seed": seed, **run})
                     bar.update()
         order = {(name, seed): (i, j) for i, name in enumerate(self.names) for j, seed in enumerate(self.seeds)}
@@ -200,7 +221,9 @@ class Comparison:
                 if UNTRAINED in controls
             }
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
-            varying |= strongest_twins(trained, seed, self.train, device=self.device, cache=self.cache)
+            varying |= strongest_twins(
+                trained, seed, self.train, self.targets["train"], device=self.device, cache=self.cache
+            )
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
             for name, representation in (fixed | varying).items():
                 train, test = (
@@ -234,62 +257,79 @@ class Comparison:
             or not self.method.cacheable
             or not all(is_cacheable(part.backbone) for part in representation.parts)
         ):
-            return dict(finite_json(self._run(features, labeled, seed)))
+            return dict(finite_json(self._run(representation, features, labeled, seed)))
         identity = {
             "representation": described,
             "method": {"name": self.method.name, **self.method.card, "epochs": self.epochs},
             "seed": seed,
             "labeled": indices_sha256(labeled),
             "images": self.hashes,
-            "classes": self.train.classes,
+            "targets": [targets.sha256 for targets in self.targets.values()],
+            "metrics": [metric.name for metric in self.metrics],
             "code": code_identity(),
             "device": self.device,
         }
         run: dict[str, Any] | None = self.cache.result(identity)
         if run is None:
-            run = dict(finite_json(self._run(features, labeled, seed)))
+            run = dict(finite_json(self._run(representation, features, labeled, seed)))
             self.cache.store_result(identity, run)
         return run
 
-    def _run(self, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int) -> dict[str, Any]:
+    def _run(
+        self, representation: Representation, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int
+    ) -> dict[str, Any]:
         """Trains and tests a probe once, on the labeled images with the given indices."""
-        train, labels = features[0], self.train.labels
-        if len(labeled) < len(labels):  # otherwise a copy of all features would take twice the memory
-            train, labels = train[labeled], labels[labeled]
-        seen = self.train.labels.unique()
-        predictable = torch.isin(self.test.labels, seen)
-        test, truth = features[1], self.test.labels
-        if self.unseen_classes:
-            test, truth = test[predictable], truth[predictable]
-        classes = len(self.train.classes)
-        if not self.method.all_classes:
-            labels, truth, classes = torch.searchsorted(seen, labels), torch.searchsorted(seen, truth), len(seen)
-        # All features are moved to the device once, instead of batch by batch in every epoch.
-        splits = [(maps.to(self.device), names.to(self.device)) for maps, names in ((train, labels), (test, truth))]
-        history, settings, hits = self.method.train(*splits, classes=classes, epochs=self.epochs, seed=seed)
-        for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
-            row["test_accuracy"] *= predictable.double().mean().item()
-        if self.unseen_classes:
-            hits = torch.zeros_like(predictable).masked_scatter(predictable, hits.cpu())
-        return {"labels": len(labels), "history": history, "hits": pack_hits(hits), **settings}
+        targets = self.targets["train"].values[labeled]
+        pose = {"class": self._class_problem, "numbers": NumberProblem}.get(self.kind.name, Problem)
+        problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
+        options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
+        tested = torch.arange(len(self.test)) if problem.tested is None else problem.tested.nonzero().flatten()
+        if self.method.finetunes:
+            images = (self.train.subset(labeled), problem.train), (self.test.subset(tested), problem.test)
+            history, settings, predictions = self.method.train(representation, *images, device=self.device, **options)
+        else:
+            # All features are moved to the device once, instead of batch by batch in every epoch. They are copied only
+            # if some are left out, because a copy of all would take twice the memory.
+            splits = [
+                ((maps if len(chosen) == len(maps) else maps[chosen]).to(self.device), values.to(self.device))
+                for maps, chosen, values in zip(features, (labeled, tested), (problem.train, problem.test), strict=True)
+            ]
+            history, settings, predictions = self.method.train(*splits, **options)
+        outputs = problem.predictions(predictions.cpu())
+        truth = self.kind.truth(self.targets["test"].values, len(self.names_of_targets))
+        scores = {metric.name: image_scores(metric, outputs, truth) for metric in self.metrics}
+        if "test_accuracy" in history[-1] and problem.tested is not None:
+            for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
+                if "test_accuracy" in row:
+                    row["test_accuracy"] *= problem.tested.double().mean().item()
+        return {
+            "labels": len(targets),
+            "history": history,
+            "scores": {name: pack_scores(values) for name, values in scores.items()},
+            **settings,
+        }
+
+    def _class_problem(self, train: Tensor, test: Tensor, num_outputs: int) -> "Problem":
+        return ClassProblem(train, test, num_outputs, self.targets["train"].values.unique(), self.method.all_classes)
 
     def _card(self) -> dict[str, Any]:
         """The part of the probe card that holds for all representations and budgets."""
         splits = {"train": self.train, "test": self.test}
         known, judged = {*self.train.digests()}, self.test.digests()
-        predictable = torch.isin(self.test.labels, self.train.labels)
         return {
             "probe": self.method.name,
+            "target": self.kind.name,
+            "metrics": [metric.name for metric in self.metrics],
+            "names": self.names_of_targets,
+            "unlabeled": {split: targets.missing for split, targets in self.targets.items()},
             **self.method.card,
             "epochs": self.epochs,
             "seeds": self.seeds,
             **{split: {"images": len(store), "sha256": self.hashes[split]} for split, store in splits.items()},
-            "classes": len(self.train.labels.unique()),
-            "classes_without_training_images": self.unseen_classes,
-            "predictable": predictable.double().mean().item(),
+            "targets": {split: targets.sha256 for split, targets in self.targets.items()},
+            **(self._class_card() if self.kind.name == "class" else {}),
             "seen": sum(digest in known for digest in judged),
             "repeated": len(judged) - len({*judged}),
-            "guessed": (self.test.labels == self.train.labels.mode().values).double().mean().item(),
             "image_size": self.train.image_size,
             "resize": self.train.resize,
             "device": self.device,
@@ -299,6 +339,16 @@ class Comparison:
             "controls": self.controls.names,
             "against": self.controls.against,
             "without_twin": self.controls.without_twin,
+        }
+
+    def _class_card(self) -> dict[str, Any]:
+        train, test = (targets.values for targets in self.targets.values())
+        return {
+            "classes": len(train.unique()),
+            "classes_without_training_images": self.unseen_classes,
+            "predictable": torch.isin(test, train).double().mean().item(),
+            "guessed": (test == train.mode().values).double().mean().item(),
+            "largest_class": test.bincount().max().item() / len(test),
         }
 
 
@@ -323,14 +373,12 @@ def _seeds(seeds: object) -> list[int]:
     return chosen
 
 
-def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representation]:
+def _per_seed(name: str, given: Given, seeds: Sequence[int], images: ImageStore) -> list[Representation]:
     """The representation of each seed."""
-    of_seeds = [given] * len(seeds) if isinstance(given, Representation) else given
-    if not isinstance(of_seeds, Sequence) or not all(isinstance(each, Representation) for each in of_seeds):
-        raise ArgumentError(
-            f"{name!r} must be a representation or a sequence of them, got {type(given).__name__}; use "
-            "task.representation(), FrozenNetwork(...).representation() or Pixels(...)"
-        )
+    if isinstance(given, Sequence) and not isinstance(given, str | nn.Module):
+        of_seeds = [_as_representation(name, each, images) for each in given]
+    else:
+        of_seeds = [_as_representation(name, given, images)] * len(seeds)
     if len(of_seeds) != len(seeds):
         raise ArgumentError(
             f"{name!r} is a sequence of {len(of_seeds)} representations for {len(seeds)} seeds; pass one for each seed"
@@ -346,6 +394,27 @@ def _per_seed(name: str, given: Given, seeds: Sequence[int]) -> list[Representat
     return list(of_seeds)
 
 
+def _as_representation(name: str, given: object, images: ImageStore) -> Representation:
+    """The output of a task or a network, or the representation that is given."""
+    if isinstance(given, Representation):
+        return given
+    if isinstance(given, BackboneOwner):
+        return given.representation()
+    if isinstance(given, str):
+        return FrozenNetwork(given).representation()
+    if isinstance(given, nn.Module):
+        if images.num_channels != 3:
+            raise ArgumentError(
+                f"{name!r} is a module, and which of the {images.num_channels} channels it sees is unknown; pass "
+                "FrozenNetwork(module, channels=...)"
+            )
+        return FrozenNetwork(given).representation()
+    raise ArgumentError(
+        f"{name!r} must be a task, a network, the name of an encoder or a representation, or a sequence with one of "
+        f"them for each seed; got {type(given).__name__}"
+    )
+
+
 def _check_networks(name: str, of_seeds: Sequence[Representation]) -> None:
     """Raises if a network is given for some seeds but not for all: they would count as independent pretrainings."""
     if all(each is of_seeds[0] for each in of_seeds):
@@ -358,8 +427,8 @@ def _check_networks(name: str, of_seeds: Sequence[Representation]) -> None:
         )
 
 
-def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> list[str]:
-    """Raises unless a probe can be trained and tested; returns the classes that have no training image."""
+def _check_images(train: ImageStore, test: ImageStore) -> None:
+    """Raises unless there are training and test images of one shape."""
     for split, store in (("train", train), ("test", test)):
         if len(store) == 0:
             raise ArgumentError(f"evaluate() got no {split} images")
@@ -369,39 +438,6 @@ def _check_images(train: ImageStore, test: ImageStore, unseen_classes: bool) -> 
             "train and test must have images of the same size and number of channels; train has {} channels and size "
             "{}, test has {} channels and size {}".format(*shapes[0], *shapes[1])
         )
-    _check_classes(train.classes, test.classes)
-    if len(train.labels.unique()) < 2:
-        raise ArgumentError("evaluate() needs training images of at least two classes, got one")
-    have = {*train.labels.tolist()}
-    missing = sorted({*test.labels.tolist()} - have)
-    if missing and not unseen_classes:
-        raise ArgumentError(
-            f"{len(missing)} of the classes of the test images have no training image, such as "
-            f"{train.classes[missing[0]]!r}, so no probe can predict them. Leave these test images out; in Python, "
-            "unseen_classes=True counts them as errors"
-        )
-    if not have & {*test.labels.tolist()}:
-        raise ArgumentError("no test image belongs to a class that has training images")
-    return [name for label, name in enumerate(train.classes) if label not in have]
-
-
-def _check_classes(train: Sequence[str], test: Sequence[str]) -> None:
-    numbered = all(name == str(label) for label, name in enumerate(train))
-    if train == test or (numbered and train[: len(test)] == test):  # numbers as labels may lack the last classes
-        return
-    lacking = [
-        f"the {split} images have no class {', '.join(map(repr, missing[:5]))}"
-        + f" and {len(missing) - 5} other classes of the {other} images" * (len(missing) > 5)
-        for split, other, missing in (
-            ("test", "training", sorted({*train} - {*test})),
-            ("training", "test", sorted({*test} - {*train})),
-        )
-        if missing
-    ]
-    raise ArgumentError(
-        "train and test must have the same classes in the same order: "
-        + (", and ".join(lacking) or f"the order is {train[:5]} in train and {test[:5]} in test")
-    )
 
 
 def _ordered_names(representations: Mapping[str, object], controls: Controls) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The report of `label_efficiency`: accuracy as a function of the number of labels."""
+"""The report of `label_efficiency`: accuracy, or another metric, as a function of the number of labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ class LabelEfficiency:
     """The result of `label_efficiency`: a report for each number of labels.
 
     Attributes:
-        reports: The reports by number of labeled images per class.
+        reports: The reports by number of labeled images per class, or in all if the targets are no classes.
     """
 
     reports: dict[int, ProbeReport]
 
     def table(self) -> str:
-        """Returns the accuracies in percent as a Markdown table, with a column for each number of labels per class."""
+        """Returns the main metric as a Markdown table, with a column for each number of labels."""
         names = next(iter(self.reports.values())).names
         rows = [
-            {"representation": name} | {str(count): report.percent(name) for count, report in self.reports.items()}
+            {"representation": name} | {str(count): report.text(name) for count, report in self.reports.items()}
             for name in names
         ]
         return markdown_table(rows, list(rows[0]))
@@ -51,7 +51,7 @@ class LabelEfficiency:
             raise CheckpointError(f"{path} does not hold the reports of label_efficiency()") from error
 
     def plot(self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None) -> None:
-        """Draws accuracy against labels per class with 95% intervals, as a PNG file.
+        """Draws the main metric against the number of labels with 95% intervals, as a PNG file.
 
         Args:
             path: Path of the file to write.
@@ -60,14 +60,14 @@ class LabelEfficiency:
         """
         first = next(iter(self.reports.values()))
         series = {
-            name: [(count, *report.in_percent(name)) for count, report in self.reports.items()]
+            name: [(count, *report.shown(name)) for count, report in self.reports.items()]
             for name in names or first.names
         }
         picture = lines(
             series,
             title=title or f"{first.card['probe']} probe",
-            x_label="labeled images per class",
-            y_label="test accuracy, %",
+            x_label="labeled images per class" if first.card["target"] == "class" else "labeled images",
+            y_label=first.metric().heading,
             log=True,
         )
         write_bytes(Path(path), picture)

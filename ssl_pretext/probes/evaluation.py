@@ -1,7 +1,7 @@
 """`evaluate` and `label_efficiency`, which train and test small classifiers on frozen features."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
@@ -16,6 +16,10 @@ from ssl_pretext.system.processes import on_rank_zero
 
 __all__ = ["EvaluateOptions", "evaluate", "label_efficiency"]
 
+PER_CLASS, NUM_LABELS = (1, 2, 5, 10, 20), (10, 20, 50, 100, 200)
+
+T = TypeVar("T")
+
 
 def evaluate(
     representations: Mapping[str, Given],
@@ -24,6 +28,7 @@ def evaluate(
     *,
     label_fraction: float = 1.0,
     per_class: int | None = None,
+    num_labels: int | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> ProbeReport:
     """Trains and tests a probe on each representation, once per seed.
@@ -38,12 +43,17 @@ def evaluate(
     the work and all processes get its report.
 
     Args:
-        representations: Frozen features by name. A sequence stands for one network per seed, such as networks that were
-            pretrained from different seeds, so that the interval includes the variation between them.
-        train: Labeled training images: an `ImageStore`, a Dataset of `(image, label)`, or a pair `(images, labels)`.
-        test: Labeled test images of the same classes, in any of these forms.
+        representations: What to compare, by name: tasks, networks (`FrozenNetwork`, or any module that takes RGB images
+            normalized to about `[-1, 1]`), names of encoders such as `"timm/resnet18[pretrained=true]"`, or
+            representations such as one layer of a task. All are frozen. A sequence stands for one network per seed,
+            such as networks that were pretrained from different seeds, so that the interval includes the variation
+            between them.
+        train: Training images with their targets: an `ImageStore`, a Dataset of `(image, target)`, or a pair
+            `(images, targets)`; see `EvaluateOptions.target`.
+        test: Test images with targets of the same kind, in any of these forms.
         label_fraction: The fraction of each class's labels that is used, at least one image per class.
         per_class: The number of labeled images per class, in place of `label_fraction`.
+        num_labels: The number of labeled images, in place of `label_fraction`, if the targets are no classes.
         options: The probe (`"linear"` by default), seeds, controls and more; see `EvaluateOptions`.
 
     Returns:
@@ -62,7 +72,8 @@ def evaluate(
     """
     _check_options("evaluate", options)
     comparison = Comparison(representations, train, test, **options)
-    return on_rank_zero("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, per_class)])[0])
+    count = _label_count(comparison, per_class, num_labels)
+    return on_rank_zero("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, count)])[0])
 
 
 def label_efficiency(
@@ -70,7 +81,8 @@ def label_efficiency(
     train: Any,
     test: Any,
     *,
-    per_class: Sequence[int] = (1, 2, 5, 10, 20),
+    per_class: Sequence[int] | None = None,
+    num_labels: Sequence[int] | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> LabelEfficiency:
     """Runs `evaluate` for several numbers of labels; for a given seed, smaller budgets are subsets of larger ones.
@@ -79,7 +91,8 @@ def label_efficiency(
         representations: Frozen features by name, as for `evaluate`.
         train: Labeled training images as for `evaluate`, at least as many of each class as the largest budget.
         test: Labeled test images as for `evaluate`, which are the same for all budgets.
-        per_class: The numbers of labeled images per class.
+        per_class: The numbers of labeled images per class, by default 1, 2, 5, 10 and 20.
+        num_labels: The numbers of labeled images if the targets are no classes, by default 10, 20, 50, 100 and 200.
         options: The probe, seeds, controls and more; see `EvaluateOptions`.
 
     Raises:
@@ -94,19 +107,32 @@ def label_efficiency(
         [1, 4]
     """
     _check_options("label_efficiency", options)
-    given: object = per_class  # text is a sequence, too, but not for a type checker
+    comparison = Comparison(representations, train, test, **options)
+    name, default = ("per_class", PER_CLASS) if comparison.kind.name == "class" else ("num_labels", NUM_LABELS)
+    given: object = _label_count(comparison, per_class, num_labels)
+    given = default if given is None else given
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise ArgumentError(
-            "per_class of label_efficiency() must be a sequence of at least one number of labels, such as [1, 5], got "
-            f"{per_class!r}"
+            f"{name} of label_efficiency() must be a sequence of at least one number of labels, such as [1, 5], got "
+            f"{given!r}"
         )
-    counts = sorted(whole_number("each number in per_class", count) for count in per_class)
+    counts = sorted(whole_number(f"each number in {name}", count) for count in given)
     if len({*counts}) < len(counts):
-        raise ArgumentError(f"per_class of label_efficiency() must have no number twice, got {per_class!r}")
-    comparison = Comparison(representations, train, test, **options)
+        raise ArgumentError(f"{name} of label_efficiency() must have no number twice, got {given!r}")
     budgets = [LabelBudget(per_class=count) for count in counts]
     reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))
     return LabelEfficiency(dict(zip(counts, reports, strict=True)))
+
+
+def _label_count(comparison: Comparison, per_class: T, num_labels: T) -> T:
+    """Returns the number of labels that belongs to the kind of target, and refuses the other one."""
+    if comparison.kind.name == "class":
+        given, other, wanted, refused = per_class, num_labels, "per_class", "num_labels"
+    else:
+        given, other, wanted, refused = num_labels, per_class, "num_labels", "per_class"
+    if other is not None:
+        raise ArgumentError(f"for target={comparison.kind.name!r}, pass {wanted} in place of {refused}")
+    return given
 
 
 def _check_options(function: str, options: Mapping[str, Any]) -> None:

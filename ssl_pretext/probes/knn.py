@@ -1,6 +1,8 @@
 """The knn probe, which classifies by nearest neighbors and is not trained: no learning rate, weight decay or epochs."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,9 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.linear import MAX_FEATURES, Standardized, pool
 from ssl_pretext.probes.outcome import Outcome
+from ssl_pretext.probes.targets import KINDS, Kind, accuracy
 
-__all__ = ["KNN_CARD", "KNNProbe", "train_knn"]
+__all__ = ["KNN_CARD", "KNNProbe", "neighbor_means", "train_knn"]
 
 K, TEMPERATURE = 20, 0.07  # Wu et al. 2018 (1805.01978) and, with k = 20, Caron et al. 2021 (2104.14294)
 # Smallest fraction of the votes in the loss. A class that none of the k neighbors belongs to gets no vote, and its
@@ -22,7 +25,7 @@ FLOOR = 1e-3
 QUERIES = 1_024  # number of images whose similarities to all training images are in memory at a time
 KNN_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
-    "normalization": "mean and variance of the training images",
+    "standardize": True,
     "similarity": "cosine",
     "k": K,
     "temperature": TEMPERATURE,
@@ -42,6 +45,8 @@ class KNNProbe(nn.Module):
             votes.
         k: Number of neighbors; if there are fewer training images, all of them vote.
         temperature: Temperature of the votes; the smaller it is, the more weight the nearest neighbors have.
+        standardize: Whether each feature is standardized by its mean and variance over the training images. Wu et al.
+            2018 and Caron et al. 2021 (DINO) do not standardize.
 
     Raises:
         ArgumentError: k or temperature is not positive.
@@ -55,12 +60,20 @@ class KNNProbe(nn.Module):
     features: Tensor
     labels: Tensor
 
-    def __init__(self, in_channels: int, num_classes: int, k: int = K, temperature: float = TEMPERATURE) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        k: int = K,
+        temperature: float = TEMPERATURE,
+        standardize: bool = True,
+    ) -> None:
         super().__init__()
         whole_number("k of the knn probe", k)
         if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
             raise ArgumentError(f"temperature of the knn probe must be a number above 0, got {temperature!r}")
         self.in_channels, self.num_classes, self.k, self.temperature = in_channels, num_classes, k, temperature
+        self.standardize = standardize
         self.register_buffer("features", torch.empty(0, in_channels))
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
 
@@ -85,63 +98,134 @@ class KNNProbe(nn.Module):
         """
         if not len(self.labels):
             raise ArgumentError("the knn probe has no training images yet; call remember(features, labels) first")
-        parts = Standardized.of(self.features, self.features if features is None else pool(features))
-        bank, queries = F.normalize(parts.train), F.normalize(parts.test)
-        fractions = [queries.new_zeros(0, self.num_classes)]
-        for start in range(0, len(queries), QUERIES):
-            similarities = queries[start : start + QUERIES] @ bank.T
-            if features is None:
-                similarities.diagonal(offset=start).fill_(-math.inf)
-            nearest = similarities.topk(min(self.k, len(bank) - (features is None)), dim=1)
-            # Only fractions are needed, so a softmax computes them, which cannot overflow.
-            weights = (nearest.values / self.temperature).softmax(dim=1)
-            neighbors = F.one_hot(self.labels[nearest.indices], self.num_classes)
-            fractions.append(torch.einsum("bk,bkc->bc", weights, neighbors.to(weights.dtype)))
-        return torch.cat(fractions)
+        bank, queries = self.features, None if features is None else pool(features)
+
+        def fractions(weights: Tensor, neighbors: Tensor) -> Tensor:
+            chosen = F.one_hot(self.labels[neighbors], self.num_classes)
+            return torch.einsum("bk,bkc->bc", weights, chosen.to(weights.dtype))
+
+        found = _neighbors(bank, queries, self.k, self.temperature, self.standardize)
+        return torch.cat([fractions(*some) for some in found])
+
+
+def _neighbors(
+    bank: Tensor, queries: Tensor | None, k: int, temperature: float, standardize: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields weights, which sum to 1, and indices of the nearest neighbors `(B, k)`, for some queries at a time.
+
+    Args:
+        bank: Pooled features `(N, F)` of the training images.
+        queries: Pooled features of other images; None for the training images, which are no neighbors of themselves.
+        k: Number of neighbors; if there are fewer training images, all of them.
+        temperature: Temperature of the weights, exp(similarity / temperature).
+        standardize: Whether each feature is standardized by its mean and variance over the training images.
+    """
+    images, asked = bank, bank if queries is None else queries
+    if standardize:
+        parts = Standardized.of(images, asked)
+        images, asked = parts.train, parts.test
+    images, asked = F.normalize(images), F.normalize(asked)
+    for start in range(0, len(asked), QUERIES):
+        similarities = asked[start : start + QUERIES] @ images.T
+        if queries is None:
+            similarities.diagonal(offset=start).fill_(-math.inf)
+        nearest = similarities.topk(min(k, len(images) - (queries is None)), dim=1)
+        # Only fractions are needed, so a softmax computes them, which cannot overflow.
+        yield (nearest.values / temperature).softmax(dim=1), nearest.indices
+
+
+def neighbor_means(
+    bank: Tensor,
+    targets: Tensor,
+    queries: Tensor | None = None,
+    *,
+    k: int = K,
+    temperature: float = TEMPERATURE,
+    standardize: bool = True,
+) -> Tensor:
+    """Predicts targets by their weighted mean over the nearest training images.
+
+    Args:
+        bank: Pooled features `(N, F)` of the training images.
+        targets: Targets `(N, K)` of the training images; missing ones are NaN and are left out of the means. If all
+            neighbors lack a target, its mean over all training images takes their place.
+        queries: Pooled features of the images to predict. Without them, each training image is predicted by the others.
+        k: Number of neighbors; if there are fewer training images, all of them are used.
+        temperature: Temperature of the weights, exp(similarity / temperature).
+        standardize: Whether each feature is standardized by its mean and variance over the training images.
+
+    Returns:
+        Predictions `(B, K)`.
+    """
+    known = ~targets.isnan()
+    values = targets.nan_to_num(0).double()
+    fallback = values.sum(dim=0) / known.sum(dim=0).clamp(min=1)
+    found = []
+    for weights, neighbors in _neighbors(bank, queries, k, temperature, standardize):
+        weight = weights[:, :, None].double() * known[neighbors]
+        total = weight.sum(dim=1)
+        means = (weight * values[neighbors]).sum(dim=1) / total.clamp(min=torch.finfo(torch.float64).tiny)
+        found.append(torch.where(total > 0, means, fallback))
+    return torch.cat(found)
 
 
 def train_knn(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     *,
-    classes: int,
+    kind: Kind = KINDS["class"],
+    num_outputs: int,
     epochs: int,
     seed: int,
     k: int = K,
     temperature: float = TEMPERATURE,
+    standardize: bool = True,
 ) -> Outcome:
-    """Classifies each test image by the nearest training images, and each training image by the nearest others.
+    """Predicts each test image by the nearest training images, and each training image by the nearest others.
 
     Args:
-        train: Features `(N, C, h, w)` and labels `(N,)` of the training images.
-        test: Features and labels of the test images.
-        classes: Number of classes.
+        train: Features `(N, C, h, w)` and targets of the training images.
+        test: Features and targets of the test images.
+        kind: Kind of the targets: classes, labels or numbers.
+        num_outputs: Number of classes, labels or numbers.
         epochs: Ignored; all probes are called with the same arguments.
         seed: Ignored, because nothing is random.
         k: Number of neighbors; if there are fewer training images, all of them vote.
         temperature: Temperature of the votes, exp(similarity / temperature).
+        standardize: Whether each feature is standardized by its mean and variance over the training images.
 
     Returns:
         A history of one row, in which the training loss and accuracy are leave-one-out, the settings with the training
-        accuracy as `validation_accuracy` if a class has two images, and the hits.
+        accuracy as `validation_accuracy` if a class has two images (or the `validation_loss`, if there are no classes),
+        and the predictions.
 
     Raises:
         ArgumentError: k or temperature is not positive.
     """
-    (maps, labels), (test_maps, test_labels) = train, test
-    probe = KNNProbe(maps.shape[1], classes, k=k, temperature=temperature).remember(maps, labels)
-    loss, known = _score(probe.votes(), labels)
-    test_loss, hits = _score(probe.votes(test_maps), test_labels)
-    accuracy, test_accuracy = (found.double().mean().item() for found in (known, hits))
-    trained = {"train_loss": loss, "train_accuracy": accuracy}
-    tested = {"test_loss": test_loss, "test_accuracy": test_accuracy}
-    chosen: dict[str, float] = {"k": k, "temperature": temperature}
-    if labels.bincount().max() > 1:  # otherwise no image has another one of its class
-        chosen["validation_accuracy"] = accuracy
-    return Outcome([{"epoch": 1, **trained, **tested}], chosen, hits)
+    (maps, targets), (test_maps, test_targets) = train, test
+    options: dict[str, Any] = {"k": k, "temperature": temperature, "standardize": standardize}
+    probe = KNNProbe(maps.shape[1], num_outputs, **options)
+    settings: dict[str, float] = {"k": k, "temperature": temperature}
+    row: dict[str, float] = {"epoch": 1}
+    if kind.name == "class":
+        probe.remember(maps, targets)
+        known, found = probe.votes(), probe.votes(test_maps)
+        row |= {"train_accuracy": accuracy(known, targets), "test_accuracy": accuracy(found, test_targets)}
+        row |= {"train_loss": _loss(known, targets), "test_loss": _loss(found, test_targets)}
+        if targets.bincount().max() > 1:  # otherwise no image has another one of its class
+            settings["validation_accuracy"] = row["train_accuracy"]
+        return Outcome([row], settings, found)
+    bank = pool(maps)
+    known, found = (neighbor_means(bank, targets, one, **options) for one in (None, pool(test_maps)))
+    row |= {"train_loss": _mean_loss(kind, known, targets), "test_loss": _mean_loss(kind, found, test_targets)}
+    return Outcome([row], settings | {"validation_loss": row["train_loss"]}, found)
 
 
-def _score(votes: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-    """Computes the mean loss, and whether each image is classified correctly."""
-    loss = F.nll_loss(votes.clamp(min=FLOOR).log(), labels)
-    return loss.item(), votes.argmax(dim=1) == labels
+def _loss(votes: Tensor, labels: Tensor) -> float:
+    return F.nll_loss(votes.clamp(min=FLOOR).log(), labels).item()
+
+
+def _mean_loss(kind: Kind, means: Tensor, targets: Tensor) -> float:
+    """The loss of means over neighbors, which are predictions for numbers and probabilities for labels."""
+    logits = means.clamp(FLOOR, 1 - FLOOR).logit() if kind.name == "labels" else means
+    return kind.loss(logits, targets).item()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ssl_pretext.arguments import whole_number
-from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.targets import Targets
 
 __all__ = ["LabelBudget", "LabelSets", "indices_sha256"]
 
@@ -37,7 +37,8 @@ class LabelBudget:
 
     Attributes:
         fraction: The fraction of each class's labels that is used, at least one image per class.
-        per_class: The number of labeled images per class, in place of `fraction`.
+        per_class: The number of labeled images per class, in place of `fraction`; the number of all labeled images if
+            the targets are no classes.
 
     Raises:
         ArgumentError: Both are given, or one of them is out of range.
@@ -58,17 +59,20 @@ class LabelBudget:
                     f"label_fraction={self.fraction}"
                 )
 
-    def check(self, images: ImageStore) -> None:
+    def check(self, targets: Targets) -> None:
         """Checks that each class has enough labeled images.
 
         Raises:
             ArgumentError: A class has fewer images than `per_class`.
         """
-        for label, count in zip(*images.labels.unique(return_counts=True), strict=True):
+        for label, count in zip(*targets.strata.unique(return_counts=True), strict=True):
             if self.per_class is not None and count < self.per_class:
-                raise ArgumentError(
-                    f"class {images.classes[label]!r} has {count} labeled images, fewer than per_class={self.per_class}"
-                )
+                if targets.kind.name == "class":
+                    raise ArgumentError(
+                        f"class {targets.names[label]!r} has {count} labeled images, fewer than "
+                        f"per_class={self.per_class}"
+                    )
+                raise ArgumentError(f"there are {count} labeled images, fewer than num_labels={self.per_class}")
 
     def draw(self, labels: Tensor, seeds: Sequence[int]) -> LabelSets:
         """Draws the labeled images of each seed.

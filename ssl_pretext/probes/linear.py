@@ -1,4 +1,4 @@
-"""The linear probe: logistic regression, whose weight decay is selected on held-out training images."""
+"""The linear probe: logistic or ridge regression, whose weight decay is selected on held-out training images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ssl_pretext.data import holdout_split
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.outcome import Outcome
+from ssl_pretext.probes.targets import KINDS, Kind, accuracy
 from ssl_pretext.representations.base import average_down
 
 __all__ = ["LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
@@ -25,6 +27,7 @@ ROUNDING = 1e-6  # a standard deviation below this fraction of a feature's large
 DECAYS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 VALIDATION = 0.2
 MAX_ITERATIONS = 1_000
+ABNORMAL = 2  # the status of SciPy if no step along the gradient lowers the loss
 # In the coordinates of `_minimize`, the loss is about the squared gradient above its minimum. So L-BFGS stops if no
 # component of the gradient exceeds TOLERANCE times the square root of the loss.
 TOLERANCE = 2e-4
@@ -32,7 +35,7 @@ LINEAR_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
     "normalization": "mean and variance of all training images, including the held-out ones (but not their labels)",
     "optimizer": f"L-BFGS until convergence, at most {MAX_ITERATIONS:,} iterations",
-    "loss": "cross-entropy; weight decay of the weights, not of the bias",
+    "loss": "cross-entropy (squared error for numbers); weight decay of the weights, not of the bias",
     "weight_decay": list(DECAYS),
     "selection": f"decay on {VALIDATION:.0%} of the training images, then refit on all of them",
 }
@@ -106,60 +109,65 @@ def train_linear(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     *,
-    classes: int,
+    kind: Kind = KINDS["class"],
+    num_outputs: int,
     epochs: int,
     seed: int,
     decays: Sequence[float] = DECAYS,
 ) -> Outcome:
-    """Fits logistic regression for each weight decay, selects the best on held-out training images, and refits it.
+    """Fits a linear model for each weight decay, selects the best on held-out training images, and refits it.
 
-    The loss is the mean cross-entropy plus `decay / 2` times the squared weights, on `Standardized` features. The
-    refitted classifier is trained on all training images.
+    The loss is the mean cross-entropy for classes, the sum over the labels of the mean binary cross-entropy for labels,
+    and the sum over the numbers of half the mean squared error for numbers, plus `decay / 2` times the squared weights,
+    on `Standardized` features. Missing targets are left out. The refitted model is trained on all training images.
 
     Args:
-        train: Features `(N, C, h, w)` and labels `(N,)` of the training images.
-        test: Features and labels of the test images, which are not used to select the decay.
-        classes: Number of classes.
+        train: Features `(N, C, h, w)` and targets of the training images.
+        test: Features and targets of the test images, which are not used to select the decay.
+        kind: Kind of the targets.
+        num_outputs: Number of classes, labels or numbers.
         epochs: Ignored; all probes are called with the same arguments.
         seed: Seed of the choice of held-out images; nothing else is random.
         decays: Weight decays to select from, ascending.
 
     Returns:
-        A history of one row about the refitted classifier, the settings, and the hits. The settings are the selected
-        `weight_decay`, the `iterations` of the refit and whether all classifiers `converged`; also the
-        `validation_accuracy` on the held-out images, and whether the decay is `at_edge`, the smallest or largest one.
-        If no class has two images, nothing can be held out: the decay is then the middle one, without these two.
+        A history of one row about the refitted model, the settings, and the predictions. The settings are the selected
+        `weight_decay`, the `iterations` of the refit and whether all models `converged`; also the
+        `validation_accuracy` on the held-out images (or the `validation_loss`, if there are no classes), and whether
+        the decay is `at_edge`, the smallest or largest one. If no class has two images, nothing can be held out: the
+        decay is then the middle one, without these two.
     """
-    (maps, labels), (test_maps, test_labels) = train, test
+    (maps, targets), (test_maps, test_targets) = train, test
     parts = Standardized.of(pool(maps), pool(test_maps))
     features, rotate_back = _rotate(parts.train)
-    kept, held_out = holdout_split([str(index) for index in range(len(labels))], labels, fraction=VALIDATION, seed=seed)
-    decay, start = decays[len(decays) // 2], features.new_zeros(classes, features.shape[1] + 1)
+    is_class, objective = kind.name == "class", OBJECTIVES[kind.name]
+    strata = targets if is_class else torch.zeros(len(targets), dtype=torch.int64)
+    kept, held_out = holdout_split([str(index) for index in range(len(strata))], strata, fraction=VALIDATION, seed=seed)
+    decay, start = decays[len(decays) // 2], features.new_zeros(num_outputs, features.shape[1] + 1)
     chosen: dict[str, float] = {}
     converged = True
     if held_out:
         descending = sorted(decays, reverse=True)
-        fits = _fit_path(features[kept], labels[kept], descending, start)
+        fits = _fit_path(features[kept], targets[kept], descending, start, objective)
         converged = all(fit.converged for fit in fits)
-        scores = [_score(features[held_out], labels[held_out], fit.weights) for fit in fits]
-        accuracies = [hits.double().mean().item() for _, hits in scores]
+        scores = [_score(kind, features[held_out], targets[held_out], fit.weights) for fit in fits]
+        accuracies = [accuracy(logits, targets[held_out]) if is_class else 0.0 for _, logits in scores]
         best = min(range(len(fits)), key=lambda index: (-accuracies[index], scores[index][0]))
         decay, start = descending[best], fits[best].weights
-        at_edge = len(decays) > 1 and best in (0, len(decays) - 1)
-        chosen = {"validation_accuracy": accuracies[best], "at_edge": at_edge}
-    fit = _minimize(features, labels, decay, start)
-    loss, known = _score(features, labels, fit.weights)
+        chosen = {"validation_accuracy": accuracies[best]} if is_class else {"validation_loss": scores[best][0]}
+        chosen["at_edge"] = len(decays) > 1 and best in (0, len(decays) - 1)
+    fit = _minimize(features, targets, decay, start, objective)
+    train_loss, train_logits = _score(kind, features, targets, fit.weights)
     weights = torch.cat([rotate_back(fit.weights[:, :-1]), fit.weights[:, -1:]], dim=1)
-    test_loss, hits = _score(parts.test, test_labels, weights)
-    row = {
-        "epoch": 1,
-        "train_loss": loss,
-        "train_accuracy": known.double().mean().item(),
-        "test_loss": test_loss,
-        "test_accuracy": hits.double().mean().item(),
-    }
+    test_loss, test_logits = _score(kind, parts.test, test_targets, weights)
+    row = {"epoch": 1, "train_loss": train_loss, "test_loss": test_loss}
+    if is_class:
+        row |= {
+            "train_accuracy": accuracy(train_logits, targets),
+            "test_accuracy": accuracy(test_logits, test_targets),
+        }
     done = {"iterations": fit.iterations, "converged": converged and fit.converged}
-    return Outcome([row], {"weight_decay": decay, **chosen, **done}, hits)
+    return Outcome([row], {"weight_decay": decay, **chosen, **done}, kind.predict(test_logits, test_targets))
 
 
 def _rotate(features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -183,57 +191,112 @@ def _rotate(features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 class _Fit(NamedTuple):
-    """A classifier with weights `(K, F + 1)`, of which the last column is the bias, and how it was found."""
+    """A model with weights `(K, F + 1)`, of which the last column is the bias, and how it was found."""
 
     weights: Tensor
     iterations: int
     converged: bool
 
 
-def _fit_path(features: Tensor, labels: Tensor, decays: Sequence[float], start: Tensor) -> list[_Fit]:
-    """Fits a classifier for each decay; each starts where the two before it lead, which saves many iterations."""
+class _Objective(NamedTuple):
+    """A loss as a function of logits.
+
+    Attributes:
+        loss: Function from logits `(K, N)` and targets to the loss and its derivative `(K, N)` with respect to the
+            logits. It may change the logits.
+        curvature: Function from logits to an estimate of the mean second derivative.
+    """
+
+    loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    curvature: Callable[[Tensor], Tensor]
+
+
+def _class_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    images = torch.arange(len(labels), device=labels.device)
+    scores = logits.log_softmax(dim=0)
+    loss = -scores[labels, images].mean()
+    error = scores.exp_()
+    error[labels, images] -= 1
+    return loss, error.div_(len(labels))
+
+
+def _label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    share, true = _shares(labels)
+    losses = F.binary_cross_entropy_with_logits(logits, true, weight=share, reduction="sum")
+    return losses, (logits.sigmoid_() - true).mul_(share)
+
+
+def _number_loss(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    share, true = _shares(numbers)
+    error = (logits - true).mul_(share.sqrt())
+    return error.square().sum() / 2, error.mul_(share.sqrt())
+
+
+def _shares(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight of each image in the mean of each target, 0 where it is missing, and the targets, both `(K, N)`."""
+    known = ~targets.T.isnan()
+    return known / known.sum(dim=1, keepdim=True).clamp(min=1).double(), targets.T.nan_to_num(0).double()
+
+
+def _class_curvature(logits: Tensor) -> Tensor:
+    probabilities = logits.softmax(dim=0)
+    return (probabilities * (1 - probabilities)).mean()
+
+
+def _label_curvature(logits: Tensor) -> Tensor:
+    probabilities = logits.sigmoid()
+    return (probabilities * (1 - probabilities)).mean()
+
+
+OBJECTIVES = {
+    "class": _Objective(_class_loss, _class_curvature),
+    "labels": _Objective(_label_loss, _label_curvature),
+    "numbers": _Objective(_number_loss, lambda logits: logits.new_ones(())),
+}
+
+
+def _fit_path(
+    features: Tensor, targets: Tensor, decays: Sequence[float], start: Tensor, objective: _Objective
+) -> list[_Fit]:
+    """Fits a model for each decay; each starts where the two before it lead, which saves many iterations."""
     fits: list[_Fit] = []
     before = latest = start
     for decay in decays:
-        fits.append(_minimize(features, labels, decay, 2 * latest - before))
+        fits.append(_minimize(features, targets, decay, 2 * latest - before, objective))
         before, latest = latest, fits[-1].weights
     return fits
 
 
-def _minimize(features: Tensor, labels: Tensor, decay: float, start: Tensor) -> _Fit:
-    """Minimizes the mean cross-entropy plus `decay / 2` times the squared weights by L-BFGS.
+def _minimize(features: Tensor, targets: Tensor, decay: float, start: Tensor, objective: _Objective) -> _Fit:
+    """Minimizes a loss plus `decay / 2` times the squared weights by L-BFGS.
 
     L-BFGS works on the weights times the root of an estimate of the loss's second derivative, so that a step has a
     similar effect in all directions. On principal axes the matrix of second derivatives is nearly diagonal.
 
     Args:
         features: Features `(N, F)` on principal axes; the gradients are computed in their dtype and on their device.
-        labels: Labels `(N,)`.
+        targets: Targets of the N images.
         decay: Weight decay.
         start: Weights to start from, `(K, F + 1)`.
+        objective: The loss.
     """
     from scipy.optimize import minimize  # slow to import
 
-    images = torch.arange(len(labels), device=labels.device)
     variances = torch.cat([features.square().mean(dim=0), features.new_ones(1)]).double()
     penalties = torch.full_like(variances, decay)
     penalties[-1] = 0.0
 
     def value(weights: Tensor) -> tuple[float, Tensor]:
         """Computes the loss and its gradient."""
-        scores = _logits(features, weights).log_softmax(dim=0)
-        loss = (penalties * weights.square()).sum() / 2 - scores[labels, images].mean()
-        error = scores.exp_()
-        error[labels, images] -= 1
-        error /= len(labels)
+        loss, error = objective.loss(_logits(features, weights), targets)
+        loss = loss + (penalties * weights.square()).sum() / 2
         slope = torch.cat([(error.to(features.dtype) @ features).double(), error.sum(dim=1, keepdim=True)], dim=1)
         return loss.item(), slope.addcmul_(penalties, weights)
 
     weights, iterations = start.double(), 0
     loss, _ = value(weights)
     while True:
-        probabilities = _logits(features, weights).softmax(dim=0)
-        curvature = (probabilities * (1 - probabilities)).mean().clamp(min=1e-6)
+        curvature = objective.curvature(_logits(features, weights)).clamp(min=1e-6)
         scale = (curvature * variances + penalties).rsqrt()
 
         def scaled(point: Any, scale: Tensor = scale) -> tuple[float, Any]:
@@ -254,6 +317,9 @@ def _minimize(features: Tensor, labels: Tensor, decay: float, start: Tensor) -> 
         )
         weights = torch.from_numpy(result.x).to(scale.device).view(start.shape) * scale
         iterations += int(result.nit)
+        if result.status == ABNORMAL and features.dtype != torch.float64:
+            features = features.double()  # gradients in single precision are too noisy so near to the minimum
+            continue
         # Far from the start, both the tolerance and the curvature are other ones.
         if not (result.success and result.fun < loss / 4):
             return _Fit(weights.to(start.dtype), iterations, bool(result.success))
@@ -266,7 +332,7 @@ def _logits(features: Tensor, weights: Tensor) -> Tensor:
     return torch.addmm(weights[:, -1:], weights[:, :-1], features.T).double()
 
 
-def _score(features: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor]:
-    """Computes the mean cross-entropy, and whether each image is classified correctly."""
-    logits = _logits(features, weights)
-    return nn.functional.cross_entropy(logits.T, labels).item(), logits.argmax(dim=0) == labels
+def _score(kind: Kind, features: Tensor, targets: Tensor, weights: Tensor) -> tuple[float, Tensor]:
+    """Computes the mean loss, and the logits `(N, K)`."""
+    logits = _logits(features, weights).T
+    return kind.loss(logits, targets).item(), logits

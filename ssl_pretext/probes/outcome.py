@@ -1,45 +1,67 @@
-"""The outcome of training and testing a probe once; its hits can be packed into text that JSON can hold."""
+"""The outcome of training and testing a probe once; scores of test images can be packed into text for JSON."""
 
 import base64
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Outcome", "pack_hits", "unpack_hits"]
+__all__ = ["Outcome", "pack_scores", "unpack_scores"]
+
+STEPS = 2**15 - 1  # of a quantized score on either side of the mean, which is stored exactly
+QUANTIZED = "q"  # base64 of compressed data never begins with it
 
 
 class Outcome(NamedTuple):
     """The result of training and testing a probe once.
 
     Attributes:
-        history: A row per epoch with `epoch`, `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy`.
-        settings: The settings that were selected on training images, their accuracy there, and how the training ended.
-        hits: Whether the final probe classifies each test image correctly, `(N,)` of type bool.
+        history: A row per epoch with `epoch`, `train_loss` and `test_loss`; for classes also with `train_accuracy` and
+            `test_accuracy`.
+        settings: The settings that were selected on training images, their score there, and how the training ended.
+        outputs: Outputs of the final probe for the test images, in the form that metrics take, such as probabilities of
+            classes `(m, K)`.
     """
 
     history: list[dict[str, float]]
-    settings: dict[str, float]
-    hits: Tensor
+    settings: dict[str, Any]
+    outputs: Tensor
 
 
-def pack_hits(hits: Tensor) -> str:
-    """Packs hits `(N,)` into text: eight images per byte, compressed, in base64.
+def pack_scores(scores: Tensor) -> str:
+    """Packs scores `(m,)` into text, compressed and in base64.
+
+    Scores that are all 0 or 1, such as the hits of accuracy, take one bit per image. Others take two bytes: they are
+    rounded to a 32,767th of the largest distance from their mean.
 
     Examples:
         >>> import torch
-        >>> pack_hits(torch.tensor([True, False, True]))
+        >>> pack_scores(torch.tensor([1.0, 0.0, 1.0]))
         'eNpbAAAAoQCh'
-        >>> unpack_hits('eNpbAAAAoQCh', 3)
-        array([ True, False,  True])
+        >>> unpack_scores(pack_scores(torch.tensor([0.5, 0.25, 3.0])), 3).round(3)
+        array([0.5 , 0.25, 3.  ])
     """
-    bits = np.packbits(hits.cpu().numpy())
-    return base64.b64encode(zlib.compress(bits.tobytes(), 9)).decode()
+    values = scores.double().cpu().numpy()
+    if ((values == 0) | (values == 1)).all():
+        return _encode(np.packbits(values.astype(bool)).tobytes())
+    mean = values.mean()
+    step = max(np.abs(values - mean).max() / STEPS, np.finfo(float).tiny)
+    steps = np.rint((values - mean) / step).astype("<i2")
+    return QUANTIZED + _encode(np.array([mean, step], dtype="<f8").tobytes() + steps.tobytes())
 
 
-def unpack_hits(text: str, images: int) -> NDArray[np.bool_]:
-    """Unpacks what `pack_hits` returned for a number of images, as an array `(images,)` of type bool."""
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
-    return np.unpackbits(bits, count=images).astype(bool)
+def unpack_scores(text: str, images: int) -> NDArray[Any]:
+    """Unpacks what `pack_scores` returned for a number of images, as an array `(images,)`, of type bool for hits."""
+    data = zlib.decompress(base64.b64decode(text.removeprefix(QUANTIZED)))
+    if not text.startswith(QUANTIZED):
+        return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=images).astype(bool)
+    mean, step = np.frombuffer(data, dtype="<f8", count=2)
+    values = np.frombuffer(data, dtype="<i2", offset=16) * step
+    # Rounding must not move the mean, which is the metric.
+    return np.asarray(values - values.mean() + mean)
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode()

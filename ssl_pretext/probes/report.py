@@ -5,14 +5,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
+from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError, UnknownNameError
 from ssl_pretext.probes.controls import before_name, untrained_name
-from ssl_pretext.probes.outcome import unpack_hits
+from ssl_pretext.probes.metrics import ACCURACY, Metric, find_metrics
+from ssl_pretext.probes.outcome import unpack_scores
 from ssl_pretext.probes.statistics import (
     Interval,
     Scores,
@@ -36,12 +37,15 @@ from ssl_pretext.reporting.plots import curves, forest, lines
 from ssl_pretext.representations.collapse import health_rows
 from ssl_pretext.system.files import read_json, write_bytes, write_json
 
-__all__ = ["ProbeReport", "difference_plot", "percent"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["ProbeReport", "difference_plot"]
 
 # Entries of the card that two comparable reports may differ in: they describe what is compared, and not how, or follow
 # from the images, whose hashes are compared.
 NOT_COMPARED = ("controls", "against", "without_twin", "health", "representations", "code", "guessed", "seen")
-PAIRED = ("seeds", "train", "test", "label_fraction", "per_class", "classes_without_training_images")
+PAIRED = ("seeds", "train", "test", "targets", "label_fraction", "per_class", "classes_without_training_images")
 ROUNDED = 0.005  # half a percentage point
 ENOUGH_SEEDS = 4  # with fewer, the spreads between seeds of the rows of a table are moderated
 
@@ -52,10 +56,11 @@ class ProbeReport:
 
     Attributes:
         runs: A dict for each representation and seed, with the keys `"representation"`, `"probe"`, `"seed"`,
-            `"labels"`, `"history"`, `"hits"` and the settings that were selected. The history has a row per epoch with
-            `epoch`, `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy`. The hits say which test images are
-            classified correctly; `hits()` unpacks them. `"part_hits"` are those of the same probe trained on a part of
-            the labels, from which the uncertainty due to the choice of the labels is computed.
+            `"labels"`, `"history"`, `"scores"` and the settings that were selected. The history has a row per epoch
+            with `epoch`, `train_loss` and `test_loss`, and for classes `train_accuracy` and `test_accuracy`. The scores
+            hold, by metric, a score of each test image, whose mean is the metric; `image_scores()` unpacks them.
+            `"part_scores"` are those of the same probe trained on a part of the labels, from which the uncertainty due
+            to the choice of the labels is computed.
         card: All settings that determine the results, and statistics of the features.
     """
 
@@ -74,47 +79,65 @@ class ProbeReport:
         """Names of the representations, including the controls, in the order of the runs."""
         return list(dict.fromkeys(run["representation"] for run in self.runs))
 
-    def accuracies(self, name: str) -> list[float]:
-        """Returns the final test accuracies of a representation, one per seed.
+    def metric(self, name: str | None = None) -> Metric:
+        """Returns a metric of the report by name; by default the main one.
 
         Raises:
-            UnknownNameError: The report has no such representation.
+            UnknownNameError: The report has no such metric.
         """
-        return self._final(name, "test_accuracy")
+        known = self.card["metrics"]
+        if name is not None and name not in known:
+            raise UnknownNameError(
+                f"the report has no metric {name!r}; it has {', '.join(known)}. Name the metrics in "
+                "evaluate(metrics=[...])"
+            )
+        return find_metrics(self.card["target"], [name or known[0]])[0]
 
-    def summary(self) -> list[dict[str, Any]]:
-        """Returns a row per representation with its mean accuracy and loss.
+    def values(self, name: str, metric: str | None = None) -> list[float]:
+        """Returns a metric of a representation, such as its test accuracy, for each seed.
 
-        `test_accuracy_ci95` is half the width of the 95% interval.
+        Raises:
+            UnknownNameError: The report has no such representation or metric.
         """
-        rows = []
+        return [float(value) for value in self.image_scores(name, metric).mean(axis=1)]
+
+    def summary(self, metric: str | None = None) -> list[dict[str, Any]]:
+        """Returns a row per representation with the mean of a metric and of the loss.
+
+        The keys name the metric: `test_accuracy_mean`, and `test_accuracy_ci95`, which is half the width of the 95%
+        interval.
+        """
+        rows, key = [], f"test_{self.metric(metric).name}"
         for name in self.names:
-            accuracy = self.interval(name)
+            found = self.interval(name, metric)
             loss, _ = mean_interval(self._final(name, "test_loss"))
             rows.append(
                 {
                     "representation": name,
                     "probe": self.card["probe"],
-                    "test_accuracy_mean": accuracy.mean,
-                    "test_accuracy_ci95": accuracy.half,
+                    f"{key}_mean": found.mean,
+                    f"{key}_ci95": found.half,
                     "test_loss_mean": loss,
                     "seeds": len(self.card["seeds"]),
                 }
             )
         return rows
 
-    def differences(self, reference: str) -> list[dict[str, Any]]:
+    def differences(self, reference: str, metric: str | None = None) -> list[dict[str, Any]]:
         """Returns `difference` for each representation except the reference."""
-        return [self.difference(name, reference) for name in self.names if name != reference]
+        return [self.difference(name, reference, metric=metric) for name in self.names if name != reference]
 
-    def difference(self, name: str, reference: str, *, of: "ProbeReport | None" = None) -> dict[str, Any]:
-        """Computes the test accuracy of a representation minus that of another, paired by seed and test image.
+    def difference(
+        self, name: str, reference: str, *, of: "ProbeReport | None" = None, metric: str | None = None
+    ) -> dict[str, Any]:
+        """Computes a metric of a representation minus that of another, paired by seed and test image.
 
         Args:
             name: Name of the representation.
-            reference: Name of the representation whose accuracy is subtracted.
+            reference: Name of the representation whose value is subtracted.
             of: The report that holds the reference, by default this one. It must have the same seeds, labeled images
                 and test images, such as a report of another probe.
+            metric: Name of the metric, by default the main one of the report.
 
         Returns:
             A row with the `mean` difference, half the width of its 95% interval as `ci95`, the `p`-value, whether the
@@ -122,7 +145,7 @@ class ProbeReport:
             control of the representation it is its row of `against_controls`.
 
         Raises:
-            UnknownNameError: The report has no such representation.
+            UnknownNameError: The report has no such representation or metric.
             ArgumentError: The reports do not have the same seeds and images.
         """
         other = of or self
@@ -132,13 +155,15 @@ class ProbeReport:
                 + ", ".join(key for key in PAIRED if self.card[key] != of.card[key])
             )
         if of is None and reference in self.card["against"].get(name, {}).values():
-            rows = self.against_controls()
+            rows = self.against_controls(metric)
             return next(row for row in rows if (row["representation"], row["reference"]) == (name, reference))
-        found = interval(self._scores(name, reference, other))
+        chosen = self.metric(metric)
+        found = interval(self._scores(name, chosen, reference, other))
         if of is None:
-            return self._row(name, reference, found, verdict(self.card, name, reference, found))
+            return self._row(name, reference, found, verdict(self.card, name, reference, found, chosen))
         label = f"{reference} {self._settings_of(of)}"
-        return self._row(name, label, found, describe_difference(found, label, basis(self.card, name)))
+        words = describe_difference(found, label, basis(self.card, name), metric=chosen)
+        return self._row(name, label, found, words)
 
     def _settings_of(self, other: "ProbeReport") -> str:
         """Says how another report differs from this one, as the end of the name of a representation in it."""
@@ -147,18 +172,19 @@ class ProbeReport:
         settings = [f"{key}={theirs!r}"[:80] for key, (_, theirs) in self.card_differences(other).items()]
         return f"with {', '.join(settings)}" if settings else "of the other report"
 
-    def against_controls(self) -> list[dict[str, Any]]:
+    def against_controls(self, metric: str | None = None) -> list[dict[str, Any]]:
         """Returns a row as of `difference` for each representation and each of its controls.
 
         Each row has the p-value after the correction of Holm for all rows as `p_holm`. With two or three seeds, the
         spreads of different networks compared with one kind of control are `moderated`.
         """
+        chosen = self.metric(metric)
         pairs = [
             (label, name, control)
             for name, controls in self.card["against"].items()
             for label, control in controls.items()
         ]
-        scores = [self._scores(name, control) for _, name, control in pairs]
+        scores = [self._scores(name, chosen, control) for _, name, control in pairs]
         spreads = [Spread.of(one) for one in scores]
         if 1 < len(self.card["seeds"]) < ENOUGH_SEEDS:
             for kind in {label for label, *_ in pairs}:
@@ -170,65 +196,74 @@ class ProbeReport:
         found = [interval(one, spread=spread) for one, spread in zip(scores, spreads, strict=True)]
         corrected = holm([one.p for one in found])
         return [
-            self._row(name, control, one, verdict(self.card, name, control, one)) | {"p_holm": p}
+            self._row(name, control, one, verdict(self.card, name, control, one, chosen)) | {"p_holm": p}
             for (_, name, control), one, p in zip(pairs, found, corrected, strict=True)
         ]
 
-    def sentences(self) -> list[str]:
+    def sentences(self, metric: str | None = None) -> list[str]:
         """Returns a sentence per comparison with a control, then one about guessing, and warnings if there are any."""
-        rows = self.against_controls()
+        rows = self.against_controls(metric)
         return [
             *(f"{row['representation']}: {row['words']}." for row in rows),
             *describe_correction(rows),
-            *self._describe_bounds(),
+            *self._describe_bounds(self.metric(metric)),
             *warnings(self.card, self.runs),
         ]
 
-    def _describe_bounds(self) -> list[str]:
-        found = [self.interval(name) for name in self.names]
+    def _describe_bounds(self, metric: Metric) -> list[str]:
+        found = [self.interval(name, metric.name) for name in self.names] if metric.percent else []
         if not any(one.mean - one.half < -ROUNDED or one.mean + one.half > 1 + ROUNDED for one in found):
             return []
         return [
-            "Intervals that reach below 0% or above 100% end there; with so few test images or seeds, the accuracy is "
-            "hardly known."
+            "Intervals that reach below 0% or above 100% end there; with so few test images or seeds, the "
+            f"{metric.label} is hardly known."
         ]
 
-    def hits(self, name: str) -> NDArray[np.bool_]:
-        """Returns whether the probe of each seed classifies each test image correctly, `(seeds, images)`.
+    def image_scores(self, name: str, metric: str | None = None) -> NDArray[Any]:
+        """Returns a score of each test image for each seed, `(seeds, images)`, whose mean is the metric.
+
+        The scores of accuracy are the hits: whether each image is classified correctly. Those of other metrics are the
+        metric plus the influence of the image on it.
 
         Raises:
-            UnknownNameError: The report has no such representation.
+            UnknownNameError: The report has no such representation or metric.
         """
-        images = self.card["test"]["images"]
-        return np.stack([unpack_hits(run["hits"], images) for run in self._runs(name)])
+        return self._unpacked(name, self.metric(metric), "scores")
 
-    def interval(self, name: str) -> Interval:
-        """Returns the mean accuracy of a representation with its 95% interval.
+    def interval(self, name: str, metric: str | None = None) -> Interval:
+        """Returns the mean of a metric over the seeds, with its 95% interval.
 
         The interval covers the seeds and the choice of the labeled images and of the test images, as far as the report
         shows their variation; `difference(...)["words"]` says which.
 
         Raises:
-            UnknownNameError: The report has no such representation.
+            UnknownNameError: The report has no such representation or metric.
         """
-        return interval(self._scores(name))
+        return interval(self._scores(name, self.metric(metric)))
 
-    def _scores(self, name: str, reference: str | None = None, other: "ProbeReport | None" = None) -> Scores:
-        full, parts = self.hits(name).astype(np.int8), self._part_hits(name)
+    def _scores(
+        self, name: str, metric: Metric, reference: str | None = None, other: "ProbeReport | None" = None
+    ) -> Scores:
+        full, parts = self._unpacked(name, metric, "scores"), self._part_scores(name, metric)
         if reference is None:
-            return Scores(full, parts)
+            return Scores(full, parts, step=metric.step)
         other = other or self
-        other_parts = other._part_hits(reference)
+        other_parts = other._part_scores(reference, metric)
         return Scores(
-            full - other.hits(reference),
+            full - other._unpacked(reference, metric, "scores"),
             None if parts is None or other_parts is None else parts - other_parts,
             other is self and is_prediction(self.card, name, reference),
+            metric.step,
         )
 
-    def _part_hits(self, name: str) -> NDArray[np.int8] | None:
+    def _part_scores(self, name: str, metric: Metric) -> NDArray[Any] | None:
+        return self._unpacked(name, metric, "part_scores") if "part_scores" in self._runs(name)[0] else None
+
+    def _unpacked(self, name: str, metric: Metric, key: str) -> NDArray[Any]:
         images = self.card["test"]["images"]
-        packed = [run["part_hits"] for run in self._runs(name) if "part_hits" in run]
-        return np.stack([unpack_hits(hits, images) for hits in packed]).astype(np.int8) if packed else None
+        found = [unpack_scores(run[key][metric.name], images) for run in self._runs(name) if key in run]
+        # Differences of hits need a sign, and one byte each.
+        return np.stack([one.astype(np.int8) if one.dtype == bool else one for one in found])
 
     @staticmethod
     def _row(name: str, reference: str, found: Interval, words: str) -> dict[str, Any]:
@@ -243,14 +278,16 @@ class ProbeReport:
         }
 
     def best(self, names: Sequence[str] | None = None) -> str:
-        """Returns the representation with the best accuracy on held-out *training* images, averaged over the seeds.
+        """Returns the representation that predicts held-out *training* images best, averaged over the seeds.
+
+        That is the one with the highest accuracy, or with the lowest loss if the targets are no classes.
 
         Args:
             names: Names of the representations to choose from, such as the layers of a network; by default all except
                 the controls.
 
         Raises:
-            ArgumentError: The probe has no accuracy on held-out training images (only the linear and knn probes have,
+            ArgumentError: The probe has no results on held-out training images (only the linear and knn probes have,
                 and only if a class has two labeled images), or there are only controls.
             UnknownNameError: The report has no such representation.
         """
@@ -261,7 +298,12 @@ class ProbeReport:
                 "best() has no representations to choose from: the report holds only controls; pass names"
             )
         for name in candidates:
-            values = [run["validation_accuracy"] for run in self._runs(name) if "validation_accuracy" in run]
+            values = [
+                sign * run[key]
+                for run in self._runs(name)
+                for key, sign in (("validation_accuracy", 1), ("validation_loss", -1))
+                if key in run
+            ]
             if not values:
                 probe = self.card["probe"]
                 reason = (
@@ -269,34 +311,34 @@ class ProbeReport:
                     if probe in ("linear", "knn")
                     else f"the {probe} probe of {name!r} does not have; use the linear or knn probe"
                 )
-                raise ArgumentError(f"best() needs accuracies on held-out training images, which {reason}")
+                raise ArgumentError(f"best() needs results on held-out training images, which {reason}")
             held_out[name] = statistics.fmean(values)
         return max(held_out, key=lambda name: held_out[name])
 
-    def table(self) -> str:
+    def table(self, metric: str | None = None) -> str:
         """Returns `rows` as a Markdown table."""
-        rows = self.rows()
+        rows = self.rows(metric)
         return markdown_table(rows, list(rows[0]))
 
-    def rows(self) -> list[dict[str, object]]:
-        """Returns a row per representation with its accuracy and its differences from the controls, in percent.
+    def rows(self, metric: str | None = None) -> list[dict[str, object]]:
+        """Returns a row per representation with a metric and its differences from the controls.
 
         Each network is compared with its own untrained twin and its own source channels, and with the controls that all
         representations share.
+
+        Args:
+            metric: Name of the metric, by default the main one of the report.
         """
+        chosen = self.metric(metric)
         labels = list(dict.fromkeys(label for controls in self.card["against"].values() for label in controls))
-        compared = {(row["representation"], row["reference"]): row for row in self.against_controls()}
+        compared = {(row["representation"], row["reference"]): row for row in self.against_controls(metric)}
         rows = []
-        for row in self.summary():
-            name = row["representation"]
-            shown: dict[str, object] = {
-                "representation": name,
-                "test accuracy, %": percent(row["test_accuracy_mean"], row["test_accuracy_ci95"]),
-            }
+        for name in self.names:
+            shown: dict[str, object] = {"representation": name, chosen.heading: self.text(name, metric)}
             controls = self.card["against"].get(name, {})
             for label in labels:
                 found = compared[name, controls[label]] if label in controls else None
-                shown[f"minus {label}"] = "" if found is None else percent(found["mean"], found["ci95"], sign=True)
+                shown[f"minus {label}"] = "" if found is None else chosen.text(found["mean"], found["ci95"], sign=True)
             rows.append(shown)
         return rows
 
@@ -304,6 +346,32 @@ class ProbeReport:
         """Returns the statistics of `feature_health`, which show collapsed features, as a Markdown table."""
         rows = health_rows(self.card["health"])
         return markdown_table(rows, list(rows[0]))
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """Returns a row for each representation and seed as a pandas DataFrame.
+
+        The columns are `representation`, `control` (whether it only serves as a baseline), `probe`, `seed`, `labels`,
+        each metric by its name, `test_loss`, and the settings that were selected.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependencyError("to_frame() needs pandas: pip install pandas") from error
+        left_out = {"history", "scores", "part_scores", "part_labels"}
+        images, controls = self.card["test"]["images"], {*self.names} - {*self.card["against"]}
+        return pandas.DataFrame(
+            {
+                "representation": run["representation"],
+                "control": run["representation"] in controls,
+                **{metric: float(unpack_scores(text, images).mean()) for metric, text in run["scores"].items()},
+                "test_loss": run["history"][-1]["test_loss"],
+                **{key: value for key, value in run.items() if key not in left_out},
+            }
+            for run in self.runs
+        )
 
     def to_json(self, path: str | Path) -> None:
         """Writes card, summary and runs to a JSON file."""
@@ -335,7 +403,7 @@ class ProbeReport:
             CheckpointError: The mapping does not hold a report.
         """
         try:
-            _ = [(run["representation"], run["hits"]) for run in content["runs"]]
+            _ = [(run["representation"], run["scores"]) for run in content["runs"]]
             return cls(content["runs"], content["card"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{source} does not hold a probe report") from error
@@ -356,10 +424,10 @@ class ProbeReport:
         for name in dict.fromkeys([*self.names, *other.names]):
             shown: dict[str, object] = {"representation": name}
             for heading, report in (("this report, %", self), ("the other, %", other)):
-                shown[heading] = report.percent(name) if name in report.names else ""
+                shown[heading] = report.text(name) if name in report.names else ""
             if not differing and name in self.names and name in other.names:
                 row = self.difference(name, name, of=other)
-                shown["difference"] = percent(row["mean"], row["ci95"], sign=True)
+                shown["difference"] = self.metric().text(row["mean"], row["ci95"], sign=True)
             rows.append(shown)
         settings = [f"- {key}: {mine!r} here, {theirs!r} there" for key, (mine, theirs) in differing.items()]
         lead = "Not comparable: the probe cards differ." if differing else "The probe cards agree."
@@ -407,17 +475,20 @@ class ProbeReport:
         return not is_function or self._runs(name) == other._runs(name)
 
     def plot(self, path: str | Path, *, loss: bool = False, title: str | None = None) -> None:
-        """Draws the mean and the range over the seeds of the test accuracy per epoch, as a PNG file.
+        """Draws the mean and the range over the seeds of the test accuracy or loss per epoch, as a PNG file.
 
         Args:
             path: Path of the file to write.
-            loss: Whether to draw the test loss in place of the accuracy.
+            loss: Whether to draw the test loss in place of the accuracy; targets that are no classes have only a loss.
             title: Title of the plot, by default the name of the probe.
         """
-        key, label, factor = ("test_loss", "test loss", 1) if loss else ("test_accuracy", "test accuracy, %", 100)
+        key, label, factor = ("test_accuracy", ACCURACY.heading, 100)
+        if loss or self.card["target"] != "class":
+            key, label, factor = ("test_loss", "test loss", 1)
+        # Fine-tuning is tested only after the last epoch, and JSON has no NaN.
         series = {
             name: [
-                [math.nan if row[key] is None else factor * row[key] for row in run["history"]]
+                [math.nan if row.get(key) is None else factor * row[key] for row in run["history"]]
                 for run in self._runs(name)
             ]
             for name in self.names
@@ -436,7 +507,8 @@ class ProbeReport:
             title: Title of the plot, by default the name of the probe.
         """
         rows = [row for row in self.against_controls() if names is None or row["representation"] in names]
-        write_bytes(Path(path), difference_plot(rows, title=title or f"{self.card['probe']} probe"))
+        picture = difference_plot(rows, title=title or f"{self.card['probe']} probe", metric=self.metric())
+        write_bytes(Path(path), picture)
 
     def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
         """Draws the accuracy of the layers of a network and of their untrained twins, as a PNG file.
@@ -450,30 +522,28 @@ class ProbeReport:
             UnknownNameError: The report has no such representation.
         """
         places = list(enumerate(layers))
-        series = {"trained": [(i, *self.in_percent(name)) for i, name in places]}
-        twins = [
-            (i, *self.in_percent(untrained_name(name))) for i, name in places if untrained_name(name) in self.names
-        ]
+        series = {"trained": [(i, *self.shown(name)) for i, name in places]}
+        twins = [(i, *self.shown(untrained_name(name))) for i, name in places if untrained_name(name) in self.names]
         shared = [name for name in self.card["controls"] if not name.endswith((untrained_name(""), before_name("")))]
         picture = lines(
             series | ({"untrained": twins} if twins else {}),
             title=title or f"{self.card['probe']} probe by layer",
             x_label="layer",
-            y_label="test accuracy, %",
+            y_label=self.metric().heading,
             x_names=list(layers),
-            reference={name: self.in_percent(name)[0] for name in shared},
+            reference={name: self.shown(name)[0] for name in shared},
         )
         write_bytes(Path(path), picture)
 
-    def in_percent(self, name: str) -> tuple[float, float]:
-        """Returns the mean accuracy of a representation and half the width of its interval, in percent."""
-        found = self.interval(name)
-        return 100 * found.mean, 100 * found.half
+    def shown(self, name: str, metric: str | None = None) -> tuple[float, float]:
+        """Returns the mean of a metric and half the width of its interval as they are shown, in percent if it is so."""
+        found, factor = self.interval(name, metric), self.metric(metric).factor
+        return factor * found.mean, factor * found.half
 
-    def percent(self, name: str) -> str:
-        """Returns the mean accuracy of a representation with half the width of its interval, such as `"12.3 ± 0.4"`."""
-        found = self.interval(name)
-        return percent(found.mean, found.half)
+    def text(self, name: str, metric: str | None = None) -> str:
+        """Returns the mean of a metric with half the width of its interval, such as `"12.3 ± 0.4"`."""
+        found = self.interval(name, metric)
+        return self.metric(metric).text(found.mean, found.half)
 
     def _runs(self, name: str) -> list[dict[str, Any]]:
         if name not in self.names:
@@ -486,28 +556,15 @@ class ProbeReport:
         return [math.nan if value is None else value for value in values]
 
 
-def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str) -> bytes:
-    """Draws rows of `difference_row` in percentage points, grouped by representation; returns a PNG."""
+def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str, metric: Metric = ACCURACY) -> bytes:
+    """Draws rows of `ProbeReport.against_controls`, grouped by representation; returns a PNG."""
     bars = [
         {
             "label": f"minus {row['reference']}",
-            "mean": 100 * row["mean"],
-            "half": 100 * row["ci95"] if row["ci95"] else None,
+            "mean": metric.factor * row["mean"],
+            "half": metric.factor * row["ci95"] if row["ci95"] else None,
             "group": row["representation"],
         }
         for row in rows
     ]
-    return forest(bars, title=title, x_label="difference of test accuracy, points")
-
-
-def percent(mean: float, half: float | None, *, sign: bool = False) -> str:
-    """Formats a fraction and half the width of its interval in percent, without an interval if `half` is None.
-
-    Examples:
-        >>> percent(0.123, 0.004)
-        '12.3 ± 0.4'
-        >>> percent(0.02, None, sign=True)
-        '+2.0'
-    """
-    text = f"{100 * mean:+.1f}" if sign else f"{100 * mean:.1f}"
-    return text if half is None else f"{text} ± {100 * half:.1f}"
+    return forest(bars, title=title, x_label=f"difference of test {metric.label}" + ", points" * metric.percent)

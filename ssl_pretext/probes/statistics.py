@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.metrics import ACCURACY, Metric
 
 __all__ = ["Interval", "Scores", "Spread", "describe_difference", "holm", "interval", "mean_interval", "moderated"]
 
@@ -32,11 +33,13 @@ class Scores(NamedTuple):
             if the seeds already use disjoint labels, or if the labeled images are held fixed.
         prediction: Whether one network is compared with networks that are drawn for each seed. The interval then covers
             another draw of the one network, too.
+        step: How much the score of one image can change, by order of magnitude; 0 if that is unknown.
     """
 
     full: NDArray[Any]
     parts: NDArray[Any] | None = None
     prediction: bool = False
+    step: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,9 @@ def interval(scores: Scores, *, spread: Spread | None = None, confidence: float 
     spread = spread or Spread.of(scores)
     of_images = scores.full.mean(axis=0)
     mean = float(of_images.mean())
-    variance = spread.variance + (float(np.square(of_images - mean).sum()) + UNSEEN) / len(of_images) ** 2
+    variance = (
+        spread.variance + (float(np.square(of_images - mean).sum()) + UNSEEN * scores.step**2) / len(of_images) ** 2
+    )
     # At least those of the spread: the formula would fall below if all of the spread is noise.
     freedom = max(spread.freedom, variance**2 * spread.freedom / spread.total**2 if spread.total else math.inf)
     errors = [(math.sqrt(variance), freedom)]
@@ -191,14 +196,19 @@ def interval(scores: Scores, *, spread: Spread | None = None, confidence: float 
     return Interval(mean, half, p)
 
 
-def describe_difference(found: Interval, reference: str, basis: str = "", *, kind: str = "95% interval") -> str:
-    """Describes a difference of accuracies in percentage points; whether it is significant depends on the interval.
+def describe_difference(
+    found: Interval, reference: str, basis: str = "", *, kind: str = "95% interval", metric: Metric = ACCURACY
+) -> str:
+    """Describes a difference of a metric, in percentage points if it is shown in percent.
+
+    Whether it is significant depends on the interval.
 
     Args:
-        found: The difference, as a fraction, with its interval.
-        reference: Name of the representation whose accuracy was subtracted.
+        found: The difference with its interval.
+        reference: Name of the representation whose value was subtracted.
         basis: What the interval covers and what was held fixed.
         kind: What the interval is called.
+        metric: The metric.
 
     Examples:
         >>> describe_difference(Interval(0.031, 0.011, 0.001), "pixels", "over 5 seeds")
@@ -206,12 +216,16 @@ def describe_difference(found: Interval, reference: str, basis: str = "", *, kin
         >>> describe_difference(Interval(0.004, 0.011, 0.4), "pixels")
         'no significant difference from pixels (+0.4 points, 95% interval -0.7 to +1.5)'
     """
-    # A difference of two accuracies is at most 100 points; an interval may reach beyond that if there are few images.
-    low, high = (min(100.0, max(-100.0, 100 * bound)) for bound in (found.mean - found.half, found.mean + found.half))
-    span = f"{kind} {low:+.1f} to {high:+.1f}" + (f" {basis}" if basis else "")
+    unit = " points" if metric.percent else ""
+    # A difference of two percentages is at most 100 points; an interval may reach beyond that if there are few images.
+    most = 1.0 if metric.percent else math.inf
+    bounds = (min(most, max(-most, found.mean + sign * found.half)) for sign in (-1, 1))
+    low, high, mean = (metric.text(value, sign=True) for value in (*bounds, found.mean))
+    span = f"{kind} {low} to {high}" + (f" {basis}" if basis else "")
     if not found.significant:
-        return f"no significant difference from {reference} ({100 * found.mean:+.1f} points, {span})"
-    return f"{100 * abs(found.mean):.1f} points {'above' if found.mean > 0 else 'below'} {reference} ({span})"
+        return f"no significant difference from {reference} ({mean}{unit}, {span})"
+    size, where = metric.text(abs(found.mean)), "above" if found.mean > 0 else "below"
+    return f"{size}{unit} {where} {reference} ({span})"
 
 
 def holm(p: Sequence[float]) -> list[float]:

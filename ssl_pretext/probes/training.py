@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.config import Config
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.outcome import Outcome
+from ssl_pretext.probes.targets import KINDS, Kind
 from ssl_pretext.regularizers import WeightedRegularizers
 
 __all__ = ["ProbeConfig", "ProbeFactory", "train_network"]
@@ -72,7 +72,8 @@ def train_network(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     *,
-    classes: int,
+    kind: Kind = KINDS["class"],
+    num_outputs: int,
     epochs: int,
     seed: int,
     training: ProbeConfig,
@@ -80,26 +81,28 @@ def train_network(
     """Trains a network on features and tests it after each epoch; the last epoch counts, so nothing is selected.
 
     Args:
-        factory: Function that creates the network from the number of channels of the features and of classes.
-        train: Features `(N, C, h, w)` and labels `(N,)` of the training images.
-        test: Features and labels of the test images.
-        classes: Number of classes.
+        factory: Function that creates the network from the number of channels of the features and of its outputs.
+        train: Features `(N, C, h, w)` and targets of the training images.
+        test: Features and targets of the test images.
+        kind: Kind of the targets.
+        num_outputs: Number of classes, labels or numbers.
         epochs: Number of passes over the training images.
         seed: Seed of the initial weights and of the order of the images.
         training: Configuration of the training.
 
     Returns:
-        The history with a row per epoch, no settings, because none are selected, and the hits of the last epoch.
+        The history with a row per epoch, no settings, because none are selected, and the last epoch's predictions.
 
     Raises:
-        ArgumentError: The function does not create a module with parameters, or the module does not return logits.
+        ArgumentError: The function does not create a module with parameters, or the module does not return outputs of
+            the right shape.
     """
-    features, labels = train
+    features, targets = train
     standardize = _standardization(features) if training.standardize else lambda maps: maps
-    count, device = len(labels), labels.device
+    count, device, is_class = len(targets), targets.device, kind.name == "class"
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        network = factory(features.shape[1], classes)
+        network = factory(features.shape[1], num_outputs)
         if not isinstance(network, nn.Module) or not any(True for _ in network.parameters()):
             raise ArgumentError(
                 "the function that creates a probe must return a module with parameters to train, got "
@@ -116,33 +119,27 @@ def train_network(
         for epoch in range(epochs):
             network.train()
             order = torch.randperm(count, generator=generator).to(device)
-            sums = torch.zeros(2, device=device, dtype=torch.float64)
+            loss_sum, hits = torch.zeros(2, device=device, dtype=torch.float64)
             # Batches are nearly equal, because BatchNorm has no variance in a last batch of a single image.
             for batch in order.tensor_split(max(1, count // training.batch_size)):
                 inputs = standardize(features[batch])
-                logits = _check_logits(network(inputs), len(batch), classes)
+                logits = _check_logits(network(inputs), len(batch), num_outputs, kind)
                 if not logits.requires_grad:
-                    raise ArgumentError("the logits of the probe do not depend on its parameters, so it cannot learn")
+                    raise ArgumentError("the outputs of the probe do not depend on its parameters, so it cannot learn")
                 penalties = regularizers(network, inputs).values()
-                loss = F.cross_entropy(logits, labels[batch])
+                loss = kind.loss(logits, targets[batch])
                 optimizer.zero_grad()
                 torch.stack([loss, *penalties]).sum().backward()
                 optimizer.step()
-                sums += _score(logits.detach(), labels[batch])
-            (train_loss, train_accuracy), (test_loss, hits) = (
-                (sums / count).tolist(),
-                _test(network, standardize, *test, classes),
-            )
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "train_loss": train_loss,
-                    "train_accuracy": train_accuracy,
-                    "test_loss": test_loss,
-                    "test_accuracy": hits.double().mean().item(),
-                }
-            )
-    return Outcome(history, {}, hits)
+                loss_sum += len(batch) * loss.detach()
+                if is_class:
+                    hits += (logits.detach().argmax(dim=1) == targets[batch]).sum()
+            test_loss, test_accuracy, predictions = _test(network, standardize, *test, num_outputs, kind)
+            row = {"epoch": epoch + 1, "train_loss": loss_sum.item() / count, "test_loss": test_loss}
+            if is_class:
+                row |= {"train_accuracy": hits.item() / count, "test_accuracy": test_accuracy}
+            history.append(row)
+    return Outcome(history, {}, predictions)
 
 
 def _standardization(features: Tensor) -> Callable[[Tensor], Tensor]:
@@ -157,32 +154,41 @@ def _standardization(features: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _test(
-    network: nn.Module, standardize: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, classes: int
-) -> tuple[float, Tensor]:
-    """Computes the mean test loss, and whether each image is classified correctly."""
+    network: nn.Module,
+    standardize: Callable[[Tensor], Tensor],
+    features: Tensor,
+    targets: Tensor,
+    num_outputs: int,
+    kind: Kind,
+) -> tuple[float, float, Tensor]:
+    """Computes the mean test loss, the accuracy (0 if there are no classes) and the predictions."""
     network.eval()
-    total, hits = torch.zeros((), device=labels.device, dtype=torch.float64), torch.empty_like(labels, dtype=torch.bool)
+    loss, hits = torch.zeros(2, device=targets.device, dtype=torch.float64)
+    predictions = []
     with torch.inference_mode():
-        for batch in torch.arange(len(labels), device=labels.device).split(TEST_BATCH_SIZE):
+        for batch in torch.arange(len(targets), device=targets.device).split(TEST_BATCH_SIZE):
             # Indexing copies the features, so a network that changes its input in place does no harm.
-            logits = _check_logits(network(standardize(features[batch])), len(batch), classes)
-            total += F.cross_entropy(logits, labels[batch], reduction="sum")
-            hits[batch] = logits.argmax(dim=1) == labels[batch]
-    return (total / len(labels)).item(), hits
+            logits = _check_logits(network(standardize(features[batch])), len(batch), num_outputs, kind)
+            loss += len(batch) * kind.loss(logits, targets[batch])
+            if kind.name == "class":
+                hits += (logits.argmax(dim=1) == targets[batch]).sum()
+            predictions.append(kind.predict(logits, targets[batch]))
+    return loss.item() / len(targets), hits.item() / len(targets), torch.cat(predictions)
 
 
-def _check_logits(logits: object, count: int, classes: int) -> Tensor:
-    """Raises unless a probe returned logits `(count, classes)`."""
-    if isinstance(logits, Tensor) and logits.shape == (count, classes) and logits.is_floating_point():
+def _check_logits(logits: object, count: int, num_outputs: int, kind: Kind) -> Tensor:
+    """Raises unless a probe returned outputs `(count, num_outputs)`, or `(count, num_outputs, h, w)` for masks."""
+    dimensions = 4 if kind.name == "mask" else 2
+    if (
+        isinstance(logits, Tensor)
+        and logits.dim() == dimensions
+        and logits.shape[:2] == (count, num_outputs)
+        and logits.is_floating_point()
+    ):
         return logits
     what = f"{logits.dtype} of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    shape = f"({count}, {num_outputs}" + (", h, w)" if dimensions == 4 else ")")
     raise ArgumentError(
-        f"the probe returned {what}, but it must return floating logits of shape ({count}, {classes}): one for each "
-        "class, for each image of the batch"
+        f"the probe returned {what}, but it must return floating logits of shape {shape}: one for each "
+        f"{'class' if kind.name in ('class', 'mask') else 'target'}, for each image of the batch"
     )
-
-
-def _score(logits: Tensor, labels: Tensor) -> Tensor:
-    """Computes the summed loss and the number of correct predictions."""
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([loss, (logits.argmax(dim=1) == labels).sum()]).double()

@@ -14,8 +14,9 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders.untrained import batch_norms, closed_branches, measured_statistics, open_residual_branches
 from ssl_pretext.errors import ArgumentError, PretextError
 from ssl_pretext.probes.controls import BEFORE, CONTROLS, UNTRAINED, before_name, untrained_name
-from ssl_pretext.probes.knn import KNNProbe
-from ssl_pretext.probes.linear import shrink
+from ssl_pretext.probes.knn import KNNProbe, neighbor_means
+from ssl_pretext.probes.linear import pool, shrink
+from ssl_pretext.probes.targets import Targets
 from ssl_pretext.representations.base import Backbone, Representation, frozen
 from ssl_pretext.representations.cache import Cache, cached_features, network_identity
 from ssl_pretext.representations.extraction import BATCH_SIZE, extract_features, layers_by_backbone
@@ -50,6 +51,7 @@ def strongest_twins(
     representations: Mapping[str, Representation],
     seed: int,
     train: ImageStore,
+    targets: Targets,
     *,
     device: str,
     cache: Cache | None = None,
@@ -58,11 +60,11 @@ def strongest_twins(
 
     A twin has up to four versions with the same random weights: as they are drawn, with residual branches at full scale
     if they are drawn at about zero (`open_residual_branches`), and both of these with measured BatchNorm statistics
-    (`measured_statistics`). None of them is always the strongest. A representation gets the version with the highest
-    accuracy of leave-one-out nearest neighbors on a sample of the training images. No test image is used, so the choice
-    does not bias the accuracy of the control. The sample has all labels, whatever the budget: the version is then the
-    same for all budgets, and what the additional labels contribute can only make the control stronger. A twin with a
-    single version has no additional cost.
+    (`measured_statistics`). None of them is always the strongest. A representation gets the version that predicts best
+    by leave-one-out nearest neighbors on a sample of the training images. No test image is used, so the choice does not
+    bias the accuracy of the control. The sample has all labels, whatever the budget: the version is then the same for
+    all budgets, and what the additional labels contribute can only make the control stronger. A twin with a single
+    version has no additional cost.
 
     Layers of one network become layers of one twin, and are computed in one pass. The global random state is not
     changed.
@@ -70,7 +72,8 @@ def strongest_twins(
     Args:
         representations: Representations that have an untrained twin, by name.
         seed: Seed of the random weights.
-        train: The training images with their labels.
+        train: The training images.
+        targets: Their targets.
         device: Device on which the networks run.
         cache: Cache for the features of the sample.
 
@@ -78,7 +81,8 @@ def strongest_twins(
         ArgumentError: A network was given as a module, and has values that were possibly learned and are not drawn
             anew; see `reinitialized`.
     """
-    sample = _sample(train)
+    chosen = _sample(len(train))
+    sample, known = train.subset(chosen), targets.subset(chosen)
     drawn: dict[Backbone, dict[Version, Backbone]] = {}
     for backbone, layers in layers_by_backbone(representations.values()).items():
         try:
@@ -92,12 +96,12 @@ def strongest_twins(
     else:
         features = cached_features(rivals, sample, cache, device=device, sha256=sample.sha256, reduce=shrink)
 
-    def accuracy(twin: Representation) -> float:
+    def quality(twin: Representation) -> float:
         maps = twin.combine([features[part.backbone, part.layer] for part in twin.parts])
-        return _leave_one_out(maps.to(device), sample.labels.to(device), len(sample.classes))
+        return _leave_one_out(maps.to(device), known)
 
     return {
-        untrained_name(name): max(twins, key=accuracy) if len(twins) > 1 else twins[0]
+        untrained_name(name): max(twins, key=quality) if len(twins) > 1 else twins[0]
         for name, twins in candidates.items()
     }
 
@@ -237,15 +241,24 @@ def _describe_kept(representation: Representation, twin: Representation) -> str:
     return f", fixed: {', '.join(kept)}" if kept else ""
 
 
-def _sample(train: ImageStore) -> ImageStore:
-    """The same random training images for all seeds, in random order, because a batch should hold all classes."""
-    return train.subset(torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:SAMPLE].tolist())
+def _sample(images: int) -> Tensor:
+    """Indices of the same random training images for all seeds, in random order: a batch should hold all classes."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:SAMPLE]
 
 
 def _backbones(representation: Representation) -> list[Backbone]:
     return [part.backbone for part in representation.parts]
 
 
-def _leave_one_out(features: Tensor, labels: Tensor, classes: int) -> float:
-    votes = KNNProbe(features.shape[1], classes).remember(features, labels).votes()
-    return (votes.argmax(dim=1) == labels).double().mean().item()
+def _leave_one_out(features: Tensor, targets: Targets) -> float:
+    """How well the nearest other images predict targets: the accuracy of classes, else minus the mean squared error."""
+    values = targets.values.to(features.device)
+    if targets.kind.name == "class":
+        votes = KNNProbe(features.shape[1], len(targets.names)).remember(features, values).votes()
+        return (votes.argmax(dim=1) == values).double().mean().item()
+    if targets.kind.name == "mask":  # the fraction of each class in the image
+        values = targets.kind.truth(values, len(targets.names)).double()
+        values = values / values.sum(dim=1, keepdim=True)
+    std = (values - values.nanmean(dim=0)).square().nanmean(dim=0).sqrt()
+    error = (neighbor_means(pool(features), values) - values) / torch.where(std > 0, std, 1.0)
+    return -error.square().nanmean().item()

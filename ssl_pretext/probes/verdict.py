@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED
+from ssl_pretext.probes.metrics import ACCURACY, Metric
 from ssl_pretext.probes.statistics import Interval, describe_difference
 
 __all__ = [
@@ -24,6 +25,7 @@ Card = Mapping[str, Any]
 FEW_STEPS = 100  # with fewer training steps, a network hardly learns
 ENOUGH_PRETRAININGS = 3  # with fewer, nothing is said about pretraining, only about the networks that were compared
 MOST_REPEATED = 0.005  # share of test images that may repeat others without a warning
+IMBALANCED = 2  # how many times as large as on average the largest class may be without a remark
 FEW_COMPARISONS = 3  # tables with more are corrected
 
 
@@ -85,14 +87,15 @@ def basis(card: Card, name: str, reference: str | None = None) -> str:
     return f"over {listed}" + (f"; {', '.join(fixed)}" if fixed else "")
 
 
-def verdict(card: Card, name: str, reference: str, found: Interval) -> str:
+def verdict(card: Card, name: str, reference: str, found: Interval, metric: Metric = ACCURACY) -> str:
     """Describes a difference; says that pretraining helps only if there are enough pretrainings to say so."""
     kind = "95% prediction interval" if is_prediction(card, name, reference) else "95% interval"
-    words = describe_difference(found, reference, basis(card, name, reference), kind=kind)
+    words = describe_difference(found, reference, basis(card, name, reference), kind=kind, metric=metric)
     if not found.significant or reference != card["against"].get(name, {}).get(UNTRAINED):
         return words
     if networks(card, name) >= ENOUGH_PRETRAININGS:
-        return f"pretraining {'helps' if found.mean > 0 else 'makes it worse'}: {words}"
+        better = (found.mean > 0) == metric.higher_is_better
+        return f"pretraining {'helps' if better else 'makes it worse'}: {words}"
     return f"this network is {words}"
 
 
@@ -121,9 +124,7 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         runs: The runs of the report.
     """
     labels = runs[0]["labels"]
-    chance, guessed = card["predictable"] / card["classes"], card["guessed"]
-    frequent = f"; always naming the most frequent class gets {guessed:.1%}" if guessed > chance else ""
-    found = [f"Guessing one of {card['classes']} classes gets {chance:.1%}{frequent}."]
+    found = _about_targets(card)
     if len(card["seeds"]) == 2:
         found.append(
             "Warning: two seeds show little of the variation between seeds, so that up to one interval in eight misses "
@@ -148,6 +149,25 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         found.append(warning)
     if stopped := sum(run.get("converged") is False for run in runs):
         found.append(f"Warning: {stopped} of {len(runs)} probes stopped before they converged.")
+    return found
+
+
+def _about_targets(card: Card) -> list[str]:
+    """Says what guessing gets, how unequal the classes are, and how many images were left out."""
+    found = []
+    if card["target"] == "class":
+        chance, guessed = card["predictable"] / card["classes"], card["guessed"]
+        frequent = f"; always naming the most frequent class gets {guessed:.1%}" if guessed > chance else ""
+        found.append(f"Guessing one of {card['classes']} classes gets {chance:.1%}{frequent}.")
+        if card["largest_class"] > IMBALANCED / card["classes"]:
+            found.append(
+                f"The classes are imbalanced: {card['largest_class']:.0%} of the test images belong to one of "
+                f"{card['classes']}, so that accuracy mostly shows how that one is recognized. "
+                'table("balanced_accuracy") gives all classes the same weight.'
+            )
+    if any(card["unlabeled"].values()):
+        train, test = card["unlabeled"]["train"], card["unlabeled"]["test"]
+        found.append(f"{train:,} training images and {test:,} test images have no target and were left out.")
     return found
 
 

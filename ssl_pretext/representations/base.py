@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 MOST_BINS = 32  # largest number of bins per channel; the histogram then has 32,768 features
+POOLINGS = ("map", "gap", "cls", "gap+cls")
 OUTPUT = ""  # the name of a backbone's last feature map among its layers
 
 
@@ -49,6 +50,7 @@ class Backbone:
         untrained: A function from a seed to the same network with random weights.
         before: A function that returns the same network with the published weights that its training started from.
             Leave it out if training started from random weights, or if the network was not trained further.
+        class_token: The name by which `feature_maps` takes the class token, `(B, C, 1, 1)`, if the network has one.
 
     Examples:
         >>> network = nn.Conv2d(3, 8, 2, stride=2)
@@ -68,9 +70,11 @@ class Backbone:
         channels: Channels | None = None,
         untrained: "Callable[[int], Backbone] | None" = None,
         before: "Callable[[], Backbone] | None" = None,
+        class_token: str | None = None,
     ) -> None:
         self.feature_maps, self.name, self.layers = feature_maps, name, layers
         self.module, self.channels, self.untrained, self.before = module, channels, untrained, before
+        self.class_token = class_token
         self.describe = None if describe is None else dict(describe)
 
     def __eq__(self, other: object) -> bool:
@@ -85,19 +89,37 @@ class Backbone:
     def __hash__(self) -> int:
         return hash(id(self if self.module is None else self.module))
 
-    def representation(self, layer: str | None = None, name: str | None = None) -> "Representation":
+    def representation(
+        self, layer: str | None = None, name: str | None = None, *, pooling: str = "map"
+    ) -> "Representation":
         """Returns the features of one layer, by default of the output, as a representation.
 
         Args:
             layer: Name of a layer, one of `layers()`.
             name: The name of the representation in messages, by default `"network:layer"`.
+            pooling: `"map"` for the feature map, `"gap"` for its mean over all positions (global average pooling),
+                `"cls"` for the class token after the last norm, as most results of vision transformers are published,
+                or `"gap+cls"` for both, concatenated. The last three are vectors `(B, C, 1, 1)`.
 
         Raises:
             UnknownNameError: The network has no such layer.
+            ArgumentError: There is no such pooling, or it asks for a class token that the layer does not have.
         """
         if layer:
             self._check_layers([layer])
-        return Representation(name or f"{self.name}:{layer or 'output'}", self, layer=layer or OUTPUT)
+        label = name or f"{self.name}:{layer or 'output'}" + (f" ({pooling})" if pooling != "map" else "")
+        output = Representation(label, self, layer=layer or OUTPUT)
+        if pooling == "map":
+            return output
+        if pooling not in POOLINGS:
+            raise ArgumentError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
+        if pooling == "gap":
+            return Concatenated([output], size=1, name=label)
+        if self.class_token is None or layer:
+            owner = f"layer {layer!r} of {self.name}" if layer else self.name
+            raise ArgumentError(f"pooling={pooling!r} needs a class token, and {owner} has none; use 'gap' or 'map'")
+        token = Representation(label, self, layer=self.class_token)
+        return token if pooling == "cls" else Concatenated([output, token], size=1, name=label)
 
     def representations(self, layers: Sequence[str] | None = None) -> "dict[str, Representation]":
         """Returns the features of several layers by name, by default of all inner layers; one pass computes them.
@@ -126,9 +148,11 @@ class BackboneOwner:
         """Returns the names of the layers that give feature maps, in running order."""
         raise NotImplementedError
 
-    def representation(self, layer: str | None = None, name: str | None = None) -> "Representation":
+    def representation(
+        self, layer: str | None = None, name: str | None = None, *, pooling: str = "map"
+    ) -> "Representation":
         """Returns the frozen features of one layer, by default of the output; see `Backbone.representation`."""
-        return self.backbone().representation(layer, name)
+        return self.backbone().representation(layer, name, pooling=pooling)
 
     def representations(self, layers: Sequence[str] | None = None) -> "dict[str, Representation]":
         """Returns the frozen features of several layers, by default of all; see `Backbone.representations`."""

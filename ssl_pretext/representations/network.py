@@ -12,7 +12,7 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.channels import Channels
 from ssl_pretext.encoders import create_encoder, feature_layers, without_weights
 from ssl_pretext.encoders.inspection import feature_maps
-from ssl_pretext.encoders.map_encoder import MapEncoder
+from ssl_pretext.encoders.map_encoder import MapEncoder, class_token_of
 from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
@@ -103,6 +103,7 @@ class FrozenNetwork(BackboneOwner):
             module=self.encoder,
             channels=self.channels,
             untrained=self._untrained,
+            class_token=class_token_of(self.encoder),
         )
 
     def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:

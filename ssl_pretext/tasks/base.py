@@ -15,6 +15,7 @@ from ssl_pretext.channels import Channels, ChannelSpace, as_images
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, create_encoder, feature_layers, feature_maps, measure_encoder
 from ssl_pretext.encoders.inspection import check_image_size
+from ssl_pretext.encoders.map_encoder import class_token_of
 from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.encoders.untrained import starts_from_weights, without_weights
@@ -264,6 +265,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             channels=self.encoder_channels,
             untrained=self._untrained_backbone,  # methods instead of lambdas, because lambdas cannot be pickled
             before=self._backbone_before if self._starts_from_weights() else None,
+            class_token=class_token_of(self.encoder),
         )
 
     def _untrained_backbone(self, seed: int) -> Backbone:

@@ -1,0 +1,242 @@
+"""What probes predict: a class, labels, numbers or a mask; how each kind of target is checked, trained and scored."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_pretext.data import ImageStore, as_store
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.registry import did_you_mean
+
+__all__ = ["KINDS", "MISSING", "Kind", "Targets", "accuracy", "as_images_with_targets", "find_kind"]
+
+MISSING = -1  # marks an image without a class, or a pixel of a mask without one; in numbers and labels it is NaN
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of target.
+
+    Attributes:
+        name: The name by which `evaluate` selects it.
+        loss: Function from outputs of a network and targets to the mean loss, over the targets that are not missing.
+        predict: Function from outputs of a network and targets to predictions, in the form that `metrics` takes.
+        truth: Function from targets and their number of classes or values to true targets in this form.
+    """
+
+    name: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+    predict: Callable[[Tensor, Tensor], Tensor]
+    truth: Callable[[Tensor, int], Tensor] = lambda targets, _: targets
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of images.
+
+    Attributes:
+        kind: Kind of the targets.
+        values: For `"class"`, the class of each image `(N,)`. For `"labels"`, 1 where a label applies and 0 where it
+            does not, `(N, K)`. For `"numbers"`, `(N, K)` values. For `"mask"`, the class of each pixel, `(N, H, W)`.
+            Classes are int64 and `MISSING` where unknown; others are float64 and NaN where unknown.
+        names: Names of the classes, labels or numbers.
+        missing: Number of images that were left out because all of their targets are missing.
+    """
+
+    kind: Kind
+    values: Tensor
+    names: list[str]
+    missing: int = 0
+
+    @property
+    def strata(self) -> Tensor:
+        """A group for each image, `(N,)`, for drawing images of each class; one group if there are no classes."""
+        return self.values if self.kind.name == "class" else torch.zeros(len(self.values), dtype=torch.int64)
+
+    @property
+    def sha256(self) -> str:
+        """A hash of kind, names and values."""
+        head = "\t".join([self.kind.name, *self.names]).encode()
+        return hashlib.sha256(head + self.values.numpy().tobytes()).hexdigest()
+
+    def subset(self, indices: Tensor) -> "Targets":
+        """Returns the targets of some images."""
+        return Targets(self.kind, self.values[indices], self.names, self.missing)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Computes the fraction of images that are classified correctly, from logits `(N, K)` and labels `(N,)`."""
+    return (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+def find_kind(name: object) -> Kind:
+    """Returns a kind of target by name.
+
+    Raises:
+        ArgumentError: There is no such kind.
+    """
+    if not isinstance(name, str) or name not in KINDS:
+        hint = did_you_mean(name, KINDS) if isinstance(name, str) else ""
+        raise ArgumentError(f"target must be one of {', '.join(KINDS)}; got {name!r}.{hint}")
+    return KINDS[name]
+
+
+def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
+    """Converts the data that `evaluate` accepts to images and their targets; images without targets are left out.
+
+    Args:
+        data: A pair of images and targets; for `"class"` also an `ImageStore`. Images are an `ImageStore` or an array
+            `(N, C, H, W)`. Targets are an array in the form of `Targets.values`, or a mapping from names to arrays
+            `(N,)`. A Dataset of `(image, target)` is accepted, too.
+        kind: Kind of the targets.
+
+    Raises:
+        ArgumentError: The data has another form, or no image has a target.
+    """
+    if kind.name == "class":
+        return _as_images_with_classes(data, kind)
+    images, given = _pair(data, kind)
+    names = None
+    if isinstance(given, Mapping):
+        names, given = [str(name) for name in given], np.stack([np.asarray(one) for one in given.values()], axis=-1)
+    values = _check_values(given, kind)
+    store = images if isinstance(images, ImageStore) else as_store((images, [0] * len(images)))
+    if len(store) != len(values):
+        raise ArgumentError(
+            f"there are {len(store)} images and {len(values)} targets; there must be one for each image"
+        )
+    known = values != MISSING if kind.name == "mask" else ~values.isnan()
+    kept = known.flatten(1).any(dim=1)
+    if not kept.any():
+        raise ArgumentError("no image has a target that is not missing")
+    if names is None:
+        number = max(int(values.max()) + 1, 2) if kind.name == "mask" else values.shape[1]
+        names = [str(index) for index in range(number)]
+    if not kept.all():
+        chosen = kept.nonzero().flatten()
+        store, values = store.subset(chosen), values[chosen]
+    return store, Targets(kind, values, names, int((~kept).sum()))
+
+
+def _as_images_with_classes(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
+    missing = 0
+    if isinstance(data, tuple) and len(data) == 2:
+        images, labels = data[0], _check_values(data[1], kind)
+        chosen = (labels != MISSING).nonzero().flatten()
+        missing = len(labels) - len(chosen)
+        if isinstance(images, ImageStore):
+            images = images.images()
+        if missing and len(images) == len(labels):
+            images, labels = images[chosen], labels[chosen]
+        data = (images, labels)
+    store = as_store(data)
+    return store, Targets(kind, store.labels, store.classes, missing)
+
+
+def _pair(data: Any, kind: Kind) -> tuple[Any, Any]:
+    """Splits data into images and targets."""
+    if isinstance(data, ImageStore):
+        raise ArgumentError(
+            f"an ImageStore has one class per image; for target={kind.name!r}, pass a pair (images, targets), such as "
+            "(store, numbers)"
+        )
+    if isinstance(data, tuple) and len(data) == 2:
+        return data
+    if isinstance(data, Mapping | Tensor | np.ndarray) or not (
+        hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    ):
+        raise ArgumentError(
+            f"images and targets must be a pair (images, targets) or a Dataset of them, got {type(data).__name__}"
+        )
+    samples = [data[index] for index in range(len(data))]
+    return as_store([(image, 0) for image, _ in samples]), np.stack([np.asarray(target) for _, target in samples])
+
+
+def _check_values(given: Any, kind: Kind) -> Tensor:
+    """Converts targets to a tensor of the kind's shape and dtype."""
+    if not isinstance(given, Tensor):
+        array = np.asarray(given)
+        if array.dtype.kind not in "biuf":
+            raise ArgumentError(f"targets must be numbers, got {array.dtype}")
+        given = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    values: Tensor = given.detach().cpu()
+    is_integer = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+    if kind.name in ("labels", "numbers") and values.dim() == 1:
+        values = values[:, None]
+    dimensions = {"class": 1, "labels": 2, "numbers": 2, "mask": 3}[kind.name]
+    if values.dim() != dimensions or values.is_complex() or (kind.name in ("class", "mask") and not is_integer):
+        forms = {
+            "class": "whole numbers (N,), one class per image",
+            "labels": "an array (N, K) of 0 and 1, with NaN where a label is unknown",
+            "numbers": "an array (N,) or (N, K) of numbers, with NaN where one is unknown",
+            "mask": f"whole numbers (N, H, W), the class of each pixel, with {MISSING} where it is unknown",
+        }
+        raise ArgumentError(
+            f"for target={kind.name!r}, targets must be {forms[kind.name]}; got {values.dtype} of shape "
+            f"{tuple(values.shape)}"
+        )
+    if kind.name in ("class", "mask"):
+        if values.numel() and values.min() < MISSING:
+            raise ArgumentError(f"classes must be counted from 0, or {MISSING} where unknown; got {values.min()}")
+        return values.to(torch.int64)
+    values = values.double()
+    if kind.name == "labels" and not ((values == 0) | (values == 1) | values.isnan()).all():
+        raise ArgumentError("labels must be 0, 1 or NaN; for other numbers use target='numbers'")
+    if values.isinf().any():
+        raise ArgumentError("targets must be finite, or NaN where unknown")
+    return values
+
+
+def _class_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets)
+
+
+def _label_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    known = ~targets.isnan()
+    losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0).to(logits.dtype), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def _number_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    known = ~targets.isnan()
+    return ((logits - targets.nan_to_num(0).to(logits.dtype)).square() * known).sum() / known.sum().clamp(min=1)
+
+
+def _mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    loss = F.cross_entropy(_resized(logits, targets), targets, ignore_index=MISSING, reduction="sum")
+    return loss / (targets != MISSING).sum().clamp(min=1)
+
+
+def _resized(logits: Tensor, masks: Tensor) -> Tensor:
+    return F.interpolate(logits, masks.shape[-2:], mode="bilinear")
+
+
+def _mask_predictions(logits: Tensor, targets: Tensor) -> Tensor:
+    """The numbers of pixels of each class that are found and that are predicted, `(m, K, 2)`."""
+    classes = logits.shape[1]
+    known = targets != MISSING
+    predicted = torch.where(known, _resized(logits, targets).argmax(dim=1), classes)
+    found = torch.where(predicted == targets, predicted, classes)
+    return torch.stack([_pixel_counts(maps, classes) for maps in (found, predicted)], dim=2)
+
+
+def _pixel_counts(maps: Tensor, classes: int) -> Tensor:
+    """The number of pixels of each class, `(m, K)`; other values count nothing."""
+    flat = maps.flatten(1)
+    flat = torch.where((flat >= 0) & (flat < classes), flat, classes)
+    counts = torch.zeros(len(maps), classes + 1, dtype=torch.int64, device=maps.device)
+    return counts.scatter_add(1, flat, torch.ones_like(flat))[:, :classes]
+
+
+KINDS = {
+    "class": Kind("class", _class_loss, lambda logits, _: logits.softmax(dim=1)),
+    "labels": Kind("labels", _label_loss, lambda logits, _: logits.sigmoid()),
+    "numbers": Kind("numbers", _number_loss, lambda logits, _: logits),
+    "mask": Kind("mask", _mask_loss, _mask_predictions, _pixel_counts),
+}

@@ -1,0 +1,138 @@
+"""Fine-tuning as a probe: what is trained, what is restored, and its controls."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes import ProbeConfig
+from ssl_pretext.probes.finetuning import _warm_up_and_cosine, finetune
+from ssl_pretext.representations import Pixels
+
+
+def stripes(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images of stripes; the class is whether they are horizontal, which no mean of pixels tells."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    waves = (torch.rand(count, 1, 8, generator=generator) < 0.5).float().repeat(1, 8, 1)
+    pixels = torch.where(labels[:, None, None] == 1, waves, waves.transpose(1, 2))
+    return (pixels[:, None].repeat(1, 3, 1, 1) * 200).to(torch.uint8), labels
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
+        )
+
+
+def test_a_network_learns_what_no_linear_classifier_of_pixels_shows_and_is_restored() -> None:
+    module = network()
+    module[0].requires_grad_(False)
+    module[1].train()
+    before = copy.deepcopy(module.state_dict())
+    modes = [part.training for part in module.modules()]
+    found = sp.evaluate({"net": module}, stripes(64), stripes(64, 1), probe="finetune", seeds=2, controls=["untrained"])
+    pixels = sp.evaluate({"pixels": Pixels("rgb")}, stripes(64), stripes(64, 1), seeds=2)
+    assert min(found.values("net")) > 0.9 > max(pixels.values("pixels"))
+    assert min(found.values("net (untrained)")) > 0.9, "the control is trained from scratch"
+    torch.testing.assert_close(dict(module.state_dict()), dict(before), rtol=0, atol=0)
+    assert [part.training for part in module.modules()] == modes
+    assert [parameter.requires_grad for parameter in module.parameters()] == [False] * 2 + [True] * 4
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_frozen_network_is_trained_and_a_partly_frozen_one_keeps_what_is_frozen() -> None:
+    seen: list[Tensor] = []
+    for frozen in (slice(0, 5), slice(0, 1)):
+        module = network()
+        module[frozen].requires_grad_(False)
+        handle = module[0].register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.detach().clone()))
+        finetune(sp.FrozenNetwork(module).representation(), _store(16), _store(16), num_outputs=2, epochs=2, seed=0)
+        handle.remove()
+        assert torch.equal(seen[0], seen[-1]) is (frozen == slice(0, 1))
+        seen.clear()
+
+
+def _store(count: int) -> tuple[sp.ImageStore, Tensor]:
+    images, labels = stripes(count)
+    return sp.ImageStore.from_arrays(images, labels), labels
+
+
+def test_test_images_choose_nothing() -> None:
+    images, labels = stripes(40, 1)
+    first, second = (
+        sp.evaluate({"net": network()}, stripes(32), (images, truth), probe="finetune", epochs=2, seeds=1)
+        for truth in (labels, 1 - labels)
+    )
+    for run, other in zip(first.runs, second.runs, strict=True):
+        assert run["scores"] != other["scores"]
+        assert [row["train_loss"] for row in run["history"]] == [row["train_loss"] for row in other["history"]]
+        assert run["history"][-1]["test_accuracy"] == pytest.approx(1 - other["history"][-1]["test_accuracy"])
+
+
+def test_cached_results_equal_fresh_ones_and_the_card_is_complete(tmp_path) -> None:
+    options = {"probe": "finetune", "epochs": 2, "seeds": [3], "per_class": 4}
+    fresh, stored, cached = (
+        sp.evaluate({"net": network()}, stripes(32), stripes(16, 1), cache=cache, **options)
+        for cache in (None, tmp_path, tmp_path)
+    )
+    assert fresh.runs == stored.runs == cached.runs
+    assert fresh.runs[0]["labels"] == 8
+    assert {"optimizer", "learning_rate", "weight_decay", "batch_size", "schedule", "augmentation"} <= {*fresh.card}
+    fresh.plot(tmp_path / "plot.png")
+
+
+def test_targets_of_other_kinds_are_learned() -> None:
+    images, labels = stripes(32)
+    numbers = images.double().mean(dim=(1, 2, 3)) * 1e4
+    masks = (images[:, 0] > 100).long()
+    for kind, targets in (("labels", torch.stack([labels, 1 - labels], 1)), ("numbers", numbers), ("mask", masks)):
+        found = sp.evaluate(
+            {"net": network()}, (images, targets), (images, targets), target=kind, probe="finetune", seeds=1,
+            controls=False, training=ProbeConfig(learning_rate=3e-3, batch_size=8),
+        )  # fmt: skip
+        assert found.values("net")[0] > 0.8, kind
+
+
+def test_the_rate_rises_linearly_and_falls_to_zero() -> None:
+    factor = _warm_up_and_cosine(100)
+    assert [factor(step) for step in (0, 9, 10, 55, 100)] == pytest.approx([0.1, 1, 1, 0.5, 0])
+
+
+def test_options_without_meaning_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="takes no regularizers"):
+        sp.evaluate(
+            {"net": network()}, stripes(8), stripes(8), probe="finetune",
+            training=ProbeConfig(regularizers={"nuclear_norm": 0.1}),
+        )  # fmt: skip
+
+
+def test_tasks_networks_modules_and_names_are_compared_in_one_call() -> None:
+    task = sp.create_task("rotation", encoder="timm/resnet10t")
+    images, labels = stripes(16)
+    images = images.repeat(1, 1, 4, 4)
+    given = {
+        "task": task,
+        "network": sp.FrozenNetwork("timm/resnet10t"),
+        "module": network(),
+        "name": "timm/resnet10t[layer=layer2]",
+        "layer": task.representation("layer1"),
+        "per seed": [network(), nn.Conv2d(3, 4, 3)],
+    }
+    found = sp.evaluate(given, (images, labels), (images, labels), probe="knn", seeds=2)
+    assert {*given} == {*found.card["against"]}
+    assert all(f"{name} (untrained)" in found.names for name in given)
+    frame = found.to_frame()
+    assert len(frame) == len(found.runs)
+    assert frame.groupby("representation")["accuracy"].mean()["task"] == pytest.approx(found.interval("task").mean)
+    assert set(frame.loc[~frame["control"], "representation"]) == {*given}
+    with pytest.raises(ArgumentError, match="'x' must be a task, a network"):
+        sp.evaluate({"x": 3}, (images, labels), (images, labels))
+    bands = (torch.rand(4, 5, 8, 8), [0, 1, 0, 1])
+    with pytest.raises(ArgumentError, match="which of the 5 channels it sees is unknown"):
+        sp.evaluate({"x": network()}, bands, bands)

@@ -1,0 +1,235 @@
+"""Targets of every kind through `evaluate`: labels, numbers and masks, with controls, seeds and intervals."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, r2_score
+from torch import Tensor, nn
+
+import ssl_pretext as sp
+from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.targets import KINDS, as_images_with_targets
+from ssl_pretext.representations import Pixels, Representation
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    """Images of random brightness with a bright square whose side, place and color vary."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(count, 3, 16, 16, generator=generator) * 0.4
+    for index in range(count):
+        top, left, side = (
+            int(torch.randint(low, high, (), generator=generator)) for low, high in ((0, 8), (0, 8), (3, 8))
+        )
+        color = int(torch.randint(0, 3, (), generator=generator))
+        pixels[index, color, top : top + side, left : left + side] += 0.6
+    return (pixels * 255).to(torch.uint8)
+
+
+def masks(pixels: Tensor) -> Tensor:
+    return (pixels.amax(dim=1) > 110).long()
+
+
+def numbers(pixels: Tensor) -> Tensor:
+    """The mean of red on a scale of thousandths, and the area of the square on one of thousands."""
+    return torch.stack([pixels[:, 0].double().mean(dim=(1, 2)) / 1e3, masks(pixels).double().sum(dim=(1, 2)) * 1e3], 1)
+
+
+def labels(pixels: Tensor) -> Tensor:
+    means = pixels.double().mean(dim=(2, 3))
+    return (means > means.median(dim=0).values).double()
+
+
+TARGETS = {"labels": labels, "numbers": numbers, "mask": masks}
+
+
+def representations() -> dict[str, Representation]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = sp.FrozenNetwork(nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU()))
+    return {"network": network.representation()}
+
+
+def report(kind: str, probe: str = "linear", change: bool = False, **options: object) -> sp.ProbeReport:
+    train, test = images(60), images(40, seed=1)
+    found = TARGETS[kind](train), TARGETS[kind](test)
+    if change:
+        found = found[0], found[1].flip(0)
+    return sp.evaluate(
+        representations(), (train, found[0]), (test, found[1]), target=kind, probe=probe, seeds=2, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "probe"),
+    [("labels", "linear"), ("labels", "knn"), ("numbers", "linear"), ("numbers", "knn"), ("mask", "linear"),
+     ("mask", "conv")],
+)  # fmt: skip
+def test_every_kind_has_controls_seeds_intervals_and_sentences(kind: str, probe: str, tmp_path) -> None:
+    found = report(kind, probe, epochs=2)
+    assert {"network", "network (untrained)", "pixels rgb", "color histogram"} <= {*found.names}
+    metric = found.metric()
+    assert metric.heading in found.table()
+    for name in found.names:
+        interval = found.interval(name)
+        assert np.isfinite([interval.mean, interval.half]).all()
+        assert interval.half > 0
+    assert any("network (untrained)" in sentence for sentence in found.sentences())
+    for name in found.card["metrics"]:
+        assert found.metric(name).label in found.table(name)
+    found.to_json(tmp_path / "report.json")
+    again = sp.ProbeReport.from_json(tmp_path / "report.json")
+    assert str(again) == str(found)
+    again.plot(tmp_path / "plot.png")
+    again.plot_differences(tmp_path / "differences.png")
+
+
+def test_the_metrics_are_those_of_scikit_learn_on_the_predictions_of_the_probe() -> None:
+    """kNN predictions on pixels, computed here by hand from the standardized pixels."""
+    train, test = images(60), images(40, seed=1)
+    flat = [one.double().flatten(1) / 127.5 - 1 for one in (train, test)]
+    scaled = [(one - flat[0].mean(0)) / flat[0].std(0, correction=0) for one in flat]
+    similar = nn.functional.normalize(scaled[1], dim=1) @ nn.functional.normalize(scaled[0], dim=1).T
+    top = similar.topk(5, dim=1)
+    weights = (top.values / 0.1).softmax(dim=1)
+    for kind, reference, metric in (
+        (
+            "labels",
+            lambda truth, scores: average_precision_score(truth, scores, average="macro"),
+            "mean_average_precision",
+        ),
+        ("numbers", r2_score, "r2"),
+    ):
+        known = TARGETS[kind](train)
+        predicted = (weights[:, :, None] * known[top.indices]).sum(dim=1)
+        expected = reference(TARGETS[kind](test).numpy(), predicted.numpy())
+        found = sp.evaluate(
+            {"pixels RGB": Pixels("rgb")}, (train, known), (test, TARGETS[kind](test)),
+            target=kind, probe="knn[k=5;temperature=0.1]", seeds=1,
+        )  # fmt: skip
+        assert found.values("pixels RGB", metric) == pytest.approx([expected], abs=1e-4)
+
+
+def test_units_of_numbers_change_only_the_errors() -> None:
+    train, test = images(60), images(40, seed=1)
+    factors = torch.tensor([1e6, 1e-6])
+    plain, scaled = (
+        sp.evaluate(
+            {"pixels": Pixels("rgb")}, (train, numbers(train) * factor), (test, numbers(test) * factor),
+            target="numbers", seeds=1,
+        )
+        for factor in (1.0, factors)
+    )  # fmt: skip
+    assert plain.values("pixels") == pytest.approx(scaled.values("pixels"), abs=1e-6)
+    one = sp.evaluate(
+        {"pixels": Pixels("rgb")}, (train, numbers(train)[:, 0]), (test, numbers(test)[:, 0]), target="numbers", seeds=1
+    )
+    assert one.values("pixels", "rmse")[0] == pytest.approx(
+        numbers(test)[:, 0].std(correction=0).item() * (1 - one.values("pixels")[0]) ** 0.5, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers", "mask"])
+def test_test_images_choose_nothing(kind: str) -> None:
+    """With other test targets, all that the probe has learned or selected is the same."""
+    first, second = report(kind, epochs=2), report(kind, epochs=2, change=True)
+    assert first.card["representations"] == second.card["representations"]
+    for run, other in zip(first.runs, second.runs, strict=True):
+        assert run.pop("scores") != other.pop("scores")
+        for one in (run, other):
+            one.pop("part_scores")
+            for row in one["history"]:
+                row.pop("test_loss")
+        assert run == other
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers", "mask"])
+def test_missing_targets_are_left_out_and_counted(kind: str) -> None:
+    train, test = images(60), images(40, seed=1)
+    missing = -1 if kind == "mask" else torch.nan
+    known, truth = TARGETS[kind](train), TARGETS[kind](test)
+    known[10:20], truth[5] = missing, missing
+    kept = [index for index in range(60) if not 10 <= index < 20], [index for index in range(40) if index != 5]
+    options = {"target": kind, "seeds": 1, "controls": False, "epochs": 2}
+    found = sp.evaluate({"pixels": Pixels("rgb")}, (train, known), (test, truth), **options)
+    expected = sp.evaluate(
+        {"pixels": Pixels("rgb")}, (train[kept[0]], known[kept[0]]), (test[kept[1]], truth[kept[1]]), **options
+    )
+    assert found.values("pixels") == expected.values("pixels")
+    assert found.card["unlabeled"] == {"train": 10, "test": 1}
+    assert "10 training images and 1 test images have no target" in str(found)
+
+
+def test_images_without_a_class_are_left_out() -> None:
+    train, test = images(60), images(40, seed=1)
+    known, truth = labels(train)[:, 0].long(), labels(test)[:, 0].long()
+    hidden = known.clone()
+    hidden[::3] = -1
+    kept = (hidden != -1).nonzero().flatten()
+    found, expected = (
+        sp.evaluate({"pixels": Pixels("rgb")}, data, (test, truth), seeds=1, controls=False)
+        for data in ((train, hidden), (train[kept], known[kept]))
+    )
+    assert found.values("pixels") == expected.values("pixels")
+    assert found.card["unlabeled"] == {"train": 20, "test": 0}
+
+
+def test_label_efficiency_counts_images_if_there_are_no_classes() -> None:
+    train, test = images(60), images(40, seed=1)
+    curve = sp.label_efficiency(
+        {"pixels": Pixels("rgb")}, (train, numbers(train)), (test, numbers(test)), target="numbers",
+        num_labels=[10, 40], seeds=2, controls=False,
+    )  # fmt: skip
+    assert list(curve.reports) == [10, 40]
+    assert curve.reports[40].runs[0]["labels"] == 40
+    with pytest.raises(ArgumentError, match="pass num_labels in place of per_class"):
+        sp.evaluate(
+            {"pixels": Pixels("rgb")}, (train, numbers(train)), (test, numbers(test)), target="numbers", per_class=3
+        )
+    with pytest.raises(ArgumentError, match="60 labeled images, fewer than num_labels=61"):
+        sp.evaluate(
+            {"pixels": Pixels("rgb")}, (train, numbers(train)), (test, numbers(test)), target="numbers", num_labels=61
+        )
+
+
+def test_cached_results_equal_fresh_ones(tmp_path) -> None:
+    for kind in ("labels", "numbers", "mask"):
+        fresh, stored, cached = (report(kind, epochs=2, cache=cache) for cache in (None, tmp_path, tmp_path))
+        assert fresh.runs == stored.runs == cached.runs
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "message"),
+    [
+        ("number", [0.5, 1], "Did you mean 'numbers'"),
+        ("class", [0.5, 1.0], "whole numbers"),
+        ("class", [-2, 1], "counted from 0"),
+        ("labels", [[0, 2], [1, 0]], "0, 1 or NaN"),
+        ("labels", [[0, np.nan], [np.nan, 0]], "no test image has any"),
+        ("numbers", [[np.nan], [np.nan]], "no image has a target"),
+        ("numbers", [3.0, 3.0], "at least two values"),
+        ("numbers", [np.inf, 3.0], "finite"),
+        ("numbers", ["a", "b"], "got <U1"),
+        ("numbers", [1.0, 2.0, 3.0], "2 images and 3 targets"),
+        ("mask", [[0, 1], [1, 0]], "whole numbers (N, H, W)"),
+    ],
+)  # fmt: skip
+def test_other_targets_get_a_clear_error(kind: str, targets: list[object], message: str) -> None:
+    data = (images(2), np.array(targets))
+    with pytest.raises(ArgumentError) as raised:
+        sp.evaluate({"pixels": Pixels("rgb")}, data, data, target=kind)
+    assert message in str(raised.value)
+
+
+def test_names_come_from_a_mapping_and_must_agree() -> None:
+    train, test = images(20), images(10, seed=1)
+    both = {"red": numbers(train)[:, 0], "area": numbers(train)[:, 1]}
+    _, targets = as_images_with_targets((train, both), KINDS["numbers"])
+    assert targets.names == ["red", "area"]
+    assert targets.values.shape == (20, 2)
+    with pytest.raises(ArgumentError, match="must have the same numbers"):
+        sp.evaluate({"pixels": Pixels("rgb")}, (train, both), (test, {"red": numbers(test)[:, 0]}), target="numbers")
+
+
+def test_masks_need_a_probe_that_predicts_them() -> None:
+    with pytest.raises(ArgumentError, match="the knn probe predicts no masks; probes that do: linear, conv"):
+        report("mask", "knn")
