@@ -361,7 +361,7 @@ def test_loading_a_folder_that_holds_something_else_raises_an_error(tmp_path: Pa
     del note["sha256"]
     for change, message in (
         ({"format": 9}, "format 9"),
-        ({"describe": {"kind": "magic"}}, "unknown kind 'magic'"),
+        ({"describe": {"kind": "magic"}}, "kind unknown to this version of ssl_pretext, 'magic'; upgrade"),
         ({"describe": {}}, "does not describe"),
         ({"describe": 3}, "does not describe"),
         ({"network": None, "describe": {"kind": "pixels", "channels": "rgb", "size": [0, 1]}}, "whole number"),
