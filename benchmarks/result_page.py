@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibration.page import sections as calibration_sections
+from benchmarks.finetuning.page import sections as finetuning_sections
 from benchmarks.food101.report import draw as draw_experiment
 from benchmarks.food101.report import markdown_summary, quality_cell, quality_heading
 from benchmarks.pretext.page import draw as draw_gains
@@ -79,6 +80,8 @@ def page(results: Mapping[str, Any], folder: Path, remark: str = "") -> str:
     """
     if "calibration" in results:
         title, body = results["title"], "\n\n".join(calibration_sections(results))
+    elif "finetuning" in results:
+        title, body = results["title"], "\n\n".join(finetuning_sections(results))
     elif "title" in results:
         title, body = results["title"], _comparison(results, folder)
     else:

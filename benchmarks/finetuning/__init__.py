@@ -1,0 +1,1 @@
+"""Fine-tuning on few labeled photos, from pretrained and from random weights."""
