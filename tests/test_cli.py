@@ -112,6 +112,19 @@ def test_probe_prints_a_table_and_writes_the_report_the_results_and_the_card(cap
     assert json.loads(Path("run/probe/skipped.json").read_text()) == []
 
 
+def test_probe_compares_other_runs_and_networks_in_the_same_tables(capsys):
+    others = "run/task,timm/resnet10t[layer=layer1]"
+    request = ["probe", "run", "--data", "labeled", "--probe", "knn", "--seeds", "1", "--out", "compared"]
+    assert main([*request, "--compare", others, "--pooling", "gap"]) == 0
+    report = ProbeReport.from_json("compared/knn.json")
+    names = {"colorization", "run/task", "timm/resnet10t[layer=layer1]"}
+    assert {*report.card["against"]} == names
+    assert {f"{name} (untrained)" for name in names} <= {*report.names}
+    assert report.values("run/task") == report.values("colorization")
+    assert "needs a class token" in error_line(capsys, *request, "--pooling", "cls")
+    assert "there is no encoder named 'nowhere'" in error_line(capsys, *request, "--compare", "nowhere")
+
+
 @contextmanager
 def locked_by_another(folder):
     """Locks a folder in another thread, where the lock counts as that of another process."""

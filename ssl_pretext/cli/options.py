@@ -77,9 +77,13 @@ class Probe(Config):
     For example:
       ssl-pretext probe runs/first --data labeled --per-class 10
       ssl-pretext probe runs/first --data train --test test --probe "knn[k=5]"
+      ssl-pretext probe runs/first --data labeled --compare "runs/second,timm/resnet18[pretrained=true]"
 
     Attributes:
         run: Output folder of pretrain, or folder of a saved task.
+        compare: Other networks to evaluate in the same tables, separated by commas: output folders of pretrain, or names
+            of encoders, whose published weights get their published normalization.
+        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         data: Folder of labeled images, with one subfolder per class.
         test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.
         holdout: Fraction of each class that is held out for testing if --test is left out.
@@ -105,6 +109,8 @@ class Probe(Config):
     holdout: float = 0.25
     holdout_seed: int = 0
     probe: str = "linear,conv,knn"
+    compare: str | None = None
+    pooling: str = "map"
     per_class: int | None = None
     controls: str | None = None
     seeds: int = 5

@@ -15,6 +15,7 @@ from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import difference_plot
 from ssl_pretext.registry import split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page
+from ssl_pretext.representations import FrozenNetwork, Representation
 from ssl_pretext.representations.collapse import collapse_warnings, health_rows
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
@@ -46,19 +47,31 @@ def run(options: Probe) -> None:
     if len(set(probes)) < len(probes):
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
     task = PretextTask.from_pretrained(options.run)
+    compared = {task.name: task.representation(pooling=options.pooling)} | _others(options)
     out = options.out or options.run / "probe"
     with exclusive_lock(out):
-        _probe(task, probes, options, out)
+        _probe(task, compared, probes, options, out)
 
 
-def _probe(task: PretextTask, probes: Sequence[str], options: Probe, out: Path) -> None:
+def _others(options: Probe) -> dict[str, Representation]:
+    """The networks that are evaluated beside the run."""
+    found = {}
+    for name in split_specs(options.compare) if options.compare else []:
+        network = PretextTask.from_pretrained(name) if Path(name).is_dir() else FrozenNetwork(name)
+        found[name] = network.representation(pooling=options.pooling)
+    return found
+
+
+def _probe(
+    task: PretextTask, compared: Mapping[str, Representation], probes: Sequence[str], options: Probe, out: Path
+) -> None:
     with write_skipped_on_error(out):
         train, test, about = _load_images(options, _image_size(task, options), out)
     log.info("%s", about)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
         reports[probe] = report = evaluate(
-            {task.name: task.representation()},
+            compared,
             train,
             test,
             probe=probe,
