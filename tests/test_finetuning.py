@@ -10,7 +10,7 @@ import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeConfig
 from ssl_pretext.probes.finetuning import _warm_up_and_cosine, finetune
-from ssl_pretext.representations import Pixels
+from ssl_pretext.representations import Concatenated, Pixels
 
 
 def stripes(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -136,3 +136,31 @@ def test_tasks_networks_modules_and_names_are_compared_in_one_call() -> None:
     bands = (torch.rand(4, 5, 8, 8), [0, 1, 0, 1])
     with pytest.raises(ArgumentError, match="which of the 5 channels it sees is unknown"):
         sp.evaluate({"x": network()}, bands, bands)
+
+
+def test_what_has_no_network_gets_the_linear_probe_and_the_report_says_so() -> None:
+    train, test = stripes(32), stripes(16, 1)
+    given = {"net": network(), "pixels rgb": Pixels("rgb")}
+    found = sp.evaluate(given, train, test, probe="finetune", epochs=1, seeds=1, controls=False)
+    linear = sp.evaluate({"pixels rgb": Pixels("rgb")}, train, test, seeds=1, controls=False)
+    assert found.values("pixels rgb") == linear.values("pixels rgb")
+    assert "pixels rgb: there is no network to train, so a linear probe was trained" in str(found)
+
+
+def test_the_same_network_is_trained_alike_alone_and_concatenated() -> None:
+    net = sp.FrozenNetwork(network()).representation()
+    given = {"alone": net, "concatenated": Concatenated([net])}
+    found = sp.evaluate(given, stripes(32), stripes(16, 1), probe="finetune", epochs=2, seeds=1, controls=False)
+    first, second = ([row["train_loss"] for row in run["history"]] for run in found.runs)
+    assert first == pytest.approx(second, rel=1e-5)
+
+
+def test_networks_with_pooled_outputs_are_compared() -> None:
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found = sp.evaluate({"pooled": pooled}, stripes(16), stripes(16, 1), probe="knn", seeds=1)
+    assert found.card["health"]["pooled"]["channels"] == 4
+
+
+def test_finetune_takes_no_options_in_brackets() -> None:
+    with pytest.raises(ArgumentError, match="pass epochs= and training= to evaluate"):
+        sp.evaluate({"net": network()}, stripes(8), stripes(8), probe="finetune[epochs=1]")

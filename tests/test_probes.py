@@ -120,8 +120,8 @@ def test_test_images_that_are_training_images_are_counted() -> None:
 
 
 def test_registry_of_probes() -> None:
-    assert list_probes() == ["conv", "documented_conv", "knn", "linear", "resnet"]
-    for name in list_probes():
+    assert list_probes() == ["conv", "dino_knn", "documented_conv", "finetune", "knn", "linear", "resnet"]
+    for name in {*list_probes()} - {"finetune"}:
         assert isinstance(create_probe(name, 4, 10), nn.Module)
     with pytest.raises(UnknownNameError, match="no probe named 'cnv'.*'conv'"):
         create_probe("cnv", 3, 10)
@@ -233,8 +233,8 @@ def test_features_that_are_not_maps_raise_an_error() -> None:
         ({"label_fraction": 1.5}, r"label_fraction must be in \(0, 1\], got 1.5"),
         ({"representations": {}}, r"a mapping from names to representations, .* at least one entry; got \{\}"),
         (
-            {"representations": {"net": nn.Identity()}},
-            r"'net' must be a representation .*, got Identity; use task.repr",
+            {"representations": {"net": 0.5}},
+            r"'net' must be a task, a network, .*; got float",
         ),
         (
             {"test": (two_classes(8)[0], torch.arange(8) % 3)},
@@ -302,7 +302,7 @@ class OwnProbe(nn.Module):
         (lambda logits: logits[:, :, None, None], "returned torch.float32 of shape (8, 2, 1, 1), but"),
         (lambda logits: logits.long(), "returned torch.int64 of shape (8, 2), but"),
         (lambda logits: logits.to(torch.complex64), "returned torch.complex64 of shape (8, 2), but"),
-        (lambda logits: logits.detach(), "the logits of the probe do not depend on its parameters"),
+        (lambda logits: logits.detach(), "the outputs of the probe do not depend on its parameters"),
     ],
 )
 def test_own_probes_that_return_no_logits_are_refused(change: Callable[[torch.Tensor], object], message: str) -> None:

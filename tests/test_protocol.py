@@ -351,7 +351,7 @@ def test_differences_follow_from_the_hits_of_the_report() -> None:
     first, second = report.image_scores("0"), report.image_scores("2")
     assert first.mean(axis=1).tolist() == pytest.approx(report.values("0"))
     row, expected = report.difference("0", "2"), interval(Scores(first.astype(int) - second))
-    assert (row["mean"], row["ci95"], row["p"]) == (expected.mean, expected.half, expected.p)
+    assert (row["mean"], row["ci95"], row["p"]) == pytest.approx((expected.mean, expected.half, expected.p))
     assert row["mean"] == pytest.approx(fmean(report.values("0")) - fmean(report.values("2")))
     assert report.card["label_sets"] == "disjoint", "3 seeds of 8 images have 24 of each class"
 

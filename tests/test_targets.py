@@ -233,3 +233,52 @@ def test_names_come_from_a_mapping_and_must_agree() -> None:
 def test_masks_need_a_probe_that_predicts_them() -> None:
     with pytest.raises(ArgumentError, match="the knn probe predicts no masks; probes that do: linear, conv"):
         report("mask", "knn")
+
+
+def test_intervals_of_a_number_are_as_narrow_as_the_bootstrap_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, noise = torch.randn(200, generator=generator), torch.randn(200, generator=generator)
+    pixels = (truth + 0.05 * noise)[:, None, None, None].repeat(1, 1, 2, 2)
+    space = sp.ChannelSpace.bands("one", ["x"], scale=4)
+    known = Representation("known", Pixels(sp.Channels(space)).features)
+    data = [(pixels[part], truth[part].double()) for part in (slice(0, 100), slice(100, 200))]
+    found = sp.evaluate({"known": known}, *data, target="numbers", seeds=3, controls=False)
+    scores = found.image_scores("known")[0]
+    assert found.values("known")[0] > 0.99
+    assert found.interval("known").half < 3 * 1.96 * scores.std() / 10 < 0.01
+
+
+def test_a_data_frame_has_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [0.0, 1.0, 0.0]})
+    _, targets = as_images_with_targets((images(3), frame), KINDS["numbers"])
+    assert (targets.names, targets.values.tolist()) == (["a", "b"], [[1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
+    with pytest.raises(ArgumentError, match="the same numbers in the same order"):
+        sp.evaluate({"p": Pixels("rgb")}, (images(3), frame), (images(3), frame[["b", "a"]]), target="numbers")
+    with pytest.raises(ArgumentError, match="one value per image; got the shapes"):
+        as_images_with_targets((images(3), {"a": [1.0], "b": [1.0, 2.0, 3.0]}), KINDS["numbers"])
+
+
+def test_masks_with_a_void_class_or_a_class_without_training_images_are_refused() -> None:
+    train, test = images(4), images(4, seed=1)
+    void, new = masks(train), masks(test)
+    void[0, 0, 0], new[0, 0, 0] = 255, 2
+    with pytest.raises(ArgumentError, match=r"masks\[masks == 255\] = -1"):
+        sp.evaluate({"p": Pixels("rgb")}, (train, void), (test, masks(test)), target="mask")
+    with pytest.raises(ArgumentError, match="have the class '2', which no training image has"):
+        sp.evaluate({"p": Pixels("rgb")}, (train, masks(train)), (test, new), target="mask")
+
+
+def test_the_last_class_may_be_unseen_too() -> None:
+    train, test = images(20), images(9, seed=1)
+    for known, missing in (([0, 1], 2), ([0, 2], 1)):
+        found = sp.evaluate(
+            {"p": Pixels("rgb")},
+            (train, known * 10),
+            (test, [0, 1, 2] * 3),
+            seeds=1,
+            controls=False,
+            unseen_classes=True,
+        )
+        assert found.card["classes_without_training_images"] == [str(missing)]
+        assert found.values("p")[0] <= 2 / 3

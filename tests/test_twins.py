@@ -12,6 +12,7 @@ from ssl_pretext.encoders.untrained import batch_norms, closed_branches
 from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.probes import evaluate, twins
 from ssl_pretext.probes.controls import CONTROLS
+from ssl_pretext.probes.targets import KINDS, as_images_with_targets
 from ssl_pretext.probes.twins import starting_points, strongest_twins
 from ssl_pretext.representations.base import Backbone, Concatenated, Pixels
 from ssl_pretext.tasks import Colorization, SplitBrain
@@ -19,6 +20,11 @@ from ssl_pretext.tasks import Colorization, SplitBrain
 DRAWN, OPEN = "random weights", "random weights, residual branches at full scale"
 MEASURED = ", BatchNorm statistics of 96 training images"
 UNTRAINED_ONLY = {"probe": "knn", "controls": ["untrained"]}
+
+
+def twins_of(given, seed, train):
+    _, targets = as_images_with_targets(train, KINDS["class"])
+    return strongest_twins(given, seed, train, targets, device="cpu")
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def test_a_resnet_has_four_versions_and_the_strongest_is_the_control(strongest, 
     votes += [float(i == strongest) for i in range(4)]
     train = photo_patches("train")
     given = {"net": small_task().representation("layer1")}
-    twin = strongest_twins(given, 3, train, device="cpu")["net (untrained)"]
+    twin = twins_of(given, 3, train)["net (untrained)"]
     assert twin.initialization == expected
     task = twin.backbone.module
     assert isinstance(task, sp.PretextTask)
@@ -54,12 +60,12 @@ def test_the_strongest_version_has_the_most_accurate_nearest_neighbors() -> None
     """The same choice as by the knn probe of `evaluate`, tested and trained on the training images."""
     train, found = photo_patches("train"), {}
     given = {"net": small_task().representation()}
-    chosen = strongest_twins(given, 0, train, device="cpu")["net (untrained)"]
+    chosen = twins_of(given, 0, train)["net (untrained)"]
     for version in range(4):
         order = [float(i == version) for i in range(4)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(twins, "_leave_one_out", lambda *_, order=order: order.pop(0))
-            twin = strongest_twins(given, 0, train, device="cpu")["net (untrained)"]
+            twin = twins_of(given, 0, train)["net (untrained)"]
         report = evaluate({"it": twin}, train, photo_patches("test"), probe="knn", seeds=1, controls=False)
         found[twin.initialization] = report.runs[0]["validation_accuracy"]
     assert len(found) == 4
@@ -114,7 +120,7 @@ def test_a_twin_that_is_always_the_same_network_is_not_changed() -> None:
     twin = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.BatchNorm2d(4)).eval()
     nn.init.zeros_(twin[1].weight)
     given = {"net": backbone_of(nn.Conv2d(3, 4, 2, stride=2), lambda _: backbone_of(twin)).representation()}
-    found = strongest_twins(given, 0, random_store(), device="cpu")["net (untrained)"]
+    found = twins_of(given, 0, random_store())["net (untrained)"]
     assert (found.initialization, found.backbone.module) == (DRAWN, twin)
     assert not twin[1].weight.any()
     assert not twin[1].running_mean.any()
@@ -123,7 +129,7 @@ def test_a_twin_that_is_always_the_same_network_is_not_changed() -> None:
 def test_the_batchnorm_of_a_decoder_is_no_version(votes) -> None:
     decoder = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2), nn.Upsample(scale_factor=2))
     task = Colorization(nn.Conv2d(1, 4, 2, stride=2), decoder=decoder, losses={"l1": 1.0})
-    found = strongest_twins({"net": task.representation()}, 0, random_store(), device="cpu")
+    found = twins_of({"net": task.representation()}, 0, random_store())
     assert found["net (untrained)"].initialization == DRAWN
 
 
@@ -131,7 +137,7 @@ def test_layers_share_a_twin_and_choose_alone(votes) -> None:
     votes += [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     backbone = small_task().backbone()
     given = backbone.representations(["layer1", "layer2"]) | {"output": backbone.representation()}
-    first, second, third = strongest_twins(given, 0, photo_patches("train"), device="cpu").values()
+    first, second, third = twins_of(given, 0, photo_patches("train")).values()
     assert first.backbone == third.backbone
     assert first.backbone != second.backbone
     assert [twin.initialization for twin in (first, second)] == [DRAWN + MEASURED, OPEN + MEASURED]

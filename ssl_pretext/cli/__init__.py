@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Examples:
         >>> main(["list", "probes", "--search", "n"])
         conv
+        dino_knn
         documented_conv
+        finetune
         knn
         linear
         resnet

@@ -81,8 +81,8 @@ class Probe(Config):
 
     Attributes:
         run: Output folder of pretrain, or folder of a saved task.
-        compare: Other networks to evaluate in the same tables, separated by commas: output folders of pretrain, or names
-            of encoders, whose published weights get their published normalization.
+        compare: Other networks to evaluate in the same tables, separated by commas: output folders of pretrain, or
+            names of encoders, whose published weights get their published normalization.
         pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         data: Folder of labeled images, with one subfolder per class.
         test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.

@@ -207,9 +207,12 @@ def feature_maps(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> d
     maps = {}
     for layer in layers:
         output = outputs.get(layer)
+        if not layer and isinstance(output, Tensor) and output.dim() == 2:
+            output = output[:, :, None, None]  # networks whose output is pooled
         if not isinstance(output, Tensor) or output.dim() != 4:
+            what = f"layer {layer!r}" if layer else f"the encoder {type(encoder).__name__}"
             raise ArgumentError(
-                f"layer {layer!r} returns no feature map (B, C, h, w); feature_layers() lists the layers that do"
+                f"{what} returns no feature map (B, C, h, w); feature_layers() lists the layers that do"
             )
         maps[layer] = output
     return maps

@@ -55,8 +55,9 @@ class EvaluateOptions(TypedDict, total=False):
         metrics: Names of metrics of the target to report; the first one decides tables and sentences unless another is
             asked for. By default `accuracy` and `balanced_accuracy` for classes, and all metrics for other targets.
         probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
-            `(in_channels, num_classes)` to a module.
-        epochs: Passes over the labeled images, by default 10, for networks such as `"conv"`; other probes have none.
+            `(in_channels, num_outputs)` to a module.
+        epochs: Passes over the labeled images for networks such as `"conv"`, by default 10, and 30 for `"finetune"`;
+            other probes have none.
         seeds: The number of seeds, or the seeds themselves; 5 by default.
         controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
             weights, in the version that is strongest on the training images), `"before"` (the same network with the
@@ -109,6 +110,7 @@ class Comparison:
         self.targets = {"train": trained, "test": tested}
         self.seeds = _seeds(seeds)
         self.method = find_method(probe, training, self.kind)
+        self.linear = find_method("linear", None, self.kind)
         self.epochs = self.method.epochs if epochs is None else whole_number("epochs", epochs)
         if not isinstance(representations, Mapping) or not representations:
             given = repr(representations)[:80]
@@ -126,7 +128,7 @@ class Comparison:
         if not isinstance(unseen_classes, bool):
             raise ArgumentError(f"unseen_classes must be True or False, got {unseen_classes!r}")
         _check_images(self.train, self.test)
-        self.names_of_targets = check_targets(trained, tested)
+        self.names_of_targets = check_targets(trained, tested, unseen_classes)
         self.unseen_classes = check_classes(trained, tested, unseen_classes) if target == "class" else []
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
         self.device = resolve_device(device)
@@ -283,10 +285,13 @@ class Comparison:
         pose = {"class": self._class_problem, "numbers": NumberProblem}.get(self.kind.name, Problem)
         problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
         options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
+        finetunes = self.method.finetunes and _has_network(representation)
+        # What has no network, such as pixels, cannot be fine-tuned; the linear probe takes its place.
+        train_probe = self.linear.train if self.method.finetunes and not finetunes else self.method.train
         tested = torch.arange(len(self.test)) if problem.tested is None else problem.tested.nonzero().flatten()
-        if self.method.finetunes:
+        if finetunes:
             images = (self.train.subset(labeled), problem.train), (self.test.subset(tested), problem.test)
-            history, settings, predictions = self.method.train(representation, *images, device=self.device, **options)
+            history, settings, predictions = train_probe(representation, *images, device=self.device, **options)
         else:
             # All features are moved to the device once, instead of batch by batch in every epoch. They are copied only
             # if some are left out, because a copy of all would take twice the memory.
@@ -294,7 +299,7 @@ class Comparison:
                 ((maps if len(chosen) == len(maps) else maps[chosen]).to(self.device), values.to(self.device))
                 for maps, chosen, values in zip(features, (labeled, tested), (problem.train, problem.test), strict=True)
             ]
-            history, settings, predictions = self.method.train(*splits, **options)
+            history, settings, predictions = train_probe(*splits, **options)
         outputs = problem.predictions(predictions.cpu())
         truth = self.kind.truth(self.targets["test"].values, len(self.names_of_targets))
         scores = {metric.name: image_scores(metric, outputs, truth) for metric in self.metrics}
@@ -327,6 +332,7 @@ class Comparison:
             "seeds": self.seeds,
             **{split: {"images": len(store), "sha256": self.hashes[split]} for split, store in splits.items()},
             "targets": {split: targets.sha256 for split, targets in self.targets.items()},
+            **(self._finetuning_card() if self.method.finetunes else {}),
             **(self._class_card() if self.kind.name == "class" else {}),
             "seen": sum(digest in known for digest in judged),
             "repeated": len(judged) - len({*judged}),
@@ -341,6 +347,15 @@ class Comparison:
             "without_twin": self.controls.without_twin,
         }
 
+    def _finetuning_card(self) -> dict[str, Any]:
+        return {
+            "without_network": {
+                "probe": self.linear.name,
+                "names": [name for name, of_seeds in self.representations.items() if not _has_network(of_seeds[0])],
+                **self.linear.card,
+            }
+        }
+
     def _class_card(self) -> dict[str, Any]:
         train, test = (targets.values for targets in self.targets.values())
         return {
@@ -350,6 +365,10 @@ class Comparison:
             "guessed": (test == train.mode().values).double().mean().item(),
             "largest_class": test.bincount().max().item() / len(test),
         }
+
+
+def _has_network(representation: Representation) -> bool:
+    return any(part.backbone.module is not None for part in representation.parts)
 
 
 def _cache(folder: object) -> Cache | None:

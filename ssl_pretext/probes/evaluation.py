@@ -73,6 +73,8 @@ def evaluate(
     _check_options("evaluate", options)
     comparison = Comparison(representations, train, test, **options)
     count = _label_count(comparison, per_class, num_labels)
+    if num_labels is not None:
+        whole_number("num_labels", num_labels)
     return on_rank_zero("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, count)])[0])
 
 

@@ -55,7 +55,7 @@ def finetune(
 
     The learning rate rises linearly over the first tenth of the steps and then falls to 0 along a cosine. Each training
     image is flipped horizontally with a probability of one half, unless the targets are masks. The weights of the
-    network are restored afterward. A representation without a network, such as pixels, gets only the linear layer.
+    network are restored afterward.
 
     Args:
         representation: The representation whose networks are trained.

@@ -25,7 +25,8 @@ class Metric:
             weights matter, and the metric is differentiable in them.
         percent: Whether it is shown in percent, and its differences in percentage points.
         higher_is_better: Whether larger values are better.
-        step: How much the score of one image can change, by order of magnitude; 0 if it depends on units.
+        step: How much one more image that is predicted wrongly would change its score: 1 if the metric counts images,
+            0 if errors are small or large, as those of numbers and masks are.
         usual: Whether it is reported without being asked for.
     """
 
@@ -241,8 +242,8 @@ METRICS = {
         Metric("micro_f1", _label_micro_f1),
     ),
     "numbers": (
-        Metric("r2", _r2, percent=False),
+        Metric("r2", _r2, percent=False, step=0.0),
         Metric("rmse", _rmse, percent=False, higher_is_better=False, step=0.0),
     ),
-    "mask": (Metric("mean_iou", _mean_iou), Metric("pixel_accuracy", _pixel_accuracy)),
+    "mask": (Metric("mean_iou", _mean_iou, step=0.0), Metric("pixel_accuracy", _pixel_accuracy, step=0.0)),
 }

@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.targets import Targets
+from ssl_pretext.probes.targets import MISSING, Targets
 
 __all__ = ["ClassProblem", "NumberProblem", "Problem", "check_classes", "check_targets"]
 
@@ -69,18 +69,25 @@ class NumberProblem(Problem):
         return outputs.double() * self._std + self._mean
 
 
-def check_targets(train: Targets, test: Targets) -> list[str]:
+def check_targets(train: Targets, test: Targets, unseen_classes: bool = False) -> list[str]:
     """Raises unless training and test images have the same targets; returns their names."""
     short, long = sorted((test.names, train.names), key=len)
     is_numbered = all(name == str(label) for label, name in enumerate(long))
     starts_alike = is_numbered and long[: len(short)] == short  # numbers as classes may lack the last classes
-    may_lack = {"class": long == train.names, "mask": True}.get(train.kind.name, False)
+    may_lack = {"class": long == train.names or unseen_classes, "mask": True}.get(train.kind.name, False)
     if train.names != test.names and not (starts_alike and may_lack):
         what = "classes" if train.kind.name in ("class", "mask") else train.kind.name
         lacking = _describe_missing(train.names, test.names, what)
         raise ArgumentError(
             f"train and test must have the same {what} in the same order: "
             + (lacking or f"the order is {train.names[:5]} in train and {test.names[:5]} in test")
+        )
+    if train.kind.name == "mask" and (
+        unseen := sorted({*test.values.unique().tolist()} - {*train.values.unique().tolist(), MISSING})
+    ):
+        raise ArgumentError(
+            f"the masks of the test images have the class {long[unseen[0]]!r}, which no training image has, so that no "
+            f"probe can predict it. Mark its pixels as unknown: {MISSING}"
         )
     if train.kind.name == "labels" and not (test.values == 1).any():
         raise ArgumentError("no test image has any of the labels, so there is no precision to measure")
@@ -117,14 +124,15 @@ def check_classes(train: Targets, test: Targets, unseen_classes: bool) -> list[s
     """Raises unless a probe can learn the classes; returns the classes that have no training image."""
     if len(train.values.unique()) < 2:
         raise ArgumentError("evaluate() needs training images of at least two classes, got one")
+    names = max(train.names, test.names, key=len)
     have = {*train.values.tolist()}
     missing = sorted({*test.values.tolist()} - have)
     if missing and not unseen_classes:
         raise ArgumentError(
             f"{len(missing)} of the classes of the test images have no training image, such as "
-            f"{train.names[missing[0]]!r}, so no probe can predict them. Leave these test images out; in Python, "
+            f"{names[missing[0]]!r}, so no probe can predict them. Leave these test images out; in Python, "
             "unseen_classes=True counts them as errors"
         )
     if not have & {*test.values.tolist()}:
         raise ArgumentError("no test image belongs to a class that has training images")
-    return [name for label, name in enumerate(train.names) if label not in have]
+    return [name for label, name in enumerate(names) if label not in have]

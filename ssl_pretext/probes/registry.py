@@ -28,6 +28,12 @@ __all__ = ["Method", "create_probe", "find_method", "list_probes", "register_pro
 FINETUNE, EPOCHS_OF_FINETUNING = "finetune", 30
 DINO = "dino_knn"  # Caron et al. 2021 (2104.14294): k = 20, temperature 0.07, no standardization
 DOCUMENTED = "documented_conv"  # the conv probe as in the documented experiment, without standardized features
+
+
+def _no_module(in_channels: int, num_classes: int) -> nn.Module:
+    raise ArgumentError('fine-tuning trains a network and has no module of its own; use evaluate(probe="finetune")')
+
+
 PROBES: Registry[nn.Module] = Registry("probe")
 PROBES.register("conv")(ConvProbe)
 PROBES.register(DOCUMENTED)(ConvProbe)
@@ -35,6 +41,7 @@ PROBES.register("linear")(LinearProbe)
 PROBES.register("knn")(KNNProbe)
 PROBES.register(DINO)(partial(KNNProbe, standardize=False))
 PROBES.register("resnet")(ResNetProbe)
+PROBES.register(FINETUNE)(_no_module)
 MAP_PROBES: dict[str, ProbeFactory] = {"linear": LinearMapProbe, "conv": ConvMapProbe}
 MAP_TRAINING = ProbeConfig(learning_rate=1e-2, batch_size=16)
 LOSSES = {
@@ -94,7 +101,9 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None, kind: K
         )
     name, options = parse_spec(probe) if isinstance(probe, str) else (getattr(probe, "__name__", "custom"), {})
     if isinstance(probe, str):
-        if name == FINETUNE and not options:
+        if name == FINETUNE:
+            if options:
+                raise ArgumentError("finetune takes no options in brackets; pass epochs= and training= to evaluate()")
             return _finetuning(training or FINETUNING, kind)
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown names and options
         if kind.name == "mask":
@@ -198,7 +207,7 @@ def create_probe(probe: str, in_channels: int, num_classes: int, **options: Opti
 
 def list_probes() -> list[str]:
     """Returns the names of the probes that `evaluate` takes; `create_probe` takes all but `finetune`."""
-    return [*PROBES.names(), FINETUNE]
+    return PROBES.names()
 
 
 def register_probe(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:

@@ -16,6 +16,7 @@ from ssl_pretext.registry import did_you_mean
 
 __all__ = ["KINDS", "MISSING", "Kind", "Targets", "accuracy", "as_images_with_targets", "find_kind"]
 
+VOID = 255
 MISSING = -1  # marks an image without a class, or a pixel of a mask without one; in numbers and labels it is NaN
 
 
@@ -103,8 +104,12 @@ def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
         return _as_images_with_classes(data, kind)
     images, given = _pair(data, kind)
     names = None
-    if isinstance(given, Mapping):
-        names, given = [str(name) for name in given], np.stack([np.asarray(one) for one in given.values()], axis=-1)
+    if isinstance(given, Mapping) or hasattr(given, "columns"):  # a DataFrame has columns, too
+        columns = {str(name): np.asarray(given[name]) for name in given}
+        if len({column.shape for column in columns.values()}) > 1:
+            shapes = {name: column.shape for name, column in columns.items()}
+            raise ArgumentError(f"all targets of a mapping must have one value per image; got the shapes {shapes}")
+        names, given = list(columns), np.stack(list(columns.values()), axis=-1)
     values = _check_values(given, kind)
     store = images if isinstance(images, ImageStore) else as_store((images, [0] * len(images)))
     if len(store) != len(values):
@@ -169,6 +174,9 @@ def _check_values(given: Any, kind: Kind) -> Tensor:
     is_integer = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
     if kind.name in ("labels", "numbers") and values.dim() == 1:
         values = values[:, None]
+    if kind.name == "class" and not values.numel():
+        values = values.long()  # an empty list has no type
+        is_integer = True
     dimensions = {"class": 1, "labels": 2, "numbers": 2, "mask": 3}[kind.name]
     if values.dim() != dimensions or values.is_complex() or (kind.name in ("class", "mask") and not is_integer):
         forms = {
@@ -182,6 +190,7 @@ def _check_values(given: Any, kind: Kind) -> Tensor:
             f"{tuple(values.shape)}"
         )
     if kind.name in ("class", "mask"):
+        _check_void(values)
         if values.numel() and values.min() < MISSING:
             raise ArgumentError(f"classes must be counted from 0, or {MISSING} where unknown; got {values.min()}")
         return values.to(torch.int64)
@@ -191,6 +200,16 @@ def _check_values(given: Any, kind: Kind) -> Tensor:
     if values.isinf().any():
         raise ArgumentError("targets must be finite, or NaN where unknown")
     return values
+
+
+def _check_void(classes: Tensor) -> None:
+    """Raises for the class 255 if it can only mark unknown pixels, as in the masks of PASCAL VOC and Cityscapes."""
+    found = classes.unique().tolist()
+    if found and found[-1] == VOID and VOID - 1 not in found:
+        raise ArgumentError(
+            f"the classes contain {VOID}, which marks unknown pixels in many data sets, and not {VOID - 1}. Replace it "
+            f"by {MISSING} if it does: masks[masks == {VOID}] = {MISSING}"
+        )
 
 
 def _class_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ Card = Mapping[str, Any]
 
 FEW_STEPS = 100  # with fewer training steps, a network hardly learns
 ENOUGH_PRETRAININGS = 3  # with fewer, nothing is said about pretraining, only about the networks that were compared
+WITH_FEW_LABELS = "Use the linear or knn probe with so few labels, or more epochs."
 MOST_REPEATED = 0.005  # share of test images that may repeat others without a warning
 IMBALANCED = 2  # how many times as large as on average the largest class may be without a remark
 FEW_COMPARISONS = 3  # tables with more are corrected
@@ -147,6 +148,11 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         found.append(f"Warning: {diverged} of {len(runs)} probes diverged; their accuracies mean nothing.")
     if warning := few_steps_warning(card, labels):
         found.append(warning)
+    if (edges := sum(run.get("at_edge") is True for run in runs)) > len(runs) / 2:
+        found.append(
+            f"Warning: {edges} of {len(runs)} probes selected the smallest or the largest weight decay; one beyond "
+            "might be better."
+        )
     if stopped := sum(run.get("converged") is False for run in runs):
         found.append(f"Warning: {stopped} of {len(runs)} probes stopped before they converged.")
     return found
@@ -165,6 +171,11 @@ def _about_targets(card: Card) -> list[str]:
                 f"{card['classes']}, so that accuracy mostly shows how that one is recognized. "
                 'table("balanced_accuracy") gives all classes the same weight.'
             )
+    if others := card.get("without_network", {}).get("names"):
+        found.append(
+            f"{', '.join(others)}: there is no network to train, so a {card['without_network']['probe']} probe was "
+            "trained on these features instead."
+        )
     if any(card["unlabeled"].values()):
         train, test = card["unlabeled"]["train"], card["unlabeled"]["test"]
         found.append(f"{train:,} training images and {test:,} test images have no target and were left out.")
@@ -183,7 +194,6 @@ def few_steps_warning(card: Card, labels: int) -> str | None:
     steps = card["epochs"] * max(1, labels // card["batch_size"])
     if steps >= FEW_STEPS:
         return None
-    return (
-        f"Warning: {labels} labels give only {steps} training steps, too few for the {card['probe']} probe. Use the "
-        "linear or knn probe with so few labels, or more epochs."
+    return f"Warning: {labels} labels give only {steps} training steps, too few for the {card['probe']} probe. " + (
+        "Use more epochs." if card.get("target") == "mask" else WITH_FEW_LABELS
     )

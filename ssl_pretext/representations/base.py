@@ -117,7 +117,10 @@ class Backbone:
             return Concatenated([output], size=1, name=label)
         if self.class_token is None or layer:
             owner = f"layer {layer!r} of {self.name}" if layer else self.name
-            raise ArgumentError(f"pooling={pooling!r} needs a class token, and {owner} has none; use 'gap' or 'map'")
+            raise ArgumentError(
+                f"pooling={pooling!r} needs a class token, and {owner} has none; use 'gap' or 'map', or create a "
+                "transformer by its name"
+            )
         token = Representation(label, self, layer=self.class_token)
         return token if pooling == "cls" else Concatenated([output, token], size=1, name=label)
 
