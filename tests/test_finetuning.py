@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import ssl_pretext as sp
@@ -164,3 +165,28 @@ def test_networks_with_pooled_outputs_are_compared() -> None:
 def test_finetune_takes_no_options_in_brackets() -> None:
     with pytest.raises(ArgumentError, match="pass epochs= and training= to evaluate"):
         sp.evaluate({"net": network()}, stripes(8), stripes(8), probe="finetune[epochs=1]")
+
+
+def test_the_benchmark_runs_and_writes_its_page(tmp_path, monkeypatch) -> None:
+    from benchmarks.finetuning import __main__ as benchmark
+    from benchmarks.finetuning import page
+
+    for label, color in enumerate(("red", "green")):
+        (tmp_path / "photos" / color).mkdir(parents=True)
+        for number in range(8):
+            tint = [90 + 10 * number] * 3
+            tint[label] += 60
+            Image.new("RGB", (64, 64), tuple(tint)).save(tmp_path / "photos" / color / f"{number}.png")
+    monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
+    for name, value in {"ENCODER": "timm/resnet10t[layer=layer1]", "EPOCHS": 1, "PER_CLASS": 2}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    out = tmp_path / "run"
+    request = ["finetuning", "--data", str(tmp_path / "photos"), "--out", str(out), "--images", "8", "--seeds", "2"]
+    monkeypatch.setattr("sys.argv", [*request, "--device", "cpu"])
+    assert benchmark.main() == 0
+    text = (out / "page.md").read_text()
+    assert all(heading in text for heading in page.HEADINGS.values())
+    assert "L–ab contrast (untrained)" in text
+    before = (out / "results.json").stat().st_mtime_ns
+    assert benchmark.main() == 0, "a run that is repeated computes nothing again"
+    assert (out / "results.json").stat().st_mtime_ns > before
