@@ -94,7 +94,7 @@ def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
     Args:
         data: A pair of images and targets; for `"class"` also an `ImageStore`. Images are an `ImageStore` or an array
             `(N, C, H, W)`. Targets are an array in the form of `Targets.values`, or a mapping from names to arrays
-            `(N,)`. A Dataset of `(image, target)` is accepted, too.
+            `(N,)`, such as a DataFrame. A Dataset of `(image, target)` is accepted, too.
         kind: Kind of the targets.
 
     Raises:
