@@ -50,8 +50,8 @@ class EvaluateOptions(TypedDict, total=False):
         target: What the probe predicts: `"class"` (the default), `"labels"` (several per image), `"numbers"` or
             `"mask"` (a class per pixel). For all but classes, `train` and `test` are pairs `(images, targets)`:
             labels are an array `(N, K)` of 0 and 1, numbers `(N,)` or `(N, K)`, masks `(N, H, W)`; labels and numbers
-            can also be a mapping from names to arrays `(N,)`, such as a DataFrame. Unknown targets are NaN; unknown classes, also of pixels,
-            are -1.
+            can also be a mapping from names to arrays `(N,)`, such as a DataFrame. Unknown targets are NaN; unknown
+            classes, also of pixels, are -1.
         metrics: Names of metrics of the target to report; the first one decides tables and sentences unless another is
             asked for. By default `accuracy` and `balanced_accuracy` for classes, and all metrics for other targets.
         probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
