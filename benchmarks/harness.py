@@ -19,9 +19,10 @@ from benchmarks.food101.experiment import environment
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import ExperimentData, open_data
 from benchmarks.food101.studies import thin_history
-from benchmarks.result_page import publish
+from benchmarks.result_page import store_and_publish
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import CheckpointError
+from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.training.config import FitConfig
@@ -326,10 +327,10 @@ def command_line(
     options = parser.parse_args()
     preset = presets[options.preset]
     preset = replace(preset, seeds=options.seeds or preset.seeds)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     out = options.out or Path(f"runs/{name}-{options.preset}")
 
     def work() -> None:
+        device = resolve_device(options.device, "--device")
         logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
         data = open_data(options.data, preset, seed=0)
         log.info("data: %s; %s", data.name, data.counts())
@@ -344,9 +345,7 @@ def command_line(
             "data": {"name": data.name, "note": data.note, "counts": data.counts()},
             **results,
         }
-        write_json(out / "results.json", results)
-        publish(out / "results.json", out / "page")
-        log.info("wrote the results to %s and their page to %s", out / "results.json", out / "page.md")
+        store_and_publish(results, out)
 
     return run_command(f"benchmarks.{name}", work)
 

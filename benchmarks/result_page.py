@@ -5,6 +5,7 @@ arguments, all pages in `docs/results` are written again from the results that a
 """
 
 import argparse
+import logging
 import re
 import shutil
 from collections import defaultdict
@@ -31,9 +32,11 @@ from benchmarks.speed.page import write_page as write_speed_page
 from ssl_pretext.color_metrics import HUES
 from ssl_pretext.probes import difference_plot, mean_interval
 from ssl_pretext.reporting import markdown_table
-from ssl_pretext.system.files import read_json, write_bytes, write_text
+from ssl_pretext.system.files import read_json, write_bytes, write_json, write_text
 
-__all__ = ["page", "publish", "remark_of"]
+__all__ = ["page", "publish", "remark_of", "store_and_publish"]
+
+log = logging.getLogger("benchmarks.result_page")
 
 PAGES = Path("docs/results")
 COVERED = "The 95% intervals cover the seeds and the choice of the labeled images and of the test images."
@@ -42,6 +45,8 @@ COVERED_BEFORE = (
     "test images, for which they assume independent hits and are thus rather too wide. The labeled images are held "
     "fixed."
 )
+# What makes the body of a page of its own kind, by the key of the results that it shows.
+SECTIONS = {"calibration": calibration_sections, "finetuning": finetuning_sections}
 MEASURES = (
     *("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b", "colored"),
     *(f"hue_{name}" for name in HUES),
@@ -70,6 +75,14 @@ def publish(file: Path, target: Path, remark: str | None = None) -> None:
     write_text(markdown, page(results, target, remark))
 
 
+def store_and_publish(results: Mapping[str, Any], out: Path) -> None:
+    """Writes `results.json` of a run to its output folder, and beside it `page.md` with its plots."""
+    file = out / "results.json"
+    write_json(file, results)
+    publish(file, out / "page")
+    log.info("wrote the results to %s and their page to %s", file, out / "page.md")
+
+
 def page(results: Mapping[str, Any], folder: Path, remark: str = "") -> str:
     """Returns the page of a run in Markdown.
 
@@ -78,10 +91,8 @@ def page(results: Mapping[str, Any], folder: Path, remark: str = "") -> str:
         folder: The folder of the plots; the page links to it by its name.
         remark: Markdown to show below the title.
     """
-    if "calibration" in results:
-        title, body = results["title"], "\n\n".join(calibration_sections(results))
-    elif "finetuning" in results:
-        title, body = results["title"], "\n\n".join(finetuning_sections(results))
+    if own := [sections for key, sections in SECTIONS.items() if key in results]:
+        title, body = results["title"], "\n\n".join(own[0](results))
     elif "title" in results:
         title, body = results["title"], _comparison(results, folder)
     else:

@@ -19,7 +19,7 @@ import torch
 from benchmarks.calibration.page import within_limits
 from benchmarks.calibration.worlds import Pool, Row, photo_features, rows
 from benchmarks.food101.experiment import environment
-from benchmarks.result_page import publish
+from benchmarks.result_page import store_and_publish
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.system.cpus import available_cpus
 from ssl_pretext.system.files import read_json, write_json
@@ -93,9 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         data = options.data.resolve().name if options.data else ""
         results |= {"command": f"{command} --worlds={options.worlds}", "photographs": data}
         results |= {"title": "How often the judge is wrong", "environment": environment("cpu")}
-        write_json(options.out / "results.json", results)
-        publish(options.out / "results.json", options.out / "page")
-        log.info("wrote the results to %s and their page to %s", options.out / "results.json", options.out / "page.md")
+        store_and_publish(results, options.out)
 
     return run_command("benchmarks.calibration", work)
 

@@ -16,8 +16,9 @@ import ssl_pretext as sp
 from benchmarks.finetuning.page import ENCODER, EPOCHS, HEADINGS, PER_CLASS
 from benchmarks.food101.experiment import environment
 from benchmarks.harness import compact
-from benchmarks.result_page import publish
+from benchmarks.result_page import store_and_publish
 from ssl_pretext.cli.command import run_command
+from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.training.config import FitConfig
@@ -79,9 +80,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, each with a pretraining of its own")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
 
     def work() -> None:
+        device = resolve_device(options.device, "--device")
         with exclusive_lock(options.out):
             found = run(options.data, options.out, images=options.images, seeds=options.seeds, device=device)
         results = {
@@ -90,9 +91,7 @@ def main() -> int:
             "environment": environment(device),
             **found,
         }
-        write_json(options.out / "results.json", results)
-        publish(options.out / "results.json", options.out / "page")
-        log.info("wrote the results to %s and their page to %s", options.out / "results.json", options.out / "page.md")
+        store_and_publish(results, options.out)
 
     return run_command("benchmarks.finetuning", work)
 

@@ -23,6 +23,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.losses import trunks_on_disk
 from ssl_pretext.registry import parse_spec
 from ssl_pretext.reporting import image_grid
+from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.tasks import Colorization
 from ssl_pretext.training.config import FitConfig
@@ -55,7 +56,7 @@ class Run:
 
     def __init__(self, data: ExperimentData, config: Mapping[str, Any], *, out: Path, device: str) -> None:
         self.data, self.config, self.out = data, dict(config), out
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = resolve_device(device, "--device")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config["seed"])
             self.task = Colorization("autoencoder", target="rgb", losses=config["losses"])

@@ -14,14 +14,13 @@ from ssl_pretext.encoders.modes import train_mode
 from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.probes.segmentation import LinearMapProbe
 from ssl_pretext.probes.targets import KINDS, Kind, accuracy
-from ssl_pretext.probes.training import ProbeConfig
+from ssl_pretext.probes.training import ProbeConfig, run_on_test_images
 from ssl_pretext.representations.base import Representation
 
 __all__ = ["FINETUNING", "finetune"]
 
 FINETUNING = ProbeConfig(learning_rate=1e-3, weight_decay=0.05, batch_size=32)
 WARM_UP = 0.1  # fraction of the steps in which the learning rate rises from 0
-TEST_BATCH_SIZE = 256
 
 
 class _PooledLinear(nn.Module):
@@ -112,27 +111,16 @@ def finetune(
             if is_class:
                 history[-1]["train_accuracy"] = hits / count
         head.eval()
-        test_loss, test_accuracy, predictions = _test(representation, head, *test, kind, device)
+        test_images, test_targets = test
+        test_loss, test_accuracy, predictions = run_on_test_images(
+            lambda batch: head(representation.features(test_images.images(batch).to(device))),
+            test_targets.to(device),
+            kind,
+        )
     history[-1]["test_loss"] = test_loss
     if is_class:
         history[-1]["test_accuracy"] = test_accuracy
     return Outcome(history, {}, predictions)
-
-
-def _test(
-    representation: Representation, head: nn.Module, images: ImageStore, targets: Tensor, kind: Kind, device: str
-) -> tuple[float, float, Tensor]:
-    """Computes the mean test loss, the accuracy (0 if there are no classes) and the predictions."""
-    loss = hits = 0.0
-    predictions = []
-    with torch.no_grad():
-        for batch in torch.arange(len(targets)).split(TEST_BATCH_SIZE):
-            truth = targets[batch].to(device)
-            logits = head(representation.features(images.images(batch).to(device)))
-            loss += len(batch) * kind.loss(logits, truth).item()
-            hits += len(batch) * accuracy(logits, truth) if kind.name == "class" else 0.0
-            predictions.append(kind.predict(logits, truth).cpu())
-    return loss / len(targets), hits / len(targets), torch.cat(predictions)
 
 
 def _warm_up_and_cosine(steps: int) -> Callable[[int], float]:

@@ -109,7 +109,7 @@ class KNNProbe(nn.Module):
 
 
 def _neighbors(
-    bank: Tensor, queries: Tensor | None, k: int, temperature: float, standardize: bool = True
+    bank: Tensor, queries: Tensor | None, k: int, temperature: float, standardize: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields weights, which sum to 1, and indices of the nearest neighbors `(B, k)`, for some queries at a time.
 

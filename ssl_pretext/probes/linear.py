@@ -141,7 +141,7 @@ def train_linear(
     parts = Standardized.of(pool(maps), pool(test_maps))
     features, rotate_back = _rotate(parts.train)
     is_class, objective = kind.name == "class", OBJECTIVES[kind.name]
-    strata = targets if is_class else torch.zeros(len(targets), dtype=torch.int64)
+    strata = kind.strata(targets)
     kept, held_out = holdout_split([str(index) for index in range(len(strata))], strata, fraction=VALIDATION, seed=seed)
     decay, start = decays[len(decays) // 2], features.new_zeros(num_outputs, features.shape[1] + 1)
     chosen: dict[str, float] = {}
@@ -238,19 +238,13 @@ def _shares(targets: Tensor) -> tuple[Tensor, Tensor]:
     return known / known.sum(dim=1, keepdim=True).clamp(min=1).double(), targets.T.nan_to_num(0).double()
 
 
-def _class_curvature(logits: Tensor) -> Tensor:
-    probabilities = logits.softmax(dim=0)
-    return (probabilities * (1 - probabilities)).mean()
-
-
-def _label_curvature(logits: Tensor) -> Tensor:
-    probabilities = logits.sigmoid()
+def _mean_variance(probabilities: Tensor) -> Tensor:
     return (probabilities * (1 - probabilities)).mean()
 
 
 OBJECTIVES = {
-    "class": _Objective(_class_loss, _class_curvature),
-    "labels": _Objective(_label_loss, _label_curvature),
+    "class": _Objective(_class_loss, lambda logits: _mean_variance(logits.softmax(dim=0))),
+    "labels": _Objective(_label_loss, lambda logits: _mean_variance(logits.sigmoid())),
     "numbers": _Objective(_number_loss, lambda logits: logits.new_ones(())),
 }
 

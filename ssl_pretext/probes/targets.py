@@ -36,6 +36,10 @@ class Kind:
     predict: Callable[[Tensor, Tensor], Tensor]
     truth: Callable[[Tensor, int], Tensor] = lambda targets, _: targets
 
+    def strata(self, values: Tensor) -> Tensor:
+        """A group for each image, `(N,)`, for drawing images of each class; one group if there are no classes."""
+        return values if self.name == "class" else torch.zeros(len(values), dtype=torch.int64)
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -57,8 +61,8 @@ class Targets:
 
     @property
     def strata(self) -> Tensor:
-        """A group for each image, `(N,)`, for drawing images of each class; one group if there are no classes."""
-        return self.values if self.kind.name == "class" else torch.zeros(len(self.values), dtype=torch.int64)
+        """A group for each image, `(N,)`; see `Kind.strata`."""
+        return self.kind.strata(self.values)
 
     @property
     def sha256(self) -> str:

@@ -15,7 +15,7 @@ from ssl_pretext.probes.outcome import Outcome
 from ssl_pretext.probes.targets import KINDS, Kind
 from ssl_pretext.regularizers import WeightedRegularizers
 
-__all__ = ["ProbeConfig", "ProbeFactory", "train_network"]
+__all__ = ["ProbeConfig", "ProbeFactory", "run_on_test_images", "train_network"]
 
 ProbeFactory = Callable[[int, int], nn.Module]
 
@@ -116,6 +116,11 @@ def train_network(
         # The order has its own generator: networks draw different amounts from the global one, and must see one order.
         generator = torch.Generator().manual_seed(seed)
         history: list[dict[str, float]] = []
+
+        def outputs_of(batch: Tensor) -> Tensor:
+            # Indexing copies the features, so a network that changes its input in place does no harm.
+            return _check_logits(network(standardize(test[0][batch])), len(batch), num_outputs, kind)
+
         for epoch in range(epochs):
             network.train()
             order = torch.randperm(count, generator=generator).to(device)
@@ -134,7 +139,8 @@ def train_network(
                 loss_sum += len(batch) * loss.detach()
                 if is_class:
                     hits += (logits.detach().argmax(dim=1) == targets[batch]).sum()
-            test_loss, test_accuracy, predictions = _test(network, standardize, *test, num_outputs, kind)
+            network.eval()
+            test_loss, test_accuracy, predictions = run_on_test_images(outputs_of, test[1], kind)
             row = {"epoch": epoch + 1, "train_loss": loss_sum.item() / count, "test_loss": test_loss}
             if is_class:
                 row |= {"train_accuracy": hits.item() / count, "test_accuracy": test_accuracy}
@@ -153,22 +159,22 @@ def _standardization(features: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda maps: (maps - mean) * scale
 
 
-def _test(
-    network: nn.Module,
-    standardize: Callable[[Tensor], Tensor],
-    features: Tensor,
-    targets: Tensor,
-    num_outputs: int,
-    kind: Kind,
+def run_on_test_images(
+    outputs_of: Callable[[Tensor], Tensor], targets: Tensor, kind: Kind
 ) -> tuple[float, float, Tensor]:
-    """Computes the mean test loss, the accuracy (0 if there are no classes) and the predictions."""
-    network.eval()
+    """Computes the mean loss, the accuracy (0 if there are no classes) and the predictions of a trained network.
+
+    Args:
+        outputs_of: Function from indices of test images `(B,)` to the outputs of the network, which is in eval mode.
+        targets: Targets of the test images.
+        kind: Kind of the targets.
+    """
     loss, hits = torch.zeros(2, device=targets.device, dtype=torch.float64)
     predictions = []
-    with torch.inference_mode():
+    # Not inference mode: tensors that a network keeps from it could not be used in training afterward.
+    with torch.no_grad():
         for batch in torch.arange(len(targets), device=targets.device).split(TEST_BATCH_SIZE):
-            # Indexing copies the features, so a network that changes its input in place does no harm.
-            logits = _check_logits(network(standardize(features[batch])), len(batch), num_outputs, kind)
+            logits = outputs_of(batch)
             loss += len(batch) * kind.loss(logits, targets[batch])
             if kind.name == "class":
                 hits += (logits.argmax(dim=1) == targets[batch]).sum()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssl_pretext.color import finish_range_checks
 from ssl_pretext.errors import NotFiniteError
+from ssl_pretext.system.devices import CopyToHost
 from ssl_pretext.system.files import write_json
 from ssl_pretext.tasks import TaskOutput
 
@@ -26,8 +27,7 @@ class _PendingStep:
     number: int
     output: dict[str, Tensor]
     files: list[str]
-    finite: Tensor
-    ready: torch.cuda.Event | None
+    finite: CopyToHost
 
 
 class FiniteCheck:
@@ -63,14 +63,9 @@ class FiniteCheck:
         """
         self.check_pending()
         loss = output.loss.detach()
-        finite, ready = loss.isfinite(), None
-        if loss.device.type == "cuda":
-            finite = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(finite, non_blocking=True)
-            ready = torch.cuda.Event()
-            ready.record()
         terms = {name: value.detach() for name, value in output.terms.items()}
-        self._pending = _PendingStep(number, {"loss": loss, **terms}, list(files), finite, ready)
-        if ready is None:
+        self._pending = _PendingStep(number, {"loss": loss, **terms}, list(files), CopyToHost(loss.isfinite()))
+        if loss.device.type != "cuda":
             self.check_pending()
 
     def check_pending(self) -> None:
@@ -82,9 +77,7 @@ class FiniteCheck:
         step, self._pending = self._pending, None
         if step is None:
             return
-        if step.ready is not None:
-            step.ready.synchronize()
-        if not step.finite:
+        if not step.finite.wait():
             values = {name: value.item() for name, value in step.output.items()}
             wrong = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
             self._stop(f"the loss of step {step.number} is not finite ({wrong})", step.number, values, step.files)
