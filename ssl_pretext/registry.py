@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from ssl_pretext.errors import ArgumentError, UnknownNameError
@@ -21,6 +21,7 @@ __all__ = [
     "did_you_mean",
     "duplicates",
     "format_spec",
+    "joined",
     "parse_spec",
     "signature_of",
     "split_specs",
@@ -254,6 +255,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=3)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def joined(words: Sequence[str], conjunction: str = "and") -> str:
+    """Joins one or more words for a sentence.
+
+    Examples:
+        >>> joined(["train", "val", "test"]), joined(["train"])
+        ('train, val and test', 'train')
+    """
+    *first, last = words
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
 
 
 def check_weights(kind: str, example: str, weights: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.food101.studies import DOMAINS, LATENT, PIXELS, Findings
 from ssl_pretext.color_metrics import HUES
 from ssl_pretext.probes import ProbeReport
+from ssl_pretext.registry import joined
 
 __all__ = ["answer_questions"]
 
@@ -113,7 +114,7 @@ def _in_training(report: ProbeReport) -> Part:
     """Gives the accuracies of the conv probe on the labeled images that it was trained on."""
     names = (LATENT, PIXELS, report.card["against"][LATENT]["untrained"])
     means = [f"{statistics.fmean(_final(report, name, 'train_accuracy')):.1%} on {name}" for name in names]
-    return f"Conv probe on its own training images: {_joined(means)}.", []
+    return f"Conv probe on its own training images: {joined(means)}.", []
 
 
 def _lower_loss(question: str, reports: Mapping[str, ProbeReport]) -> dict[str, Any]:
@@ -175,8 +176,8 @@ def _colorizes(question: str, quality: Sequence[Mapping[str, Any]]) -> dict[str,
         'The source does not say what "well" means. Here, the predictions must be closer to the true images than gray '
         "images, which have no color but the exact lightness. On validation images, they are "
     )
-    parts = [f"closer by {_joined(closer)}"] if closer else []
-    parts += [f"not closer by {_joined(others)}"] if others else []
+    parts = [f"closer by {joined(closer)}"] if closer else []
+    parts += [f"not closer by {joined(others)}"] if others else []
     verdict = ", but ".join(parts)
     note = " AuC compares colors alone; the other measures compare whole images, with their lightness."
     return {"question": question, "answer": f"{lead}{verdict}.{note}", "evidence": [dict(predicted), dict(gray)]}
@@ -216,7 +217,7 @@ def _hues(row: Mapping[str, Any]) -> list[str]:
     ]
     return [
         f"{row['colored']:.0%} of the pixels are colored (true images: {row['colored_truth']:.0%}).",
-        f"Of these, {_joined(shares)}.",
+        f"Of these, {joined(shares)}.",
         f"The dominant hue is {most}{' in both' if most == most_true else f'; in the true images it is {most_true}'}.",
         f"The share of {gained} is the most exaggerated ({change[gained]:+.1f} points), and that of {lost} is reduced "
         f"the most ({change[lost]:+.1f} points).",
@@ -225,7 +226,3 @@ def _hues(row: Mapping[str, Any]) -> list[str]:
 
 def _validation_row(quality: Sequence[Mapping[str, Any]], colors: str) -> Mapping[str, Any]:
     return next(row for row in quality if (row["images"], row["colors"]) == ("validation", colors))
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -2,13 +2,14 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from benchmarks.report_tables import EXPLANATION, Reports, accuracy_table, gain_table, reports_in, twin_gains
 from ssl_pretext.probes import holm, mean_interval
+from ssl_pretext.registry import joined
 from ssl_pretext.reporting import forest, markdown_table
 from ssl_pretext.system.files import write_bytes
 
@@ -56,7 +57,7 @@ def _best(domain: str, reports: Reports) -> str:
     corrected = holm([row["p"] for row in others])
     close = [row["reference"] for row, p in zip(others, corrected, strict=True) if p >= 0.05]
     if close:
-        verdict = f"it is not significantly better than {_joined(close, 'or')}"
+        verdict = f"it is not significantly better than {joined(close, 'or')}"
     else:
         verdict = "it is significantly better than all other tasks"
     return (
@@ -155,9 +156,4 @@ def _by_row(results: Results) -> dict[str, list[Mapping[str, Any]]]:
 def _tasks_with(counts: Mapping[str, int], count: int, comparisons: int) -> str:
     """Names the tasks with this count."""
     number = {comparisons: "all", 0: "none"}.get(count, str(count))
-    return f"in {number} for {_joined([row for row, found in counts.items() if found == count], 'and')}"
-
-
-def _joined(names: Sequence[str], conjunction: str) -> str:
-    *first, last = names
-    return f"{', '.join(first)} {conjunction} {last}" if first else last
+    return f"in {number} for {joined([row for row, found in counts.items() if found == count], 'and')}"

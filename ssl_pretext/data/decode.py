@@ -13,14 +13,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.photo import MAX_PIXELS, Content, apply_orientation, as_rgb, draft, open_photo, orientation
+from ssl_pretext.data.photo import (
+    MAX_PIXELS,
+    ORIENTATION,
+    Content,
+    apply_orientation,
+    as_rgb,
+    draft,
+    open_photo,
+    orientation,
+)
 from ssl_pretext.data.tags import is_photo, is_tiff
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import MissingDependencyError, PretextError
 
 __all__ = ["Decoded", "decoder", "pixels_of_image", "stored_dtype"]
 
-ORIENTATION, GDAL_NODATA = 274, 42113  # TIFF tags
+GDAL_NODATA = 42113  # TIFF tag
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
 MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
 MAX_BYTES = 3 * MAX_PIXELS  # of an array; the largest photograph has as many

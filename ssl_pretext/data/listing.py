@@ -10,6 +10,7 @@ from ssl_pretext.data.photo import format_by_suffix
 from ssl_pretext.data.splits import find_splits
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.registry import joined
 from ssl_pretext.system.files import json_sha256
 from ssl_pretext.system.processes import rank_info
 
@@ -114,11 +115,11 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
     splits = find_splits(names)
     if not labeled:
         if splits and rank_info().rank == 0:
-            log.warning("%s holds %s, which are named like splits; the images of all are used", root, _and(splits))
+            log.warning("%s holds %s, which are named like splits; the images of all are used", root, joined(splits))
         return Listing(root, names, paths, [0] * len(found), ["unlabeled"], skipped)
     if splits:
         error = DataError(
-            f"the folders {_and(splits)} in {root} are splits of a data set and not classes; pass the folder of one "
+            f"the folders {joined(splits)} in {root} are splits of a data set and not classes; pass the folder of one "
             f"split, such as {root / splits[0]}, which has one subfolder per class"
         )
         error.splits = [root / name for name in splits]
@@ -138,10 +139,6 @@ def _no_folder(root: Path) -> str:
         return f"there is no data folder {root}; check the path"
     reason = why_not_read(root.name) or "pass the folder that contains the images"
     return f"{root} is a file and not a data folder; {reason}"
-
-
-def _and(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 class _Search:

@@ -15,6 +15,7 @@ from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
 __all__ = [
     "MAX_PIXELS",
+    "ORIENTATION",
     "Content",
     "apply_orientation",
     "as_rgb",
@@ -34,7 +35,7 @@ FEATURES = {".avif": "avif", ".j2k": "jpg_2000", ".jp2": "jpg_2000", ".jpx": "jp
 MAX_PIXELS = 178_956_970  # limit for a photograph: twice Pillow's MAX_IMAGE_PIXELS, above which Pillow raises
 LARGE = 2**25  # pixels; a larger JPEG file is decoded at a reduced size, which takes a fraction of the memory
 DRAFT = 8  # a reduced JPEG has at least this many times the wanted side, so that hardly a pixel changes
-ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED
 from ssl_pretext.probes.metrics import ACCURACY, Metric
 from ssl_pretext.probes.statistics import Interval, describe_difference
+from ssl_pretext.registry import joined
 
 __all__ = [
     "basis",
@@ -83,9 +84,7 @@ def basis(card: Card, name: str, reference: str | None = None) -> str:
         fixed.append("one seed")
     if card["label_sets"] == "fixed":
         fixed.append("always the same labeled images")
-    *others, last = covered
-    listed = f"{', '.join(others)} and {last}" if others else last
-    return f"over {listed}" + (f"; {', '.join(fixed)}" if fixed else "")
+    return f"over {joined(covered)}" + (f"; {', '.join(fixed)}" if fixed else "")
 
 
 def verdict(card: Card, name: str, reference: str, found: Interval, metric: Metric = ACCURACY) -> str:
