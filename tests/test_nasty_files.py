@@ -14,6 +14,7 @@ from PIL import Image
 from ssl_pretext.cli import main
 from ssl_pretext.data import ImageStore, as_store, holdout_split, list_folder
 from ssl_pretext.data.decode import decoder
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.errors import ArgumentError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -195,7 +196,7 @@ def test_deep_images_in_memory_are_arrays():
 
 def test_flipped_bits_in_a_png_are_detected(tmp_path):
     """Decoding alone does not detect some of them, so PNG files are also verified."""
-    decode, undetected = decoder(None, None), 0
+    decode, undetected = decoder(Reading()), 0
     for place, mask in itertools.product(range(33, len(PNG)), (1, 128)):  # after the header
         content = bytearray(PNG)
         content[place] ^= mask

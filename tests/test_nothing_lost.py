@@ -18,6 +18,7 @@ from training_runs import noise_store, write_photos
 
 import ssl_pretext as sp
 from ssl_pretext.data import build
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.errors import (
     FolderInUseError,
     MissingFileError,
@@ -238,7 +239,7 @@ def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
 
 def test_ctrl_c_waits_only_for_images_that_threads_are_decoding(tmp_path, monkeypatch):
     started, checked = [], []
-    decode = build.decoder(8, None)
+    decode = build.decoder(Reading(image_size=8))
 
     def slow(path):
         started.append(path)

@@ -8,6 +8,7 @@ from ssl_pretext.data import photo
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.photo import Content, draft, open_photo
 from ssl_pretext.data.samples import load_photo
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.errors import MissingDependencyError
 
 RNG = np.random.default_rng(0)
@@ -25,7 +26,7 @@ def saved(image, form, **options):
 
 
 def decoded(name, content, size=None):
-    image = decoder(size, None)(Content(name, content))
+    image = decoder(Reading(image_size=size))(Content(name, content))
     assert not isinstance(image, str), image
     return image.pixels
 
@@ -49,9 +50,9 @@ def test_formats_that_pillow_reads_safely_are_photos(suffix, form, loss):
 
 def test_formats_without_a_signature_are_opened_by_their_suffix_alone():
     for name in ("x.jpg", "x.npz", "tga"):
-        assert "UnidentifiedImageError" in decoder(None, None)(Content(name, saved(Image.fromarray(COLORS), "TGA")))
+        assert "UnidentifiedImageError" in decoder(Reading())(Content(name, saved(Image.fromarray(COLORS), "TGA")))
     drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"  # Pillow would call Ghostscript
-    assert "UnidentifiedImageError" in decoder(None, None)(Content("x.eps", drawing))
+    assert "UnidentifiedImageError" in decoder(Reading())(Content("x.eps", drawing))
 
 
 def test_the_fourth_byte_of_a_tga_file_is_alpha_only_if_its_header_says_so():

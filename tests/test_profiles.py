@@ -14,6 +14,7 @@ from skimage.color import lab2rgb
 from ssl_pretext.data.decode import decoder, pixels_of_image
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.samples import load_photo
+from ssl_pretext.data.sources import Reading
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -102,7 +103,7 @@ def saved(image, form="PNG", **options):
 
 
 def decoded(content):
-    image = decoder(None, None)(content)
+    image = decoder(Reading())(content)
     assert not isinstance(image, str), image
     return image.pixels
 
@@ -247,7 +248,7 @@ def test_the_profiles_of_real_photos_are_read():
             assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(embedded))).startswith(kind)
             plain = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
             expected = by_image_cms(image, embedded) if kind == "Adobe RGB" else plain
-        pixels = decoder(None, None)(path).pixels
+        pixels = decoder(Reading())(path).pixels
         np.testing.assert_array_equal(pixels, expected)
         np.testing.assert_array_equal(load_photo(path.stem), pixels.transpose(1, 2, 0))
         assert (np.abs(pixels - plain.astype(int)).mean() > 5) == (kind == "Adobe RGB")

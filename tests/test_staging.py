@@ -14,6 +14,7 @@ from ssl_pretext.data import build
 from ssl_pretext.data.build import digest
 from ssl_pretext.data.checksums import checksum
 from ssl_pretext.data.decode import Decoded
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.data.staging import JOURNAL_FILE, Staging
 
 COUNT = 30
@@ -98,8 +99,10 @@ def test_building_resumes_after_ctrl_c(tmp_path, monkeypatch):
         patch.setattr(build.Staging, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build_store(cache)
-    decode = build.decoder(8, None)
-    monkeypatch.setattr(build, "decoder", lambda *_: lambda path: decoded.append(path.name) or decode(path))
+    decode = build.decoder(Reading(image_size=8))
+    monkeypatch.setattr(
+        build, "decoder", lambda *_: lambda source: decoded.append(source.files[0].name) or decode(source)
+    )
     again = build_store(cache)
     assert sorted(decoded) == [f"{place:03}.png" for place in range(100, 120)]
     assert (again.sha256, again.skipped) == (expected.sha256, expected.skipped)

@@ -12,6 +12,7 @@ from PIL import Image
 import ssl_pretext as sp
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.photo import Content
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.errors import MissingDependencyError
 
 RNG = np.random.default_rng(0)
@@ -36,7 +37,7 @@ def png(samples, color, *chunks):
 
 
 def decoded(content, channels=None):
-    image = decoder(None, channels)(content)
+    image = decoder(Reading(channels=channels))(content)
     assert not isinstance(image, str), image
     return image.pixels
 
@@ -146,7 +147,7 @@ def test_png_files_with_16_bits_are_arrays(color, count):
     exif[0x0112] = 6
     turned = decoded(png(array, color, (b"eXIf", exif.tobytes()[6:])))
     np.testing.assert_array_equal(turned, np.rot90(expected, -1, (1, 2)))
-    small = decoder(4, None)(png(array, color))
+    small = decoder(Reading(image_size=4))(png(array, color))
     assert (small.kind, small.pixels.dtype, small.pixels.shape) == ("uint16", np.float32, (count, 4, 4))
 
 
@@ -154,7 +155,7 @@ def test_a_torchvision_without_decoders_is_named(monkeypatch):
     monkeypatch.delattr("torchvision.io.decode_png")
     match = "16-bit samples of x.png needs torchvision.io.decode_png, which this version of torchvision"
     with pytest.raises(MissingDependencyError, match=match):
-        decoder(None, None)(png(values(np.uint16, 9, 7, 3), 2))
+        decoder(Reading())(png(values(np.uint16, 9, 7, 3), 2))
     assert decoded(png(values(np.uint16, 9, 7, 1), 0)).shape == (1, 9, 7), "gray needs no torchvision"
 
 
@@ -185,7 +186,7 @@ def test_deep_files_that_cannot_be_read_fully_give_the_reason():
         ("x.pgm", plain % 5 + bytes(6)),
         ("x.pgm", plain % 2 + b"0 1 2"),
     ):
-        reason = decoder(None, None)(Content(name, content))
+        reason = decoder(Reading())(Content(name, content))
         assert "more than 8 bits per sample, or a band that is not declared as alpha, which Pillow does" in reason, name
         assert "save it as .tif or .npy, which are read as arrays" in reason
 
@@ -201,7 +202,7 @@ def test_a_band_of_jpeg_2000_is_alpha_only_if_the_file_says_so():
     unspecified = declared[:types] + b"\xff\xff" + declared[types + 2 :]
     assert decoded(Content("x.jp2", declared)).shape == (3, 9, 7)
     for content in (stream, unspecified):
-        assert "a band that is not declared as alpha" in decoder(None, None)(Content("x.jp2", content))
+        assert "a band that is not declared as alpha" in decoder(Reading())(Content("x.jp2", content))
     Image.fromarray(array[..., :3]).save(file := io.BytesIO(), "JPEG2000")
     np.testing.assert_array_equal(decoded(Content("x.jp2", file.getvalue())), np.moveaxis(array[..., :3], -1, 0))
 

@@ -14,6 +14,7 @@ from ssl_pretext.cli.options import Colorize
 from ssl_pretext.color import lab_to_rgb, rgb_to_lab
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.listing import list_folder
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError, MissingFileError, ReadError
 from ssl_pretext.system.files import atomic_write
 from ssl_pretext.tasks import Colorization
@@ -89,7 +90,7 @@ def _colorize_all(task: Colorization, jobs: Sequence[tuple[Path, Path]]) -> list
     from tqdm import tqdm
 
     skipped = []
-    decode = decoder(None, None)
+    decode = decoder(Reading())
     for photo, target in tqdm(jobs, desc="coloring", unit="photo", disable=True if len(jobs) == 1 else None):
         try:
             decoded = decode(photo)
@@ -126,7 +127,7 @@ def _folder_jobs(folder: Path, out: Path) -> tuple[list[tuple[Path, Path]], list
     if len(set(targets)) < len(targets):  # such as for a.jpg and a.webp in one folder
         targets = [Path(f"{name}.png") for name in listing.names]
     ignored = [{**item, "name": str(folder / item["name"])} for item in listing.skipped]
-    return [(photo, out / target) for photo, target in zip(listing.paths, targets, strict=True)], ignored
+    return [(source.files[0], out / target) for source, target in zip(listing.sources, targets, strict=True)], ignored
 
 
 def _check_target(photo: Path, target: Path) -> None:

@@ -24,6 +24,7 @@ from ssl_pretext.data.checksums import Checksums, checksum, damaged_store_error
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import Listing
 from ssl_pretext.data.photo import MAX_PIXELS
+from ssl_pretext.data.sources import Reading, Source
 from ssl_pretext.data.staging import StagedGroup, Staging
 from ssl_pretext.data.temporary import temporary_error
 from ssl_pretext.errors import ArgumentError, CheckpointError, DataError, MissingDependencyError, ReadError
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 FORMAT = 4
+RESIZE_RULE = "shortest side to {} px (bilinear, antialiased), center crop"
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
@@ -85,8 +87,7 @@ class StoreSpec:
 
     Attributes:
         listing: The image files.
-        image_size: Height and width in pixels that images are resized and cropped to, or None to keep their size.
-        channels: Number of channels that images must have, or None to use that of most images.
+        reading: How the images are read; if it states a number of channels, images with another one are skipped.
         cache: Folder of the stores, or None for `default_cache()`.
         max_unreadable: Fraction of unreadable images above which building the store fails.
 
@@ -96,23 +97,22 @@ class StoreSpec:
     """
 
     listing: Listing
-    image_size: int | None = None
-    channels: int | None = None
+    reading: Reading
     cache: str | Path | None = None
     max_unreadable: float = 0.9
 
     def __post_init__(self) -> None:
-        for name, number in (("image_size", self.image_size), ("channels", self.channels)):
+        for name, number in (("image_size", self.reading.image_size), ("channels", self.reading.channels)):
             if number is not None:
                 whole_number(name, number)
-        check_image_size(self.image_size)
+        check_image_size(self.reading.image_size)
         if not 0 <= self.max_unreadable <= 1:
             raise ArgumentError(f"max_unreadable must be a fraction between 0 and 1, got {self.max_unreadable}")
 
     @property
     def folder(self) -> Path:
         """The folder of the store, which is named after everything that determines its content."""
-        wanted = f"{resize_rule(self.image_size)} {self.channels} {self.max_unreadable} {self.listing.fingerprint()}"
+        wanted = f"{RESIZE_RULE} {self.reading} {self.max_unreadable} {self.listing.fingerprint()}"
         key = hashlib.sha256(f"{FORMAT} {wanted}".encode()).hexdigest()
         return Path(self.cache or default_cache()) / key[:24]
 
@@ -157,7 +157,7 @@ def check_image_size(image_size: int | None) -> None:
 
 def resize_rule(image_size: int | None) -> str:
     """The description of the resizing that is stored with the images."""
-    return "none" if image_size is None else f"shortest side to {image_size} px (bilinear, antialiased), center crop"
+    return "none" if image_size is None else RESIZE_RULE.format(image_size)
 
 
 def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
@@ -195,14 +195,14 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
     part.mkdir(parents=True, exist_ok=True)  # not `mkdtemp`, which would deny other users access to the store
     try:
         group, index = _make_index(listing, _decode_all(spec, part))
-        if group is None or index["unreadable"] > spec.max_unreadable * len(listing.paths):
+        if group is None or index["unreadable"] > spec.max_unreadable * len(listing.sources):
             raise _too_many_unreadable(spec, index, folder)
-        count = len(listing.paths)
+        count = len(listing.sources)
         if (skipped := count - len(group.positions)) > WARNING_FRACTION * count:
             reasons = _first_reasons(listing, index)
             log.warning("%d of %d images were skipped: %s; %s lists all", skipped, count, reasons, folder / INDEX_FILE)
-        folder_of_images = os.path.realpath(listing.folder)
-        content = {"format": FORMAT, "folder": folder_of_images, "resize": resize_rule(spec.image_size), **index}
+        about = {"folder": os.path.realpath(listing.folder), "resize": resize_rule(spec.reading.image_size)}
+        content = {"format": FORMAT, **about, **index}
         write_json(part / INDEX_FILE, with_checksum(content))
         images = group.file.rename(part / IMAGE_FILES[group.dtype])
         for other in {*part.iterdir()} - {part / INDEX_FILE, images}:
@@ -226,7 +226,7 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
 
 def _too_many_unreadable(spec: StoreSpec, index: Mapping[str, Any], folder: Path) -> DataError:
     """Writes all reasons to a file and returns the error for a folder with too many unreadable images."""
-    count, unreadable = len(spec.listing.paths), index["unreadable"]
+    count, unreadable = len(spec.listing.sources), index["unreadable"]
     reasons = folder.with_name(f"{folder.name}.skipped.json")
     write_json(reasons, index["skipped"])
     limit = f", more than {spec.max_unreadable:.0%}" if unreadable > spec.max_unreadable * count else ""
@@ -249,29 +249,29 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
     """Decodes the images into a staging folder, starting after the last image of a build that was killed."""
     from tqdm import tqdm
 
-    listing, channels = spec.listing, spec.channels
-    decode = decoder(spec.image_size, channels)
+    listing, channels = spec.listing, spec.reading.channels
+    decode = decoder(spec.reading)
     stopped = threading.Event()
     length = 1  # images per chunk; 1 until the size of an image is known
 
     def chunks() -> Iterator[list[int]]:
-        indices = iter(range(staging.done, len(listing.paths)))
+        indices = iter(range(staging.done, len(listing.sources)))
         while chunk := list(islice(indices, length)):
             yield chunk
 
     def work(chunk: list[int]) -> list[tuple[Decoded, str, int] | str]:
-        images = (decode(listing.paths[i]) for i in chunk if not stopped.is_set())
+        images = (decode(listing.sources[i]) for i in chunk if not stopped.is_set())
         return [
             image if isinstance(image, str) else (image, digest(image.pixels), checksum(image.pixels))
             for image in images
         ]
 
-    threads = 1 if _are_small(listing.paths) else available_cpus()
+    threads = 1 if _are_small(listing.sources) else available_cpus()
     # Threads suffice, because Pillow, torch and tifffile release Python's global lock.
     with (
         Staging(part) as staging,
         ThreadPoolExecutor(threads) as pool,
-        tqdm(initial=staging.done, total=len(listing.paths), desc="decoding images", unit="img", disable=None) as bar,
+        tqdm(initial=staging.done, total=len(listing.sources), desc="decoding images", unit="img", disable=None) as bar,
         closing(in_order(pool, work, chunks(), CHUNKS_AHEAD * threads)) as results,
         ExitStack() as at_exit,
     ):
@@ -282,7 +282,7 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
             else:
                 image, hashed, crc = result
                 if length == 1:  # the first image, or images so large that each fills a chunk
-                    check_free_space(part, (len(listing.paths) - i) * image.pixels.nbytes)
+                    check_free_space(part, (len(listing.sources) - i) * image.pixels.nbytes)
                 length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
                 if channels in (None, image.pixels.shape[0]):
                     staging.add(i, listing.names[i], image, hashed, crc)
@@ -310,9 +310,10 @@ def _make_index(listing: Listing, staging: Staging) -> tuple[StagedGroup | None,
     }
 
 
-def _are_small(paths: Sequence[Path]) -> bool:
+def _are_small(sources: Sequence[Source]) -> bool:
     """Whether the files are small on average, estimated from a few of them."""
-    sizes = [path.stat().st_size for path in paths[:: max(1, len(paths) // CHUNK)] if os.path.isfile(path)]
+    few = [file for source in sources[:: max(1, len(sources) // CHUNK)] for file in source.files]
+    sizes = [file.stat().st_size for file in few if os.path.isfile(file)]
     return sum(sizes) < SMALL_FILE * len(sizes)
 
 

@@ -4,7 +4,7 @@ import io
 import math
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -23,9 +23,10 @@ from ssl_pretext.data.photo import (
     open_photo,
     orientation,
 )
+from ssl_pretext.data.sources import Reading, Source
 from ssl_pretext.data.tags import is_photo, is_tiff
 from ssl_pretext.data.temporary import is_readable, temporary_error
-from ssl_pretext.errors import MissingDependencyError, PretextError
+from ssl_pretext.errors import DataError, MissingDependencyError, PretextError
 
 __all__ = ["Decoded", "decoder", "pixels_of_image", "stored_dtype"]
 
@@ -66,43 +67,27 @@ class Array(NamedTuple):
     missing: float | None = None
 
 
-def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Content], Decoded | str]:
-    """Returns a function that decodes a file, or returns the reason why it cannot; it never blocks.
+def decoder(reading: Reading) -> Callable[[Source | Path | Content], Decoded | str]:
+    """Returns a function that decodes an image, or returns the reason why it cannot; it never blocks.
 
     The reason is always one of the file: it is damaged, or this process has no right to read it. The function raises a
     `MissingDependencyError` or a `ReadError` if it fails for another reason, such as a lack of memory.
 
     Args:
-        image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps the
-            size.
-        channels: Number of channels if it is stated; 8-bit TIFF files are then read as arrays instead of photographs.
+        reading: How the image is read.
     """
-    from PIL import UnidentifiedImageError
 
-    def decode(path: Path | Content) -> Decoded | str:
+    def decode(image: Source | Path | Content) -> Decoded | str:
+        source = image if isinstance(image, Source) else Source((image,))  # type: ignore[arg-type]
+        path = source.files[0]  # in turn each file, for the message
         try:
-            if isinstance(path, Path):
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode):  # opening a pipe would block until something writes to it
-                    return "the path is not a regular file"
-                _check_bytes(status.st_size)
-            if path.suffix.lower() == ".npy":
-                return _decode_array(_read_npy(path), image_size)
-            try:
-                with open_photo(path) as image:
-                    if is_photo(image, path) and (channels is None or image.format != "TIFF"):
-                        return Decoded(_read_photo(image, image_size), "uint8")
-                    file_format = image.format
-            except UnidentifiedImageError:
-                if not is_tiff(path):
-                    raise
-                file_format = "TIFF"  # with bands that Pillow has no mode for
-            if file_format not in ARRAY_READERS:
-                raise ValueError(
-                    f"the {file_format} file has more than 8 bits per sample, or a band that is not declared as alpha, "
-                    "which Pillow does not read; save it as .tif or .npy, which are read as arrays"
-                )
-            return _decode_array(ARRAY_READERS[file_format](path), image_size)
+            arrays = []
+            for path in source.files:
+                found = _read_file(path, reading, whole=source[1:] == (None, None) and len(source.files) == 1)
+                if isinstance(found, Decoded):
+                    return found
+                arrays.append(found)
+            return _decode_array(_part(_stacked(arrays), source), reading.image_size)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
             forbidden = isinstance(error, PermissionError) and isinstance(path, Path) and not is_readable(path)
             if (failure := temporary_error(error, path)) and not forbidden:
@@ -110,6 +95,55 @@ def decoder(image_size: int | None, channels: int | None) -> Callable[[Path | Co
             return str(error) if isinstance(error, PretextError) else f"{type(error).__name__}: {error}"
 
     return decode
+
+
+def _read_file(path: Path | Content, reading: Reading, *, whole: bool) -> Array | Decoded:
+    """Reads the values of a file; if it is a whole photograph, decodes it at the size that is asked for."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(path, Path):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block until something writes to it
+            raise DataError("the path is not a regular file")
+        _check_bytes(status.st_size)
+    if path.suffix.lower() == ".npy":
+        return _read_npy(path)
+    try:
+        with open_photo(path) as image:
+            if is_photo(image, path) and (reading.channels is None or image.format != "TIFF"):
+                pixels = _read_photo(image, reading.image_size if whole else None)
+                return Decoded(pixels, "uint8") if whole else Array(pixels)
+            file_format = image.format
+    except UnidentifiedImageError:
+        if not is_tiff(path):
+            raise
+        file_format = "TIFF"  # with bands that Pillow has no mode for
+    if file_format not in ARRAY_READERS:
+        raise ValueError(
+            f"the {file_format} file has more than 8 bits per sample, or a band that is not declared as alpha, "
+            "which Pillow does not read; save it as .tif or .npy, which are read as arrays"
+        )
+    return ARRAY_READERS[file_format](path)
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    """Joins the channels of several arrays of the same height and width."""
+    if len(arrays) == 1:
+        return arrays[0]
+    sizes = {array.values.shape[1:] for array in arrays}
+    if len(sizes) > 1:
+        raise ValueError(f"the files of the image have different sizes: {sorted(sizes)}")
+    if {array.missing for array in arrays} == {None}:
+        return Array(np.concatenate([array.values for array in arrays]))
+    return Array(np.concatenate([np.where(a.values == a.missing, np.nan, a.values) for a in arrays]))
+
+
+def _part(array: Array, source: Source) -> Array:
+    """The part of an array that is the image."""
+    if source.window is None:
+        return array
+    top, left, height, width = source.window
+    return array._replace(values=array.values[:, top : top + height, left : left + width])
 
 
 def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | None:

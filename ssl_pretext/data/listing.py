@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssl_pretext.data.photo import format_by_suffix
+from ssl_pretext.data.sources import Source
 from ssl_pretext.data.splits import find_splits
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import ArgumentError, DataError
@@ -44,7 +45,7 @@ class Listing:
     Attributes:
         folder: Folder of the data set.
         names: Name of each image: its path relative to the folder, or the name that the data set gives it.
-        paths: File of each image.
+        sources: What each image is read from.
         labels: Class of each image, an index into `classes`.
         classes: Names of the classes.
         skipped: Files and folders that were skipped, as `{"name", "reason"}`.
@@ -52,17 +53,15 @@ class Listing:
 
     folder: Path
     names: list[str]
-    paths: list[Path]
+    sources: list[Source]
     labels: list[int]
     classes: list[str]
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """A hash of the folder, classes, names, labels and versions of the files; it changes when images may differ."""
-        versions = [file_version(path) for path in self.paths]
-        return json_sha256(
-            [os.path.realpath(self.folder), self.classes, self.skipped, self.names, self.labels, versions]
-        )
+        read = [([file_version(file) for file in source.files], *source[1:]) for source in self.sources]
+        return json_sha256([os.path.realpath(self.folder), self.classes, self.skipped, self.names, self.labels, read])
 
 
 def file_version(path: str | os.PathLike[str]) -> list[int] | None:
@@ -103,7 +102,7 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
         raise DataError(_no_folder(root))
     search = _Search(root)
     found = sorted(search.images())
-    names, paths = found, [root / name for name in found]
+    names, sources = found, [Source((root / name,)) for name in found]
     skipped = sorted(search.skipped, key=lambda item: item["name"])
     if not found:
         where = " in class folders" if labeled else ""
@@ -116,7 +115,7 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
     if not labeled:
         if splits and rank_info().rank == 0:
             log.warning("%s holds %s, which are named like splits; the images of all are used", root, joined(splits))
-        return Listing(root, names, paths, [0] * len(found), ["unlabeled"], skipped)
+        return Listing(root, names, sources, [0] * len(found), ["unlabeled"], skipped)
     if splits:
         error = DataError(
             f"the folders {joined(splits)} in {root} are splits of a data set and not classes; pass the folder of one "
@@ -131,7 +130,7 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
         )
     classes = sorted({name.split("/")[0] for name in names})
     place = {name: label for label, name in enumerate(classes)}
-    return Listing(root, names, paths, [place[name.split("/")[0]] for name in names], classes, skipped)
+    return Listing(root, names, sources, [place[name.split("/")[0]] for name in names], classes, skipped)
 
 
 def _no_folder(root: Path) -> str:
@@ -263,7 +262,7 @@ def list_food101(root: str | Path, split: str, *, download: bool = False) -> Lis
     return Listing(
         data._base_folder,
         [name for name, _, _ in listed],
-        [path for _, path, _ in listed],
+        [Source((path,)) for _, path, _ in listed],
         [label for *_, label in listed],
         data.classes,
     )

@@ -15,6 +15,7 @@ from ssl_pretext.data.checksums import Checksums
 from ssl_pretext.data.decode import stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import list_folder, list_food101
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.errors import ArgumentError, DataError
 
 __all__ = ["ImageStore"]
@@ -32,6 +33,10 @@ class ImageStore:
         names: Names of the images.
         skipped: Files that were skipped, as `{"name", "reason"}`.
         resize: Description of how the images were resized.
+        targets: What else is known of the images, as `evaluate` takes it: a mapping from names to labels or numbers
+            `(N,)`, or masks `(N, H, W)`; None if there is nothing.
+        groups: Group of each image, such as its scene or patient, whose images belong on one side of a split.
+        channel_names: Names of the channels, if the files have them.
 
     Examples:
         >>> store = ImageStore.from_arrays(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 0, 1, 1])
@@ -51,12 +56,17 @@ class ImageStore:
         checksums: Checksums | None = None,
         resize: str = "none",
         skipped: Sequence[dict[str, str]] = (),
+        targets: Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any] | None = None,
+        groups: Sequence[str] | None = None,
+        channel_names: Sequence[str] | None = None,
     ) -> None:
         self._pixels, self._digests, self._checksums = pixels, digests, checksums
         self._rows = np.arange(len(pixels)) if rows is None else rows
         self.labels = torch.as_tensor(list(labels), dtype=torch.int64)
         self.classes, self.names = list(classes), list(names)
-        self.resize, self.skipped = resize, list(skipped)
+        self.resize, self.skipped, self.targets = resize, list(skipped), targets
+        self.groups = None if groups is None else list(groups)
+        self.channel_names = None if channel_names is None else list(channel_names)
 
     @classmethod
     def from_arrays(
@@ -145,7 +155,10 @@ class ImageStore:
         listing = list_folder(folder, labeled=labeled)
         return cls._open(
             StoreSpec(
-                listing=listing, image_size=image_size, channels=channels, cache=cache, max_unreadable=max_unreadable
+                listing=listing,
+                reading=Reading(image_size=image_size, channels=channels),
+                cache=cache,
+                max_unreadable=max_unreadable,
             )
         )
 
@@ -168,7 +181,8 @@ class ImageStore:
         """
         # The limit is low because results on a different set of images are not comparable.
         listing = list_food101(root, split, download=download)
-        return cls._open(StoreSpec(listing=listing, image_size=image_size, cache=cache, max_unreadable=0.01))
+        reading = Reading(image_size=image_size)
+        return cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=0.01))
 
     @classmethod
     def _open(cls, spec: StoreSpec) -> "ImageStore":
@@ -263,4 +277,13 @@ class ImageStore:
             checksums=self._checksums,
             resize=self.resize,
             skipped=self.skipped,
+            targets=_rows_of(self.targets, chosen),
+            groups=None if self.groups is None else [self.groups[i] for i in chosen],
+            channel_names=self.channel_names,
         )
+
+
+def _rows_of(targets: Any, chosen: npt.NDArray[np.int64]) -> Any:
+    if isinstance(targets, Mapping):
+        return {name: column[chosen] for name, column in targets.items()}
+    return None if targets is None else targets[chosen]

@@ -18,6 +18,7 @@ from ssl_pretext.data.build import CHUNKS_AHEAD, check_image_size, default_cache
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import file_version
 from ssl_pretext.data.shards import Member, check_field, count_images, find_shards, is_remote, read_shard, size_of
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.errors import ArgumentError, DataError, ReadError
 from ssl_pretext.system.cpus import available_cpus
@@ -178,7 +179,8 @@ class ImageStream:
                     yield name, result
 
     def _decode_one(self, member: Member) -> tuple[str, Decoded | str]:
-        decode = decoder(self.image_size, self._channels)  # not an attribute, because it could not be pickled
+        # Not an attribute, because it could not be pickled.
+        decode = decoder(Reading(image_size=self.image_size, channels=self._channels))
         try:
             result = member.content if isinstance(member.content, str) else decode(member.content)
         except ReadError as error:  # the next epoch reads the image again

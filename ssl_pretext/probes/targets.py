@@ -96,7 +96,7 @@ def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
     """Converts the data that `evaluate` accepts to images and their targets; images without targets are left out.
 
     Args:
-        data: A pair of images and targets; for `"class"` also an `ImageStore`. Images are an `ImageStore` or an array
+        data: A pair of images and targets, or an `ImageStore` with them. Images are an `ImageStore` or an array
             `(N, C, H, W)`. Targets are an array in the form of `Targets.values`, or a mapping from names to arrays
             `(N,)`, such as a DataFrame. A Dataset of `(image, target)` is accepted, too.
         kind: Kind of the targets.
@@ -151,10 +151,12 @@ def _as_images_with_classes(data: Any, kind: Kind) -> tuple[ImageStore, Targets]
 def _pair(data: Any, kind: Kind) -> tuple[Any, Any]:
     """Splits data into images and targets."""
     if isinstance(data, ImageStore):
-        raise ArgumentError(
-            f"an ImageStore has one class per image; for target={kind.name!r}, pass a pair (images, targets), such as "
-            "(store, numbers)"
-        )
+        if data.targets is None:
+            raise ArgumentError(
+                f"the ImageStore has only classes; for target={kind.name!r}, pass a pair (images, targets), such as "
+                "(store, numbers)"
+            )
+        return data, data.targets
     if isinstance(data, tuple) and len(data) == 2:
         return data
     if isinstance(data, Mapping | Tensor | np.ndarray) or not (
