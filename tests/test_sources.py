@@ -5,6 +5,7 @@ from PIL import Image
 import ssl_pretext as sp
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.sources import Reading, Source, Window
+from ssl_pretext.errors import ArgumentError
 
 VALUES = np.arange(2 * 6 * 8, dtype=np.uint16).reshape(2, 6, 8)
 
@@ -67,5 +68,5 @@ def test_a_store_with_numbers_is_evaluated_on_them():
     report = sp.evaluate(pixels, store.subset(range(40)), store.subset(range(40, 60)), **options)
     pairs = [(part, part.targets) for part in (store.subset(range(40)), store.subset(range(40, 60)))]
     assert report.values("pixels") == sp.evaluate(pixels, *pairs, **options).values("pixels")
-    with pytest.raises(sp.ArgumentError, match="only classes"):
+    with pytest.raises(ArgumentError, match="only classes"):
         sp.evaluate(pixels, sp.ImageStore.from_arrays(images, [0] * 60), store, **options)
