@@ -122,6 +122,55 @@ def two_views(
     return [compared(report, A, B)]
 
 
+def two_views_of_targets(
+    pool: Pool,
+    world: int,
+    *,
+    target: str,
+    probe: str,
+    images: int,
+    features: int = 24,
+    noise: tuple[float, float] = (1.5, 1.5),
+    test: int = 500,
+    options: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Compares two views of features from which labels, numbers or masks follow, up to noise of their own.
+
+    Labels and numbers belong to an image, and masks have a class for each position of maps of 8×8 positions.
+    """
+    draw = torch.Generator().manual_seed(world)
+    side = 8 if target == "mask" else 1
+    count = images + test
+    # Images differ as a whole, too, so that the pixels of a mask are not independent.
+    values = torch.randn(count, features, side, side, generator=draw) + torch.randn(
+        count, features, 1, 1, generator=draw
+    )
+    # The same relation in every world, as the centers of classes.
+    weights = torch.randn(3, features, generator=torch.Generator().manual_seed(0)) / features**0.5
+    scores = torch.einsum("kf,nfhw->nkhw", weights, values) + torch.randn(count, 3, side, side, generator=draw)
+    targets = {
+        "labels": (scores.flatten(1) > 0.5).double(),
+        "numbers": scores.flatten(1).double(),
+        "mask": scores.argmax(dim=1),
+    }[target]
+    both = torch.cat([values + scale * torch.randn(values.shape, generator=draw) for scale in noise], dim=1)
+    views = {name: _channels_view(start, features) for name, start in ((A, 0), (B, features))}
+    report = sp.evaluate(
+        views,
+        (both[:images], targets[:images]),
+        (both[images:], targets[images:]),
+        target=target,
+        probe=probe,
+        controls=False,
+        **(dict(options or {})),
+    )
+    return [compared(report, A, B)]
+
+
+def _channels_view(start: int, count: int) -> sp.Representation:
+    return sp.Representation("view", lambda images: images[:, start : start + count].float())
+
+
 def compared(report: sp.ProbeReport, name: str, reference: str) -> dict[str, Any]:
     """The difference by the report, and half the width of the interval of Student's t over the seeds alone."""
     pairs = zip(report.values(name), report.values(reference), strict=True)
@@ -224,6 +273,30 @@ def fine_tuning(pool: Pool, world: int, *, seeds: int = 5) -> list[dict[str, Any
     return [compared(both, A, B)]
 
 
+def further_training(pool: Pool, world: int, *, seeds: int = 5) -> list[dict[str, Any]]:
+    """Fine-tunes two kinds of networks that are drawn alike, another one for each seed."""
+    train, held_out = labeled_and_test(pool, world, classes=5, labels=200, noise=(1.5, 1.5), test=500)
+    channels = train[0].shape[1]
+
+    def network(number: int) -> sp.Representation:
+        module = random_network(number, channels, 32)
+        return Backbone(
+            lambda images, layers: {layer: module(images) for layer in layers}, module=module
+        ).representation()
+
+    report = sp.evaluate(
+        {name: [network(100 * world + 10 * kind + seed) for seed in range(seeds)] for kind, name in enumerate((A, B))},
+        train,
+        held_out,
+        probe="finetune",
+        epochs=10,
+        per_class=20,
+        seeds=seeds,
+        controls=False,
+    )
+    return [compared(report, A, B)]
+
+
 def untrained_cnns(pool: Pool, world: int, *, kinds: int = 12, seeds: int = 5, folder: Path) -> list[dict[str, Any]]:
     """Compares all pairs of kinds of small untrained CNNs on photographs, each drawn anew for each seed.
 
@@ -308,6 +381,28 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
         ),
         Row("a table of 8 tasks with 3 pretrainings each, knn", several_pretrainings, worlds // 4),
     ]  # fmt: skip
+    for target, few, many in (("labels", 100, 400), ("numbers", 100, 400), ("mask", 50, 200)):
+        named = partial(two_views_of_targets, target=target)
+        budget = {"num_labels": few // 2}
+        found += [
+            Row(f"{target}, all {few} images, linear", partial(named, probe="linear", images=few), worlds),
+            Row(
+                f"{target}, {few // 2} of {many} images, linear",
+                partial(named, probe="linear", images=many, options=budget),
+                worlds,
+            ),
+            Row(
+                f"{target}, all {few} images, linear, a true difference",
+                partial(named, probe="linear", images=few, noise=(1.5, 2.5)),
+                worlds,
+                different=True,
+            ),
+        ]
+    knn = partial(two_views_of_targets, target="numbers", probe="knn", images=100)
+    found += [
+        Row("numbers, all 100 images, knn", knn, worlds),
+        Row("20 of 200 labels per class, five classes, finetune", further_training, worlds // 2),
+    ]
     if folder is None:
         return found
     return [

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.food101.experiment import environment
-from benchmarks.speed import color, data, losses, probes, training
+from benchmarks.speed import classifiers, color, data, losses, probes, training
 from benchmarks.speed.cpu_settings import cpu_settings
 from benchmarks.speed.page import table, write_page
 from benchmarks.speed.scaling import scaling
@@ -33,6 +33,8 @@ PARTS: dict[str, Callable[[RunOptions], list[Measurement]]] = {
     "fit": training.fitting,
     "conv_probe": probes.conv_probe,
     "linear_probes": probes.linear_probes,
+    "linear_classifiers": classifiers.linear_classifiers,
+    "knn_classifiers": classifiers.knn_classifiers,
     "import": training.imports,
     "memory": training.memory,
     "settings": cpu_settings,

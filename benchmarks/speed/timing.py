@@ -65,21 +65,22 @@ class Measurement:
 
 
 def time_in_turn(
-    variants: Mapping[str, Callable[[], Any]], *, rounds: int, least_seconds: float = 0.02
+    variants: Mapping[str, Callable[[], Any]], *, rounds: int, least_seconds: float = 0.02, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Times each variant once per round, after one run of each as a warm-up.
+    """Times each variant once per round.
 
     Args:
         variants: Functions to time, by name.
         rounds: Number of rounds.
         least_seconds: Time that a variant should take in each round. A faster one is run several times in a row, so
             that the resolution of the clock does not matter.
+        warm_up: Whether each variant runs twice beforehand. False is for variants that take seconds and have run.
 
     Returns:
         Seconds per run, one value per round, by name.
     """
-    repeats = {}
-    for name, run in variants.items():
+    repeats = dict.fromkeys(variants, 1)
+    for name, run in variants.items() if warm_up else ():
         run()
         start = time.perf_counter()
         run()
