@@ -101,6 +101,32 @@ def stop_by_signal(out: Path, number: int) -> int:
     raise AssertionError("the training was not stopped")
 
 
+class Wrong(sp.Representation):
+    """Features of which the second batch is not finite."""
+
+    def __init__(self) -> None:
+        first = store(130).images([64])[0, 0, 0, 0]
+        super().__init__("wrong", lambda batch: batch.float() * (torch.nan if batch[0, 0, 0, 0] == first else 1.0))
+
+
+def judged(count: int, cache: Path, **others: sp.Representation) -> "tuple[list[list[float]], int]":
+    """Evaluates a task with its controls; returns its test accuracies, and the images that this process encoded."""
+    model, encoded = task(), []
+    model.encoder.register_forward_hook(lambda _, inputs, output: encoded.append(len(output)))
+    report = sp.evaluate({"task": model, **others}, store(count), store(70), probe="knn", seeds=2, cache=cache)
+    return [report.values(name) for name in report.names], sum(encoded)
+
+
+def share_extraction(cache: Path) -> "list[object]":
+    """Evaluates twice, with an error between."""
+    found: list[object] = [judged(200, cache)]
+    try:
+        judged(130, cache, wrong=Wrong())
+    except ArgumentError as error:
+        found.append(str(error))
+    return [*found, judged(200, cache)]
+
+
 def in_two_processes(folder: Path) -> None:
     rank = rank_info().rank
     assert rank_info() == (rank, 2, 2)
@@ -140,12 +166,13 @@ def in_two_processes(folder: Path) -> None:
         results["folder in use"] = str(error)
 
     calls: list[str] = []
-    for owner, name in ((Comparison, "reports"), (build, "_build")):
+    for owner, name in ((Comparison, "_reports"), (build, "_build")):
         work = getattr(owner, name)
         setattr(owner, name, lambda *args, work=work, name=name: (calls.append(name), work(*args))[1])
     pixels = {"pixels": sp.Pixels("rgb")}
     results["table"] = sp.evaluate(pixels, store(12), store(8), probe="knn", seeds=2, controls=False).table()
     results["budgets"] = list(sp.label_efficiency(pixels, store(12), store(8), per_class=[1, 4], probe="knn").reports)
+    results["shared"] = share_extraction(folder / "features")
     cli = str(folder / "cli")
     small = ["--image-size", "16", "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
     results["codes"] = [

@@ -64,6 +64,16 @@ def _store(count: int) -> tuple[sp.ImageStore, Tensor]:
     return sp.ImageStore.from_arrays(images, labels), labels
 
 
+def test_features_of_all_images_are_not_computed_beforehand() -> None:
+    module, encoded = network(), []
+    module.register_forward_hook(lambda _, inputs, output: encoded.append(len(output)))
+    sp.evaluate(
+        {"net": module}, stripes(600), stripes(8, 1), probe="finetune", per_class=8, epochs=1, seeds=1, controls=False
+    )
+    # The health of 512 images, one image for the number of channels, and the training and test images.
+    assert sum(encoded) == 512 + 1 + 16 + 8
+
+
 def test_test_images_choose_nothing() -> None:
     images, labels = stripes(40, 1)
     first, second = (

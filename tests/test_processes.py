@@ -123,8 +123,19 @@ def test_probes_run_on_rank_zero_only(results):
     assert results[0]["table"] == results[1]["table"]
     assert results[0]["budgets"] == results[1]["budgets"] == [1, 4]
     # One report for each of evaluate, label_efficiency and the command line.
-    assert results[0]["calls"].count("reports") == 3
-    assert results[1]["calls"].count("reports") == 0
+    assert results[0]["calls"].count("_reports") == 3 + 3
+    assert results[1]["calls"].count("_reports") == 0
+
+
+def test_processes_share_the_images_of_which_features_are_computed(results, tmp_path):
+    alone, encoded = several.judged(200, tmp_path)
+    (first, error, again), (other, other_error, other_again) = (result["shared"] for result in results)
+    assert first[0] == other[0] == again[0] == other_again[0] == alone
+    assert first[1] == again[1]  # a network with hooks is not cached
+    print(encoded, first[1], other[1])
+    assert (first[1] + other[1], other[1]) == (encoded, 64 + 8 + 6)
+    assert error == other_error
+    assert "'wrong' returned features that are not finite" in error
 
 
 def test_the_command_line_under_torchrun(results, folder):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import ssl_pretext as sp
-from benchmarks.finetuning.page import ENCODER, EPOCHS, HEADINGS, PER_CLASS
+from benchmarks.finetuning.page import ENCODER, EPOCHS, FINETUNING_EPOCHS, HEADINGS, PER_CLASS
 from benchmarks.food101.experiment import environment
 from benchmarks.harness import compact
 from benchmarks.result_page import store_and_publish
@@ -50,6 +50,7 @@ def run(folder: Path, out: Path, *, images: int, seeds: int, device: str) -> dic
                 {NAME: [network.representation() for network in networks]}, train, test,
                 probe=probe, per_class=PER_CLASS, seeds=seeds, cache=out / "cache", device=device,
                 controls=["untrained"] if probe == "finetune" else True,
+                epochs=FINETUNING_EPOCHS if probe == "finetune" else None,
             )  # fmt: skip
             log.info("%s\n%s", probe, report)
             write_json(file, compact(report))
@@ -77,7 +78,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of EuroSAT's class folders")
     parser.add_argument("--out", type=Path, default=Path("runs/finetuning"), metavar="DIR", help="output folder")
     parser.add_argument("--images", type=int, default=1_500, help="number of photos for pretraining")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, each with a pretraining of its own")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, each with a pretraining of its own")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args()
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from ssl_pretext.probes import ProbeReport
 
-__all__ = ["ENCODER", "EPOCHS", "HEADINGS", "PER_CLASS", "sections"]
+__all__ = ["ENCODER", "EPOCHS", "FINETUNING_EPOCHS", "HEADINGS", "PER_CLASS", "sections"]
 
 ENCODER = "timm/resnet18[layer=layer3]"
 PER_CLASS = 10
 EPOCHS = 12
+FINETUNING_EPOCHS = 60
 HEADINGS = {
     "finetune": "Fine-tuned: the network is trained further on the labeled photos",
     "linear": "Frozen: a linear probe on the same features, for comparison",
@@ -26,7 +27,8 @@ def sections(results: Mapping[str, Any]) -> list[str]:
         f"```bash\n{results['command']}\n```",
         f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
         f"The pretext task is contrast of lightness with color, `{ENCODER}`, {EPOCHS} epochs, AdamW with learning rate "
-        "1e-3, flips and shifts. Each seed has another pretraining and other labeled photos.",
+        "1e-3, flips and shifts. Each seed has another pretraining and other labeled photos. Networks are fine-tuned "
+        f"for {FINETUNING_EPOCHS} epochs.",
     ]
     for probe, heading in HEADINGS.items():
         report = ProbeReport.from_dict(results["finetuning"][probe])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PROGRAM = "ssl-pretext"
+SHARED = ("pretrain", "probe")  # commands whose work the processes of torchrun share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,8 +66,8 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _run_command(options: "Command") -> None:
-    if (rank := rank_info().rank) and options.module != "pretrain":
-        return  # under torchrun, the first process alone runs the commands that do not train
+    if (rank := rank_info().rank) and options.module not in SHARED:
+        return  # under torchrun, the first process alone runs the other commands
     if rank:
         logging.getLogger().setLevel(logging.WARNING)  # the first process logs progress for all of them
     try:

@@ -19,6 +19,7 @@ from ssl_pretext.representations import FrozenNetwork, Representation
 from ssl_pretext.representations.collapse import collapse_warnings, health_rows
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
+from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
 
 __all__ = ["run"]
@@ -82,6 +83,8 @@ def _probe(
             device=options.device,
         )
         log.info("\n%s probe\n\n%s", probe, report)
+    if rank_info().rank:
+        return  # the first process writes the results
     # One report is enough, because all probes use the same features.
     for sentence in collapse_warnings(report.card["health"]):
         log.warning("\n%s", sentence)
@@ -114,7 +117,7 @@ def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, Imag
     labels = f"{options.per_class} labels per class" if options.per_class else "all labels"
     about = (
         f"{len(data):,} images of {len(data.classes)} classes in {options.data}, {len(test):,} {source}; {labels}, "
-        f"{options.seeds} seeds, {size} px{write_skipped(out, skipped)}"
+        f"{options.seeds} seeds, {size} px{on_rank_zero('skipped', lambda: write_skipped(out, skipped))}"
     )
     return train, test, about
 

@@ -32,6 +32,7 @@ from ssl_pretext.representations.network import FrozenNetwork
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
+from ssl_pretext.system.team import Team
 from ssl_pretext.version import __version__
 
 __all__ = ["Comparison", "EvaluateOptions", "Given"]
@@ -41,6 +42,7 @@ Given = One | Sequence[One]
 
 # Threads wait for each other: the mode of a network and the state of the random numbers belong to the whole process.
 ONE_AT_A_TIME = threading.RLock()
+HEALTH_IMAGES = 512  # on which the features of a network are examined before it is fine-tuned
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -147,12 +149,18 @@ class Comparison:
             | {name: [control] * len(self.seeds) for name, control in self.controls.added.items()}
         )
         self.names = list(_ordered_names(self.representations, self.controls))
+        self.team = Team()
 
     @keep_freed_memory()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
         """Trains and tests all probes; returns one report per budget, all on the same features."""
         with ONE_AT_A_TIME:
-            return self._reports(budgets)
+            return self.team.lead(lambda: self._reports(budgets), self._help)
+
+    def _help(self) -> None:
+        """Computes this process's share of the features."""
+        for _ in self._features():
+            pass
 
     def _reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
         from tqdm import tqdm
@@ -203,12 +211,15 @@ class Comparison:
     def _features(self) -> Iterator[tuple[int, str, Representation, tuple[Tensor, Tensor]]]:
         """Yields each seed and representation with the features of the training and the test images.
 
+        Under `torchrun` only the leader of the team yields them, and the others compute their share.
+
         Features that are the same for all seeds are computed once. The others are held for one seed at a time.
         """
         reduce = shrink if self.method.pooled else None
 
         def extract(representations: Collection[Representation]) -> list[dict[tuple[Backbone, str], Tensor]]:
-            return [self._extract(representations, split, reduce) for split in ("train", "test")]
+            frozen = [one for one in representations if not self._is_finetuned(one)]
+            return [self._extract(frozen, split, reduce) for split in ("train", "test")]
 
         fixed = {
             name: of_seeds[0]
@@ -224,23 +235,39 @@ class Comparison:
             }
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
             varying |= strongest_twins(
-                trained, seed, self.train, self.targets["train"], device=self.device, cache=self.cache
+                trained, seed, self.train, self.targets["train"], device=self.device, cache=self.cache, team=self.team
             )
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
-            for name, representation in (fixed | varying).items():
+            for name, representation in (fixed | varying).items() if self.team.is_leader else ():
+                if self._is_finetuned(representation):
+                    yield seed, name, representation, self._sample_features(representation)
+                    continue
                 train, test = (
                     representation.combine([features[part.backbone, part.layer] for part in representation.parts])
                     for features in splits
                 )
                 yield seed, name, representation, (train, test)
 
+    def _is_finetuned(self, representation: Representation) -> bool:
+        """Whether a network is trained on images, so that its features before are needed for their health alone."""
+        return self.method.finetunes and _has_network(representation)
+
+    def _sample_features(self, representation: Representation) -> tuple[Tensor, Tensor]:
+        """The features of a few training images, and none of test images."""
+        sample = self.train.subset(range(min(HEALTH_IMAGES, len(self.train))))
+        found = extract_features([representation], sample, device=self.device)
+        maps = representation.combine([found[part.backbone, part.layer] for part in representation.parts])
+        return maps, maps[:0]
+
     def _extract(
         self, representations: Collection[Representation], split: str, reduce: Callable[[Tensor], Tensor] | None
     ) -> dict[tuple[Backbone, str], Tensor]:
         images, sha256 = {"train": self.train, "test": self.test}[split], self.hashes[split]
         if self.cache is None:
-            return extract_features(representations, images, device=self.device, reduce=reduce)
-        return cached_features(representations, images, self.cache, device=self.device, sha256=sha256, reduce=reduce)
+            return extract_features(representations, images, device=self.device, reduce=reduce, team=self.team)
+        return cached_features(
+            representations, images, self.cache, device=self.device, sha256=sha256, reduce=reduce, team=self.team
+        )
 
     def _cached_run(
         self,
@@ -285,7 +312,7 @@ class Comparison:
         pose = {"class": self._class_problem, "numbers": NumberProblem}.get(self.kind.name, Problem)
         problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
         options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
-        finetunes = self.method.finetunes and _has_network(representation)
+        finetunes = self._is_finetuned(representation)
         # What has no network, such as pixels, cannot be fine-tuned; the linear probe takes its place.
         train_probe = self.linear.train if self.method.finetunes and not finetunes else self.method.train
         tested = torch.arange(len(self.test)) if problem.tested is None else problem.tested.nonzero().flatten()

@@ -12,7 +12,6 @@ from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.registry import did_you_mean
-from ssl_pretext.system.processes import on_rank_zero
 
 __all__ = ["EvaluateOptions", "evaluate", "label_efficiency"]
 
@@ -39,8 +38,8 @@ def evaluate(
     Test images are never used to select anything: the settings of the linear probe are selected on training images,
     and the last epoch counts.
 
-    Features are computed once, and all layers of a network in one pass over the images. Under `torchrun`, rank 0 does
-    the work and all processes get its report.
+    Features are computed once, and all layers of a network in one pass over the images. Under `torchrun`, the
+    processes share this work, rank 0 trains the probes, and all processes get its report.
 
     Args:
         representations: What to compare, by name: tasks, networks (`FrozenNetwork`, or any module that takes RGB images
@@ -75,7 +74,7 @@ def evaluate(
     count = _label_count(comparison, per_class, num_labels)
     if num_labels is not None:
         whole_number("num_labels", num_labels)
-    return on_rank_zero("evaluate", lambda: comparison.reports([LabelBudget(label_fraction, count)])[0])
+    return comparison.reports([LabelBudget(label_fraction, count)])[0]
 
 
 def label_efficiency(
@@ -122,8 +121,7 @@ def label_efficiency(
     if len({*counts}) < len(counts):
         raise ArgumentError(f"{name} of label_efficiency() must have no number twice, got {given!r}")
     budgets = [LabelBudget(per_class=count) for count in counts]
-    reports = on_rank_zero("evaluate", lambda: comparison.reports(budgets))
-    return LabelEfficiency(dict(zip(counts, reports, strict=True)))
+    return LabelEfficiency(dict(zip(counts, comparison.reports(budgets), strict=True)))
 
 
 def _label_count(comparison: Comparison, per_class: T, num_labels: T) -> T:

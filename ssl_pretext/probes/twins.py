@@ -20,6 +20,7 @@ from ssl_pretext.probes.targets import Targets
 from ssl_pretext.representations.base import Backbone, Representation, frozen
 from ssl_pretext.representations.cache import Cache, cached_features, network_identity
 from ssl_pretext.representations.extraction import BATCH_SIZE, extract_features, layers_by_backbone
+from ssl_pretext.system.team import Team
 
 __all__ = ["SAMPLE", "starting_points", "strongest_twins"]
 
@@ -55,6 +56,7 @@ def strongest_twins(
     *,
     device: str,
     cache: Cache | None = None,
+    team: Team | None = None,
 ) -> dict[str, Representation]:
     """Draws untrained twins of representations, and returns the strongest version of each by the control's name.
 
@@ -76,11 +78,13 @@ def strongest_twins(
         targets: Their targets.
         device: Device on which the networks run.
         cache: Cache for the features of the sample.
+        team: Processes that share the computation of features; all get the choice of its leader.
 
     Raises:
         ArgumentError: A network was given as a module, and has values that were possibly learned and are not drawn
             anew; see `reinitialized`.
     """
+    team = team or Team()
     chosen = _sample(len(train))
     sample, known = train.subset(chosen), targets.subset(chosen)
     drawn: dict[Backbone, dict[Version, Backbone]] = {}
@@ -92,18 +96,20 @@ def strongest_twins(
     candidates = {name: _candidates(one, drawn, len(sample)) for name, one in representations.items()}
     rivals = [twin for twins in candidates.values() if len(twins) > 1 for twin in twins]
     if cache is None:
-        features = extract_features(rivals, sample, device=device, reduce=shrink)
+        features = extract_features(rivals, sample, device=device, reduce=shrink, team=team)
     else:
-        features = cached_features(rivals, sample, cache, device=device, sha256=sample.sha256, reduce=shrink)
+        features = cached_features(rivals, sample, cache, device=device, sha256=sample.sha256, reduce=shrink, team=team)
 
     def quality(twin: Representation) -> float:
         maps = twin.combine([features[part.backbone, part.layer] for part in twin.parts])
         return _leave_one_out(maps.to(device), known)
 
-    return {
-        untrained_name(name): max(twins, key=quality) if len(twins) > 1 else twins[0]
-        for name, twins in candidates.items()
-    }
+    def choose() -> dict[str, int]:
+        several = {name: twins for name, twins in candidates.items() if len(twins) > 1}
+        return {name: max(range(len(twins)), key=lambda i: quality(twins[i])) for name, twins in several.items()}
+
+    choice = team.decide(choose)
+    return {untrained_name(name): twins[choice.get(name, 0)] for name, twins in candidates.items()}
 
 
 def starting_points(

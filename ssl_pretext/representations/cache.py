@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ssl_pretext.system.files import (
     write_json,
 )
 from ssl_pretext.system.locks import shared_lock
+from ssl_pretext.system.team import Team
 
 __all__ = ["Cache", "cached_features", "code_identity", "is_cacheable", "is_library_code", "network_identity"]
 
@@ -104,6 +106,7 @@ def cached_features(
     device: str | torch.device,
     sha256: str,
     reduce: Callable[[Tensor], Tensor] | None = None,
+    team: Team | None = None,
 ) -> dict[tuple[Backbone, str], Tensor]:
     """Computes features as `extract_features` does, or reads them from a cache, in which new features are stored.
 
@@ -118,6 +121,7 @@ def cached_features(
         sha256: The hash of the images.
         reduce: A function of this library that is applied to each batch of feature maps before it is stored, such as
             `shrink`.
+        team: Processes that share the images, as for `extract_features`. The cache of its leader counts.
 
     Returns:
         Features by backbone and layer, as from `extract_features`.
@@ -125,10 +129,11 @@ def cached_features(
     Raises:
         ArgumentError: A representation returns something other than feature maps, or values that are not finite.
     """
+    team = team or Team()
     found: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
         if not is_cacheable(backbone):
-            maps = run_backbone(backbone, layers, images, device=device, reduce=reduce)
+            maps = run_backbone(backbone, layers, images, device=device, reduce=reduce, team=team)
         else:
             common = {
                 "backbone": backbone.describe,
@@ -139,13 +144,17 @@ def cached_features(
                 "device": torch.device(device).type,  # by default, GPUs compute convolutions in TF32
             }
             identities = {layer: {**common, "layer": layer} for layer in layers}
-            known = {layer: cache.features(identity) for layer, identity in identities.items()}
+            known = {layer: cache.features(identity) for layer, identity in identities.items() if team.is_leader}
             maps = {layer: features for layer, features in known.items() if features is not None}
-            missing = {layer: name for layer, name in layers.items() if layer not in maps}
-            computed = run_backbone(backbone, missing, images, device=device, reduce=reduce)
+            missing = team.decide(partial(_without, layers, maps))
+            computed = run_backbone(backbone, missing, images, device=device, reduce=reduce, team=team)
             maps |= {layer: cache.store_features(identities[layer], values) for layer, values in computed.items()}
         found |= {(backbone, layer): features for layer, features in maps.items()}
     return found
+
+
+def _without(layers: Mapping[str, str], known: Container[str]) -> dict[str, str]:
+    return {layer: name for layer, name in layers.items() if layer not in known}
 
 
 def code_identity() -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import Backbone, Representation, frozen
 from ssl_pretext.system.files import reserved_temporary_file
+from ssl_pretext.system.team import Team
 
 __all__ = ["check_maps", "extract_features", "layers_by_backbone", "run_backbone"]
 
@@ -25,6 +26,7 @@ def extract_features(
     *,
     device: str | torch.device = "cpu",
     reduce: Callable[[Tensor], Tensor] | None = None,
+    team: Team | None = None,
 ) -> dict[tuple[Backbone, str], Tensor]:
     """Computes the features of all parts of representations, running each network once over the images.
 
@@ -33,6 +35,7 @@ def extract_features(
         images: The images, all of which are used, in order.
         device: The device on which the networks run.
         reduce: A function that is applied to each batch of feature maps before it is stored, such as `shrink`.
+        team: Processes that share the images; only the leader gets features. By default this process does all.
 
     Returns:
         Float32 features on the CPU by backbone and layer, from which `Representation.combine` computes the features of
@@ -44,7 +47,7 @@ def extract_features(
     """
     features: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
-        maps = run_backbone(backbone, layers, images, device=device, reduce=reduce)
+        maps = run_backbone(backbone, layers, images, device=device, reduce=reduce, team=team or Team())
         features |= {(backbone, layer): values for layer, values in maps.items()}
     return features
 
@@ -85,29 +88,41 @@ def run_backbone(
     *,
     device: str | torch.device,
     reduce: Callable[[Tensor], Tensor] | None,
+    team: Team,
 ) -> dict[str, Tensor]:
-    """Computes features of layers of one backbone in one pass; `layers` maps each layer to its name in messages."""
+    """Computes features of layers of one backbone in one pass; `layers` maps each layer to its name in messages.
+
+    Each process of the team computes some of the batches, and its leader gets all of them.
+    """
     features: dict[str, Tensor] = {}
     if not layers:
         return features
+
+    def computed(indices: Tensor) -> dict[str, Tensor]:
+        maps = backbone.feature_maps(images.images(indices).to(device), list(layers))
+        found = {}
+        for layer, name in layers.items():
+            batch = check_maps(name, maps[layer], len(indices))
+            if not batch.isfinite().all():
+                raise ArgumentError(
+                    f"{name!r} returned features that are not finite; the training of its network may have diverged"
+                )
+            found[layer] = (batch if reduce is None else reduce(batch)).cpu()
+        return found
+
+    def keep(indices: Tensor, found: dict[str, Tensor]) -> None:
+        for layer, batch in found.items():
+            if layer not in features:  # filled in place, because concatenating batches would take twice the memory
+                features[layer] = _allocate(len(images), *batch.shape[1:])
+            if batch.shape[1:] != features[layer].shape[1:]:
+                raise ArgumentError(
+                    f"{layers[layer]!r} returned features of shape {tuple(features[layer].shape[1:])} for the first "
+                    f"images and {tuple(batch.shape[1:])} for later ones; they must have the same shape for all images"
+                )
+            features[layer][indices] = batch
+
     with frozen(backbone.module, device):
-        for indices in torch.arange(len(images)).split(BATCH_SIZE):
-            maps = backbone.feature_maps(images.images(indices).to(device), list(layers))
-            for layer, name in layers.items():
-                batch = check_maps(name, maps[layer], len(indices))
-                if not batch.isfinite().all():
-                    raise ArgumentError(
-                        f"{name!r} returned features that are not finite; the training of its network may have diverged"
-                    )
-                batch = (batch if reduce is None else reduce(batch)).cpu()
-                if layer not in features:  # filled in place, because concatenating batches would take twice the memory
-                    features[layer] = _allocate(len(images), *batch.shape[1:])
-                if batch.shape[1:] != features[layer].shape[1:]:
-                    raise ArgumentError(
-                        f"{name!r} returned features of shape {tuple(features[layer].shape[1:])} for the first images "
-                        f"and {tuple(batch.shape[1:])} for later ones; they must have the same shape for all images"
-                    )
-                features[layer][indices] = batch
+        team.share(torch.arange(len(images)).split(BATCH_SIZE), computed, keep)
         finish_range_checks()
     return features
 

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from ssl_pretext.errors import ArgumentError, PretextError
 
-__all__ = ["RankInfo", "check_launcher", "gather_from_all", "on_rank_zero", "rank_and_world", "rank_info"]
+__all__ = [
+    "RankInfo",
+    "check_launcher",
+    "gather_from_all",
+    "key_value_store",
+    "on_rank_zero",
+    "rank_and_world",
+    "rank_info",
+]
 
 POLL = 0.05  # seconds
 LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
@@ -79,7 +87,7 @@ def on_rank_zero(name: str, function: Callable[[], T]) -> T:
     if world == 1:
         return function()
     _calls[name] += 1
-    key, store = f"ssl_pretext/{name}/{_calls[name]}", _store()
+    key, store = f"ssl_pretext/{name}/{_calls[name]}", key_value_store()
     if rank == 0:
         try:
             result = function()
@@ -119,7 +127,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 @lru_cache
-def _store() -> Any:
+def key_value_store() -> Any:
     """The key-value store of `torchrun`."""
     from torch.distributed.rendezvous import rendezvous
 
