@@ -79,8 +79,8 @@ class Team:
             use: Function that is called on rank 0 with each item and its result, in order.
 
         Raises:
-            PretextError: One of the functions raised this error, on this rank or, for rank 0, on any rank. All ranks
-                come to the end before, so that none waits for another one.
+            PretextError: One of the functions raised this error on any rank. It is raised on rank 0, after all ranks
+                have come to the end, so that none waits for another one.
         """
         if self._world == 1:
             for item in items:
@@ -108,7 +108,7 @@ class Team:
                         use(item, found)
                 except PretextError as error:
                     failures.append(error)
-        if failures:
+        if failures and self.is_leader:  # which passes it on to the others when its work ends
             raise failures[0]
 
     @contextmanager
