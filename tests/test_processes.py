@@ -131,7 +131,7 @@ def test_processes_share_the_images_of_which_features_are_computed(results, tmp_
     alone, encoded = several.judged(200, tmp_path)
     (first, error, again), (other, other_error, other_again) = (result["shared"] for result in results)
     assert first[0] == other[0] == again[0] == other_again[0] == alone
-    # The network and its twins for two seeds see 200 and 70 images in batches of 64, and each sees one image beforehand.
+    # The network and its twins of two seeds see 200 and 70 images in batches of 64, and each sees one image before.
     # Networks with hooks are not cached.
     assert encoded == 3 * (200 + 70 + 1)
     assert (first[1], other[1]) == (again[1], other_again[1]) == (3 * (128 + 64 + 1), 3 * (72 + 6 + 1))

@@ -282,3 +282,21 @@ def test_the_last_class_may_be_unseen_too() -> None:
         )
         assert found.card["classes_without_training_images"] == [str(missing)]
         assert found.values("p")[0] <= 2 / 3
+
+
+@pytest.mark.parametrize("kind", ["class", *TARGETS])
+def test_constant_features_get_what_guessing_gets_and_missing_ones_are_refused(kind: str) -> None:
+    train, test = images(30), images(20, seed=1)
+    of = TARGETS.get(kind, lambda pixels: torch.arange(len(pixels)) % 2)
+    constant = Representation("constant", lambda batch: torch.ones(len(batch), 4, 2, 2))
+    data = (train, of(train)), (test, of(test))
+    options = {"target": kind, "seeds": 1, "controls": False, "epochs": 1}
+    value = sp.evaluate({"constant": constant}, *data, **options).values("constant")[0]
+    guessing = {"class": 0.5, "labels": labels(test).mean().item(), "numbers": 0.0}
+    if kind in guessing:
+        assert value == pytest.approx(guessing[kind], abs=0.15)
+    else:
+        assert 0 < value < 0.6
+    missing = Representation("missing", lambda batch: torch.full((len(batch), 4, 2, 2), torch.nan))
+    with pytest.raises(ArgumentError, match="'missing' returned features that are not finite"):
+        sp.evaluate({"missing": missing}, *data, **options)
