@@ -43,3 +43,12 @@ def test_all_rows_run_and_are_published(tmp_path, monkeypatch) -> None:
     assert sections(results)[0] in page
     monkeypatch.setattr(calibration, "ProcessPoolExecutor", lambda *_a, **_k: pytest.fail("a row was drawn twice"))
     assert calibration.main(["--worlds", "4", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    # Rows without one of these texts are those of before, with their commit.
+    results["environment"]["commit"] = "before"
+    for row in results["calibration"]:
+        del row["commit"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert calibration.main(["--worlds", "4", "--only", "fine-tuning;8 tasks", "--out", str(tmp_path)]) == 0
+    again = json.loads((tmp_path / "results.json").read_text())["calibration"]
+    assert [row.pop("commit") == "before" for row in again] == [True, False, True, False]
+    assert again == results["calibration"]

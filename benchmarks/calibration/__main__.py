@@ -55,17 +55,28 @@ def summarize(row: Row, claims: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def run(folder: Path | None, worlds: int, out: Path, jobs: int) -> dict[str, Any]:
-    """Computes all rows that the folder `out` does not hold yet."""
+def run(folder: Path | None, worlds: int, out: Path, jobs: int, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Computes all rows that the folder `out` does not hold yet.
+
+    If there are texts in `only`, the rows whose names contain none of them are those of earlier results in the folder.
+    """
+    before = {}
+    if only:
+        earlier = read_json(out / "results.json")
+        before = {row["row"]: {"commit": earlier["environment"]["commit"], **row} for row in earlier["calibration"]}
+    commit = environment("cpu")["commit"]
     pools = {False: Pool(), True: Pool() if folder is None else photo_features(folder)}
     found = []
     for number, row in enumerate(rows(folder, worlds)):
+        if only and not any(text in row.name for text in only):
+            found += [before[row.name]] if row.name in before else []
+            continue
         file = out / f"row-{number}-{row.worlds}.json"
         if not file.exists():
             with ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as executor:
                 drawn = executor.map(partial(row.claims, pools[row.real]), range(row.worlds), chunksize=CHUNK)
                 write_json(file, {"row": row.name, "claims": [claim for claims in drawn for claim in claims]})
-        found.append(summarize(row, read_json(file)["claims"]))
+        found.append(summarize(row, read_json(file)["claims"]) | {"commit": commit})
         log.info(
             "%s: %.1f%% missed, %.1f%% by the seeds alone%s",
             row.name,
@@ -81,6 +92,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__.partition("\n\n")[2])
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of photographs in class folders, as EuroSAT's")
     parser.add_argument("--worlds", type=int, default=200, help="worlds of a row with a fast probe (default: 200)")
+    parser.add_argument(
+        "--only",
+        metavar="TEXTS",
+        help="compute only rows whose names contain one of these texts, separated by semicolons; the others are those "
+        "of the results.json in the output folder",
+    )
     parser.add_argument("--jobs", type=int, default=available_cpus(), help="processes (default: one for each core)")
     parser.add_argument("--out", type=Path, default=Path("runs/calibration"), metavar="DIR", help="output folder")
     options = parser.parse_args(arguments)
@@ -88,7 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         torch.set_num_threads(1)
         with exclusive_lock(options.out):
-            results = run(options.data, options.worlds, options.out, options.jobs)
+            only = options.only.split(";") if options.only else ()
+            results = run(options.data, options.worlds, options.out, options.jobs, only)
         command = "python -m benchmarks.calibration" + (" --data=DIR" if options.data else "")
         data = options.data.resolve().name if options.data else ""
         results |= {"command": f"{command} --worlds={options.worlds}", "photographs": data}

@@ -29,10 +29,10 @@ def sections(results: Results) -> list[str]:
         f"{100 * LIMITS[1]:.0f}% of false claims and at least {100 * COVERAGE:.0f}% of true differences held, are "
         f"{inside} of {len(found)} rows.",
         f"```bash\n{results['command']}\n```",
-        f"Photographs: {results['photographs'] or 'none'}. Commit `{env['commit']}`; {env['device']}, "
+        f"Photographs: {results['photographs'] or 'none'}. {env['device']}, "
         f"{env['processor']}, {env['cores']} cores, torch {env['torch']}.",
         *METHOD,
-        markdown_table(rows := _table(found), list(rows[0])),
+        markdown_table(rows := _table(found, env["commit"]), list(rows[0])),
         *NOTES,
     ]
 
@@ -62,15 +62,20 @@ NOTES = (
     "are moderated.",
     "The *interval over the seeds alone* is Student's t over the accuracies, or their paired differences. It is what "
     "most tables show. With seeds that all agree, its width is zero.",
-    "If all labels are used and the probe is a network, the intervals are cautious: networks that are trained on part "
-    "of few labels vary more than those that are trained on all of them, and this counts as the choice of labels.",
+    "*Labels*, *numbers* and *mask* are other kinds of targets: three labels, three numbers, or one of three classes "
+    "for each of 8×8 positions, which follow from the features up to noise. Each world has 500 test images. Points are "
+    "hundredths of the mean average precision, of R² and of the mean intersection over union.",
+    "If all labels are used and the probe is a network, or finds neighbors to predict numbers, the intervals are "
+    "cautious: probes that are trained on part of few labels vary more than those that are trained on all of them, and "
+    "this counts as the choice of labels.",
 )
 
 
-def _table(found: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _table(found: list[dict[str, Any]], commit: str) -> list[dict[str, str]]:
     return [
         {
             "case": row["row"],
+            "commit": row.get("commit", commit)[:7],
             "worlds": f"{row['worlds']:,}",
             "true difference, points": f"{100 * row['true_difference']:.1f}",
             "intervals that miss it, %": f"{100 * row['missed']:.1f}",
