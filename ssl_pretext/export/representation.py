@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ssl_pretext.channels import ChannelSpace
+from ssl_pretext.channels import ChannelSpace, known_spaces
 from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.representations.base import ColorHistogram, Concatenated, Pixels, Representation
