@@ -50,12 +50,14 @@ class BandStatistics:
     @property
     def missing(self) -> npt.NDArray[np.bool_]:
         """Whether all values of a channel are missing."""
-        return np.isnan(self.median)
+        missing: npt.NDArray[np.bool_] = np.isnan(self.median)
+        return missing
 
     @property
     def constant(self) -> npt.NDArray[np.bool_]:
         """Whether all values of a channel are the same."""
-        return self.smallest == self.largest
+        constant: npt.NDArray[np.bool_] = self.smallest == self.largest
+        return constant
 
     @property
     def center(self) -> tuple[float, ...]:
@@ -101,7 +103,8 @@ def measure_bands(images: ImageStore, space: ChannelSpace) -> BandStatistics:
         known = band[np.isfinite(band)]
         low, median, high = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * 3
         columns.append([low, median, high, *([known.min(), known.max()] if len(known) else [np.nan] * 2)])
-    return BandStatistics(*np.array(columns, dtype=np.float64).T, images=len(chosen))
+    low, median, high, smallest, largest = np.array(columns, dtype=np.float64).T
+    return BandStatistics(low, median, high, smallest, largest, images=len(chosen))
 
 
 def measure_space(space: ChannelSpace, images: ImageStore) -> ChannelSpace:

@@ -66,8 +66,9 @@ class ChannelSpace:
             from that of the channels, a number is not finite, or a scale is not positive.
 
     Examples:
-        >>> space = ChannelSpace("log", ("R", "G", "B"), (-1,) * 3, (1,) * 3, convert=torch.log1p, convert_back=torch.expm1)
-        >>> space["R", "B"].extract(torch.zeros(1, 3, 1, 1)).flatten()
+        >>> functions = {"convert": torch.log1p, "convert_back": torch.expm1}
+        >>> space = ChannelSpace("log", ("near", "far"), (-1.0, -1.0), (1.0, 1.0), **functions)
+        >>> space["near", "far"].extract(torch.zeros(1, 2, 1, 1)).flatten()
         tensor([1., 1.])
     """
 
@@ -508,9 +509,9 @@ def _has_short_names(space: ChannelSpace) -> bool:
     return space.is_built_in or all(len(name) == 1 and name.isalnum() for name in space.channels)
 
 
-# The ranges of Lab are those of Zhang et al. 2017: (L - 50) / 50, a / 110 and b / 110. Those of the stains were measured
-# on scikit-image's photo `immunohistochemistry`, as `measure_space` does: the median, and half of the distance between
-# the percentiles 1 and 99. That photo has no eosin, which is therefore given the range of hematoxylin.
+# The ranges of Lab are those of Zhang et al. 2017: (L - 50) / 50, a / 110 and b / 110. Those of the stains were
+# measured on scikit-image's photo `immunohistochemistry`, as `measure_space` does: the median, and half of the distance
+# between the percentiles 1 and 99. That photo has no eosin, which is therefore given the range of hematoxylin.
 _BUILT_IN.update(
     (space.name, space)
     for space in [
@@ -518,9 +519,7 @@ _BUILT_IN.update(
         ChannelSpace(
             "lab", ("L", "a", "b"), (50.0, 0.0, 0.0), (50.0, 110.0, 110.0), True, True, _rgb_to_lab, _lab_to_rgb
         ),
-        ChannelSpace(
-            "ycbcr", ("Y", "Cb", "Cr"), (0.5, 0.0, 0.0), (0.5,) * 3, True, True, rgb_to_ycbcr, ycbcr_to_rgb
-        ),
+        ChannelSpace("ycbcr", ("Y", "Cb", "Cr"), (0.5, 0.0, 0.0), (0.5,) * 3, True, True, rgb_to_ycbcr, ycbcr_to_rgb),
         ChannelSpace("gray", ("Y",), (0.5,), (0.5,), True, True, luma, _rgb_from_gray),
         ChannelSpace(
             "hed", ("H", "E", "D"), (0.017, 0.017, 0.054), (0.03, 0.03, 0.095), True, False, rgb_to_hed, hed_to_rgb

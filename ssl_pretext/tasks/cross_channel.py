@@ -28,8 +28,9 @@ class CrossChannelPrediction(PretextTask):
 
     If source and target are equal, this is an autoencoder, and with `input_noise` or `input_drop` a denoising
     autoencoder. Predicted channels of a bounded space pass through a tanh, because its normalized values are in
-    `[-1, 1]`, as in `rgb` and `lab`; predictions of stains and bands are not bounded. A loss on logits, such as `color_classification`, determines the number of output
-    channels of the network, and decodes the logits to the target channels.
+    `[-1, 1]`, as in `rgb` and `lab`; predictions of stains and bands are not bounded. A loss on logits, such as
+    `color_classification`, determines the number of output channels of the network, and decodes the logits to the
+    target channels.
 
     Missing values are NaN in the images. The encoder sees them as 0, the normalized center of their band, and the
     losses ignore them.
