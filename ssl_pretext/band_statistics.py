@@ -76,19 +76,20 @@ class BandStatistics:
         return _rounded(np.where(scale > 0, scale, 1.0))
 
 
-def measure_bands(images: ImageStore, space: ChannelSpace) -> BandStatistics:
-    """Measures the channels of images, on up to 1,024 of them, in one pass.
+def measure_bands(images: ImageStore, space: ChannelSpace, *, num_images: int = NUM_IMAGES) -> BandStatistics:
+    """Measures the channels of images in one pass.
 
     Args:
         images: The images.
         space: The space of the channels; its center and scale are not used.
+        num_images: Number of images that are measured, evenly spaced, if there are more.
 
     Raises:
         ArgumentError: There are no images, or they do not fit the space.
     """
     if len(images) == 0:
         raise ArgumentError(f"the channels of space {space.name!r} are measured on at least one image, got none")
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), NUM_IMAGES)).round().long()
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), num_images)).round().long()
     per_image = max(1, NUM_VALUES // (len(chosen) * len(space.channels)))
     generator = torch.Generator().manual_seed(0)
     parts = []
