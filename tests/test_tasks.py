@@ -116,6 +116,47 @@ def test_a_task_on_bands_is_saved_with_its_channel_space(tmp_path):
         sp.PretextTask.from_pretrained(tmp_path)
 
 
+def od(images):
+    return -(images + 1 / 255).log()
+
+
+def from_od(density):
+    return (-density).exp() - 1 / 255
+
+
+def test_a_task_whose_space_converts_images_is_loaded_with_that_space(tmp_path, images):
+    space = sp.ChannelSpace(
+        "density", ("R", "G", "B"), (1.0,) * 3, (1.0,) * 3, is_color=True, convert=od, convert_back=from_od
+    )
+    task = CrossChannelPrediction(space["R"], space["G", "B"], "autoencoder")
+    task.save_pretrained(tmp_path / "task")
+    with pytest.raises(CheckpointError, match=r"'density' converts images with functions.*pass spaces=\["):
+        sp.PretextTask.from_pretrained(tmp_path / "task")
+    again = sp.PretextTask.from_pretrained(tmp_path / "task", spaces=[space])
+    assert again.target == space["G", "B"]
+    assert torch.equal(again.features(images), task.features(images))
+    assert task.untrained(0).features(images).shape == task.features(images).shape
+    sp.save_representation(task.representation(), tmp_path / "representation")
+    saved = sp.load_representation(tmp_path / "representation", spaces=[space])
+    assert torch.equal(saved.features(images), task.features(images))
+    sp.save_representation(sp.Pixels(space["R"]), tmp_path / "pixels")
+    assert sp.load_representation(tmp_path / "pixels", spaces=[space]).describe == sp.Pixels(space["R"]).describe
+    with pytest.raises(CheckpointError, match="converts images with functions"):
+        sp.load_representation(tmp_path / "pixels")
+
+
+def test_bands_with_odd_names_are_saved_with_a_task(tmp_path):
+    space = sp.ChannelSpace.bands("my cells: 2021", ["DNA stain", "a,b", "CD4+"], scale=2)
+    task = CrossChannelPrediction(space["DNA stain", "a,b"], space["CD4+"], "autoencoder[width=8]")
+    task.save_pretrained(tmp_path)
+    again = sp.PretextTask.from_pretrained(tmp_path)  # nothing else than the contract tells the space
+    assert (again.source, again.target) == (task.source, task.target)
+    other = sp.ChannelSpace.bands(space.name, space.channels, scale=3)
+    mixed = CrossChannelPrediction(space["DNA stain"], other["CD4+"], net())
+    with pytest.raises(ArgumentError, match="two different channel spaces have the name 'my cells: 2021'"):
+        mixed.save_pretrained(tmp_path / "mixed")
+
+
 def test_loading_is_strict(tmp_path):
     task = Colorization("autoencoder")
     task.save_pretrained(tmp_path)
