@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 __all__ = ["join_spec", "split_names", "split_spec"]
 
-_OUTSIDE_QUOTES = r'(?=(?:[^"]*"[^"]*")*[^"]*$)'  # an even number of quotation marks follows
 _SPECIAL = re.compile(r'[:,"]|^\s|\s$')
 
 
@@ -16,8 +15,8 @@ def split_spec(text: str) -> tuple[str, str | None]:
         >>> split_spec("lab:ab"), split_spec("rgb"), split_spec('"a:b":x')
         (('lab', 'ab'), ('rgb', None), ('a:b', 'x'))
     """
-    space, *names = re.split(f":{_OUTSIDE_QUOTES}", text, maxsplit=1)
-    return _unquoted(space), names[0] if names else None
+    space, *names = _split(text, ":")
+    return _unquoted(space), ":".join(names) if names else None
 
 
 def split_names(text: str, known: Sequence[str], *, short: bool) -> tuple[str, ...]:
@@ -40,12 +39,12 @@ def split_names(text: str, known: Sequence[str], *, short: bool) -> tuple[str, .
         ('a', 'b')
     """
     found: list[str] = []
-    for item in [text] if text in known else re.split(f",{_OUTSIDE_QUOTES}", text):
+    for item in [text] if text in known else _split(text, ","):
         whole = _unquoted(item)
         if whole in known or item.strip().startswith('"'):
             found.append(whole)
         elif "+" in item:
-            found += map(_unquoted, re.split(rf"\+{_OUTSIDE_QUOTES}", item))
+            found += map(_unquoted, _split(item, "+"))
         else:
             found += _split_short(whole, known) if short else [whole]
     return tuple(found)
@@ -66,6 +65,17 @@ def join_spec(space: str, names: Sequence[str], *, short: bool) -> str:
 def quoted(name: str) -> str:
     """Returns a name in quotation marks if it would otherwise be read differently."""
     return '"{}"'.format(name.replace('"', '""')) if _SPECIAL.search(name) else name
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Splits text at a mark outside of quotation marks; in linear time, because the text may be from elsewhere."""
+    parts = [""]
+    for number, piece in enumerate(text.split('"')):
+        parts[-1] += '"' if number else ""
+        first, *others = [piece] if number % 2 else piece.split(mark)  # every second piece is inside of a pair
+        parts[-1] += first
+        parts += others
+    return parts
 
 
 def _unquoted(text: str) -> str:
