@@ -51,8 +51,8 @@ def run(options: Pretrain) -> None:
     if task.image_space.image_channels != found.num_channels:
         raise ArgumentError(
             f"{task.name} takes images with {task.image_space.image_channels} channels, but those in {options.data} "
-            f"have {found.num_channels}; choose a task for their channels, such as --task "
-            "'cross_channel[source=band1;target=band2]', or leave --task out"
+            f"have {found.num_channels}; choose a task for their channels, such as 'cross_channel[source=...;"
+            "target=...]' with names of bands, or leave --task out"
         )
     note = ""
     with exclusive_lock(out, "checkpoints", "task"):
