@@ -35,7 +35,7 @@ def main(out: str = "runs/depth_from_rgb", epochs: int = 30) -> float:
     train, test = patches()
     space = sp.ChannelSpace.bands("rgbd", ["R", "G", "B", "D"], center=[0.5, 0.5, 0.5, 40], scale=[0.5, 0.5, 0.5, 40])
     task = sp.CrossChannelPrediction(
-        sp.Channels(space, "RGB"), sp.Channels(space, "D"), "timm/resnet10t[layer=layer2]", losses={"smooth_l1": 1.0}
+        space["R", "G", "B"], space["D"], "timm/resnet10t[layer=layer2]", losses={"smooth_l1": 1.0}
     )
     history = sp.fit(task, train, sp.FitConfig(out=out, epochs=epochs, batch_size=16, learning_rate=1e-3))
     with torch.no_grad():

@@ -30,9 +30,7 @@ def main(file: str, out: str = "runs/satellite_bands", epochs: int = 60) -> dict
     """Pretrains both tasks, and returns the fraction of the variance of held-out patches that each explains."""
     store = patches(file)
     train, test = sp.holdout_split(store.names, store.labels, fraction=0.2)
-    images = store.subset(train).images()
-    center, scale = images.nanmean(dim=(0, 2, 3)), 2 * images.flatten(2).transpose(0, 1).flatten(1).std(dim=1)
-    space = sp.ChannelSpace.bands("sentinel2", BANDS, center=center, scale=scale)
+    space = sp.ChannelSpace.bands("sentinel2", BANDS)  # fit() measures centers and scales on the training images
     visible, infrared = sp.Channels(space, VISIBLE), sp.Channels(space, INFRARED)
     tasks = {
         "near-infrared from visible": sp.CrossChannelPrediction(

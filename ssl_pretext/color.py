@@ -1,10 +1,11 @@
-"""Differentiable conversions between sRGB, CIE L*a*b*, YCbCr and gray, as pure tensor functions.
+"""Differentiable conversions between sRGB, CIE L*a*b*, YCbCr, gray and stains, as pure tensor functions.
 
 The white point is D65 and the matrix that of ITU-R BT.709, with the digits that scikit-image, OpenCV and kornia use, so
 that values agree with theirs. `L` is in `[0, 100]`; over the sRGB gamut, `a` is in about `[-86.2, 98.2]` and `b` in
 `[-107.9, 94.5]`.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -50,6 +51,12 @@ _YCBCR = torch.stack(
 )
 YCBCR_FROM_RGB: Matrix = _YCBCR.tolist()
 RGB_FROM_YCBCR: Matrix = torch.linalg.inv(_YCBCR).tolist()
+
+# Optical densities of hematoxylin, eosin and DAB in R, G and B (Ruifrok and Johnston 2001), as in skimage.color.
+_RGB_FROM_HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=torch.float64)
+DENSITY_FROM_HED: Matrix = _RGB_FROM_HED.T.tolist()
+HED_FROM_DENSITY: Matrix = torch.linalg.inv(_RGB_FROM_HED).T.tolist()
+DARKEST = 1e-6  # smallest intensity, whose optical density is 1
 
 PIECE = 3 << 16  # values that a CPU converts at a time, so that intermediate results fit into its cache
 RANGE_TOLERANCE = 1e-4  # allows for rounding in color conversions; far below one 8-bit level
@@ -133,6 +140,22 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
     """Converts `Y`, `Cb` and `Cr` to sRGB, as the inverse of `rgb_to_ycbcr`."""
     return _apply_matrix(RGB_FROM_YCBCR, ycbcr)
+
+
+def rgb_to_hed(rgb: Tensor) -> Tensor:
+    """Separates sRGB in `[0, 1]` into the stains hematoxylin, eosin and DAB (Ruifrok and Johnston 2001).
+
+    As in scikit-image, negative amounts become 0; a color that is no mixture of the stains cannot be restored.
+    """
+    exact = rgb.to(torch.promote_types(rgb.dtype, torch.float32))
+    density = exact.clamp(min=DARKEST).log() / math.log(DARKEST)
+    return _apply_matrix(HED_FROM_DENSITY, density).clamp(min=0).to(rgb.dtype)
+
+
+def hed_to_rgb(hed: Tensor) -> Tensor:
+    """Converts amounts of hematoxylin, eosin and DAB to sRGB, as the inverse of `rgb_to_hed`, without clipping."""
+    exact = hed.to(torch.promote_types(hed.dtype, torch.float32))
+    return (_apply_matrix(DENSITY_FROM_HED, exact) * math.log(DARKEST)).exp().to(hed.dtype)
 
 
 def _rgb_to_lab(rgb: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ __all__ = [
     "PretextError",
     "ReadError",
     "StorageError",
+    "UnknownChannelsError",
     "UnknownNameError",
 ]
 
@@ -28,6 +29,10 @@ class ArgumentError(PretextError, ValueError):
 
 class UnknownNameError(PretextError, LookupError):
     """A name is unknown; the message lists similar names or all known names."""
+
+
+class UnknownChannelsError(UnknownNameError):
+    """A channel or a channel space is unknown; the message lists those that are known."""
 
 
 class DataError(PretextError, RuntimeError):

@@ -5,7 +5,6 @@ import hypothesis
 import pytest
 import torch
 
-from ssl_pretext import channels
 from ssl_pretext.encoders.registry import ENCODERS
 from ssl_pretext.losses import LOSSES
 from ssl_pretext.probes.registry import PROBES
@@ -30,4 +29,3 @@ def restored_registries(monkeypatch):
     """Removes the names that a test has registered after the test."""
     for registry in REGISTRIES:
         monkeypatch.setattr(registry, "_factories", dict(registry._factories))
-    monkeypatch.setattr(channels, "_SPACES", dict(channels._SPACES))

@@ -1,15 +1,16 @@
-import hashlib
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from skimage.color import rgb2lab
+from skimage.color import hed2rgb, rgb2hed, rgb2lab
+from skimage.data import immunohistochemistry
 
-from ssl_pretext.channels import Channels, ChannelSpace, join
-from ssl_pretext.errors import ArgumentError, UnknownNameError
+from ssl_pretext.channels import Channels, ChannelSpace, join, known_spaces
+from ssl_pretext.errors import ArgumentError, UnknownChannelsError, UnknownNameError
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +18,13 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("space", ["rgb", "lab", "ycbcr", "gray", "pickle-test"])
+S2 = ChannelSpace.bands("s2", ["B02", "B03", "B08"], scale=0.5)
+
+
+@pytest.mark.parametrize(
+    "space", ["rgb", "lab", "ycbcr", "gray", "hed", S2], ids=lambda space: getattr(space, "name", space)
+)
 def test_channels_can_be_pickled(space):
-    ChannelSpace.bands("pickle-test", ["x", "y", "z"], scale=2.0)
     channels, images = Channels(space), torch.rand(1, 3, 2, 2)
     again = pickle.loads(pickle.dumps(channels))
     assert again == channels
@@ -29,12 +34,11 @@ def test_channels_can_be_pickled(space):
 
 @st.composite
 def spaces(draw):
-    """A space of bands with any centers and scales; its name is a hash of them, because names are global."""
+    """A space of bands with any centers and scales."""
     count = draw(st.integers(2, 8))
     center = draw(st.lists(st.floats(-10, 10), min_size=count, max_size=count))
     scale = draw(st.lists(st.floats(0.5, 20), min_size=count, max_size=count))
-    name = hashlib.sha256(repr((center, scale)).encode()).hexdigest()
-    return ChannelSpace.bands(name, [f"B{i}" for i in range(count)], center=center, scale=scale)
+    return ChannelSpace.bands("drawn", [f"B{i}" for i in range(count)], center=center, scale=scale)
 
 
 @given(st.one_of(spaces(), st.sampled_from([Channels.parse(name).space for name in ("rgb", "lab")])), st.data())
@@ -49,8 +53,9 @@ def test_a_group_and_its_complement_give_the_image(space, data):
     assert set(rest.complement().names) == set(group.names)
     if names:
         units = group.denormalize(group.extract(images))
-        assert torch.allclose(units, group.select(space._from_image(images)), atol=1e-9)
-        assert Channels.parse(str(group)) == group
+        assert torch.allclose(units, group.select(space.convert(images)), atol=1e-9)
+        with known_spaces([] if space.is_built_in else [space]):
+            assert Channels.parse(str(group)) == group
 
 
 @pytest.mark.parametrize("name", ["rgb", "lab", "gray", "lab:ab", "rgb:G"])
@@ -91,14 +96,42 @@ def test_normalized_lab_ranges():
         assert values.max().item() * scale == pytest.approx(high, abs=0.06)
 
 
-@pytest.mark.parametrize("text", ["rgb", "rgb:R", "rgb:BR", "lab", "lab:ab", "lab:L", "gray", "s2-text:B02,B03"])
+@pytest.mark.parametrize("text", ["rgb", "rgb:R", "rgb:BR", "lab", "lab:ab", "lab:L", "gray", "hed:HD", "s2:B02,B03"])
 def test_parsing_and_str_are_inverse(text):
-    ChannelSpace.bands("s2-text", ["B02", "B03", "B8A"])
-    channels = Channels.parse(text)
-    assert str(channels) == text
-    assert repr(channels) == f"Channels({text!r})"
-    assert Channels.parse(channels) is channels
-    assert hash(Channels.parse(str(channels))) == hash(channels)
+    with known_spaces([S2]):
+        channels = Channels.parse(text)
+        assert str(channels) == text
+        assert repr(channels) == f"Channels({text!r})"
+        assert Channels.parse(channels) is channels
+        assert hash(Channels.parse(str(channels))) == hash(channels)
+
+
+ODD_NAMES = ["Band 4 (Red)", "DNA stain", "CD4+", "a:b", 'x, the "best"', "gray"]
+
+
+@given(st.lists(st.sampled_from(ODD_NAMES), min_size=1, unique=True), st.sampled_from(["cells", "2021: my cells"]))
+def test_names_may_contain_any_character(names, name):
+    space = ChannelSpace.bands(name, ODD_NAMES)
+    with known_spaces([space]):
+        assert Channels.parse(str(space[tuple(names)])) == space[tuple(names)] == Channels(space, names)
+    assert Channels(space, names[0]).names == (names[0],)
+
+
+def test_names_of_channels_alone_are_enough_where_the_space_is_known():
+    with known_spaces([S2]):
+        assert (
+            Channels.parse("B02+B08") == Channels.parse("B02,B08") == Channels.parse("s2:B02+B08") == S2["B02", "B08"]
+        )
+        assert Channels.parse("s2") == Channels(S2)
+        assert Channels.parse("rgb") == Channels("rgb")
+        with pytest.raises(
+            UnknownChannelsError, match="no channel 'B09'; the channel spaces .*s2 has the channels B02,"
+        ):
+            Channels.parse("B09")
+        with pytest.raises(UnknownChannelsError, match="space 's2' has no channel 'B09'; its channels are B02, B03"):
+            Channels.parse("s2:B02,B09")
+    with pytest.raises(UnknownChannelsError, match=r"no channel space 's2'; known: rgb, .*select its channels with"):
+        Channels.parse("s2:B02")
 
 
 def test_different_spellings_are_equal():
@@ -146,6 +179,21 @@ def test_uint8_bands_are_divided_by_255():
     assert torch.equal(Channels(raw).extract(levels), Channels(raw).extract(levels.float() / 255))
 
 
+def test_stains_are_those_of_scikit_image():
+    photo = torch.from_numpy(immunohistochemistry()[::4, ::4]).permute(2, 0, 1)[None].double() / 255
+    images = torch.cat([photo, torch.rand_like(photo), torch.zeros_like(photo)])
+    stains = Channels("hed")
+    values = stains.denormalize(stains.extract(images))
+    np.testing.assert_allclose(values.numpy(), rgb2hed(images.numpy(), channel_axis=1), atol=1e-12)
+    again = join({stains: stains.extract(images)})
+    np.testing.assert_allclose(again.numpy(), hed2rgb(values.numpy(), channel_axis=1), atol=1e-12)
+    mixtures = join({stains: stains.normalize(0.2 * torch.rand(1, 3, 8, 8, dtype=torch.float64))})
+    torch.testing.assert_close(join({stains: stains.extract(mixtures)}), mixtures, atol=1e-12, rtol=0)
+    inner = mixtures.requires_grad_()
+    assert torch.autograd.gradcheck(stains.extract, inner)
+    assert images.float().dtype == stains.extract(images.float()).dtype == torch.float32
+
+
 def test_ycbcr_is_that_of_jpeg():
     from PIL import Image
 
@@ -164,14 +212,49 @@ def test_ycbcr_is_that_of_jpeg():
     assert Channels("ycbcr").extract(extremes).abs().max() <= 1 + 1e-6
 
 
-def test_bands_are_found_by_name():
-    space = ChannelSpace.bands("s2-test", ["B02", "B03", "B08"], scale=0.5)
-    assert ChannelSpace.bands("s2-test", ["B02", "B03", "B08"], scale=0.5) == space
-    channels = Channels.parse("s2-test:B02,B08")
-    assert (channels.num_channels, str(channels.complement())) == (2, "s2-test:B03")
+def test_bands_are_selected_by_name():
+    assert ChannelSpace.bands("s2", ["B02", "B03", "B08"], scale=0.5) == S2
+    channels = S2["B02", "B08"]
+    assert (channels.num_channels, channels.complement()) == (2, S2["B03"])
     assert torch.equal(channels.extract(torch.ones(1, 3, 2, 2)), torch.full((1, 2, 2, 2), 2.0))
-    with pytest.raises(ArgumentError, match="already exists with other channels"):
-        ChannelSpace.bands("s2-test", ["B02"])
+    other = ChannelSpace.bands("s2", ["B02", "B03", "B08"], scale=2)  # as in a cell that is run again
+    assert other["B02"] != S2["B02"]
+    with (
+        pytest.raises(ArgumentError, match="two different channel spaces have the name 's2'"),
+        known_spaces([S2, other]),
+    ):
+        pass
+    with pytest.raises(UnknownNameError, match="has no channel 'B09'"):
+        S2["B02", "B09"]
+    with pytest.raises(TypeError, match="not iterable"):
+        list(S2)
+
+
+def test_a_space_without_numbers_must_be_measured():
+    space = ChannelSpace.bands("raw", ["x", "y"])
+    for use in (space["x"].extract, space["x"].inputs):
+        with pytest.raises(ArgumentError, match=r"'raw' has no center and scale yet: fit\(\) measures them on the"):
+            use(torch.zeros(1, 2, 4, 4))
+    for use in (space["x"].denormalize, space["x"].normalize, lambda values: join({space["x", "y"]: values})):
+        with pytest.raises(ArgumentError, match="has no center and scale yet"):
+            use(torch.zeros(1, 2, 4, 4))
+    assert ChannelSpace.restore(space.describe()) == space
+
+
+def test_a_space_that_converts_is_restored_with_its_functions():
+    log = ChannelSpace("log", ("x", "y"), None, None, convert=torch.log1p, convert_back=torch.expm1)
+    measured = replace(log, center=(1.0, 2.0), scale=(1.0, 1.0))
+    described = measured.describe()
+    assert ChannelSpace.restore(described, [S2, log]) == ChannelSpace.restore(described, [measured]) == measured
+    with pytest.raises(ArgumentError, match=r"'log' converts images with functions.* pass spaces=\[<the same"):
+        ChannelSpace.restore(described, [S2])
+    with pytest.raises(ArgumentError, match="is not the one that was saved"):
+        ChannelSpace.restore(described, [replace(measured, scale=(1.0, 2.0))])
+    with pytest.raises(ArgumentError, match="is not the one that was saved"):
+        ChannelSpace.restore(described, [ChannelSpace.bands("log", ["x", "y"])])
+    images = torch.rand(1, 2, 4, 4)
+    torch.testing.assert_close(join({Channels(measured): Channels(measured).extract(images)}), images)
+    torch.testing.assert_close(measured["y"].extract(images), images[:, 1:].log1p() - 2)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 5, 5), (2, 2, 4, 4)])
@@ -182,7 +265,7 @@ def test_join_refuses_groups_of_unequal_sizes(shape):
 
 def test_errors_say_what_is_wrong():
     light, color = Channels("lab", "L"), Channels("lab", "ab")
-    with pytest.raises(UnknownNameError, match="no channel space 'hsv'; known: rgb, lab, ycbcr, gray"):
+    with pytest.raises(UnknownNameError, match="no channel space 'hsv'; known: rgb, lab, ycbcr, gray, hed"):
         Channels.parse("hsv:H")
     with pytest.raises(UnknownNameError, match="no channel 'c'; its channels are L, a, b"):
         Channels.parse("lab:ac")
@@ -229,5 +312,10 @@ def test_errors_say_what_is_wrong():
             ChannelSpace.bands("not_finite", ["x"], center=not_finite)
         with pytest.raises(ArgumentError, match="positive scales"):
             ChannelSpace.bands("not_finite", ["x"], scale=not_finite)
-    with pytest.raises(ArgumentError, match="must not contain"):
-        ChannelSpace.bands("a:b", ["x"])
+    for names in ([""], [5], []):
+        with pytest.raises(ArgumentError, match="must be text and not empty|distinct names"):
+            ChannelSpace.bands("x", names)
+    with pytest.raises(ArgumentError, match="'rgb' is built in; choose another name"):
+        ChannelSpace.bands("rgb", ["R", "G", "B"])
+    with pytest.raises(ArgumentError, match="channels must be given as text, such as 'lab:ab', .*got 8"):
+        Channels.parse(8)

@@ -70,11 +70,9 @@ def test_a_network_that_sees_a_part_of_the_image_is_compared_with_that_part(chan
 
 
 def test_controls_of_bands_are_bands() -> None:
-    space = ChannelSpace.bands("four", ["B", "G", "R", "N"])
+    space = ChannelSpace.bands("four", ["B", "G", "R", "N"], scale=1)
     data = (torch.rand(12, 4, 8, 8), [0, 1] * 6)
-    task = CrossChannelPrediction(
-        Channels(space, ["B", "G", "R"]), Channels(space, ["N"]), nn.Conv2d(3, 4, 2, stride=2)
-    )
+    task = CrossChannelPrediction(space["B", "G", "R"], space["N"], nn.Conv2d(3, 4, 2, stride=2))
     report = evaluate({"net": task.representation()}, data, data, probe="knn", seeds=1)
     assert report.names[2:] == ["pixels four", "pixels four:BGR", "pixels four 4×4"]
 

@@ -16,7 +16,7 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownNameError
 from ssl_pretext.saving.contract import TrainedOn
 
 BANDS = sp.ChannelSpace.bands("every13", [f"b{i}" for i in range(13)], center=0.5, scale=0.5)
-CHANNELS = {1: "gray", 3: "rgb", 13: "every13"}
+CHANNELS = {1: sp.Channels("gray"), 3: sp.Channels("rgb"), 13: sp.Channels(BANDS)}
 ENCODERS = {
     "autoencoder": "autoencoder",
     "timm CNN": "timm/resnet10t[layer=layer2]",
@@ -49,9 +49,8 @@ def build(task: str, encoder: object = None, channels: int = 3) -> sp.PretextTas
     torch.manual_seed(0)
     seen: dict[str, object] = {"channels": CHANNELS[channels]}
     if task in TWO_ENCODERS:
-        names = sp.Channels.parse(CHANNELS[channels]).names
-        space = CHANNELS[channels]
-        seen = {"first": sp.Channels(space, names[:1]), "second": sp.Channels(space, names[1:])}
+        space, names = CHANNELS[channels].space, CHANNELS[channels].names
+        seen = {"first": space[names[:1]], "second": space[names[1:]]}
     return sp.create_task(task, encoder=encoder or module(task, channels), **seen)
 
 

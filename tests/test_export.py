@@ -261,13 +261,12 @@ def small_encoder(count: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(count, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
 
 
+EXPORTED = sp.ChannelSpace.bands("exported", ["A", "B", "C"], scale=1)
 GRAPHS: "dict[str, Callable[[], sp.PretextTask]]" = {
     "lab": lambda: sp.Colorization(small_encoder(1)),
     "ycbcr": lambda: CrossChannelPrediction("ycbcr:Y", "ycbcr:CbCr", "timm/resnet10t"),
     "two encoders": lambda: sp.SplitBrain("lab:L", "lab:ab", [small_encoder(1), small_encoder(2)]),
-    "bands": lambda: CrossChannelPrediction(
-        sp.Channels(sp.ChannelSpace.bands("exported", ["A", "B", "C"]), "AB"), "exported:C", small_encoder(2)
-    ),
+    "bands": lambda: CrossChannelPrediction(EXPORTED["A", "B"], EXPORTED["C"], small_encoder(2)),
 }
 
 

@@ -62,8 +62,8 @@ def test_other_tasks_take_gray_photos(name, options):
 
 
 def test_bands_are_not_measured():
-    sp.ChannelSpace.bands("three", ["a", "b", "c"], center=[0.0] * 3, scale=[1.0] * 3)
-    task = sp.create_task("cross_channel", source="three:a", target="three:b,c", encoder="autoencoder[width=8]")
+    space = sp.ChannelSpace.bands("three", ["a", "b", "c"], scale=1)
+    task = sp.CrossChannelPrediction(space["a"], space["b", "c"], "autoencoder[width=8]")
     task.prepare(store(20, 0, torch.float32))
 
 

@@ -232,7 +232,7 @@ def trained_on(**changes):
         ({"channel_spaces": 5}, "is damaged: channel_spaces is 5"),
         ({"channel_spaces": [5]}, "cannot create a task"),
         ({"channel_spaces": [{}]}, "cannot create a task"),
-        ({"channel_spaces": [{"name": "rgb", "channels": ["x"], "center": 0, "scale": 1}]}, "already exists"),
+        ({"channel_spaces": [{"name": "rgb", "channels": ["x"], "center": 0, "scale": 1}]}, "is built in"),
         ({"channel_spaces": [{"name": "h1", "channels": ["x"], "center": "0", "scale": 1}]}, "cannot create a task"),
         ({"channel_spaces": [{"name": "h2", "channels": ["x"], "center": 1e999, "scale": 1}]}, "not valid JSON|finite"),
         ({"channel_spaces": [{"name": "h3", "channels": ["x", "x"], "center": 0, "scale": 1}]}, "distinct"),

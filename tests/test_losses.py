@@ -50,6 +50,6 @@ def test_errors_say_what_is_wrong():
         create_loss("smooth_l1[beta=1/110]")
     with pytest.raises(ArgumentError, match="needs beta > 0, got 0; for beta -> 0 use l1"):
         create_loss("smooth_l1[beta=0]")
-    bands = Channels(ChannelSpace.bands("losses-test", ["x", "y"]))
+    bands = Channels(ChannelSpace.bands("losses-test", ["x", "y"], scale=1))
     with pytest.raises(ArgumentError, match="cannot be computed on losses-test, whose space is not a color space"):
         create_loss("l1[domain=rgb]").bind(bands)

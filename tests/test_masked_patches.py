@@ -69,7 +69,7 @@ def test_the_loss_is_that_of_the_paper():
 
 
 def test_images_of_other_sizes_and_missing_values():
-    space = sp.ChannelSpace.bands("masked-test", ["x", "y"])
+    space = sp.ChannelSpace.bands("masked-test", ["x", "y"], scale=1)
     one = task(channels=sp.Channels(space)).eval()
     batch = torch.rand(2, 2, 18, 21)  # padded by the encoder
     output = one(batch)

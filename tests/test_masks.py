@@ -143,8 +143,8 @@ def test_inpainting_and_denoising_learn(task, options, fraction):
 
 
 def test_missing_values_are_not_in_the_loss():
-    sp.ChannelSpace.bands("masks-test", ["x", "y"])
-    task = sp.tasks.Inpainting(net(2), channels="masks-test", mask="center").eval()
+    channels = sp.Channels(sp.ChannelSpace.bands("masks-test", ["x", "y"], scale=1))
+    task = sp.tasks.Inpainting(net(2), channels=channels, mask="center").eval()
     images = torch.rand(2, 2, 16, 16)
     images[:, 0, :9] = float("nan")
     seen, output = encoder_input(task, images)

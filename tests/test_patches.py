@@ -19,7 +19,7 @@ from ssl_pretext.tasks.patches import (
 )
 from ssl_pretext.tasks.relative_patch import NEIGHBORS
 
-POSITION = sp.ChannelSpace.bands("patches-place", ["row", "column"])
+POSITION = sp.Channels(sp.ChannelSpace.bands("place", ["row", "column"], scale=1))
 
 
 def net(channels: int = 3) -> nn.Module:
@@ -130,7 +130,7 @@ def test_permutations_of_nine_tiles_are_farther_apart_than_random_ones():
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (40, 64)])
 def test_pairs_have_the_offset_of_their_class_and_a_gap(height, width):
     torch.manual_seed(0)
-    task = sp.tasks.RelativePatch(net(2), channels="patches-place", drop_channels=False)
+    task = sp.tasks.RelativePatch(net(2), channels=POSITION, drop_channels=False)
     patches, output = encoder_input(task, positions(400, height, width))
     side = round(0.2 * min(height, width))
     gap, jitter = round(0.5 * side), round(7 / 96 * side)
@@ -203,7 +203,7 @@ def test_relative_patch_learns_on_photos():
 def test_tiles_are_cropped_in_the_order_of_their_permutation(grid, height, width, monkeypatch):
     monkeypatch.setattr("ssl_pretext.tasks.jigsaw.standardize_patches", lambda tiles: tiles)
     torch.manual_seed(0)
-    task = sp.tasks.Jigsaw(net(2), channels="patches-place", grid=grid, num_permutations=10)
+    task = sp.tasks.Jigsaw(net(2), channels=POSITION, grid=grid, num_permutations=10)
     tiles, output = encoder_input(task, positions(300, height, width))
     cell = min(height, width) // grid
     tile = round(cell * 64 / 75)

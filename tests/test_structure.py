@@ -24,12 +24,12 @@ LAYERS = (
     ["losses"],
     ["representations"],
     ["encoders", "quantize"],
-    ["regularizers", "saving", "reporting"],
+    ["regularizers", "saving", "reporting", "band_statistics"],
     ["data"],
     ["channels"],
     ["color"],
     ["system"],
-    ["registry", "config", "arguments"],
+    ["registry", "config", "arguments", "channel_specs"],
     ["errors", "version"],
 )
 HEIGHT = {name: len(LAYERS) - level for level, names in enumerate(LAYERS) for name in names}

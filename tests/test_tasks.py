@@ -106,7 +106,7 @@ def test_a_loaded_task_is_bit_for_bit_the_saved_one(tmp_path, images):
 
 def test_a_task_on_bands_is_saved_with_its_channel_space(tmp_path):
     space = sp.ChannelSpace.bands("tasks-test", ["B1", "B2", "B3"], center=0.5, scale=[1, 2, 3])
-    task = CrossChannelPrediction(sp.Channels(space, "B1,B2"), sp.Channels(space, "B3"), net(2))
+    task = CrossChannelPrediction(space["B1", "B2"], space["B3"], net(2))
     task.save_pretrained(tmp_path)
     contract = json.loads((tmp_path / "config.json").read_text())
     assert contract["channel_spaces"][0]["scale"] == [1, 2, 3]
@@ -114,6 +114,47 @@ def test_a_task_on_bands_is_saved_with_its_channel_space(tmp_path):
     assert same(task, again)
     with pytest.raises(CheckpointError, match="given as a module.*pass parts="):
         sp.PretextTask.from_pretrained(tmp_path)
+
+
+def od(images):
+    return -(images + 1 / 255).log()
+
+
+def from_od(density):
+    return (-density).exp() - 1 / 255
+
+
+def test_a_task_whose_space_converts_images_is_loaded_with_that_space(tmp_path, images):
+    space = sp.ChannelSpace(
+        "density", ("R", "G", "B"), (1.0,) * 3, (1.0,) * 3, is_color=True, convert=od, convert_back=from_od
+    )
+    task = CrossChannelPrediction(space["R"], space["G", "B"], "autoencoder")
+    task.save_pretrained(tmp_path / "task")
+    with pytest.raises(CheckpointError, match=r"'density' converts images with functions.*pass spaces=\["):
+        sp.PretextTask.from_pretrained(tmp_path / "task")
+    again = sp.PretextTask.from_pretrained(tmp_path / "task", spaces=[space])
+    assert again.target == space["G", "B"]
+    assert torch.equal(again.features(images), task.features(images))
+    assert task.untrained(0).features(images).shape == task.features(images).shape
+    sp.save_representation(task.representation(), tmp_path / "representation")
+    saved = sp.load_representation(tmp_path / "representation", spaces=[space])
+    assert torch.equal(saved.features(images), task.features(images))
+    sp.save_representation(sp.Pixels(space["R"]), tmp_path / "pixels")
+    assert sp.load_representation(tmp_path / "pixels", spaces=[space]).describe == sp.Pixels(space["R"]).describe
+    with pytest.raises(CheckpointError, match="converts images with functions"):
+        sp.load_representation(tmp_path / "pixels")
+
+
+def test_bands_with_odd_names_are_saved_with_a_task(tmp_path):
+    space = sp.ChannelSpace.bands("my cells: 2021", ["DNA stain", "a,b", "CD4+"], scale=2)
+    task = CrossChannelPrediction(space["DNA stain", "a,b"], space["CD4+"], "autoencoder[width=8]")
+    task.save_pretrained(tmp_path)
+    again = sp.PretextTask.from_pretrained(tmp_path)  # nothing else than the contract tells the space
+    assert (again.source, again.target) == (task.source, task.target)
+    other = sp.ChannelSpace.bands(space.name, space.channels, scale=3)
+    mixed = CrossChannelPrediction(space["DNA stain"], other["CD4+"], net())
+    with pytest.raises(ArgumentError, match="two different channel spaces have the name 'my cells: 2021'"):
+        mixed.save_pretrained(tmp_path / "mixed")
 
 
 def test_loading_is_strict(tmp_path):
@@ -251,12 +292,17 @@ def test_the_branches_of_a_split_brain_do_not_see_each_others_channels(images):
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("leak4:b0,b1", "leak4:b2,b3"), ("rgb:R", "rgb:GB"), ("ycbcr:Y", "ycbcr:CbCr")]
+    "first",
+    [
+        sp.ChannelSpace.bands("leak4", ["b0", "b1", "b2", "b3"], scale=1)["b0", "b1"],
+        sp.Channels("rgb", "R"),
+        sp.Channels("ycbcr", "Y"),
+    ],
+    ids=str,
 )
-def test_the_target_channels_never_change_the_features(source, target):
-    sp.ChannelSpace.bands("leak4", [f"b{i}" for i in range(4)])
-    first, second = sp.Channels.parse(source), sp.Channels.parse(target)
-    task = CrossChannelPrediction(source, target, net(first.num_channels)).eval()
+def test_the_target_channels_never_change_the_features(first):
+    second = first.complement()
+    task = CrossChannelPrediction(first, second, net(first.num_channels)).eval()
     seen = []
     task.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     values = {first: 0.1 * torch.rand(2, first.num_channels, 8, 8)}
@@ -308,11 +354,9 @@ def test_split_brain_is_saved_and_has_an_untrained_control(tmp_path, images):
 
 
 def test_missing_values_are_not_inputs_and_not_in_the_loss():
-    space = sp.ChannelSpace.bands("missing-test", ["x", "y"])
+    space = sp.ChannelSpace.bands("missing-test", ["x", "y"], scale=1)
     torch.manual_seed(0)
-    task = CrossChannelPrediction(
-        sp.Channels(space, "x"), sp.Channels(space, "y"), net(), losses={"l1": 1.0, "l2": 1.0}
-    )
+    task = CrossChannelPrediction(space["x"], space["y"], net(), losses={"l1": 1.0, "l2": 1.0})
     task.eval()
     images = torch.rand(2, 2, 16, 16)
     complete = task(images)
@@ -331,7 +375,7 @@ def test_missing_values_are_not_inputs_and_not_in_the_loss():
     assert torch.equal(task.features(blind), task.features(centered))
     hidden[:, 1] = float("nan")
     assert task(hidden).loss == 0  # all target values are missing
-    assert sp.Pixels("missing-test:x").features(blind).isfinite().all()
+    assert sp.Pixels(space["x"]).features(blind).isfinite().all()
 
 
 def test_output_stride(images):

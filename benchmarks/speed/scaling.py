@@ -55,8 +55,8 @@ def _epoch(images: int, image_size: int, channels: int) -> float:
     pixels = torch.randint(0, 256, (images, channels, image_size, image_size), dtype=torch.uint8, generator=generator)
     store = sp.ImageStore.from_arrays(pixels, [0] * images)
     names = [f"band{number}" for number in range(channels)]
-    space = sp.ChannelSpace.bands(f"scaling{channels}", names)
-    source, target = sp.Channels(space, names[:1]), sp.Channels(space, names[1:])
+    source = sp.ChannelSpace.bands("scaling", names, scale=1)[names[0]]
+    target = source.complement()
     task = sp.CrossChannelPrediction(source, target, _network(1), losses={"smooth_l1": 1.0})
     with tempfile.TemporaryDirectory() as folder:
         ends: list[float] = []

@@ -10,7 +10,7 @@ import yaml
 from ssl_pretext.errors import ArgumentError, DataError, MissingFileError
 from ssl_pretext.system.files import write_json, write_text
 
-__all__ = ["read_options", "write_options", "write_skipped", "write_skipped_on_error"]
+__all__ = ["read_options", "read_yaml", "write_options", "write_skipped", "write_skipped_on_error"]
 
 
 class _OptionLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
@@ -25,6 +25,22 @@ class _OptionLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no typ
         return super().compose_node(parent, index)
 
 
+def read_yaml(path: Path) -> Any:
+    """Reads the values in a YAML file.
+
+    Raises:
+        MissingFileError: The file does not exist.
+        ArgumentError: The file is not valid YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_OptionLoader)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path} does not exist; it should be a YAML file") from error
+    # YAML's own errors are no ValueErrors, but those of impossible dates and of numbers with thousands of digits are.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"{path} is not valid YAML: {error}") from error
+
+
 def read_options(path: Path) -> dict[str, Any]:
     """Reads options from a YAML file; hyphens in their names become underscores.
 
@@ -32,13 +48,7 @@ def read_options(path: Path) -> dict[str, Any]:
         MissingFileError: The file does not exist.
         ArgumentError: The file is not valid YAML, or it is not a mapping from names to values.
     """
-    try:
-        options = yaml.load(path.read_text(encoding="utf-8"), Loader=_OptionLoader)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path} does not exist; it should be a YAML file of options") from error
-    # YAML's own errors are no ValueErrors, but those of impossible dates and of numbers with thousands of digits are.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"{path} is not valid YAML: {error}") from error
+    options = read_yaml(path)
     if not isinstance(options, dict):
         raise ArgumentError(f"{path} contains no options; write one per line, such as 'epochs: 16'")
     return {str(name).replace("-", "_"): value for name, value in options.items()}

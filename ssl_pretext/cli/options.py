@@ -26,6 +26,7 @@ class Pretrain(Config):
     For example:
       ssl-pretext pretrain --data photos --out runs/first
       ssl-pretext pretrain --data photos --encoder timm/resnet18 --out runs/b
+      ssl-pretext pretrain --data chips --bands B02,B03,B04,B08 --out runs/d
       ssl-pretext pretrain --data 'shards/train-{0000..0009}.tar' --out runs/c
       ssl-pretext pretrain --config runs/b/pretrain.yaml --resume
 
@@ -33,7 +34,12 @@ class Pretrain(Config):
         data: Folder of images, which may be in subfolders; or WebDataset shards, such as
             "shards/train-{0000..0009}.tar".
         task: Pretext task, with options in brackets, such as "colorization[target=rgb]" or
-            "split_brain[first=lab:L;second=lab:ab]"; see "ssl-pretext list tasks".
+            "cross_channel[source=B02+B03+B04;target=B08]"; see "ssl-pretext list tasks". If left out, photos are
+            colored, and two halves of the bands of other images are predicted from each other.
+        bands: Names of the channels of images that are not photos, in order and separated by commas; or a YAML file
+            with a list of bands, each with its name and, if you like, its position (counted from 1), center and scale.
+            If left out, the names are those in the files, or band1, band2 and so on. Centers and scales that are not
+            given are measured.
         encoder: Network to pretrain; see "ssl-pretext list encoders".
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
         image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
@@ -51,7 +57,8 @@ class Pretrain(Config):
     after_interrupt: ClassVar[str] = "The same command with --resume continues from the last checkpoint."
 
     data: str
-    task: str = "colorization"
+    task: str | None = None
+    bands: str | None = None
     encoder: str = "autoencoder"
     losses: str | None = None
     image_size: int = 64

@@ -3,13 +3,16 @@
 import logging
 import shlex
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ssl_pretext.channels import Channels
+from ssl_pretext.cli.bands import choose_bands, default_task, image_format, read_bands
 from ssl_pretext.cli.files import read_options, write_options, write_skipped, write_skipped_on_error
 from ssl_pretext.cli.options import Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
-from ssl_pretext.errors import ArgumentError, CheckpointError
+from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownChannelsError
 from ssl_pretext.losses import parse_losses
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
@@ -35,11 +38,22 @@ def run(options: Pretrain) -> None:
     """
     check_launcher()
     out = Path(options.fit.out)
-    # The whole request is checked before the first file is written.
-    task = _task(options)
+    # The whole request is checked before the first file is written, and as much as possible before images are read.
+    bands = None if options.bands is None else read_bands(options.bands)
+    task = _task_of_photos(options) if bands is None else None
     on_rank_zero("folder", lambda: _check_folder(out, options))
     with write_skipped_on_error(out):
         images = _images(options)
+    found = image_format(images)
+    chosen = choose_bands(bands, found)
+    if task is None or chosen is not None:
+        task = _task(options, chosen)
+    if task.image_space.image_channels != found.num_channels:
+        raise ArgumentError(
+            f"{task.name} takes images with {task.image_space.image_channels} channels, but those in {options.data} "
+            f"have {found.num_channels}; choose a task for their channels, such as 'cross_channel[source=...;"
+            "target=...]' with names of bands, or leave --task out"
+        )
     note = ""
     with exclusive_lock(out, "checkpoints", "task"):
         if rank_info().rank == 0:
@@ -69,11 +83,25 @@ def _images(options: Pretrain) -> ImageStore | ImageStream:
     return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache)
 
 
-def _task(options: Pretrain) -> PretextTask:
-    losses = {} if options.losses is None else {"losses": parse_losses(options.losses)}
+def _task_of_photos(options: Pretrain) -> PretextTask | None:
+    """Creates the task for photos, so that unknown names are found before images are read; None if it needs bands."""
+    try:
+        return _task(options, None)
+    except (ArgumentError, UnknownChannelsError):  # the request may be right for other images
+        return None
+
+
+def _task(options: Pretrain, bands: Channels | None) -> PretextTask:
+    spec, given, about = default_task(options.task, bands)
+    arguments: dict[str, Any] = {"encoder": options.encoder, **given}
+    if options.losses is not None:
+        arguments["losses"] = parse_losses(options.losses)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.fit.seed)
-        return create_task(options.task, encoder=options.encoder, **losses)
+        task = create_task(spec, spaces=[] if bands is None else [bands.space], **arguments)
+    if about is not None:
+        log.info("the images are not photos: %s", about)
+    return task
 
 
 def _check_folder(out: Path, options: Pretrain) -> None:

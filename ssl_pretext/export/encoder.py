@@ -38,7 +38,7 @@ An encoder that was pretrained with the pretext task `{task}` of ssl_pretext {ve
 ```
 
 `inputs` are the listed channels of the images, normalized by `(value - center) / scale`. Missing values are 0. The
-images are sRGB in `[0, 1]` for the spaces rgb, lab, ycbcr and gray, and otherwise contain the channels themselves.
+images are sRGB in `[0, 1]` for the spaces rgb, lab, ycbcr, gray and hed, and otherwise contain the channels themselves.
 With ssl_pretext, `inputs = Channels.parse("{channels}").inputs(images)`.
 {untrained}"""
 
@@ -129,14 +129,14 @@ def _write(task: PretextTask, folder: Path) -> None:
 def _contract(task: PretextTask) -> dict[str, Any]:
     """Describes the input that the encoder expects, as JSON-serializable values."""
     channels, space = task.channels, task.channels.space
-    indices = [space.channels.index(name) for name in channels.names]
+    center, scale = channels.statistics
     return {
         "encoder": task.encoder_name,
         "task": task.name,
         "space": space.name,
         "channels": list(channels.names),
-        "center": [space.center[index] for index in indices],
-        "scale": [space.scale[index] for index in indices],
+        "center": center,
+        "scale": scale,
         "image_size": task.trained_on.image_size,
         "resize": task.trained_on.resize,
     }

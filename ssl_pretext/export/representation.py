@@ -1,12 +1,12 @@
 """Saving and loading of representations, so that a score can be reproduced from the files alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ssl_pretext.channels import ChannelSpace
+from ssl_pretext.channels import ChannelSpace, known_spaces
 from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.representations.base import ColorHistogram, Concatenated, Pixels, Representation
@@ -63,12 +63,15 @@ def save_representation(representation: Representation, folder: str | Path) -> N
     write_json(folder / DESCRIPTION_FILE, with_checksum(description))
 
 
-def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] | None = None) -> Representation:
+def load_representation(
+    folder: str | Path, *, modules: Mapping[str, nn.Module] | None = None, spaces: Sequence[ChannelSpace] = ()
+) -> Representation:
     """Loads a representation that `save_representation` wrote.
 
     Args:
         folder: Folder of the representation.
         modules: Untrained modules to replace the parts that were given as modules, such as `{"encoder": MyNet()}`.
+        spaces: The channel spaces that convert images with functions, which files cannot store.
 
     Raises:
         MissingFileError: The folder or one of its files does not exist.
@@ -84,7 +87,9 @@ def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] 
                 "again, or save the representation again"
             )
         name, layer = str(description["name"]), str(description["layer"])
-        representation = _build(description["describe"], name, layer, folder, modules)
+        describe = description["describe"]
+        with known_spaces([ChannelSpace.restore(describe["space"], spaces)] if "space" in describe else []):
+            representation = _build(describe, name, layer, folder, modules, spaces)
         if network_identity(representation.backbone.module) != description["network"]:
             raise CheckpointError(f"the weights in {folder} are not those that were saved")
     except (CheckpointError, MissingFileError):
@@ -95,12 +100,15 @@ def load_representation(folder: str | Path, *, modules: Mapping[str, nn.Module] 
 
 
 def _build(
-    describe: Mapping[str, Any], name: str, layer: str, folder: Path, modules: dict[str, nn.Module]
+    describe: Mapping[str, Any],
+    name: str,
+    layer: str,
+    folder: Path,
+    modules: dict[str, nn.Module],
+    spaces: Sequence[ChannelSpace],
 ) -> Representation:
     """Creates the representation that a description asks for, with the weights in the folder."""
     kind = describe["kind"]
-    if "space" in describe:  # this process may not have registered the space of the bands yet
-        ChannelSpace.bands(**describe["space"])
     if kind == "pixels":
         return Pixels(describe["channels"], size=tuple(describe["size"]) if "size" in describe else None)
     if kind == "histogram":
@@ -111,10 +119,10 @@ def _build(
             raise CheckpointError(
                 f"{links[0]} is a symbolic link, which could lead back to {folder}; replace it by the folder itself"
             )
-        parts = [load_representation(part, modules=modules) for part in folders]
+        parts = [load_representation(part, modules=modules, spaces=spaces) for part in folders]
         return Concatenated(parts, size=describe["size"], name=name)
     if kind == "task":
-        task = PretextTask.from_pretrained(folder / TASK_FOLDER, parts=modules)
+        task = PretextTask.from_pretrained(folder / TASK_FOLDER, parts=modules, spaces=spaces)
         return task.backbone().representation(layer, name)
     if kind == "network":
         return _network(describe, folder, modules).backbone().representation(layer, name)

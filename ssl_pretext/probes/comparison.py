@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_pretext.arguments import whole_number
+from ssl_pretext.band_statistics import measure_bands, warn_of_other_units
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, check_modes, find_controls
@@ -39,6 +40,8 @@ __all__ = ["Comparison", "EvaluateOptions", "Given"]
 
 One = Representation | BackboneOwner | nn.Module | str
 Given = One | Sequence[One]
+
+MEASURED_IMAGES = 64  # training images whose bands are compared with those that a network was trained on
 
 # Threads wait for each other: the mode of a network and the state of the random numbers belong to the whole process.
 ONE_AT_A_TIME = threading.RLock()
@@ -133,6 +136,7 @@ class Comparison:
         self.names_of_targets = check_targets(trained, tested, unseen_classes)
         self.unseen_classes = check_classes(trained, tested, unseen_classes) if target == "class" else []
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
+        self._warn_of_other_units(per_seed)
         self.device = resolve_device(device)
         self.cache = _cache(cache)
         self.controls = find_controls(
@@ -150,6 +154,15 @@ class Comparison:
         )
         self.names = list(_ordered_names(self.representations, self.controls))
         self.team = Team()
+
+    def _warn_of_other_units(self, representations: Mapping[str, Sequence[Representation]]) -> None:
+        """Warns if a network sees bands in other units than those that it was trained on."""
+        for name, (first, *_) in representations.items():
+            for part in first.parts:
+                channels = part.backbone.channels
+                if channels is not None and not channels.space.is_color:
+                    found = measure_bands(self.train, channels.space, num_images=MEASURED_IMAGES)
+                    warn_of_other_units(channels, found, name)
 
     @keep_freed_memory()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:

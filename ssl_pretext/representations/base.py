@@ -348,9 +348,9 @@ class Concatenated(Representation):
 
 
 def describe_channels(channels: Channels) -> dict[str, Any]:
-    """Describes channels for a card; bands with their space, since the name of a space of bands does not define it."""
+    """Describes channels for a card; with their space unless it is built in, since its name does not define it."""
     space = channels.space
-    return {"channels": str(channels)} | ({} if space.is_color else {"space": space.describe()})
+    return {"channels": str(channels)} | ({} if space.is_built_in else {"space": space.describe()})
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The base class of all pretext tasks: loss, features by layer, untrained control, saving and loading."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,8 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ssl_pretext.channels import Channels, ChannelSpace, as_images
+from ssl_pretext.band_statistics import check_bands, measure_bands, warn_of_other_units
+from ssl_pretext.channels import Channels, ChannelSpace, as_images, check_names_differ, known_spaces
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import EncoderShape, create_encoder, feature_layers, feature_maps, measure_encoder
 from ssl_pretext.encoders.inspection import check_image_size
@@ -38,6 +40,8 @@ __all__ = [
     "parse_channel_pair",
     "register_task",
 ]
+
+log = logging.getLogger(__name__)
 
 TASKS: "Registry[PretextTask]" = Registry("task")
 
@@ -190,6 +194,29 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             options[name] = str(value) if isinstance(value, Channels) else value
         return options
 
+    def measure(self, images: ImageStore) -> None:
+        """Measures the center and scale of channel spaces that have none yet; `fit` calls it before `prepare`.
+
+        It also logs a warning if bands are constant or missing, or if values lie far outside of the range of a space
+        whose center and scale are known.
+
+        Args:
+            images: The training images, of which up to 1,024 are measured.
+
+        Raises:
+            ArgumentError: The images do not fit the task, or all values of a group of channels are missing.
+        """
+        for space in self.channel_spaces():
+            statistics = measure_bands(images, space)
+            groups = [group for group in self._used_channels() if group.space == space]
+            check_bands(groups, statistics, self.name)
+            if space.is_measured:
+                seen = Channels(space, list(dict.fromkeys(name for group in groups for name in group.names)))
+                warn_of_other_units(seen, statistics, self.name)
+            else:
+                self._replace_space(space, replace(space, center=statistics.center, scale=statistics.scale))
+                log.info("measured the center and scale of %s on %s images", space.name, f"{statistics.images:,}")
+
     def prepare(self, images: ImageStore) -> None:
         """Computes what the losses need from the training images, such as a class prior; `fit` calls it first."""
 
@@ -228,7 +255,8 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             for part in ("encoder", "decoder"):
                 if part in options and options[part] is None:
                     options[part] = reinitialized(getattr(self, part))
-            task = type(self)(**options)
+            with known_spaces(self.channel_spaces()):
+                task = type(self)(**options)
         task.trained_on = TrainedOn(image_size=self.trained_on.image_size, resize=self.trained_on.resize)
         device = next((parameter.device for parameter in self.parameters()), None)
         return task.to(device) if device is not None else task
@@ -244,9 +272,15 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         return self.channels.space
 
     def channel_spaces(self) -> list[ChannelSpace]:
-        """Returns the task's channel spaces that are not built in, sorted by name; they are saved with the task."""
+        """Returns the task's channel spaces that are not built in, sorted by name; they are saved with the task.
+
+        Raises:
+            ArgumentError: Two of them have the same name.
+        """
         spaces = {channels.space for channels in self._used_channels()}
-        return sorted((space for space in spaces if not space.is_color), key=lambda space: space.name)
+        own = sorted((space for space in spaces if not space.is_built_in), key=lambda space: space.name)
+        check_names_differ(own)
+        return own
 
     def backbone(self) -> Backbone:
         """Returns the frozen encoder, which computes the features of its layers and of its output."""
@@ -334,7 +368,12 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's method reads pickles and ignores missing keys
-        cls, folder: str | Path, *, revision: str | None = None, parts: Mapping[str, nn.Module] | None = None
+        cls,
+        folder: str | Path,
+        *,
+        revision: str | None = None,
+        parts: Mapping[str, nn.Module] | None = None,
+        spaces: Sequence[ChannelSpace] = (),
     ) -> Self:
         """Loads a task that `save_pretrained` wrote. The contract in the folder names its class.
 
@@ -345,13 +384,14 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
                 the name of a repository on the Hugging Face hub.
             revision: Branch, tag or commit of the repository.
             parts: Untrained modules to replace the parts that were given as modules, such as `{"encoder": MyNet()}`.
+            spaces: The channel spaces of the task that convert images with functions. Other spaces are in the contract.
 
         Raises:
             MissingFileError: The folder or one of its files does not exist, or the repository cannot be fetched.
             CheckpointError: The contract or the weights are damaged, do not fit each other or this version of the
                 library, or belong to another class, or the run has not finished.
         """
-        task, contract = load_task(TASKS, folder, revision=revision, parts=dict(parts or {}))
+        task, contract = load_task(TASKS, folder, revision=revision, parts=dict(parts or {}), spaces=spaces)
         if not isinstance(task, cls):
             raise CheckpointError(f"{folder} holds the task {task.name!r}, which is not a {cls.__name__}")
         task.trained_on = contract["trained_on"]
@@ -374,6 +414,13 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         """Restores the name in a contract; without published weights, the encoder was created under another name."""
         if isinstance(saved, str) and without_weights(saved) == self.encoder_name:
             self.encoder_name = format_spec(*parse_spec(saved))
+
+    def _replace_space(self, old: ChannelSpace, new: ChannelSpace) -> None:
+        """Replaces a channel space in all groups of channels of the task, its branches and its losses."""
+        for module in self.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Channels) and value.space == old:
+                    setattr(module, name, Channels(new, value.names))
 
     def _used_channels(self) -> Sequence[Channels]:
         """Returns all groups of channels that the task sees or predicts."""
@@ -399,15 +446,17 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         return self.channels.space.fill_missing(values)
 
 
-def create_task(task: str, **options: Any) -> PretextTask:
+def create_task(task: str, *, spaces: Sequence[ChannelSpace] = (), **options: Any) -> PretextTask:
     """Creates a task by name.
 
     Args:
-        task: A name from `list_tasks()`.
+        task: A name from `list_tasks()`, with options in brackets or without.
+        spaces: Channel spaces of your own that the options name, such as `source="sentinel2:B02,B03"`. The names of
+            their channels alone are enough: `source="B02,B03"`.
         options: Arguments of the task's class.
 
     Raises:
-        UnknownNameError: No task is registered under this name.
+        UnknownNameError: No task is registered under this name, or a channel or channel space is unknown.
         ArgumentError: The task does not take these options.
 
     Examples:
@@ -415,8 +464,12 @@ def create_task(task: str, **options: Any) -> PretextTask:
         >>> task = create_task("colorization", encoder="autoencoder", target="rgb", losses={"smooth_l1": 1.0})
         >>> task(torch.rand(2, 3, 32, 32)).prediction.shape
         torch.Size([2, 3, 32, 32])
+        >>> chips = ChannelSpace.bands("chips", ["B02", "B03", "B08"])
+        >>> create_task("cross_channel[source=B02+B03;target=B08]", spaces=[chips], encoder="autoencoder").target
+        Channels('chips:B08')
     """
-    return TASKS.create(task, **options)
+    with known_spaces(spaces):
+        return TASKS.create(task, **options)
 
 
 def list_tasks() -> list[str]:

@@ -1,13 +1,13 @@
 """Loading of saved tasks: builds the task that a contract describes and loads its weights strictly."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
-from ssl_pretext.channels import ChannelSpace
+from ssl_pretext.channels import ChannelSpace, known_spaces
 from ssl_pretext.encoders import without_weights
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError
 from ssl_pretext.registry import Registry, signature_of
@@ -55,6 +55,7 @@ def load_task(
     *,
     revision: str | None,
     parts: Mapping[str, nn.Module],
+    spaces: Sequence[ChannelSpace],
 ) -> tuple[T, dict[str, Any]]:
     """Creates the task that a contract describes, and loads its weights.
 
@@ -63,6 +64,7 @@ def load_task(
         folder: A folder of a task or of a training run, or the name of a repository on the Hugging Face hub.
         revision: Branch, tag or commit of the repository.
         parts: Untrained modules by name, to replace the parts that were given as modules.
+        spaces: The channel spaces of the task that convert images with functions.
 
     Returns:
         The task in eval mode, and the contract.
@@ -76,8 +78,7 @@ def load_task(
     contract = read_contract(path)
     weights = path / WEIGHTS_FILE
     try:
-        for space in contract["channel_spaces"]:
-            ChannelSpace.bands(space["name"], space["channels"], center=space["center"], scale=space["scale"])
+        saved = [ChannelSpace.restore(described, spaces) for described in contract["channel_spaces"]]
         options = options_without_weights(contract["options"])  # the saved weights replace published ones
         for part in ("encoder", "decoder"):
             if part in options and options[part] is None:
@@ -87,7 +88,7 @@ def load_task(
                         f"in Python, pass parts={{'{part}': <a module of the same architecture>}}"
                     )
                 options[part] = parts[part]
-        with MemoryLimit(weights.stat().st_size):
+        with MemoryLimit(weights.stat().st_size), known_spaces(saved):
             task = registry.create(contract["task"], **options)
     except CheckpointError:
         raise

@@ -27,9 +27,10 @@ class CrossChannelPrediction(PretextTask):
     """Predicts the `target` channels of an image from its `source` channels.
 
     If source and target are equal, this is an autoencoder, and with `input_noise` or `input_drop` a denoising
-    autoencoder. Predicted color channels pass through a tanh, because normalized colors are in `[-1, 1]`; predictions
-    of other bands are not bounded. A loss on logits, such as `color_classification`, determines the number of output
-    channels of the network, and decodes the logits to the target channels.
+    autoencoder. Predicted channels of a bounded space pass through a tanh, because its normalized values are in
+    `[-1, 1]`, as in `rgb` and `lab`; predictions of stains and bands are not bounded. A loss on logits, such as
+    `color_classification`, determines the number of output channels of the network, and decodes the logits to the
+    target channels.
 
     Missing values are NaN in the images. The encoder sees them as 0, the normalized center of their band, and the
     losses ignore them.
@@ -173,4 +174,4 @@ class CrossChannelPrediction(PretextTask):
         values = output if logits is None else logits.decode(output)
         if values.shape[-2:] != source.shape[-2:]:
             values = F.interpolate(values, source.shape[-2:], mode="bilinear", align_corners=False)
-        return values.tanh() if logits is None and self.target.space.is_color else values
+        return values.tanh() if logits is None and self.target.space.is_bounded else values

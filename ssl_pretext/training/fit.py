@@ -61,7 +61,7 @@ def fit(
     Args:
         task: The task to train. Its weights are changed in place.
         images: Training images; their labels are not used. For a stream, statistics that are measured before and after
-            training (priors of losses, health of features) are computed on its `sample()`.
+            training (centers and scales of bands, priors of losses, health of features) are computed on its `sample()`.
         config: Configuration of the run.
         validation: Images to compute `val_loss` on. They do not influence the training.
 
@@ -122,9 +122,10 @@ def _fit(
     out: Path,
     validation: ImageStore | None,
 ) -> list[dict[str, Any]]:
+    sample = images.sample() if isinstance(images, ImageStream) else images
+    task.measure(sample)  # also in a resumed run, whose images are the same; what is measured belongs to its identity
     checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task))
     task.trained_on = TrainedOn(image_size=images.image_size, resize=images.resize)
-    sample = images.sample() if isinstance(images, ImageStream) else images
     if checkpoint is None:  # a checkpoint already contains these statistics
         task.prepare(sample)
     module = PretextModule(task, config)
@@ -179,7 +180,9 @@ def holds_run(out: Path) -> bool:
 def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream, task: PretextTask) -> Path | None:
     """Checks that the folder is free or holds this run; returns the checkpoint to resume from, if there is one."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
-    identity["task"] = json_sha256([task.name, task.options()])  # tasks with other losses may have the same weights
+    # Tasks with other losses, or with bands of another center and scale, may have the same weights.
+    spaces = [space.describe() for space in task.channel_spaces()]
+    identity["task"] = json_sha256([task.name, task.options(), spaces])
     written, checkpoint = out / FIT_FILE, out / CHECKPOINT
     if holds_run(out):
         if not config.resume:
