@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ssl_pretext.data.photo import format_by_suffix
@@ -15,7 +15,7 @@ from ssl_pretext.registry import joined
 from ssl_pretext.system.files import json_sha256
 from ssl_pretext.system.processes import rank_info
 
-__all__ = ["Listing", "file_version", "image_suffixes", "list_folder", "list_food101", "why_not_read"]
+__all__ = ["Listing", "file_version", "find_images", "image_suffixes", "list_folder", "list_food101", "why_not_read"]
 
 HIDDEN = "the file or folder is hidden: its name starts with a dot, or is __MACOSX"
 LINK = "the link points to a folder that is already included, or to a parent of the data folder"
@@ -49,6 +49,8 @@ class Listing:
         labels: Class of each image, an index into `classes`.
         classes: Names of the classes.
         skipped: Files and folders that were skipped, as `{"name", "reason"}`.
+        groups: Group of each image, if it is known.
+        file_channels: What each file of an image shows, if an image has several; the same for all images.
     """
 
     folder: Path
@@ -57,6 +59,18 @@ class Listing:
     labels: list[int]
     classes: list[str]
     skipped: list[dict[str, str]] = field(default_factory=list)
+    groups: list[str] | None = None
+    file_channels: tuple[str, ...] | None = None
+
+    def subset(self, positions: Sequence[int]) -> "Listing":
+        """Returns a listing of some of the images."""
+        return replace(
+            self,
+            names=[self.names[i] for i in positions],
+            sources=[self.sources[i] for i in positions],
+            labels=[self.labels[i] for i in positions],
+            groups=None if self.groups is None else [self.groups[i] for i in positions],
+        )
 
     def fingerprint(self) -> str:
         """A hash of the folder, classes, names, labels and versions of the files; it changes when images may differ."""
@@ -98,13 +112,9 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
         ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise DataError(_no_folder(root))
-    search = _Search(root)
-    found = sorted(search.images())
-    names, sources = found, [Source((root / name,)) for name in found]
-    skipped = sorted(search.skipped, key=lambda item: item["name"])
-    if not found:
+    names, skipped = find_images(root)
+    sources = [Source((root / name,)) for name in names]
+    if not names:
         where = " in class folders" if labeled else ""
         example = f"; skipped {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
         raise DataError(
@@ -115,7 +125,7 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
     if not labeled:
         if splits and rank_info().rank == 0:
             log.warning("%s holds %s, which are named like splits; the images of all are used", root, joined(splits))
-        return Listing(root, names, sources, [0] * len(found), ["unlabeled"], skipped)
+        return Listing(root, names, sources, [0] * len(names), ["unlabeled"], skipped)
     if splits:
         error = DataError(
             f"the folders {joined(splits)} in {root} are splits of a data set and not classes; pass the folder of one "
@@ -125,12 +135,31 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
         raise error
     if loose := [name for name in names if "/" not in name]:
         raise DataError(
-            f"{root} holds {len(loose)} of its {len(found)} images outside class folders, such as {loose[0]}; move "
+            f"{root} holds {len(loose)} of its {len(names)} images outside class folders, such as {loose[0]}; move "
             f"them to {root}/CLASS/, because the folder of an image is its class"
         )
     classes = sorted({name.split("/")[0] for name in names})
     place = {name: label for label, name in enumerate(classes)}
     return Listing(root, names, sources, [place[name.split("/")[0]] for name in names], classes, skipped)
+
+
+def find_images(root: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Finds the image files of a folder at any depth.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The paths of the images relative to the folder, and what was skipped, as `{"name", "reason"}`; both are sorted.
+
+    Raises:
+        DataError: The folder does not exist.
+        ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
+    """
+    if not root.is_dir():
+        raise DataError(_no_folder(root))
+    search = _Search(root)
+    return sorted(search.images()), sorted(search.skipped, key=lambda item: item["name"])
 
 
 def _no_folder(root: Path) -> str:
