@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,16 @@ from ssl_pretext.registry import joined
 from ssl_pretext.system.files import json_sha256
 from ssl_pretext.system.processes import rank_info
 
-__all__ = ["Listing", "file_version", "find_images", "image_suffixes", "list_folder", "list_food101", "why_not_read"]
+__all__ = [
+    "Listing",
+    "file_version",
+    "find_images",
+    "image_suffixes",
+    "list_files",
+    "list_folder",
+    "list_food101",
+    "why_not_read",
+]
 
 HIDDEN = "the file or folder is hidden: its name starts with a dot, or is __MACOSX"
 LINK = "the link points to a folder that is already included, or to a parent of the data folder"
@@ -72,6 +81,11 @@ class Listing:
             groups=None if self.groups is None else [self.groups[i] for i in positions],
         )
 
+    def positions(self, names: Iterable[str]) -> list[int]:
+        """Returns the positions of images by their names."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return [places[name] for name in names]
+
     def fingerprint(self) -> str:
         """A hash of the folder, classes, names, labels and versions of the files; it changes when images may differ."""
         read = [([file_version(file) for file in source.files], *source[1:]) for source in self.sources]
@@ -111,21 +125,13 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
             subfolders are splits, such as `train` and `test`, and not classes.
         ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
     """
-    root = Path(folder)
-    names, skipped = find_images(root)
-    sources = [Source((root / name,)) for name in names]
-    if not names:
-        where = " in class folders" if labeled else ""
-        example = f"; skipped {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
-        raise DataError(
-            f"{root} holds no images{where}; expected {root}/{'CLASS/' if labeled else ''}NAME.jpg "
-            f"(or {', '.join(sorted(image_suffixes()))}){example}"
-        )
+    listing = _list_files(Path(folder), *((" in class folders", "CLASS/") if labeled else ("", "")))
+    root, names = listing.folder, listing.names
     splits = find_splits(names)
     if not labeled:
         if splits and rank_info().rank == 0:
             log.warning("%s holds %s, which are named like splits; the images of all are used", root, joined(splits))
-        return Listing(root, names, sources, [0] * len(names), ["unlabeled"], skipped)
+        return listing
     if splits:
         error = DataError(
             f"the folders {joined(splits)} in {root} are splits of a data set and not classes; pass the folder of one "
@@ -140,7 +146,31 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
         )
     classes = sorted({name.split("/")[0] for name in names})
     place = {name: label for label, name in enumerate(classes)}
-    return Listing(root, names, sources, [place[name.split("/")[0]] for name in names], classes, skipped)
+    return replace(listing, labels=[place[name.split("/")[0]] for name in names], classes=classes)
+
+
+def list_files(folder: str | Path) -> Listing:
+    """Lists all images of a folder at any depth as the single class `"unlabeled"`, whatever its subfolders are.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DataError: The folder does not exist, or it holds no images.
+        ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
+    """
+    return _list_files(Path(folder), "", "")
+
+
+def _list_files(root: Path, where: str, class_folder: str) -> Listing:
+    names, skipped = find_images(root)
+    if not names:
+        example = f"; skipped {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
+        raise DataError(
+            f"{root} holds no images{where}; expected {root}/{class_folder}NAME.jpg "
+            f"(or {', '.join(sorted(image_suffixes()))}){example}"
+        )
+    return Listing(root, names, [Source((root / name,)) for name in names], [0] * len(names), ["unlabeled"], skipped)
 
 
 def find_images(root: Path) -> tuple[list[str], list[dict[str, str]]]:

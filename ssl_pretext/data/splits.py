@@ -1,6 +1,7 @@
 """Splits of labeled images: a hold-out split by names and a seed, and folders that are splits and not classes."""
 
 import hashlib
+import logging
 import math
 import re
 from collections import Counter, defaultdict
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["Role", "find_splits", "holdout_split", "split_role"]
+__all__ = ["Role", "find_splits", "holdout_split", "split_role", "stated_split"]
+
+log = logging.getLogger(__name__)
 
 Role = Literal["train", "val", "test"]
 
@@ -139,6 +142,31 @@ def split_role(name: str) -> Role | None:
     found = SPLIT.search(name)
     roles: tuple[Role, ...] = ("train", "val", "test")
     return None if found is None or found.lastindex is None else roles[found.lastindex - 1]
+
+
+def stated_split(splits: Sequence[Role], groups: Sequence[str] | None = None) -> tuple[list[int], list[int]]:
+    """Returns the indices of the images for training and for testing, of a split that a data set states.
+
+    Validation images are the test images if there are no others, and are left out otherwise.
+
+    Args:
+        splits: What each image is for.
+        groups: Group of each image. A group on both sides is logged as a warning.
+
+    Raises:
+        ArgumentError: There are no images for training, or none for testing.
+    """
+    tested = "test" if "test" in splits else "val"
+    kept, held_out = ([i for i, split in enumerate(splits) if split == role] for role in ("train", tested))
+    if not kept or not held_out:
+        given = ", ".join(f"{splits.count(role)} {role}" for role in sorted({*splits}))
+        raise ArgumentError(f"a split needs images for training and for testing; it has {given or 'no images'}")
+    if groups is not None and (both := {groups[i] for i in kept} & {groups[i] for i in held_out}):
+        log.warning(
+            "%d of %d groups have images for training and for testing, such as %s; results will look too good",
+            *(len(both), len({*groups}), min(both)),
+        )
+    return kept, held_out
 
 
 def find_splits(names: Iterable[str]) -> list[str]:
