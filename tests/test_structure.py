@@ -63,7 +63,6 @@ TESTED_BY = {
     "ssl_pretext.data.decode": "test_nasty_files.py",
     "ssl_pretext.data.samples": "test_data.py",
     "ssl_pretext.data.shards": "test_stream.py",
-    "ssl_pretext.data.splits": "test_listing.py",
     "ssl_pretext.data.store": "test_data.py",
     "ssl_pretext.data.stream_loader": "test_stream.py",
     "ssl_pretext.encoders.autoencoder": "test_encoders.py",

@@ -197,8 +197,10 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
     write_json(out / "card.json", {"options": options.to_dict(), "probes": cards})
     sections = [Section("What was compared", [f"{about}.", ABOUT])]
     for probe, report in reports.items():
-        plot = difference_plot(report.against_controls(), title=f"{probe} probe")
-        figure = Figure(plot, f"{probe} probe: differences from each control in percentage points, with 95% intervals")
+        metric = report.metric()
+        plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
+        unit = " in percentage points" * metric.percent
+        figure = Figure(plot, f"{probe} probe: differences from each control{unit}, with 95% intervals")
         sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
     health = next(iter(reports.values())).card["health"]
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 Role = Literal["train", "val", "test"]
 
 SPLIT = re.compile(r"(?<![a-z])(?:(train)|(val|dev)|(test|eval|holdout))(?:ing|id|idation|uation|set)?(?![a-z])", re.I)
+TOLERANCE = 1e-9  # smaller changes are those of rounding
 FILLERS = {"data", "dataset", "image", "images", "photos", "pictures", "seg", "set", "split"}  # as in `seg_train`
 
 
@@ -33,9 +34,9 @@ def holdout_split(
     """Holds out a fraction of each class, and never only a part of a group.
 
     Images, or groups of them, are ranked by a hash of the seed and their name, so that the split is the same on every
-    machine and for every order of the files. They are held out in this order as long as that brings the classes
-    closer to the fraction, in squares of the differences relative to the sizes of the classes. If all groups of a class
-    are too large for that, the one that fits best is held out. `ImageStore.split` does the same for a store.
+    machine and for every order of the files. In this order, they are held out, or put back, as long as that brings the
+    classes closer to the fraction, in squares of the differences relative to the sizes of the classes. If all groups of
+    a class are too large for that, the one that fits best is held out. `ImageStore.split` does the same for a store.
 
     Args:
         names: Distinct names of the images.
@@ -107,28 +108,32 @@ def _held_out(members: dict[str, Counter[int]], sizes: Counter[int], fraction: f
     held: Counter[int] = Counter()
     chosen: set[str] = set()
 
-    def fits(group: str) -> bool:
-        return all(held[label] + count <= most[label] for label, count in members[group].items())
-
     def change(group: str) -> float:
-        """The change of the sum of squares; exact, so that it does not depend on the order of the classes."""
-        return math.fsum(
-            count * (count + 2 * (held[label] - wanted[label])) / sizes[label]
+        """The change of the sum of squares if the group changes its side; infinite if too few images would remain."""
+        sign = -1 if group in chosen else 1
+        if sign > 0 and any(held[label] + count > most[label] for label, count in members[group].items()):
+            return math.inf
+        return math.fsum(  # whose exact sum does not depend on the order of the classes
+            count * (count + sign * 2 * (held[label] - wanted[label])) / sizes[label]
             for label, count in members[group].items()
         )
 
-    def hold_out(group: str) -> None:
-        chosen.add(group)
-        held.update(members[group])
+    def move(group: str) -> None:
+        (held.subtract if group in chosen else held.update)(members[group])
+        chosen.symmetric_difference_update([group])
 
-    for group in ranked:
-        if change(group) < 0 and fits(group):
-            hold_out(group)
+    moved = True
+    while moved:
+        moved = False
+        for group in ranked:
+            if change(group) < -TOLERANCE:
+                move(group)
+                moved = True
     for label in sorted(sizes):
         if wanted[label] and not held[label]:
-            candidates = [group for group in ranked if label in members[group] and fits(group)]
-            if candidates:
-                hold_out(min(candidates, key=change))
+            changes = {group: change(group) for group in ranked if label in members[group]}
+            if min(changes.values()) < math.inf:
+                move(min(changes, key=lambda group: changes[group]))
     return chosen
 
 
