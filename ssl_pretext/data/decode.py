@@ -169,7 +169,7 @@ def _with_nan(array: Array) -> npt.NDArray[Any]:
 
 
 def _resampled(array: Array, size: tuple[int, ...], rule: str | None) -> Array:
-    """Enlarges an array to a height and width; values between missing ones and others are missing like the nearest."""
+    """Enlarges an array to a height and width; a pixel is missing if more than half of its weight is missing."""
     (height, width), shape = size, array.values.shape[1:]
     if rule is None or abs(shape[0] * width - shape[1] * height) >= max(size):  # a pixel may be lost to rounding
         advice = "pass resample, bilinear or nearest" if rule is None else "only their resolution may differ"

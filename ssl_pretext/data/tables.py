@@ -252,7 +252,7 @@ def _choose(what: str, columns: Mapping[str, str | Sequence[str]], known: Sequen
     for title in titles:
         if title not in known:
             hint = did_you_mean(title, known)
-            advice = "" if what in columns else f"; name the one for the {what} in columns, such as {what}={known[0]}"
+            advice = "" if what in columns else f"; name the one for the {what} in columns: {what}=NAME"
             raise ArgumentError(f"{name} has no column {title!r}.{hint} It has the columns {joined(known)}{advice}")
     if not titles:
         raise ArgumentError("columns must name at least one column for the label, got none")
