@@ -370,6 +370,8 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     for name in ("photos", "labeled", "labeled_test", "photo.jpg"):
         (tmp_path / name).symlink_to(folder / name)
     monkeypatch.chdir(tmp_path)
+    names = [path.relative_to("labeled") for path in sorted(Path("labeled").rglob("*.png"))]
+    Path("labels.csv").write_text("\n".join(["file,label", *(f"{name},{name.parent}" for name in names)]))
     for content in re.findall(r"```yaml\n(.*?)```", text, re.S):
         Path("run.yaml").write_text(content.replace("lpips[net=squeeze]", "l1"))
     small = {
