@@ -59,6 +59,7 @@ TESTED_BY = {
     "ssl_pretext.cli.probe": "test_cli.py",
     "ssl_pretext.data.augment": "test_loader.py",
     "ssl_pretext.data.build": "test_data.py",
+    "ssl_pretext.data.columns": "test_tables.py",
     "ssl_pretext.data.convert": "test_data.py",
     "ssl_pretext.data.decode": "test_nasty_files.py",
     "ssl_pretext.data.samples": "test_data.py",
