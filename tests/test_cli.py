@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_runs import SMALL, cli_folder, error_line, interrupt  # noqa: F401 (cli_folder is a fixture)
+from PIL import Image
 
 import ssl_pretext as sp
 from ssl_pretext.cli import main
@@ -180,6 +181,84 @@ def test_probe_reads_a_test_folder(capsys):
     assert ProbeReport.from_json("on_test/knn.json").card["train"]["images"] == 18
 
 
+def test_probe_uses_folders_named_like_splits(capsys):
+    for split, folder in (("train", "labeled"), ("val", "labeled_test"), ("test", "labeled_test")):
+        shutil.copytree(folder, f"beside/{split}")
+    request = ["probe", "run/task", "--data", "beside", "--probe", "knn", "--seeds", "1", "--controls", "pixels"]
+    assert main(request) == 0
+    output = capsys.readouterr().out
+    assert "beside has splits: training on beside/train, testing on beside/test" in output
+    assert "18 images of 3 classes in beside/train, 6 in beside/test for testing; all labels" in output
+    shutil.rmtree("beside/test")
+    assert main([*request, "--out", "on_val"]) == 0
+    assert "6 in beside/val for testing" in capsys.readouterr().out
+    shutil.copytree("labeled", "beside/training")
+    assert "are splits of a data set and not classes" in error_line(capsys, *request)
+
+
+def flat_folder():
+    """Writes the photos of `labeled` into the folder `flat`, and a table of them to `flat.csv`."""
+    Path("flat").mkdir(exist_ok=True)
+    rows = ["image,what,shown,patient,split"]
+    for i, path in enumerate(sorted(Path("labeled").rglob("*.png"))):
+        shutil.copy(path, f"flat/{i}.png")
+        kind = path.parent.name
+        rows.append(f"{i},{kind},{kind}|{'odd' if i % 2 else 'even'},p{i // 2},{'test' if i % 6 < 2 else 'train'}")
+    Path("flat.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.parametrize(
+    ("options", "about", "metric"),
+    [
+        (
+            "label=what",
+            "18 images of 3 classes in flat, 6 of them for testing and 12 for training, as flat.csv states;",
+            "a",
+        ),
+        (
+            "label=what,group=patient --holdout 0.3",
+            "6 of them held out for testing (fraction 0.3, seed 0, 3 groups)",
+            "a",
+        ),
+        (
+            "label=shown --target labels --num-labels 9",
+            "18 images with labels in flat, 6 of them for testing",
+            "mean_ave",
+        ),
+        ("label=image --target numbers", "18 images with numbers in flat, 6 of them for testing and 12 for", "r2"),
+    ],
+)
+def test_probe_takes_labels_from_a_table(options, about, metric, capsys):
+    flat_folder()
+    request = "probe run --data flat --labels flat.csv --probe knn --seeds 1 --controls pixels --out tabled".split()
+    columns, *others = options.split()
+    assert main([*request, "--columns", f"file=image,{columns}", *others]) == 0
+    assert about in capsys.readouterr().out
+    card = json.loads(Path("tabled/card.json").read_text())
+    assert card["options"]["labels"] == "flat.csv"
+    assert card["probes"]["knn"]["test"]["images"] == 6
+    assert ProbeReport.from_json("tabled/knn.json").metric().name.startswith(metric)
+
+
+def test_a_run_and_a_probe_take_images_from_several_files(capsys):
+    for path in Path("labeled").rglob("*.png"):
+        for channel, band in zip("rgb", Image.open(path).split(), strict=True):
+            save = Path("bands", path.parent.name, f"{path.stem}_{channel}.png")
+            save.parent.mkdir(parents=True, exist_ok=True)
+            band.resize((16, 16) if channel == "b" else band.size).save(save)
+    files = ["--pattern", "{label}/{id}_{channel:r|g|b}.png", "--resample", "r=nearest,b=bilinear"]
+    assert main(["pretrain", "--data", "bands", "--out", "banded", *files, *SMALL]) == 0
+    assert yaml.safe_load(Path("banded/pretrain.yaml").read_text())["resample"] == "r=nearest,b=bilinear"
+    request = ["probe", "banded", "--data", "bands", "--probe", "knn", "--seeds", "1", "--controls", "pixels"]
+    assert main([*request, *files]) == 0
+    assert "18 images of 3 classes in bands" in capsys.readouterr().out
+    message = error_line(capsys, *request, *files[:2])
+    assert "different sizes: [(16, 16), (32, 32)]; pass resample, bilinear or nearest" in message
+    assert "--pattern is for folders only" in error_line(
+        capsys, "pretrain", "--data", "{0..1}.tar", "--out", "new", "--pattern", "{id}.png"
+    )
+
+
 def test_probe_can_write_into_the_folder_of_its_images():
     shutil.copytree("labeled", "around")
     request = ["probe", "run", "--data", "around", "--out", "around/probe", "--probe", "knn", "--seeds", "1"]
@@ -209,8 +288,20 @@ def test_probe_says_how_to_continue_after_ctrl_c(capsys, monkeypatch):
         ("run --data labeled --probe knn,knn", "--probe must name each probe once, got knn,knn"),
         ("run --data labeled --holdout 2", "--holdout must be between 0 and 1, got 2.0"),
         ("run --data photo.jpg", "photo.jpg is a file and not a data folder; pass the folder"),
-        ("run --data split", "are splits of a data set and not classes"),
-        ("run --data split", ": --data split/train --test split/test"),
+        ("run --data split --holdout 0.5", "are splits of a data set and not classes"),
+        ("run --data split --holdout 0.5", ": --data split/train --test split/test"),
+        ("run --data photos --target numbers", "--target numbers is for the table of --labels; name the table"),
+        ("run --data photos --columns file=a", "--columns is for the table of --labels; name the table"),
+        ("run --data photos --labels none.csv", "there is no table none.csv; check the path"),
+        ("run --data photos --labels none.csv --test labeled", "state the test images in the column split of --labels"),
+        (
+            "run --data photos --labels x.csv --columns file",
+            "--columns must be names with values, each name once, such",
+        ),
+        (
+            "run --data labeled --pattern {a}/{id}.png",
+            "--pattern {a}/{id}.png has no part label, which is the class; add",
+        ),
         ("run --data labeled --image-size 1000000", "--image-size must be at most 13377 pixels, got 1000000"),
         (
             "run --data labeled --test split/test",
@@ -279,6 +370,8 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     for name in ("photos", "labeled", "labeled_test", "photo.jpg"):
         (tmp_path / name).symlink_to(folder / name)
     monkeypatch.chdir(tmp_path)
+    names = [path.relative_to("labeled") for path in sorted(Path("labeled").rglob("*.png"))]
+    Path("labels.csv").write_text("\n".join(["file,label", *(f"{name},{name.parent}" for name in names)]))
     for content in re.findall(r"```yaml\n(.*?)```", text, re.S):
         Path("run.yaml").write_text(content.replace("lpips[net=squeeze]", "l1"))
     small = {

@@ -12,9 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ssl_pretext.config import Config
+from ssl_pretext.errors import ArgumentError
 from ssl_pretext.training.config import FitConfig
 
-__all__ = ["Cache", "Colorize", "Command", "List", "Pretrain", "Probe", "name_options"]
+__all__ = ["Cache", "Colorize", "Command", "List", "Pretrain", "Probe", "name_options", "resample_rules", "split_pairs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,10 @@ class Pretrain(Config):
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
         image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
             and the center is cropped.
+        pattern: Pattern of the file names if an image is several files, such as "{well}_s{site}_w{channel}.tif" or
+            "{channel:rgb|depth}/{id}.png"; the files named by the part channel are joined.
+        resample: How files of an image that are smaller than the largest are enlarged: bilinear or nearest; or the rule
+            of each channel, such as "rgb=bilinear,depth=nearest".
         image_field: What follows the first dot in the names of the images, such as rgb.png, for shards only; the
             suffix of an image alone if left out.
         epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
@@ -62,6 +67,8 @@ class Pretrain(Config):
     encoder: str = "autoencoder"
     losses: str | None = None
     image_size: int = 64
+    pattern: str | None = None
+    resample: str | None = None
     image_field: str | None = None
     epoch_images: int | None = None
     cache: Path | None = None
@@ -84,6 +91,7 @@ class Probe(Config):
     For example:
       ssl-pretext probe runs/first --data labeled --per-class 10
       ssl-pretext probe runs/first --data train --test test --probe "knn[k=5]"
+      ssl-pretext probe runs/first --data photos --labels labels.csv
       ssl-pretext probe runs/first --data labeled --compare "runs/second,timm/resnet18[pretrained=true]"
 
     Attributes:
@@ -91,13 +99,26 @@ class Probe(Config):
         compare: Other networks to evaluate in the same tables, separated by commas: output folders of pretrain, or
             names of encoders, whose published weights get their published normalization.
         pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
-        data: Folder of labeled images, with one subfolder per class.
+        data: Folder of labeled images, with one subfolder per class, or of the images that --labels or --pattern
+            describes. If it has two such folders named like train and test, they are used.
+        labels: Table of the labels: a CSV or Parquet file with the columns file and label, and perhaps group (scene,
+            patient or plate, of which all images are held out or none) and split (train, val or test).
+        columns: Names of columns of --labels that have other names, such as "file=image_id,label=diagnosis"; several
+            label columns are joined by "+".
+        target: What the label is: class, labels (several per image: names separated by "|" or ";", or columns of 0 and
+            1) or numbers.
+        pattern: Pattern of the file names if an image is several files, or its name says its class, such as
+            "{label}_{id}.jpg" or "{channel:rgb|depth}/{label}/{id}.png"; a part may be called group.
+        resample: How files of an image that are smaller than the largest are enlarged: bilinear or nearest; or the rule
+            of each channel, such as "rgb=bilinear,depth=nearest".
         test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.
-        holdout: Fraction of each class that is held out for testing if --test is left out.
+        holdout: Fraction of each class that is held out for testing if --test is left out. If this is left out too, the
+            split of --labels is used, or 0.25 if there is none.
         holdout_seed: Seed that determines which images are held out.
         probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
             list probes".
         per_class: Number of labeled training images per class; all of them if left out.
+        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
         controls: Controls to compare with, separated by commas; all of them if left out. They are untrained, before,
             pixels, source, reduced and histogram.
         seeds: Number of repetitions, from which the confidence intervals are computed.
@@ -112,13 +133,19 @@ class Probe(Config):
 
     run: Positional[Path]
     data: Path
+    labels: Path | None = None
+    columns: str | None = None
+    target: Literal["class", "labels", "numbers"] = "class"
+    pattern: str | None = None
+    resample: str | None = None
     test: Path | None = None
-    holdout: float = 0.25
+    holdout: float | None = None
     holdout_seed: int = 0
     probe: str = "linear,conv,knn"
     compare: str | None = None
     pooling: str = "map"
     per_class: int | None = None
+    num_labels: int | None = None
     controls: str | None = None
     seeds: int = 5
     image_size: int | None = None
@@ -200,6 +227,37 @@ class Cache(Config):
 
 
 Command = Pretrain | Probe | Colorize | List | Cache
+
+
+def split_pairs(option: str, text: str) -> dict[str, str]:
+    """Splits the value of an option that consists of names with values.
+
+    Args:
+        option: Name of the option in messages.
+        text: Names with values, such as `file=image_id,label=diagnosis`.
+
+    Raises:
+        ArgumentError: The text has another form, or a name is given twice.
+
+    Examples:
+        >>> split_pairs("--columns", "file=image_id, label=diagnosis")
+        {'file': 'image_id', 'label': 'diagnosis'}
+    """
+    found: dict[str, str] = {}
+    for pair in text.split(","):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if not name or not value or name in found:
+            raise ArgumentError(
+                f"{option} must be names with values, each name once, such as file=image_id,label=diagnosis; got "
+                f"{text!r}"
+            )
+        found[name] = value
+    return found
+
+
+def resample_rules(text: str | None) -> str | dict[str, str] | None:
+    """Returns the value of `--resample` as `ImageStore.from_folder` takes it."""
+    return split_pairs("--resample", text) if text and "=" in text else text
 
 
 def name_options(message: str) -> str:

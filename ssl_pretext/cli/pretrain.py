@@ -10,7 +10,7 @@ import torch
 from ssl_pretext.channels import Channels
 from ssl_pretext.cli.bands import choose_bands, default_task, image_format, read_bands
 from ssl_pretext.cli.files import read_options, write_options, write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Pretrain
+from ssl_pretext.cli.options import Pretrain, resample_rules
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownChannelsError
 from ssl_pretext.losses import parse_losses
@@ -70,6 +70,8 @@ def run(options: Pretrain) -> None:
 def _images(options: Pretrain) -> ImageStore | ImageStream:
     size, cache = options.image_size, options.cache
     if are_shards(options.data):
+        if options.pattern is not None:
+            raise ArgumentError(f"--pattern is for folders only, and {options.data} are shards; leave the option out")
         return ImageStream(
             options.data,
             image_size=size,
@@ -80,7 +82,14 @@ def _images(options: Pretrain) -> ImageStore | ImageStream:
     for name, value in (("--image-field", options.image_field), ("--epoch-images", options.epoch_images)):
         if value is not None:
             raise ArgumentError(f"{name} is for shards only, and {options.data} is a folder; leave the option out")
-    return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache)
+    return ImageStore.from_folder(
+        options.data,
+        image_size=size,
+        labeled=False,
+        pattern=options.pattern,
+        resample=resample_rules(options.resample),
+        cache=cache,
+    )
 
 
 def _task_of_photos(options: Pretrain) -> PretextTask | None:

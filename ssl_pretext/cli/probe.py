@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Probe
-from ssl_pretext.data import ImageStore, holdout_split
+from ssl_pretext.cli.options import Probe, resample_rules, split_pairs
+from ssl_pretext.data import ImageStore
+from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes import ProbeReport, evaluate
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import difference_plot
+from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page
 from ssl_pretext.representations import FrozenNetwork, Representation
@@ -25,6 +27,9 @@ from ssl_pretext.tasks import PretextTask
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
+
+ROLES = ("train", "val", "test")
+HOLDOUT = 0.25  # fraction that is held out if neither an option nor a table says which images are for testing
 
 ABOUT = (
     "Each row is one frozen representation of the same images. The same kind of small classifier was trained on each "
@@ -44,7 +49,9 @@ def run(options: Probe) -> None:
     """
     probes = split_specs(options.probe)
     for probe in probes:
-        find_method(probe, None)  # raises an error for an unknown name before the slow work starts
+        find_method(
+            probe, None, find_kind(options.target)
+        )  # raises an error for an unknown name before the slow work starts
     if len(set(probes)) < len(probes):
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
     task = PretextTask.from_pretrained(options.run)
@@ -76,7 +83,9 @@ def _probe(
             train,
             test,
             probe=probe,
+            target=options.target,
             per_class=options.per_class,
+            num_labels=options.num_labels,
             seeds=options.seeds,
             controls=True if options.controls is None else split_specs(options.controls),
             cache=out / "cache",
@@ -103,34 +112,85 @@ def _image_size(task: PretextTask, options: Probe) -> int:
 
 def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
     """Returns the training images, the test images, and a description of both."""
-    if not 0 < options.holdout < 1:
-        raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
-    data = _open(options.data, size, options)
+    _check(options)
+    (folder, data), *others = _open_folders(options, size)
     skipped = data.skipped
-    if options.test is None:
-        chosen, held_out = holdout_split(data.names, data.labels, fraction=options.holdout, seed=options.holdout_seed)
-        train, test = data.subset(chosen), data.subset(held_out)
-        source = f"of them held out for testing (fraction {options.holdout}, seed {options.holdout_seed})"
+    if others:
+        train, (test_folder, test) = data, others[0]
+        skipped, source = [*skipped, *test.skipped], f"in {test_folder} for testing"
+    elif options.holdout is None and data.splits is not None:
+        train, test = data.split()
+        source = f"of them for testing and {len(train):,} for training, as {options.labels} states"
     else:
-        train, test = data, _open(options.test, size, options)
-        skipped, source = [*skipped, *test.skipped], f"in {options.test} for testing"
-    labels = f"{options.per_class} labels per class" if options.per_class else "all labels"
+        fraction = HOLDOUT if options.holdout is None else options.holdout
+        train, test = data.split(fraction, seed=options.holdout_seed)
+        groups = "" if test.groups is None else f", {len({*test.groups})} groups"
+        source = f"of them held out for testing (fraction {fraction}, seed {options.holdout_seed}{groups})"
+    kinds = f"of {len(data.classes)} classes" if options.target == "class" else f"with {options.target}"
+    labels = f"{options.per_class} labels per class" if options.per_class else f"{options.num_labels or 'all'} labels"
     about = (
-        f"{len(data):,} images of {len(data.classes)} classes in {options.data}, {len(test):,} {source}; {labels}, "
-        f"{options.seeds} seeds, {size} px{on_rank_zero('skipped', lambda: write_skipped(out, skipped))}"
+        f"{len(data):,} images {kinds} in {folder}, {len(test):,} {source}; {labels}, {options.seeds} seeds, {size} px"
+        f"{on_rank_zero('skipped', lambda: write_skipped(out, skipped))}"
     )
     return train, test, about
 
 
-def _open(folder: Path, size: int, options: Probe) -> ImageStore:
-    """Opens labeled images; for a folder of splits, the error names the options that take them."""
+def _check(options: Probe) -> None:
+    """Raises unless the options of the images fit each other."""
+    if options.holdout is not None and not 0 < options.holdout < 1:
+        raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
+    if options.labels is not None and options.test is not None:
+        raise ArgumentError(
+            "--test is for folders with one subfolder per class; state the test images in the column split of --labels"
+        )
+    if options.labels is None and (options.columns is not None or options.target != "class"):
+        name = "--columns" if options.columns is not None else f"--target {options.target}"
+        raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
+
+
+def _open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
+    """Opens the folder of the images, and that of the test images if there is one, named or found beside the other."""
+    folders = [options.data] if options.test is None else [options.data, options.test]
     try:
-        return ImageStore.from_folder(folder, image_size=size, cache=options.cache)
+        return [(folder, _open(folder, size, options)) for folder in folders]
     except DataError as error:
-        if len(error.splits) > 1:
-            train, *_, test = map(shlex.quote, map(str, error.splits))
-            raise DataError(f"{error}: --data {train} --test {test}") from error
-        raise
+        roles = {role: [path for path in error.splits if split_role(path.name) == role] for role in ROLES}
+        found = [*roles["train"], *(roles["test"] or roles["val"])]
+        if len(found) != 2 or not roles["train"] or options.test is not None or options.holdout is not None:
+            if len(error.splits) > 1:
+                train, *_, test = map(shlex.quote, map(str, error.splits))
+                raise DataError(f"{error}: --data {train} --test {test}") from error
+            raise
+    log.info("%s has splits: training on %s, testing on %s", options.data, *found)
+    return [(folder, _open(folder, size, options)) for folder in found]
+
+
+def _open(folder: Path, size: int, options: Probe) -> ImageStore:
+    """Opens labeled images."""
+    resample = resample_rules(options.resample)
+    if options.labels is None:
+        store = ImageStore.from_folder(
+            folder, image_size=size, pattern=options.pattern, resample=resample, cache=options.cache
+        )
+        if options.pattern is not None and store.classes == ["unlabeled"]:
+            raise ArgumentError(
+                f"--pattern {options.pattern} has no part label, which is the class; add it, such as "
+                "{label}_{id}.jpg, or name a table with --labels"
+            )
+        return store
+    columns: dict[str, str | list[str]] = {**split_pairs("--columns", options.columns)} if options.columns else {}
+    if "label" in columns:
+        columns["label"] = str(columns["label"]).split("+")
+    return ImageStore.from_table(
+        options.labels,
+        folder,
+        image_size=size,
+        target=options.target,
+        columns=columns,
+        pattern=options.pattern,
+        resample=resample,
+        cache=options.cache,
+    )
 
 
 def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:
@@ -140,8 +200,10 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
     write_json(out / "card.json", {"options": options.to_dict(), "probes": cards})
     sections = [Section("What was compared", [f"{about}.", ABOUT])]
     for probe, report in reports.items():
-        plot = difference_plot(report.against_controls(), title=f"{probe} probe")
-        figure = Figure(plot, f"{probe} probe: differences from each control in percentage points, with 95% intervals")
+        metric = report.metric()
+        plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
+        unit = " in percentage points" * metric.percent
+        figure = Figure(plot, f"{probe} probe: differences from each control{unit}, with 95% intervals")
         sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
     health = next(iter(reports.values())).card["health"]
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))

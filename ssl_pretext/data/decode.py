@@ -28,12 +28,13 @@ from ssl_pretext.data.tags import is_photo, is_tiff
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import DataError, MissingDependencyError, PretextError
 
-__all__ = ["Decoded", "decoder", "pixels_of_image", "stored_dtype"]
+__all__ = ["Decoded", "channels_of_files", "decoder", "pixels_of_image", "stored_dtype"]
 
 GDAL_NODATA = 42113  # TIFF tag
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
 MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
 MAX_BYTES = 3 * MAX_PIXELS  # of an array; the largest photograph has as many
+GRAY_MODES = ("1", "L", "LA")
 MAX_MISSING = 0.5  # a resized pixel is missing if more than this weight of the pixels averaged in it is missing
 
 
@@ -83,11 +84,12 @@ def decoder(reading: Reading) -> Callable[[Source | Path | Content], Decoded | s
         try:
             arrays = []
             for path in source.files:
-                found = _read_file(path, reading, whole=source[1:] == (None, None) and len(source.files) == 1)
+                several = len(source.files) > 1
+                found = _read_file(path, reading, whole=source[1:] == (None, None) and not several, gray=several)
                 if isinstance(found, Decoded):
                     return found
                 arrays.append(found)
-            return _decode_array(_part(_stacked(arrays), source), reading.image_size)
+            return _decode_array(_part(_stacked(arrays, reading.resample), source), reading.image_size)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
             forbidden = isinstance(error, PermissionError) and isinstance(path, Path) and not is_readable(path)
             if (failure := temporary_error(error, path)) and not forbidden:
@@ -97,8 +99,26 @@ def decoder(reading: Reading) -> Callable[[Source | Path | Content], Decoded | s
     return decode
 
 
-def _read_file(path: Path | Content, reading: Reading, *, whole: bool) -> Array | Decoded:
-    """Reads the values of a file; if it is a whole photograph, decodes it at the size that is asked for."""
+def channels_of_files(source: Source, reading: Reading) -> list[int]:
+    """Returns the number of channels that each file of an image adds to it.
+
+    Args:
+        source: An image from several files, which can be decoded.
+        reading: How the image is read.
+    """
+    arrays = [_read_file(file, reading, whole=False, gray=len(source.files) > 1) for file in source.files]
+    return [len(array.values) for array in arrays if isinstance(array, Array)]
+
+
+def _read_file(path: Path | Content, reading: Reading, *, whole: bool, gray: bool = False) -> Array | Decoded:
+    """Reads the values of a file.
+
+    Args:
+        path: The file.
+        reading: How the image is read.
+        whole: Whether the file is the whole image, so that a photograph is decoded at the size that is asked for.
+        gray: Whether a photograph in gray has one channel instead of three.
+    """
     from PIL import UnidentifiedImageError
 
     if isinstance(path, Path):
@@ -112,7 +132,9 @@ def _read_file(path: Path | Content, reading: Reading, *, whole: bool) -> Array 
         with open_photo(path) as image:
             if is_photo(image, path) and (reading.channels is None or image.format != "TIFF"):
                 pixels = _read_photo(image, reading.image_size if whole else None)
-                return Decoded(pixels, "uint8") if whole else Array(pixels)
+                if whole:
+                    return Decoded(pixels, "uint8")
+                return Array(pixels[:1] if gray and image.mode in GRAY_MODES else pixels)
             file_format = image.format
     except UnidentifiedImageError:
         if not is_tiff(path):
@@ -126,16 +148,48 @@ def _read_file(path: Path | Content, reading: Reading, *, whole: bool) -> Array 
     return ARRAY_READERS[file_format](path)
 
 
-def _stacked(arrays: Sequence[Array]) -> Array:
-    """Joins the channels of several arrays of the same height and width."""
+def _stacked(arrays: Sequence[Array], resample: Sequence[str | None] = ()) -> Array:
+    """Joins the channels of several arrays, after resampling to the height and width of the largest one."""
     if len(arrays) == 1:
         return arrays[0]
-    sizes = {array.values.shape[1:] for array in arrays}
-    if len(sizes) > 1:
-        raise ValueError(f"the files of the image have different sizes: {sorted(sizes)}")
+    size = max(array.values.shape[1:] for array in arrays)
+    rules = resample or [None] * len(arrays)
+    arrays = [
+        array if array.values.shape[1:] == size else _resampled(array, size, rule)
+        for array, rule in zip(arrays, rules, strict=True)
+    ]
     if {array.missing for array in arrays} == {None}:
         return Array(np.concatenate([array.values for array in arrays]))
-    return Array(np.concatenate([np.where(a.values == a.missing, np.nan, a.values) for a in arrays]))
+    return Array(np.concatenate([_with_nan(array) for array in arrays]))
+
+
+def _with_nan(array: Array) -> npt.NDArray[Any]:
+    """The values of an array with NaN where they are missing."""
+    return array.values if array.missing is None else np.where(array.values == array.missing, np.nan, array.values)
+
+
+def _resampled(array: Array, size: tuple[int, ...], rule: str | None) -> Array:
+    """Enlarges an array to a height and width; a pixel is missing if more than half of its weight is missing."""
+    (height, width), shape = size, array.values.shape[1:]
+    if rule is None or abs(shape[0] * width - shape[1] * height) >= max(size):  # a pixel may be lost to rounding
+        advice = "pass resample, bilinear or nearest" if rule is None else "only their resolution may differ"
+        raise ValueError(f"the files of the image have different sizes: {[shape, size]}; {advice}")
+    if rule == "nearest":
+        rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, shape, strict=True))
+        return array._replace(values=array.values[:, rows[:, None], columns])
+    with np.errstate(over="ignore"):  # as in `_decode_array`
+        values = torch.from_numpy(_with_nan(array).astype(np.float32))
+    valid = values.isfinite()
+
+    def enlarged(maps: Tensor) -> Tensor:
+        return torch.nn.functional.interpolate(maps[None], size, mode="bilinear")[0]
+
+    resized = enlarged(values.where(valid, 0))
+    if not valid.all():
+        weight = enlarged(valid.float())
+        resized = (resized / weight).where(weight >= 1 - MAX_MISSING, torch.nan)
+    as_bytes = array.values.dtype == np.uint8 and array.missing is None
+    return Array(resized.round().to(torch.uint8).numpy() if as_bytes else resized.numpy())
 
 
 def _part(array: Array, source: Source) -> Array:

@@ -1,4 +1,4 @@
-"""Checks that labels and indices are integers."""
+"""Checks that labels and indices are integers, and the mark of a missing class."""
 
 import operator
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["as_indices", "as_labels"]
+__all__ = ["MISSING", "as_indices", "as_labels"]
+
+MISSING = -1  # marks an image without a class, or a pixel of a mask without one; missing numbers and labels are NaN
 
 
 def as_labels(labels: Tensor | npt.NDArray[Any] | Sequence[int]) -> list[int]:

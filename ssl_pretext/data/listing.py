@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ssl_pretext.data.photo import format_by_suffix
@@ -15,7 +15,16 @@ from ssl_pretext.registry import joined
 from ssl_pretext.system.files import json_sha256
 from ssl_pretext.system.processes import rank_info
 
-__all__ = ["Listing", "file_version", "image_suffixes", "list_folder", "list_food101", "why_not_read"]
+__all__ = [
+    "Listing",
+    "file_version",
+    "find_images",
+    "image_suffixes",
+    "list_files",
+    "list_folder",
+    "list_food101",
+    "why_not_read",
+]
 
 HIDDEN = "the file or folder is hidden: its name starts with a dot, or is __MACOSX"
 LINK = "the link points to a folder that is already included, or to a parent of the data folder"
@@ -49,6 +58,8 @@ class Listing:
         labels: Class of each image, an index into `classes`.
         classes: Names of the classes.
         skipped: Files and folders that were skipped, as `{"name", "reason"}`.
+        groups: Group of each image, if it is known.
+        file_channels: What each file of an image shows, if an image has several; the same for all images.
     """
 
     folder: Path
@@ -57,6 +68,23 @@ class Listing:
     labels: list[int]
     classes: list[str]
     skipped: list[dict[str, str]] = field(default_factory=list)
+    groups: list[str] | None = None
+    file_channels: tuple[str, ...] | None = None
+
+    def subset(self, positions: Sequence[int]) -> "Listing":
+        """Returns a listing of some of the images."""
+        return replace(
+            self,
+            names=[self.names[i] for i in positions],
+            sources=[self.sources[i] for i in positions],
+            labels=[self.labels[i] for i in positions],
+            groups=None if self.groups is None else [self.groups[i] for i in positions],
+        )
+
+    def positions(self, names: Iterable[str]) -> list[int]:
+        """Returns the positions of images by their names."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return [places[name] for name in names]
 
     def fingerprint(self) -> str:
         """A hash of the folder, classes, names, labels and versions of the files; it changes when images may differ."""
@@ -97,25 +125,13 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
             subfolders are splits, such as `train` and `test`, and not classes.
         ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(_no_folder(root))
-    search = _Search(root)
-    found = sorted(search.images())
-    names, sources = found, [Source((root / name,)) for name in found]
-    skipped = sorted(search.skipped, key=lambda item: item["name"])
-    if not found:
-        where = " in class folders" if labeled else ""
-        example = f"; skipped {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
-        raise DataError(
-            f"{root} holds no images{where}; expected {root}/{'CLASS/' if labeled else ''}NAME.jpg "
-            f"(or {', '.join(sorted(image_suffixes()))}){example}"
-        )
+    listing = _list_files(Path(folder), *((" in class folders", "CLASS/") if labeled else ("", "")))
+    root, names = listing.folder, listing.names
     splits = find_splits(names)
     if not labeled:
         if splits and rank_info().rank == 0:
             log.warning("%s holds %s, which are named like splits; the images of all are used", root, joined(splits))
-        return Listing(root, names, sources, [0] * len(found), ["unlabeled"], skipped)
+        return listing
     if splits:
         error = DataError(
             f"the folders {joined(splits)} in {root} are splits of a data set and not classes; pass the folder of one "
@@ -125,12 +141,55 @@ def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
         raise error
     if loose := [name for name in names if "/" not in name]:
         raise DataError(
-            f"{root} holds {len(loose)} of its {len(found)} images outside class folders, such as {loose[0]}; move "
+            f"{root} holds {len(loose)} of its {len(names)} images outside class folders, such as {loose[0]}; move "
             f"them to {root}/CLASS/, because the folder of an image is its class"
         )
     classes = sorted({name.split("/")[0] for name in names})
     place = {name: label for label, name in enumerate(classes)}
-    return Listing(root, names, sources, [place[name.split("/")[0]] for name in names], classes, skipped)
+    return replace(listing, labels=[place[name.split("/")[0]] for name in names], classes=classes)
+
+
+def list_files(folder: str | Path) -> Listing:
+    """Lists all images of a folder at any depth as the single class `"unlabeled"`, whatever its subfolders are.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DataError: The folder does not exist, or it holds no images.
+        ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
+    """
+    return _list_files(Path(folder), "", "")
+
+
+def _list_files(root: Path, where: str, class_folder: str) -> Listing:
+    names, skipped = find_images(root)
+    if not names:
+        example = f"; skipped {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
+        raise DataError(
+            f"{root} holds no images{where}; expected {root}/{class_folder}NAME.jpg "
+            f"(or {', '.join(sorted(image_suffixes()))}){example}"
+        )
+    return Listing(root, names, [Source((root / name,)) for name in names], [0] * len(names), ["unlabeled"], skipped)
+
+
+def find_images(root: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Finds the image files of a folder at any depth.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The paths of the images relative to the folder, and what was skipped, as `{"name", "reason"}`; both are sorted.
+
+    Raises:
+        DataError: The folder does not exist.
+        ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
+    """
+    if not root.is_dir():
+        raise DataError(_no_folder(root))
+    search = _Search(root)
+    return sorted(search.images()), sorted(search.skipped, key=lambda item: item["name"])
 
 
 def _no_folder(root: Path) -> str:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Reading", "Source", "Window"]
+__all__ = ["RESAMPLING", "Reading", "Source", "Window"]
+
+RESAMPLING = ("bilinear", "nearest")
 
 
 class Window(NamedTuple):
@@ -45,7 +47,9 @@ class Reading:
         image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps the
             size.
         channels: Number of channels if it is stated; 8-bit TIFF files are then read as arrays instead of photographs.
+        resample: Rule by which each file of an image is brought to the size of the largest one; empty if there is none.
     """
 
     image_size: int | None = None
     channels: int | None = None
+    resample: tuple[str | None, ...] = ()

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from ssl_pretext.data.build import StoreSpec, digest, open_or_build
 from ssl_pretext.data.checksums import Checksums
-from ssl_pretext.data.decode import stored_dtype
+from ssl_pretext.data.decode import channels_of_files, stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
-from ssl_pretext.data.listing import list_folder, list_food101
-from ssl_pretext.data.sources import Reading
+from ssl_pretext.data.listing import list_files, list_folder, list_food101
+from ssl_pretext.data.patterns import list_pattern, resampling_of
+from ssl_pretext.data.sources import Reading, Source
+from ssl_pretext.data.splits import Role, holdout_split, stated_split
+from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError, DataError
 
 __all__ = ["ImageStore"]
@@ -36,6 +39,7 @@ class ImageStore:
         targets: What else is known of the images, as `evaluate` takes it: a mapping from names to labels or numbers
             `(N,)`, or masks `(N, H, W)`; None if there is nothing.
         groups: Group of each image, such as its scene or patient, whose images belong on one side of a split.
+        splits: What each image is for, `"train"`, `"val"` or `"test"`, if a table says so.
         channel_names: Names of the channels, if the files have them.
 
     Examples:
@@ -58,6 +62,7 @@ class ImageStore:
         skipped: Sequence[dict[str, str]] = (),
         targets: Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any] | None = None,
         groups: Sequence[str] | None = None,
+        splits: Sequence[Role] | None = None,
         channel_names: Sequence[str] | None = None,
     ) -> None:
         self._pixels, self._digests, self._checksums = pixels, digests, checksums
@@ -66,6 +71,7 @@ class ImageStore:
         self.classes, self.names = list(classes), list(names)
         self.resize, self.skipped, self.targets = resize, list(skipped), targets
         self.groups = None if groups is None else list(groups)
+        self.splits = None if splits is None else list(splits)
         self.channel_names = None if channel_names is None else list(channel_names)
 
     @classmethod
@@ -119,6 +125,9 @@ class ImageStore:
         image_size: int | None,
         channels: int | None = None,
         labeled: bool = True,
+        pattern: str | None = None,
+        group: str | None = None,
+        resample: str | Mapping[str, str] | None = None,
         cache: str | Path | None = None,
         max_unreadable: float = 0.9,
     ) -> "ImageStore":
@@ -139,12 +148,22 @@ class ImageStore:
             channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the
                 number is that of most images, and the tags of an 8-bit TIFF file say whether it is a photograph.
             labeled: Whether the subfolders are classes. False takes all images at any depth as one class.
+            pattern: Pattern of the names of the files, such as `"{well}_s{site}_w{channel}.tif"` or
+                `"{channel:rgb|depth}/{id}.png"`, if an image is several files or its name says more of it. The part
+                `channel` names the files whose channels are joined, in the order of its alternatives, or else sorted.
+                The part `label` or `class` is the class, the part `group` the group, and all parts but `channel` are
+                the name of the image. Files that do not match are left out; so are images that lack a channel, with a
+                reason in `skipped`.
+            group: Part of the pattern that is the group of an image, in place of a part with this name.
+            resample: How files of an image that are smaller than the largest are enlarged: `"bilinear"`, or `"nearest"`
+                for classes and depth; a mapping gives the rule of each channel, such as `{"depth": "nearest"}`. By
+                default, images from files of different sizes are left out.
             cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
             max_unreadable: Fraction of unreadable images above which an error is raised. Otherwise they are skipped,
-                and `skipped` has the reasons.
+                and `skipped` has the reasons. The same limit holds for images that lack a channel.
 
         Raises:
-            ArgumentError: A number is out of its range.
+            ArgumentError: A number is out of its range, or the pattern is malformed.
             DataError: There are no images or no classes, the subfolders are splits such as `train` and `test`, too many
                 images cannot be read, or no format (channels, dtype and size) is shared by more than half of the
                 images. If one is, other images are skipped.
@@ -152,15 +171,91 @@ class ImageStore:
             ReadError: An image cannot be read for a reason that says nothing about it, such as a lack of memory. The
                 next call continues with it.
         """
-        listing = list_folder(folder, labeled=labeled)
-        return cls._open(
-            StoreSpec(
-                listing=listing,
-                reading=Reading(image_size=image_size, channels=channels),
-                cache=cache,
-                max_unreadable=max_unreadable,
-            )
-        )
+        if pattern is not None:
+            listing = list_pattern(folder, pattern, labeled=labeled, group=group, max_incomplete=max_unreadable)
+        elif group is not None:
+            raise ArgumentError(f"group names a part of a pattern, such as {{{group}}}; pass the pattern, too")
+        else:
+            listing = list_folder(folder, labeled=labeled)
+        resampling = resampling_of(resample, listing.file_channels)
+        reading = Reading(image_size=image_size, channels=channels, resample=resampling)
+        return cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=max_unreadable))
+
+    @classmethod
+    def from_table(
+        cls,
+        table: str | Path | Mapping[str, Sequence[Any]],
+        folder: str | Path,
+        *,
+        image_size: int | None,
+        target: str = "class",
+        columns: Mapping[str, str | Sequence[str]] | None = None,
+        channels: int | None = None,
+        pattern: str | None = None,
+        resample: str | Mapping[str, str] | None = None,
+        cache: str | Path | None = None,
+        max_unreadable: float = 0.9,
+    ) -> "ImageStore":
+        """Opens the store of the images that a table names, with the labels, groups and splits that it states.
+
+        The table has one row per image and these columns, of which the first two are needed:
+
+        - `file`: the path of the image relative to the folder. The suffix may be left out, and the folders in it, if
+          that is not ambiguous. With a pattern it may also be the name of the image.
+        - `label`: the class, any text or number. For `target="numbers"` a number, and for `target="labels"` the names
+          of all labels that apply, separated by `|` or `;`. Several columns of numbers, or of 0 and 1, can be named.
+        - `group`: the scene, patient or plate, whose images belong on one side of a split.
+        - `split`: `train`, `val` or `test`; see `split`.
+
+        A class, label or number that is empty is unknown: `evaluate` leaves images out of which nothing is known. The
+        images are decoded once for each set of files, whatever the table says of them.
+
+        Args:
+            table: Path of a CSV or Parquet file; a DataFrame or another mapping from names of columns to values.
+            folder: Folder of the image files, which may be in subfolders.
+            image_size: Height and width of the images in pixels; see `from_folder`.
+            target: What the labels are: `"class"`, `"labels"` (several per image) or `"numbers"`, as for `evaluate`.
+                Labels and numbers are in `targets`.
+            columns: Names of the columns that have other names, such as `{"file": "image_id", "label": "diagnosis"}`;
+                `"label"` may name several. By default, the column `labels` is used if there is no column `label`.
+            channels: Number of channels of the images; see `from_folder`.
+            pattern: Pattern of the names of the files if an image is several files; see `from_folder`.
+            resample: How files of different sizes are enlarged; see `from_folder`.
+            cache: Folder of the stores; see `from_folder`.
+            max_unreadable: Fraction of unreadable images above which an error is raised; see `from_folder`.
+
+        Raises:
+            ArgumentError: The target or a column is unknown.
+            DataError: The table names files that the folder does not have, or contradicts itself, a label does not fit
+                the target, or the images cannot be read, as in `from_folder`.
+            MissingDependencyError: A package that reads the table or an image is missing.
+            MissingFileError: The file of the table does not exist.
+
+        Examples:
+            >>> import tempfile, numpy as np
+            >>> folder = Path(tempfile.mkdtemp())
+            >>> for name in "abc":
+            ...     np.save(folder / f"{name}.npy", np.zeros((3, 8, 8), np.uint8))
+            >>> table = {"file": ["a", "b", "c"], "label": ["cat", "dog", "cat"], "split": ["train", "train", "test"]}
+            >>> train, test = ImageStore.from_table(table, folder, image_size=8, cache=folder / "cache").split()
+            >>> train.classes, train.names, test.names
+            (['cat', 'dog'], ['a.npy', 'b.npy'], ['c.npy'])
+        """
+        labels = read_table(table, columns, target)
+        if pattern is None:
+            listing = list_files(folder)
+        else:
+            listing = list_pattern(folder, pattern, labeled=False, max_incomplete=max_unreadable)
+        chosen, notes = labels.find(listing)
+        listing = listing.subset(chosen)
+        resampling = resampling_of(resample, listing.file_channels)
+        reading = Reading(image_size=image_size, channels=channels, resample=resampling)
+        store = cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=max_unreadable))
+        known = notes.subset(listing.positions(store.names))
+        store.labels, store.classes = torch.tensor(known.labels), known.classes
+        store.targets, store.splits = known.targets, known.splits
+        store.groups = known.groups or store.groups
+        return store
 
     @classmethod
     def from_food101(
@@ -188,7 +283,14 @@ class ImageStore:
     def _open(cls, spec: StoreSpec) -> "ImageStore":
         pixels, index, checksums = open_or_build(spec)
         fields = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
-        return cls(pixels, **fields, checksums=checksums)
+        listing, places = spec.listing, spec.listing.positions(index["names"])
+        return cls(
+            pixels,
+            **fields,
+            checksums=checksums,
+            groups=None if listing.groups is None else [listing.groups[place] for place in places],
+            channel_names=_channel_names(listing.sources[places[0]], spec, pixels.shape[1]),
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -279,8 +381,54 @@ class ImageStore:
             skipped=self.skipped,
             targets=_rows_of(self.targets, chosen),
             groups=None if self.groups is None else [self.groups[i] for i in chosen],
+            splits=None if self.splits is None else [self.splits[i] for i in chosen],
             channel_names=self.channel_names,
         )
+
+    def split(
+        self, fraction: float | None = None, *, groups: Sequence[str] | None = None, seed: int = 0
+    ) -> tuple["ImageStore", "ImageStore"]:
+        """Splits the images into those for training and those for testing; see `holdout_split`.
+
+        Args:
+            fraction: Fraction of each class that is held out for testing. By default, the split that a table states,
+                or a tenth if there is none. Of a table that states `train`, `val` and `test`, the images of `val` are
+                left out, since probes select their settings on training images; without `test`, they are the test
+                images.
+            groups: Group of each image, which is never on both sides; by default `self.groups`.
+            seed: Seed of the split.
+
+        Raises:
+            ArgumentError: The fraction is not between 0 and 1, no group can be held out, or a stated split has no
+                images on one side.
+
+        Examples:
+            >>> store = ImageStore.from_arrays(torch.zeros(20, 3, 8, 8, dtype=torch.uint8), [0, 1] * 10)
+            >>> [len(part) for part in store.split(0.3)]
+            [14, 6]
+        """
+        groups = self.groups if groups is None else groups
+        if fraction is None and self.splits is not None:
+            sides = stated_split(self.splits, groups)
+        else:
+            sides = holdout_split(
+                self.names, self.labels, groups=groups, fraction=0.1 if fraction is None else fraction, seed=seed
+            )
+        kept, held_out = sides
+        return self.subset(kept), self.subset(held_out)
+
+
+def _channel_names(source: Source, spec: StoreSpec, num_channels: int) -> list[str] | None:
+    """The names of the channels of an image from several files; those of a file with several are numbered."""
+    files = spec.listing.file_channels
+    if files is None:
+        return None
+    counts = [1] * len(files) if num_channels == len(files) else channels_of_files(source, spec.reading)
+    return [
+        name if count == 1 else f"{name}.{number}"
+        for name, count in zip(files, counts, strict=True)
+        for number in range(1, count + 1)
+    ]
 
 
 def _rows_of(targets: Any, chosen: npt.NDArray[np.int64]) -> Any:

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_pretext.data import ImageStore, as_store
+from ssl_pretext.data.integers import MISSING
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import did_you_mean
 
 __all__ = ["KINDS", "MISSING", "Kind", "Targets", "accuracy", "as_images_with_targets", "find_kind"]
 
 VOID = 255
-MISSING = -1  # marks an image without a class, or a pixel of a mask without one; in numbers and labels it is NaN
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,10 @@ def _as_images_with_classes(data: Any, kind: Kind) -> tuple[ImageStore, Targets]
             images, labels = images[chosen], labels[chosen]
         data = (images, labels)
     store = as_store(data)
+    chosen = (store.labels != MISSING).nonzero().flatten()  # a store from a table may have images without a class
+    if len(chosen) < len(store):
+        missing += len(store) - len(chosen)
+        store = store.subset(chosen)
     return store, Targets(kind, store.labels, store.classes, missing)
 
 
