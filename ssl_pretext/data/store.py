@@ -15,7 +15,7 @@ from ssl_pretext.data.checksums import Checksums
 from ssl_pretext.data.decode import stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import list_folder, list_food101
-from ssl_pretext.data.sources import Reading
+from ssl_pretext.data.sources import Reading, Tiles
 from ssl_pretext.errors import ArgumentError, DataError
 
 __all__ = ["ImageStore"]
@@ -117,34 +117,52 @@ class ImageStore:
         folder: str | Path,
         *,
         image_size: int | None,
+        crop: bool = False,
+        tile: int | None = None,
+        stride: int | None = None,
+        min_valid: float = 0.9,
         channels: int | None = None,
+        missing: float | None = None,
+        reader: str | None = None,
         labeled: bool = True,
         cache: str | Path | None = None,
         max_unreadable: float = 0.9,
     ) -> "ImageStore":
         """Opens the store of a folder of image files; the first call decodes the images, later calls reuse them.
 
-        Photographs become sRGB in `uint8`, composited on white where they are transparent. `.npy` files, and TIFF and
-        PNG files with more bits, bands or pages than a photograph, are read as arrays `(C, H, W)`, or `(H, W)` for one
-        channel; the bands of a TIFF file, or its pages in gray, are its channels. `uint8` arrays remain `uint8`;
-        `int8`, `int16`, `uint16` and floating arrays become `float32` with unscaled values. NaN, infinities and values
-        that a TIFF file declares as no data (unless it is `uint8`) are missing and become NaN. Resizing excludes
-        missing values from its averages; a resized pixel is missing if more than half of the pixels that are averaged
-        in it, by weight, are missing.
+        Photographs become sRGB in `uint8`, composited on white where they are transparent. Other files are read as
+        arrays `(C, H, W)`: TIFF, PNG and JPEG 2000 files with more bits, bands or pages than a photograph, `.npy`,
+        HDF5, zarr, NIfTI and DICOM, and the formats that are added with `register_reader`. A file with several images,
+        such as the slices of a volume, is as many images of the store. `uint8` arrays remain `uint8`; `int8`, `int16`,
+        `uint16` and floating arrays become `float32`, scaled only if the file says so. NaN, infinities and values that
+        a file declares as no data (unless it is `uint8`) are missing and become NaN. Resizing excludes missing values
+        from its averages; a resized pixel is missing if more than half of the pixels that are averaged in it, by
+        weight, are missing.
+
+        Images and tiles of one file have its name in `groups`.
 
         Args:
             folder: Folder of image files such as `CLASS/NAME.jpg`.
             image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps
                 the size, which must then be the same for all images.
+            crop: Whether the center of `image_size` pixels is cropped without resizing; smaller images are skipped.
+            tile: Height and width in pixels of the tiles that images are cut into, such as those of a satellite scene.
+                Tiles are read in parts of the file where the format has them, and are then resized to `image_size`.
+            stride: Number of pixels from one tile to the next; by default `tile`.
+            min_valid: Fraction of the pixels of a tile that must be valid in all channels; other tiles are left out.
             channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the
                 number is that of most images, and the tags of an 8-bit TIFF file say whether it is a photograph.
+            missing: Value of the files that means missing, such as 0; `uint8` images then become `float32` too.
+            reader: Reader with options for the files of its suffixes, such as `h5[key=images]` or `nii[z=max]`.
             labeled: Whether the subfolders are classes. False takes all images at any depth as one class.
             cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
             max_unreadable: Fraction of unreadable images above which an error is raised. Otherwise they are skipped,
                 and `skipped` has the reasons.
 
         Raises:
-            ArgumentError: A number is out of its range.
+            ArgumentError: A number is out of its range, `stride` is given without `tile`, or the reader does not take
+                its options.
+            UnknownNameError: There is no such reader.
             DataError: There are no images or no classes, the subfolders are splits such as `train` and `test`, too many
                 images cannot be read, or no format (channels, dtype and size) is shared by more than half of the
                 images. If one is, other images are skipped.
@@ -152,15 +170,14 @@ class ImageStore:
             ReadError: An image cannot be read for a reason that says nothing about it, such as a lack of memory. The
                 next call continues with it.
         """
-        listing = list_folder(folder, labeled=labeled)
-        return cls._open(
-            StoreSpec(
-                listing=listing,
-                reading=Reading(image_size=image_size, channels=channels),
-                cache=cache,
-                max_unreadable=max_unreadable,
-            )
+        if stride is not None and tile is None:
+            raise ArgumentError(f"stride={stride} is the distance of tiles; pass tile= too")
+        tiles = None if tile is None else Tiles(size=tile, stride=stride or tile, min_valid=min_valid)
+        reading = Reading(
+            image_size=image_size, crop=crop, channels=channels, missing=missing, tiles=tiles, reader=reader
         )
+        listing = list_folder(folder, labeled=labeled)
+        return cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=max_unreadable))
 
     @classmethod
     def from_food101(
@@ -187,8 +204,8 @@ class ImageStore:
     @classmethod
     def _open(cls, spec: StoreSpec) -> "ImageStore":
         pixels, index, checksums = open_or_build(spec)
-        fields = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
-        return cls(pixels, **fields, checksums=checksums)
+        kept = ("labels", "classes", "names", "digests", "resize", "skipped", "groups", "channel_names")
+        return cls(pixels, **{key: index[key] for key in kept}, checksums=checksums)
 
     def __len__(self) -> int:
         return len(self._rows)
