@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 import ssl_pretext as sp
+from ssl_pretext.data.chatter import silenced
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.sources import Reading
@@ -37,7 +38,8 @@ def png(samples, color, *chunks):
 
 
 def decoded(content, channels=None):
-    image = decoder(Reading(channels=channels))(content)
+    with silenced():
+        image = decoder(Reading(channels=channels))(content)
     assert not isinstance(image, str), image
     return image.pixels
 

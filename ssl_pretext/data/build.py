@@ -201,6 +201,10 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
         if group is None or index["unreadable"] > spec.max_unreadable * len(listing.sources):
             raise _too_many_unreadable(spec, index, folder)
         count = len(listing.sources)
+        if group.disagreement:
+            log.warning(
+                "the files disagree on the names of their channels, so the store has none: %s", group.disagreement
+            )
         if staging.left_out:
             log.info("%d of %d tiles have too many missing pixels and are left out", len(staging.left_out), count)
         if (skipped := count - len(group.positions) - len(staging.left_out)) > WARNING_FRACTION * count:
@@ -334,7 +338,7 @@ def _make_index(files: Listing, expanded: Expanded, staging: Staging) -> tuple[S
         "checksums": group.checksums,
         # Images of one file belong on one side of a split.
         "groups": [files.names[rows[i]] for i in group.positions] if len(tiles) < len(rows) else None,
-        "channel_names": group.channel_names,
+        "channel_names": None if group.disagreement else group.channel_names,
     }
 
 

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from ssl_pretext.data.checksums import checksum
 from ssl_pretext.data.decode import Decoded
 from ssl_pretext.errors import DataError
+from ssl_pretext.registry import joined
 
 __all__ = ["StagedGroup", "Staging"]
 
@@ -35,7 +36,8 @@ class StagedGroup:
         positions: Position of each image in the listing.
         hashes: Hash of the pixels of each image.
         checksums: Checksum of the pixels of each image.
-        channel_names: Names of the channels that all images have; None if they have none, or different ones.
+        channel_names: Names of the channels of the first image, if it has them.
+        disagreement: In words, which image has other names of its channels; None if none has.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class StagedGroup:
     ) -> None:
         self.file, self.name, self.description, self.dtype, self.shape = file, name, description, dtype, tuple(shape)
         self.channel_names = None if channel_names is None else tuple(channel_names)
+        self.disagreement: str | None = None
         self.nbytes = np.dtype(dtype).itemsize * int(np.prod(self.shape))
         self.positions: list[int] = []
         self.hashes: list[str] = []
@@ -115,9 +118,12 @@ class Staging:
             entry += first
             if len(self._groups) > MAX_GROUPS:
                 raise self._no_majority_error()
-        elif group.channel_names not in (None, image.channel_names):
-            group.channel_names = None
-            entry.append(None)
+        elif group.disagreement is None and image.channel_names != group.channel_names:
+            has, first_has = (
+                joined(names or ["without names"]) for names in (image.channel_names, group.channel_names)
+            )
+            group.disagreement = f"{name} has the channels {has}, but {group.name} has {first_has}"
+            entry.append(group.disagreement)
         if group is not self._open_group or self._file is None:
             if self._file is not None:
                 self._file.close()
@@ -181,8 +187,7 @@ class Staging:
                         self.unreadable[self.done] = entry
                     else:
                         file, digest, crc, *first = entry
-                        if differs := first == [None]:
-                            first = []
+                        disagreement = first.pop() if len(first) == 1 else None
                         if first:
                             files[file] = opened.enter_context((self._folder / file).open("rb"))
                         group = StagedGroup(self._folder / file, *first) if first else groups[file]
@@ -190,8 +195,7 @@ class Staging:
                             break
                         groups[file] = self._groups[group.description] = group
                         group.append(self.done, digest, crc)
-                        if differs:
-                            group.channel_names = None
+                        group.disagreement = group.disagreement or disagreement
                 except (ValueError, OSError):
                     break
                 self.done += 1

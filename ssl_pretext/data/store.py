@@ -172,7 +172,9 @@ class ImageStore:
         """
         if stride is not None and tile is None:
             raise ArgumentError(f"stride={stride} is the distance of tiles; pass tile= too")
-        tiles = None if tile is None else Tiles(size=tile, stride=stride or tile, min_valid=min_valid)
+        tiles = (
+            None if tile is None else Tiles(size=tile, stride=tile if stride is None else stride, min_valid=min_valid)
+        )
         reading = Reading(
             image_size=image_size, crop=crop, channels=channels, missing=missing, tiles=tiles, reader=reader
         )

@@ -21,7 +21,7 @@ __all__ = ["AxesFile", "Hdf5Reader", "NpyReader", "ZarrReader"]
 USUAL_AXES = {2: "HW", 3: "CHW", 4: "NCHW"}  # by the number of dimensions
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
 MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
-MAX_BLOCK = 2**28  # bytes of whole chunks that are kept; larger ones are read anew for each image or window
+MAX_BLOCK = 2**27  # bytes of whole chunks that are kept; larger ones are read anew for each image or window
 
 
 class AxesFile(ImageFile):
@@ -46,7 +46,7 @@ class AxesFile(ImageFile):
         self.count, self.height, self.width = self._sizes.get("N"), self._sizes["H"], self._sizes["W"]
         chunks = getattr(data, "chunks", None)
         self._chunks = dict(zip(self._axes, chunks, strict=True)) if chunks else {}
-        self._block: tuple[tuple[slice, slice], npt.NDArray[Any]] | None = None
+        self._blocks: dict[tuple[int, int, int, int], npt.NDArray[Any]] = {}  # the last used one is at the end
 
     def read(self, member: int | None, window: Window | None) -> Array:
         """Reads an image or a part of it; neighboring ones that share chunks decode them once."""
@@ -55,19 +55,24 @@ class AxesFile(ImageFile):
         aligned = (self._aligned("N", images), self._aligned("H", rows))
         if not self._chunks or self._bytes(*aligned) > MAX_BLOCK:
             check_bytes(self._bytes(images, rows) * width // self.width)
-            values = self._read(images, rows, slice(left, left + width))[0]
-        else:
-            if self._block is None or self._block[0] != aligned:
-                self._block = (aligned, self._read(*aligned, slice(None)))
-            start, first = aligned[0].start, aligned[1].start
-            values = self._block[1][images.start - start, :, top - first : top - first + height, left : left + width]
-        return Array(values)
+            return Array(self._read(images, rows, slice(left, left + width))[0])
+        start, first = aligned[0].start, aligned[1].start
+        block = self._block(*aligned)[images.start - start]
+        return Array(block[:, top - first : top - first + height, left : left + width])
 
     def close(self) -> None:
         """Closes the file."""
-        self._block = None
+        self._blocks.clear()
         if self._opened is not None:
             self._opened.close()
+
+    def _block(self, images: slice, rows: slice) -> npt.NDArray[Any]:
+        """Whole chunks `(N, C, H, W)`, of which the last ones are kept; several, because threads take turns."""
+        key = (images.start, images.stop, rows.start, rows.stop)
+        self._blocks[key] = self._blocks.pop(key) if key in self._blocks else self._read(images, rows, slice(None))
+        while sum(block.nbytes for block in self._blocks.values()) > MAX_BLOCK:
+            del self._blocks[next(iter(self._blocks))]
+        return self._blocks[key]
 
     def _aligned(self, axis: str, part: slice) -> slice:
         """Extends a range to whole chunks."""

@@ -4,7 +4,6 @@ Windows of files with one page are read with rasterio if it is installed, which 
 they need. The values are those of tifffile.
 """
 
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +75,8 @@ class _TiffFile(ImageFile):
         self._file, self._z = file, z
         self._loaded: npt.NDArray[Any] | None = None
         self._raster: RasterFile | None = None
+        self._scale: list[float] | None
+        self._offset: list[float] | None
         with ExitStack() as opened:
             tiff = opened.enter_context(tifffile.TiffFile(opened.enter_context(file.open("rb"))))
             self._series = series = tiff.series[0]  # the first level of a pyramid
@@ -95,10 +96,9 @@ class _TiffFile(ImageFile):
             channels = int(
                 np.prod([size for axis, size in sizes.items() if axis not in "XY" and axis not in self._axes])
             )
-            gdal = _gdal_metadata(tags.valueof(GDAL_METADATA), channels)
-            self._scale, self._offset = gdal["scale"], gdal["offset"]
-            names = gdal["description"] or _ome_names(tiff.ome_metadata)
-            self.channel_names = tuple(names) if names and len(names) == channels and all(names) else None
+            (self._scale, self._offset), names = _gdal_metadata(tags.valueof(GDAL_METADATA), channels)
+            names = names if any(names) else _ome_names(tiff.ome_metadata)
+            self.channel_names = tuple(names) if len(names) == channels and all(names) else None
             self._single = alone and self._turned == 1
             self._opened = opened.pop_all()
 
@@ -112,8 +112,7 @@ class _TiffFile(ImageFile):
         valid = None
         if self._mask is not None:
             valid = upright((self._mask.asarray() > 0)[None], self._turned)[0]
-        scaled = {"scale": self._scale, "offset": self._offset}
-        return Array(upright(values, self._turned), self._missing, **scaled, valid=valid).cut(window)
+        return Array(upright(values, self._turned), self._missing, self._scale, self._offset, valid).cut(window)
 
     def _stack(self) -> npt.NDArray[Any]:
         """The values `(C, H, W)`, or `(Z, C, H, W)` if each slice is an image."""
@@ -171,20 +170,19 @@ def _is_mask(page: Any, first: Any) -> bool:
     return bool(page.subfiletype & MASK) and page.shape == (first.imagelength, first.imagewidth)
 
 
-def _gdal_metadata(text: str | None, channels: int) -> Mapping[str, Sequence[Any] | None]:
-    """The scales, offsets and descriptions of the channels that GDAL wrote into a file."""
+def _gdal_metadata(
+    text: str | None, channels: int
+) -> tuple[tuple[list[float], list[float]] | tuple[None, None], list[str]]:
+    """The scales and offsets of the channels, if there are any, and their descriptions, as GDAL writes them."""
     found: dict[str, dict[int, str]] = {"scale": {}, "offset": {}, "description": {}}
     for item in ElementTree.fromstring(text) if text else ():
         if item.get("role") in found and item.get("sample"):
             found[item.attrib["role"]][int(item.attrib["sample"])] = item.text or ""
     scales = [float(found["scale"].get(i, 1)) for i in range(channels)]
     offsets = [float(found["offset"].get(i, 0)) for i in range(channels)]
+    descriptions = [found["description"].get(i, "") for i in range(channels)]
     scaled = {*scales} != {1.0} or {*offsets} != {0.0}
-    return {
-        "scale": scales if scaled else None,
-        "offset": offsets if scaled else None,
-        "description": [found["description"].get(i, "") for i in range(channels)],
-    }
+    return (scales, offsets) if scaled else (None, None), descriptions
 
 
 def _ome_names(text: str | None) -> list[str]:
