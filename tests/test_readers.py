@@ -283,9 +283,11 @@ def write_array(path, array, key=None):
         with h5py.File(path, "a") as file:
             file.create_dataset(key or "images", data=array, chunks=(2, *array.shape[1:]), compression="gzip")
     else:
-        group = zarr.open_group(path, mode="a")
-        group.create_array(key or "images", shape=array.shape, dtype=array.dtype, chunks=(2, *array.shape[1:]))
-        group[key or "images"][:] = array
+        zarr.open_group(path, mode="a")
+        where, shape = path / (key or "images"), array.shape
+        zarr.open_group(where.parent, mode="a")
+        opened = zarr.open_array(where, mode="w", shape=shape, dtype=array.dtype, chunks=(2, *shape[1:]))
+        opened[:] = array
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5", ".zarr"])

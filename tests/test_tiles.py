@@ -6,6 +6,9 @@ import rasterio
 from PIL import Image
 from test_readers import opened, reasons, values, write_geotiff
 
+from ssl_pretext.cli import main
+from ssl_pretext.cli.options import ImageOptions
+from ssl_pretext.cli.parsing import parse
 from ssl_pretext.data import build
 from ssl_pretext.data.chatter import silenced
 from ssl_pretext.data.opening import PhotoFile
@@ -177,3 +180,24 @@ def test_photos_are_cropped_without_resizing(folder):
 def test_invalid_options(folder, options, message):
     with pytest.raises(ArgumentError, match=message):
         opened(folder, **options)
+
+
+def test_the_commands_take_the_options_of_images(folder, capsys):
+    scene = values(np.uint8, 80, 64, 3)
+    Image.fromarray(scene).save(folder / "scene.png")
+    run, cache = folder.parent / "run", folder.parent / "cache"
+    arguments = ["pretrain", "--data", str(folder), "--out", str(run), "--tile", "32", "--stride", "16"]
+    small = ["--losses", "l2=1", "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--cache", str(cache)]
+    assert main([*arguments, *small]) == 0, capsys.readouterr()
+    store = opened(folder, image_size=32, tile=32, stride=16)
+    assert len([*cache.glob("*/index.json")]) == 1, "the command reads the same images"
+    assert len(store) == 12
+    assert {"tile: 32", "image_size: 32"} <= {*(run / "pretrain.yaml").read_text().splitlines()}
+    assert main(["pretrain", "--config", str(run / "pretrain.yaml"), "--resume"]) == 0
+    shards = ["pretrain", "--data", "a-{0..1}.tar", "--out", str(run / "b"), "--missing", "0"]
+    assert main(shards) == 2
+    assert "--reader are for folders only" in capsys.readouterr().err
+    given = ["--data", "x", "--crop", "--missing=-1", "--min-valid", "0.5", "--reader", "h5[key=x]"]
+    expected = ImageOptions(crop=True, missing=-1, min_valid=0.5, reader="h5[key=x]")
+    assert parse(["probe", "run", *given]).images == expected
+    assert parse(["pretrain", "--out", "run", *given]).images == expected

@@ -2,12 +2,13 @@
 
 import logging
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from ssl_pretext.cli.files import read_options, write_options, write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Pretrain
+from ssl_pretext.cli.options import ImageOptions, Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.losses import parse_losses
@@ -54,8 +55,11 @@ def run(options: Pretrain) -> None:
 
 
 def _images(options: Pretrain) -> ImageStore | ImageStream:
-    size, cache = options.image_size, options.cache
+    size, cache = options.size, options.cache
     if are_shards(options.data):
+        if options.images != ImageOptions():
+            names = ", ".join(f"--{field.name.replace('_', '-')}" for field in fields(ImageOptions))
+            raise ArgumentError(f"{names} are for folders only, and {options.data} are shards; leave the options out")
         return ImageStream(
             options.data,
             image_size=size,
@@ -66,7 +70,7 @@ def _images(options: Pretrain) -> ImageStore | ImageStream:
     for name, value in (("--image-field", options.image_field), ("--epoch-images", options.epoch_images)):
         if value is not None:
             raise ArgumentError(f"{name} is for shards only, and {options.data} is a folder; leave the option out")
-    return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache)
+    return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache, **options.images.to_dict())
 
 
 def _task(options: Pretrain) -> PretextTask:

@@ -122,7 +122,7 @@ def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, Imag
 def _open(folder: Path, size: int, options: Probe) -> ImageStore:
     """Opens labeled images; for a folder of splits, the error names the options that take them."""
     try:
-        return ImageStore.from_folder(folder, image_size=size, cache=options.cache)
+        return ImageStore.from_folder(folder, image_size=size, cache=options.cache, **options.images.to_dict())
     except DataError as error:
         if len(error.splits) > 1:
             train, *_, test = map(shlex.quote, map(str, error.splits))

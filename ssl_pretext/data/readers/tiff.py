@@ -103,16 +103,25 @@ class _TiffFile(ImageFile):
             self._opened = opened.pop_all()
 
     def read(self, member: int | None, window: Window | None) -> Array:
-        if window and self._loaded is None and self._single and find_spec("rasterio"):
-            if self._raster is None:
-                self._raster = RasterFile(self._file, "GTiff")
-            return self._raster.read(None, window)
-        stack = self._stack()
+        by_rasterio = self._single and find_spec("rasterio") is not None
+        if window and by_rasterio and self._loaded is None:
+            return self._read_in_parts(window)
+        try:
+            stack = self._stack()
+        except MissingDependencyError:
+            if not by_rasterio:
+                raise
+            return self._read_in_parts(window)  # it has all compressions
         values = stack[member] if self.count is not None and member is not None else stack
         valid = None
         if self._mask is not None:
             valid = upright((self._mask.asarray() > 0)[None], self._turned)[0]
         return Array(upright(values, self._turned), self._missing, self._scale, self._offset, valid).cut(window)
+
+    def _read_in_parts(self, window: Window | None) -> Array:
+        if self._raster is None:
+            self._raster = RasterFile(self._file, "GTiff")
+        return self._raster.read(None, window)
 
     def _stack(self) -> npt.NDArray[Any]:
         """The values `(C, H, W)`, or `(Z, C, H, W)` if each slice is an image."""
