@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ssl_pretext.data.opening import OpenFiles, PhotoFile, chw, open_image
 from ssl_pretext.data.photo import Content, as_rgb
-from ssl_pretext.data.readers.base import Array, ImageFile, check_bytes
+from ssl_pretext.data.readers.base import Array, ImageFile
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import crop_array, resize_array
 from ssl_pretext.data.sources import Reading, Source
@@ -65,9 +65,7 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
     def opened(source: Source, path: Path | Content) -> AbstractContextManager[ImageFile]:
         if files is not None and isinstance(path, Path) and source[1:] != (None, None):
             return files.borrow(path)
-        if source[1:] == (None, None) and isinstance(path, Path):
-            check_bytes(path.stat().st_size)
-        return open_image(path, reading, readers)
+        return open_image(path, reading, readers, whole=source[1:] == (None, None))
 
     def decode(image: Source | Path | Content) -> Decoded | str:
         source = image if isinstance(image, Source) else Source((image,))  # type: ignore[arg-type]

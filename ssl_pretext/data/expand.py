@@ -45,10 +45,14 @@ def expand(listing: Listing, reading: Reading) -> Expanded:
     """
     readers = ReaderTable(reading.reader)
 
+    def is_one(source: Source) -> bool:
+        reader = readers.find(source.files[0].name)
+        known = source.member is not None or reader is None or not reader.may_hold_several(source.files[0])
+        return reading.tiles is None and known
+
     def parts(source: Source) -> list[tuple[str, Source]] | str:
         file, window = source.files[0], source.window
-        reader = readers.find(file.name)
-        if reading.tiles is None and (source.member is not None or reader is None or not reader.several):
+        if is_one(source):
             return [("", source)]
         try:
             with open_image(file, reading, readers) as opened:

@@ -24,12 +24,12 @@ from ssl_pretext.data.photo import (
     upright_size,
 )
 from ssl_pretext.data.readers import TiffReader
-from ssl_pretext.data.readers.base import Array, ImageFile, LoadedFile
+from ssl_pretext.data.readers.base import Array, ImageFile, LoadedFile, check_bytes
 from ssl_pretext.data.readers.raster import JpegTwoThousandReader, RasterFile
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import resize_and_crop, resized_shape
 from ssl_pretext.data.sources import Reading, Window
-from ssl_pretext.data.tags import is_photo, is_plain_rgb, is_tiff
+from ssl_pretext.data.tags import is_photo, is_plain_rgb, is_tiff, is_tiff_photo
 from ssl_pretext.errors import DataError, MissingDependencyError
 
 __all__ = ["OpenFiles", "PhotoFile", "chw", "open_image"]
@@ -85,44 +85,39 @@ def chw(image: Any) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
 
-def open_image(path: Path | Content, reading: Reading, readers: ReaderTable) -> ImageFile:
+def open_image(path: Path | Content, reading: Reading, readers: ReaderTable, *, whole: bool = False) -> ImageFile:
     """Opens an image file; its content decides how it is read if its suffix is one that Pillow knows.
 
     Args:
         path: Path of the file, or the file in memory.
         reading: How the image is read.
         readers: The readers by suffix.
+        whole: Whether all of the file will be read, so that it must not be too large.
 
     Raises:
         MissingDependencyError: The package that reads the file is missing.
         Exception: Any error if the file is damaged.
     """
-    from PIL import UnidentifiedImageError
-
     name = path.name
     reader = readers.find(name)
     if isinstance(path, Path):
-        mode = path.stat().st_mode
-        # Opening a pipe would block until something writes to it.
-        if not (stat.S_ISDIR(mode) if reader is not None and reader.folders else stat.S_ISREG(mode)):
+        status = path.stat()
+        is_right = stat.S_ISDIR if reader is not None and reader.folders else stat.S_ISREG
+        if not is_right(status.st_mode):  # opening a pipe would block until something writes to it
             raise DataError("the path is not a regular file")
+        if whole:
+            check_bytes(status.st_size)
     if reader is not None and (readers.is_chosen(name) or not _pillow_first(path, reader)):
         return reader.open(path)
-    tiff = reader if isinstance(reader, TiffReader) else TiffReader()
+    if _is_tiff_array(path, reading):
+        return (reader if isinstance(reader, TiffReader) else TiffReader()).open(path)
     with ExitStack() as opened:
-        try:
-            image = opened.enter_context(open_photo(path))
-        except UnidentifiedImageError:
-            if not is_tiff(path):
-                raise
-            return tiff.open(path)  # with bands that Pillow has no mode for
-        if is_photo(image, path) and (reading.channels is None or image.format != "TIFF"):
+        image = opened.enter_context(open_photo(path))
+        if image.format == "TIFF" or is_photo(image, path):
             if reading.tiles is None or not is_plain_rgb(image) or not find_spec("rasterio"):
                 return PhotoFile(image, opened.pop_all())
             return RasterFile(path, "GTiff")  # decodes parts, and has the same pixels
         file_format = image.format
-    if file_format == "TIFF":
-        return tiff.open(path)
     if file_format == "PNG":
         return LoadedFile(Array(_read_png(path)))
     if file_format == "JPEG2000":
@@ -131,6 +126,11 @@ def open_image(path: Path | Content, reading: Reading, readers: ReaderTable) -> 
         f"the {file_format} file has more than 8 bits per sample, which Pillow does not read; save it as .tif or .npy, "
         "which are read as arrays"
     )
+
+
+def _is_tiff_array(path: Path | Content, reading: Reading) -> bool:
+    """Whether a file is a TIFF file by its content, and no photograph."""
+    return is_tiff(path) and (reading.channels is not None or not is_tiff_photo(path))
 
 
 def _pillow_first(path: Path | Content, reader: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from ssl_pretext.data.photo import ORIENTATION, Content
 
-__all__ = ["is_photo", "is_plain_rgb", "is_tiff"]
+__all__ = ["is_photo", "is_plain_rgb", "is_tiff", "is_tiff_photo"]
 
 PHOTO_BITS = 8  # the most bits per sample of a photograph
 HEAD = 2**12  # bytes at the start of a PNG or PPM file that contain its header
@@ -27,17 +27,12 @@ REDUCED, MASK = 1, 4  # bits of NewSubfileType: a thumbnail or overview, and a m
 
 
 def is_photo(image: Any, path: Path | Content) -> bool:
-    """Whether an image file is a photograph: samples of at most 8 bits, a color, and perhaps declared alpha.
-
-    The pages of a TIFF file in gray with 8 bits are the bands of an array, except for thumbnails, overviews and masks.
-    Of other pages, the first one is the photograph.
+    """Whether an image file, other than a TIFF file, is a photograph: samples of at most 8 bits, and declared alpha.
 
     Args:
         image: The file as opened by Pillow, which reduces deeper samples to 8 bits and drops some of the bands.
         path: The file.
     """
-    if image.format == "TIFF":
-        return _is_tiff_photo(path)
     if image.format == "JPEG2000":
         return _is_jpeg2000_photo(path, has_alpha="A" in image.mode)
     return image.format not in ("PNG", "PPM") or _bits_per_sample(path) <= PHOTO_BITS
@@ -91,7 +86,15 @@ def _is_jpeg2000_photo(path: Path | Content, *, has_alpha: bool) -> bool:
     return bits <= PHOTO_BITS and (not has_alpha or bool(types & {*ALPHA}))
 
 
-def _is_tiff_photo(path: Path | Content) -> bool:
+def is_tiff_photo(path: Path | Content) -> bool:
+    """Whether a TIFF file is a photograph: samples of at most 8 bits, a color, and perhaps declared alpha.
+
+    The pages of a TIFF file in gray with 8 bits are the bands of an array, except for thumbnails, overviews and masks.
+    Of other pages, the first one is the photograph.
+
+    Args:
+        path: The file.
+    """
     try:
         with path.open("rb") as file:
             pages = list(_pages(file))

@@ -2,9 +2,10 @@
 
 import io
 import math
+import re
 import threading
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from ssl_pretext.data.photo import Content
 from ssl_pretext.data.readers.base import Array, ImageFile, Reader, check_bytes, needed
 from ssl_pretext.data.readers.registry import register_reader
 from ssl_pretext.data.sources import Window
+from ssl_pretext.data.temporary import is_readable
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import joined
 
@@ -20,6 +22,8 @@ __all__ = ["AxesFile", "Hdf5Reader", "NpyReader", "ZarrReader"]
 
 USUAL_AXES = {2: "HW", 3: "CHW", 4: "NCHW"}  # by the number of dimensions
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
+NPY_START = 2**8  # bytes, which nearly always contain the shape
+NPY_SHAPE = re.compile(rb"'shape': \(([\d, ]*)\)")
 MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
 MAX_BLOCK = 2**27  # bytes of whole chunks that are kept; larger ones are read anew for each image or window
 
@@ -104,8 +108,6 @@ class _AxesReader(Reader):
         ArgumentError: The axes are others, or one occurs twice.
     """
 
-    several = True
-
     def __init__(self, axes: str | None = None) -> None:
         if axes is not None and (not {"H", "W"} <= {*axes} <= {*"NCHW"} or len({*axes}) < len(axes)):
             raise ArgumentError(
@@ -113,6 +115,10 @@ class _AxesReader(Reader):
                 f"of the array, such as NHWC, got {axes!r}"
             )
         self.axes = axes
+
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images."""
+        return self.axes is None or "N" in self.axes
 
 
 class NpyReader(_AxesReader):
@@ -122,6 +128,19 @@ class NpyReader(_AxesReader):
         """Opens a file and reads its header."""
         return _NpyFile(file, self.axes)
 
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images; its first bytes are searched, because there may be many files."""
+        if self.axes is not None or not file.is_file() or not is_readable(file):
+            return super().may_hold_several(file)
+        with file.open("rb") as opened:
+            shape = NPY_SHAPE.search(opened.read(NPY_START))
+        return shape is None or len(shape[1].replace(b",", b" ").split()) == len(USUAL_AXES[4])
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
 
 class _NpyFile(ImageFile):
     def __init__(self, file: Path | Content, axes: str | None) -> None:
@@ -129,8 +148,7 @@ class _NpyFile(ImageFile):
         self._mapped: AxesFile | None = None
         self._opened = file.open("rb")
         try:
-            shape, dtype = _read_npy_header(self._opened)
-            header = AxesFile(np.broadcast_to(np.empty((), dtype), shape), axes)
+            header = AxesFile(_read_npy_header(self._opened), axes)
         except BaseException:
             self._opened.close()
             raise
@@ -152,7 +170,7 @@ class _NpyFile(ImageFile):
         self._opened.close()
 
 
-def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_npy_header(file: IO[bytes]) -> _Header:
     """Rejects a header that states more than the file has, or a negative length, which older versions of NumPy replace.
 
     The header is read from memory, where no more is allocated than the file has, whatever length it states.
@@ -173,7 +191,7 @@ def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ValueError("Object arrays cannot be loaded, because they may contain code")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
         raise ValueError(f"the header states the shape {shape}, but the file has {size:,} bytes")
-    return shape, dtype
+    return _Header(shape, dtype)
 
 
 class _KeyedReader(_AxesReader):

@@ -122,11 +122,9 @@ class Reader(ABC):
     """A reader of a file format. The options of its constructor are those of its spec, such as `h5[key=images]`.
 
     Attributes:
-        several: Whether a file may hold several images, so that its header is read before its images are listed.
         folders: Whether what looks like a file is a folder.
     """
 
-    several: bool = False
     folders: ClassVar[bool] = False
 
     @abstractmethod
@@ -140,6 +138,10 @@ class Reader(ABC):
             MissingDependencyError: The package that reads the format is missing.
             Exception: Any other error if the file is damaged. Its text is the reason for which the file is skipped.
         """
+
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images, so that it is opened before its images are listed."""
+        return False
 
 
 def needed(package: str, file: object, extra: str) -> Any:

@@ -32,11 +32,14 @@ class DicomReader(Reader):
     def __init__(self, z: Slices | None = None) -> None:
         check_slices("dcm", z)
         self.z = z
-        self.several = z == "all"
 
     def open(self, file: Path | Content) -> ImageFile:
         """Opens a file and reads its header."""
         return _DicomFile(file, self.z)
+
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images: if each frame is one."""
+        return self.z == "all"
 
 
 class _DicomFile(ImageFile):

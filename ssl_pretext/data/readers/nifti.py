@@ -32,11 +32,14 @@ class NiftiReader(Reader):
     def __init__(self, z: Slices = "all") -> None:
         check_slices("nii", z)
         self.z = z
-        self.several = z == "all"
 
     def open(self, file: Path | Content) -> ImageFile:
         """Opens a file and reads its header."""
         return _NiftiFile(file, self.z)
+
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images: if each slice is one."""
+        return self.z == "all"
 
 
 class _NiftiFile(ImageFile):

@@ -51,11 +51,14 @@ class TiffReader(Reader):
     def __init__(self, z: Slices | None = None) -> None:
         check_slices("tif", z)
         self.z = z
-        self.several = z == "all"
 
     def open(self, file: Path | Content) -> ImageFile:
         """Opens a file and reads its tags."""
         return _TiffFile(file, self.z)
+
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images: if each slice is one."""
+        return self.z == "all"
 
 
 class OmeTiffReader(TiffReader):
@@ -103,15 +106,20 @@ class _TiffFile(ImageFile):
             self._opened = opened.pop_all()
 
     def read(self, member: int | None, window: Window | None) -> Array:
-        by_rasterio = self._single and find_spec("rasterio") is not None
-        if window and by_rasterio and self._loaded is None:
-            return self._read_in_parts(window)
+        if window and self._loaded is None and self._single:
+            if find_spec("rasterio"):
+                return self._read_in_parts(window)
+            if (size := self._series.nbytes) > MAX_BYTES:
+                raise MissingDependencyError(
+                    f"{self._file} has {size:,} bytes and is read in parts, which needs rasterio: pip install "
+                    "'ssl-pretext[geo]'"
+                )
         try:
             stack = self._stack()
         except MissingDependencyError:
-            if not by_rasterio:
-                raise
-            return self._read_in_parts(window)  # it has all compressions
+            if self._single and find_spec("rasterio"):
+                return self._read_in_parts(window)  # it has all compressions
+            raise
         values = stack[member] if self.count is not None and member is not None else stack
         valid = None
         if self._mask is not None:
@@ -126,12 +134,7 @@ class _TiffFile(ImageFile):
     def _stack(self) -> npt.NDArray[Any]:
         """The values `(C, H, W)`, or `(Z, C, H, W)` if each slice is an image."""
         if self._loaded is None:
-            if (size := self._series.nbytes) > MAX_BYTES and self._single and not find_spec("rasterio"):
-                raise MissingDependencyError(
-                    f"{self._file} has {size:,} bytes and is read in parts, which needs rasterio: pip install "
-                    "'ssl-pretext[geo]'"
-                )
-            check_bytes(size)
+            check_bytes(self._series.nbytes)
             values, axes = self._values(), self._series.axes
             channels = next((axis for axis in axes if axis not in "XY" and axis not in self._axes), None)
             order = [axis for axis in ("Z" if "Z" in self._axes else "", channels, "Y", "X") if axis]
