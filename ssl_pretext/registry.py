@@ -72,6 +72,9 @@ class Registry(Generic[T]):
 
         return add
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._factories
+
     def names(self) -> list[str]:
         """Returns all registered names, sorted."""
         return sorted(self._factories)

@@ -158,7 +158,7 @@ def test_the_suffixes_are_those_that_pillow_has_for_the_formats():
         ("raw.dng", "raw photographs are not read; save them as .tif"),
         ("raw.CR2", "raw photographs are not read"),
         ("light.exr", "save it as .npy or .tif"),
-        ("scan.dcm", "save it as .npy or .tif"),
+        ("slide.svs", "save it as .npy or .tif"),
         ("array.npz", "save it as .npy or .tif"),
         ("drawing.svg", "save it as .png"),
         ("layers.psd", "the format PSD is not read; save it as .png"),

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 import ssl_pretext as sp
+from ssl_pretext.data.chatter import silenced
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.sources import Reading
@@ -37,7 +38,8 @@ def png(samples, color, *chunks):
 
 
 def decoded(content, channels=None):
-    image = decoder(Reading(channels=channels))(content)
+    with silenced():
+        image = decoder(Reading(channels=channels))(content)
     assert not isinstance(image, str), image
     return image.pixels
 
@@ -176,18 +178,14 @@ def test_the_content_of_a_file_decides_not_its_suffix():
 
 
 def test_deep_files_that_cannot_be_read_fully_give_the_reason():
-    file = io.BytesIO()
-    Image.fromarray(values(np.uint16, 9, 7)).save(file, "JPEG2000")
     plain = b"P%d\n# a comment\n3 1\n1023\n"
     for name, content in (
-        ("x.jp2", file.getvalue()),
-        ("x.j2k", file.getvalue()[file.getvalue().index(b"\xff\x4f\xff\x51") :]),
         ("x.ppm", plain % 6 + bytes(18)),
         ("x.pgm", plain % 5 + bytes(6)),
         ("x.pgm", plain % 2 + b"0 1 2"),
     ):
         reason = decoder(Reading())(Content(name, content))
-        assert "more than 8 bits per sample, or a band that is not declared as alpha, which Pillow does" in reason, name
+        assert "more than 8 bits per sample, which Pillow does not read" in reason, name
         assert "save it as .tif or .npy, which are read as arrays" in reason
 
 
@@ -202,7 +200,7 @@ def test_a_band_of_jpeg_2000_is_alpha_only_if_the_file_says_so():
     unspecified = declared[:types] + b"\xff\xff" + declared[types + 2 :]
     assert decoded(Content("x.jp2", declared)).shape == (3, 9, 7)
     for content in (stream, unspecified):
-        assert "a band that is not declared as alpha" in decoder(Reading())(Content("x.jp2", content))
+        np.testing.assert_array_equal(decoded(Content("x.jp2", content)), np.moveaxis(array, -1, 0))
     Image.fromarray(array[..., :3]).save(file := io.BytesIO(), "JPEG2000")
     np.testing.assert_array_equal(decoded(Content("x.jp2", file.getvalue())), np.moveaxis(array[..., :3], -1, 0))
 

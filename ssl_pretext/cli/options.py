@@ -5,7 +5,7 @@ The text of an attribute in a docstring is the help text of its option. Examples
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,7 +15,53 @@ from ssl_pretext.config import Config
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.training.config import FitConfig
 
-__all__ = ["Cache", "Colorize", "Command", "List", "Pretrain", "Probe", "name_options", "resample_rules", "split_pairs"]
+__all__ = [
+    "Cache",
+    "Colorize",
+    "Command",
+    "ImageOptions",
+    "List",
+    "Pretrain",
+    "Probe",
+    "name_options",
+    "split_pairs",
+]
+
+IMAGE_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Config):
+    """How the files of a folder become images; see `ImageStore.from_folder`.
+
+    Attributes:
+        crop: Crop the center of --image-size pixels instead of resizing the shorter side.
+        tile: Height and width in pixels of the tiles that images are cut into, such as those of a satellite scene.
+        stride: Number of pixels from one tile to the next; --tile if left out.
+        min_valid: Fraction of the pixels of a tile that must be valid; other tiles are left out.
+        missing: Value of the files that means missing, such as 0.
+        reader: Reader with options for the files of its suffixes, such as "h5[key=images]" or "nii[z=max]".
+        pattern: Pattern of the file names if an image is several files, such as "{well}_s{site}_w{channel}.tif" or
+            "{channel:rgb|depth}/{id}.png", whose part channel names the files that are joined; or if names say the
+            class or the group, such as "{label}_{group}_{id}.jpg".
+        resample: How files of an image that are smaller than the largest are enlarged: bilinear or nearest; or the rule
+            of each channel, such as "rgb=bilinear,depth=nearest".
+    """
+
+    crop: bool = False
+    tile: int | None = None
+    stride: int | None = None
+    min_valid: float = 0.9
+    missing: float | None = None
+    reader: str | None = None
+    pattern: str | None = None
+    resample: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the options as arguments of `ImageStore.from_folder`."""
+        rules = self.resample
+        resample = split_pairs("--resample", rules) if rules and "=" in rules else rules
+        return {**self.to_dict(), "resample": resample}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +90,14 @@ class Pretrain(Config):
         encoder: Network to pretrain; see "ssl-pretext list encoders".
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
         image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
-            and the center is cropped.
-        pattern: Pattern of the file names if an image is several files, such as "{well}_s{site}_w{channel}.tif" or
-            "{channel:rgb|depth}/{id}.png"; the files named by the part channel are joined.
-        resample: How files of an image that are smaller than the largest are enlarged: bilinear or nearest; or the rule
-            of each channel, such as "rgb=bilinear,depth=nearest".
+            and the center is cropped. If left out, it is 64, or that of --tile.
         image_field: What follows the first dot in the names of the images, such as rgb.png, for shards only; the
             suffix of an image alone if left out.
         epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
         config: YAML file of options, such as the pretrain.yaml of another run. Options on the command line override
             those of the file.
+        images: Options of the images in a folder.
         fit: Options of the training.
     """
 
@@ -66,19 +109,24 @@ class Pretrain(Config):
     bands: str | None = None
     encoder: str = "autoencoder"
     losses: str | None = None
-    image_size: int = 64
-    pattern: str | None = None
-    resample: str | None = None
+    image_size: int | None = None
     image_field: str | None = None
     epoch_images: int | None = None
     cache: Path | None = None
     config: Path | None = None
+    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     fit: OmitArgPrefixes[FitConfig]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the training images in pixels."""
+        given = (size for size in (self.image_size, self.images.tile) if size is not None)
+        return next(given, IMAGE_SIZE)
 
     def settings(self) -> dict[str, Any]:
         """Returns all options by name, as `--config` reads them, without `resume` and `config` themselves."""
-        options = {**self.to_dict(), **self.fit.to_dict()}
-        return {name: value for name, value in options.items() if name not in ("fit", "config", "resume")}
+        options = {**self.to_dict(), **self.images.to_dict(), **self.fit.to_dict(), "image_size": self.size}
+        return {name: value for name, value in options.items() if name not in ("images", "fit", "config", "resume")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +155,6 @@ class Probe(Config):
             label columns are joined by "+".
         target: What the label is: class, labels (several per image: names separated by "|" or ";", or columns of 0 and
             1) or numbers.
-        pattern: Pattern of the file names if an image is several files, or its name says its class, such as
-            "{label}_{id}.jpg" or "{channel:rgb|depth}/{label}/{id}.png"; a part may be called group.
-        resample: How files of an image that are smaller than the largest are enlarged: bilinear or nearest; or the rule
-            of each channel, such as "rgb=bilinear,depth=nearest".
         test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.
         holdout: Fraction of each class that is held out for testing if --test is left out. If this is left out too, the
             split of --labels is used, or 0.25 if there is none.
@@ -125,6 +169,7 @@ class Probe(Config):
         image_size: Height and width of the images in pixels; those of pretraining if left out.
         out: Output folder; RUN/probe if left out.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        images: Options of the images in a folder.
         device: Device to compute on: auto, cpu or cuda.
     """
 
@@ -136,8 +181,6 @@ class Probe(Config):
     labels: Path | None = None
     columns: str | None = None
     target: Literal["class", "labels", "numbers"] = "class"
-    pattern: str | None = None
-    resample: str | None = None
     test: Path | None = None
     holdout: float | None = None
     holdout_seed: int = 0
@@ -151,6 +194,7 @@ class Probe(Config):
     image_size: int | None = None
     out: Path | None = None
     cache: Path | None = None
+    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     device: str = "auto"
 
 
@@ -255,11 +299,6 @@ def split_pairs(option: str, text: str) -> dict[str, str]:
     return found
 
 
-def resample_rules(text: str | None) -> str | dict[str, str] | None:
-    """Returns the value of `--resample` as `ImageStore.from_folder` takes it."""
-    return split_pairs("--resample", text) if text and "=" in text else text
-
-
 def name_options(message: str) -> str:
     """Replaces the arguments of Python functions that a message names by the options of the command line.
 
@@ -267,7 +306,7 @@ def name_options(message: str) -> str:
         >>> name_options("FitConfig.epochs must be at least 1; pass resume=True, fewer than per_class=9")
         '--epochs must be at least 1; pass --resume, fewer than --per-class=9'
     """
-    known = {field.name for config in (Pretrain, Probe, Colorize, FitConfig) for field in fields(config)}
+    known = {field.name for config in (Pretrain, Probe, Colorize, ImageOptions, FitConfig) for field in fields(config)}
     names = "|".join(sorted(known, key=len, reverse=True))
     long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
     argument = rf"FitConfig\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, List, Pretrain, Probe
+from ssl_pretext.cli.options import Cache, Colorize, Command, ImageOptions, List, Pretrain, Probe
 from ssl_pretext.errors import ArgumentError, PretextError
 from ssl_pretext.training.config import FitConfig
 
@@ -72,7 +72,8 @@ def _with_config_file(arguments: Sequence[str]) -> list[str]:
 
 def _file_arguments(path: Path) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
-    known = {field.name for config in (Pretrain, FitConfig) for field in fields(config)} - {"config", "fit"}
+    configs = (Pretrain, ImageOptions, FitConfig)
+    known = {field.name for config in configs for field in fields(config)} - {"config", "images", "fit"}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(

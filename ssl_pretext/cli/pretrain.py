@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from ssl_pretext.channels import Channels
 from ssl_pretext.cli.bands import choose_bands, default_task, image_format, read_bands
 from ssl_pretext.cli.files import read_options, write_options, write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Pretrain, resample_rules
+from ssl_pretext.cli.options import ImageOptions, Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownChannelsError
 from ssl_pretext.losses import parse_losses
@@ -68,10 +69,11 @@ def run(options: Pretrain) -> None:
 
 
 def _images(options: Pretrain) -> ImageStore | ImageStream:
-    size, cache = options.image_size, options.cache
+    size, cache = options.size, options.cache
     if are_shards(options.data):
-        if options.pattern is not None:
-            raise ArgumentError(f"--pattern is for folders only, and {options.data} are shards; leave the option out")
+        if options.images != ImageOptions():
+            names = ", ".join(f"--{field.name.replace('_', '-')}" for field in fields(ImageOptions))
+            raise ArgumentError(f"{names} are for folders only, and {options.data} are shards; leave the options out")
         return ImageStream(
             options.data,
             image_size=size,
@@ -83,12 +85,7 @@ def _images(options: Pretrain) -> ImageStore | ImageStream:
         if value is not None:
             raise ArgumentError(f"{name} is for shards only, and {options.data} is a folder; leave the option out")
     return ImageStore.from_folder(
-        options.data,
-        image_size=size,
-        labeled=False,
-        pattern=options.pattern,
-        resample=resample_rules(options.resample),
-        cache=cache,
+        options.data, image_size=size, labeled=False, cache=cache, **options.images.arguments()
     )
 
 

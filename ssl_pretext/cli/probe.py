@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Probe, resample_rules, split_pairs
+from ssl_pretext.cli.options import Probe, split_pairs
 from ssl_pretext.data import ImageStore
 from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
@@ -167,30 +167,19 @@ def _open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
 
 def _open(folder: Path, size: int, options: Probe) -> ImageStore:
     """Opens labeled images."""
-    resample = resample_rules(options.resample)
+    arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
     if options.labels is None:
-        store = ImageStore.from_folder(
-            folder, image_size=size, pattern=options.pattern, resample=resample, cache=options.cache
-        )
-        if options.pattern is not None and store.classes == ["unlabeled"]:
+        store = ImageStore.from_folder(folder, **arguments)
+        if (pattern := options.images.pattern) is not None and store.classes == ["unlabeled"]:
             raise ArgumentError(
-                f"--pattern {options.pattern} has no part label, which is the class; add it, such as "
-                "{label}_{id}.jpg, or name a table with --labels"
+                f"--pattern {pattern} has no part label, which is the class; add it, such as {{label}}_{{id}}.jpg, or "
+                "name a table with --labels"
             )
         return store
     columns: dict[str, str | list[str]] = {**split_pairs("--columns", options.columns)} if options.columns else {}
     if "label" in columns:
         columns["label"] = str(columns["label"]).split("+")
-    return ImageStore.from_table(
-        options.labels,
-        folder,
-        image_size=size,
-        target=options.target,
-        columns=columns,
-        pattern=options.pattern,
-        resample=resample,
-        cache=options.cache,
-    )
+    return ImageStore.from_table(options.labels, folder, target=options.target, columns=columns, **arguments)
 
 
 def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:

@@ -7,11 +7,11 @@ import os
 import secrets
 import shutil
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +19,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_pretext.arguments import whole_number
+from ssl_pretext.data.chatter import silenced
 from ssl_pretext.data.checksums import Checksums, checksum, damaged_store_error
-from ssl_pretext.data.decode import Decoded, decoder
+from ssl_pretext.data.decode import Decoded, LeftOut, decoder
+from ssl_pretext.data.expand import Expanded, expand
 from ssl_pretext.data.listing import Listing
+from ssl_pretext.data.opening import OpenFiles
 from ssl_pretext.data.photo import MAX_PIXELS
+from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.sources import Reading, Source
 from ssl_pretext.data.staging import StagedGroup, Staging
 from ssl_pretext.data.temporary import temporary_error
@@ -51,11 +54,9 @@ __all__ = [
     "digest",
     "in_order",
     "open_or_build",
-    "resize_rule",
 ]
 
-FORMAT = 4
-RESIZE_RULE = "shortest side to {} px (bilinear, antialiased), center crop"
+FORMAT = 5
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
@@ -92,8 +93,9 @@ class StoreSpec:
         max_unreadable: Fraction of unreadable images above which building the store fails.
 
     Raises:
-        ArgumentError: The size or the number of channels is not positive, the size is too large, or the fraction is not
-            between 0 and 1.
+        ArgumentError: The size is too large, the fraction is not between 0 and 1, or the reader does not take its
+            options.
+        UnknownNameError: There is no such reader.
     """
 
     listing: Listing
@@ -102,17 +104,15 @@ class StoreSpec:
     max_unreadable: float = 0.9
 
     def __post_init__(self) -> None:
-        for name, number in (("image_size", self.reading.image_size), ("channels", self.reading.channels)):
-            if number is not None:
-                whole_number(name, number)
         check_image_size(self.reading.image_size)
+        ReaderTable(self.reading.reader)
         if not 0 <= self.max_unreadable <= 1:
             raise ArgumentError(f"max_unreadable must be a fraction between 0 and 1, got {self.max_unreadable}")
 
     @property
     def folder(self) -> Path:
         """The folder of the store, which is named after everything that determines its content."""
-        wanted = f"{RESIZE_RULE} {self.reading} {self.max_unreadable} {self.listing.fingerprint()}"
+        wanted = f"{self.reading.description} {self.reading} {self.max_unreadable} {self.listing.fingerprint()}"
         key = hashlib.sha256(f"{FORMAT} {wanted}".encode()).hexdigest()
         return Path(self.cache or default_cache()) / key[:24]
 
@@ -155,11 +155,6 @@ def check_image_size(image_size: int | None) -> None:
         raise ArgumentError(f"image_size must be at most {largest} pixels, got {image_size}")
 
 
-def resize_rule(image_size: int | None) -> str:
-    """The description of the resizing that is stored with the images."""
-    return "none" if image_size is None else RESIZE_RULE.format(image_size)
-
-
 def _open(folder: Path) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
     try:
         index = read_json(folder / INDEX_FILE)
@@ -184,24 +179,37 @@ def _check_index(index: dict[str, Any]) -> None:
     if index["format"] != FORMAT or not checksum_matches(index):
         raise ValueError(f"{INDEX_FILE} has changed since it was written")
     labels, classes, shape = index["labels"], index["classes"], index["shape"]
-    same_length = all(len(index[key]) == len(labels) for key in ("names", "digests", "checksums"))
+    same_length = all(len(index[key]) == len(labels) for key in ("names", "rows", "digests", "checksums"))
+    same_length &= index["channel_names"] is None or len(index["channel_names"]) == shape[0]
     if not same_length or len(shape) != 3 or min(shape) < 1 or not set(labels) <= set(range(len(classes))):
         raise ValueError(f"{INDEX_FILE} is inconsistent")
 
 
 def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
     """Decodes all images, or those that a killed build did not reach, into a folder that is renamed when complete."""
-    listing = spec.listing
     part.mkdir(parents=True, exist_ok=True)  # not `mkdtemp`, which would deny other users access to the store
     try:
-        group, index = _make_index(listing, _decode_all(spec, part))
+        with silenced():
+            expanded = expand(spec.listing, spec.reading)
+            files, spec = spec.listing, replace(spec, listing=expanded.listing)
+            listing = spec.listing
+            staging = _decode_all(spec, part)
+        group, index = _make_index(files, expanded, staging)
+        if group is None and staging.left_out:
+            raise _no_valid_tiles(spec, staging)
         if group is None or index["unreadable"] > spec.max_unreadable * len(listing.sources):
             raise _too_many_unreadable(spec, index, folder)
         count = len(listing.sources)
-        if (skipped := count - len(group.positions)) > WARNING_FRACTION * count:
+        if group.disagreement:
+            log.warning(
+                "the files disagree on the names of their channels, so the store has none: %s", group.disagreement
+            )
+        if staging.left_out:
+            log.info("%d of %d tiles have too many missing pixels and are left out", len(staging.left_out), count)
+        if (skipped := count - len(group.positions) - len(staging.left_out)) > WARNING_FRACTION * count:
             reasons = _first_reasons(listing, index)
             log.warning("%d of %d images were skipped: %s; %s lists all", skipped, count, reasons, folder / INDEX_FILE)
-        about = {"folder": os.path.realpath(listing.folder), "resize": resize_rule(spec.reading.image_size)}
+        about = {"folder": os.path.realpath(listing.folder), "resize": spec.reading.description}
         content = {"format": FORMAT, **about, **index}
         write_json(part / INDEX_FILE, with_checksum(content))
         images = group.file.rename(part / IMAGE_FILES[group.dtype])
@@ -222,6 +230,15 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
     except Exception:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def _no_valid_tiles(spec: StoreSpec, staging: Staging) -> DataError:
+    tiles = spec.reading.tiles
+    return DataError(
+        f"{len(staging.left_out)} of {len(spec.listing.sources)} tiles of {spec.listing.folder} have less than "
+        f"{tiles.min_valid if tiles else 0:.0%} valid pixels, and no tile is left; lower min_valid, or check the value "
+        "that means missing"
+    )
 
 
 def _too_many_unreadable(spec: StoreSpec, index: Mapping[str, Any], folder: Path) -> DataError:
@@ -250,7 +267,9 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
     from tqdm import tqdm
 
     listing, channels = spec.listing, spec.reading.channels
-    decode = decoder(spec.reading)
+    at_most = max((len(source.files) for source in listing.sources), default=1)
+    files = OpenFiles(spec.reading, ReaderTable(spec.reading.reader), at_most)
+    decode = decoder(spec.reading, files)
     stopped = threading.Event()
     length = 1  # images per chunk; 1 until the size of an image is known
 
@@ -262,13 +281,14 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
     def work(chunk: list[int]) -> list[tuple[Decoded, str, int] | str]:
         images = (decode(listing.sources[i]) for i in chunk if not stopped.is_set())
         return [
-            image if isinstance(image, str) else (image, digest(image.pixels), checksum(image.pixels))
+            (image, digest(image.pixels), checksum(image.pixels)) if isinstance(image, Decoded) else image
             for image in images
         ]
 
     threads = 1 if _are_small(listing.sources) else available_cpus()
-    # Threads suffice, because Pillow, torch and tifffile release Python's global lock.
+    # Threads suffice, because Pillow, torch, tifffile and rasterio release Python's global lock.
     with (
+        closing(files),
         Staging(part) as staging,
         ThreadPoolExecutor(threads) as pool,
         tqdm(initial=staging.done, total=len(listing.sources), desc="decoding images", unit="img", disable=None) as bar,
@@ -277,11 +297,14 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
     ):
         at_exit.callback(stopped.set)  # without it, Ctrl-C would wait until the threads have decoded their chunks
         for i, result in enumerate(chain.from_iterable(results), start=staging.done):
-            if isinstance(result, str):
+            if isinstance(result, LeftOut):
+                staging.leave_out(i)
+            elif isinstance(result, str):
                 staging.skip(i, result)
             else:
                 image, hashed, crc = result
-                if length == 1:  # the first image, or images so large that each fills a chunk
+                # The first image, or images so large that each fills a chunk. How many tiles are left out is not known.
+                if length == 1 and spec.reading.tiles is None:
                     check_free_space(part, (len(listing.sources) - i) * image.pixels.nbytes)
                 length = min(CHUNK, max(1, CHUNK_BYTES // image.pixels.nbytes))
                 if channels in (None, image.pixels.shape[0]):
@@ -292,10 +315,15 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
     return staging
 
 
-def _make_index(listing: Listing, staging: Staging) -> tuple[StagedGroup | None, dict[str, Any]]:
+def _make_index(files: Listing, expanded: Expanded, staging: Staging) -> tuple[StagedGroup | None, dict[str, Any]]:
     """The group of images that becomes the store, and the index of the store."""
+    listing, rows = expanded.listing, expanded.rows
     group, others = staging.majority()
     reasons = [{"name": listing.names[i], "reason": why} for i, why in sorted((staging.unreadable | others).items())]
+    tiles = Counter(rows)
+    for row, count in Counter(rows[i] for i in staging.left_out).items():
+        why = f"{count} of {tiles[row]} tiles are left out, because too many of their pixels are missing"
+        reasons.append({"name": files.names[row], "reason": why})
     skipped = sorted(listing.skipped + reasons, key=lambda item: item["name"])
     index = {"classes": listing.classes, "skipped": skipped, "unreadable": len(staging.unreadable), "labels": []}
     if group is None:
@@ -307,6 +335,8 @@ def _make_index(listing: Listing, staging: Staging) -> tuple[StagedGroup | None,
         "names": [listing.names[i] for i in group.positions],
         "digests": group.hashes,
         "checksums": group.checksums,
+        "rows": [rows[i] for i in group.positions],
+        "channel_names": None if group.disagreement else group.channel_names,
     }
 
 

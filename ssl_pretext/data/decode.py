@@ -1,41 +1,24 @@
-"""Decoding of one image file: photographs by Pillow; `.npy` files and what has more bits or bands as arrays."""
+"""Decoding of one image: photographs by Pillow at the size that is asked for, and everything else as arrays."""
 
-import io
-import math
-import stat
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from ssl_pretext.data.photo import (
-    MAX_PIXELS,
-    ORIENTATION,
-    Content,
-    apply_orientation,
-    as_rgb,
-    draft,
-    open_photo,
-    orientation,
-)
-from ssl_pretext.data.sources import Reading, Source
-from ssl_pretext.data.tags import is_photo, is_tiff
+from ssl_pretext.data.opening import OpenFiles, PhotoFile, chw, open_image
+from ssl_pretext.data.photo import Content, as_rgb
+from ssl_pretext.data.readers.base import Array, ImageFile
+from ssl_pretext.data.readers.registry import ReaderTable
+from ssl_pretext.data.resizing import crop_array, enlarge, resize_array
+from ssl_pretext.data.sources import RESAMPLING, Reading, Source
 from ssl_pretext.data.temporary import is_readable, temporary_error
-from ssl_pretext.errors import DataError, MissingDependencyError, PretextError
+from ssl_pretext.errors import PretextError
+from ssl_pretext.registry import joined
 
-__all__ = ["Decoded", "channels_of_files", "decoder", "pixels_of_image", "stored_dtype"]
-
-GDAL_NODATA = 42113  # TIFF tag
-NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
-MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
-MAX_BYTES = 3 * MAX_PIXELS  # of an array; the largest photograph has as many
-GRAY_MODES = ("1", "L", "LA")
-MAX_MISSING = 0.5  # a resized pixel is missing if more than this weight of the pixels averaged in it is missing
+__all__ = ["Decoded", "LeftOut", "decoder", "pixels_of_image", "reason_of", "stored_dtype"]
 
 
 class Decoded(NamedTuple):
@@ -44,10 +27,12 @@ class Decoded(NamedTuple):
     Attributes:
         pixels: Pixels `(C, H, W)` with the dtype of the store.
         kind: Dtype of the file; `"float"` for every floating dtype.
+        channel_names: Names of the channels, if the file has them.
     """
 
     pixels: npt.NDArray[Any]
     kind: str
+    channel_names: tuple[str, ...] | None = None
 
     @property
     def description(self) -> str:
@@ -56,148 +41,155 @@ class Decoded(NamedTuple):
         return f"{channels} channel{'s' * (channels != 1)} of {self.kind}, {height}×{width} pixels"
 
 
-class Array(NamedTuple):
-    """An array as it is in a file.
-
-    Attributes:
-        values: Values `(C, H, W)`.
-        missing: The value that the file declares as no data, if it does.
-    """
-
-    values: npt.NDArray[Any]
-    missing: float | None = None
+class LeftOut(str):
+    """The reason why a tile is left out although its file can be read."""
 
 
-def decoder(reading: Reading) -> Callable[[Source | Path | Content], Decoded | str]:
+def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Source | Path | Content], Decoded | str]:
     """Returns a function that decodes an image, or returns the reason why it cannot; it never blocks.
 
     The reason is always one of the file: it is damaged, or this process has no right to read it. The function raises a
-    `MissingDependencyError` or a `ReadError` if it fails for another reason, such as a lack of memory.
+    `MissingDependencyError` or a `ReadError` if it fails for another reason, such as a lack of memory. For a tile with
+    too few valid pixels the reason is a `LeftOut`.
 
     Args:
         reading: How the image is read.
+        files: What keeps the files open that have several images; by default each is opened anew.
+
+    Raises:
+        UnknownNameError: There is no such reader.
+        ArgumentError: The reader does not take its options.
     """
+    readers = ReaderTable(reading.reader)
+
+    def opened(source: Source, path: Path | Content) -> AbstractContextManager[ImageFile]:
+        if files is not None and isinstance(path, Path) and source[1:] != (None, None):
+            return files.borrow(path)
+        return open_image(path, reading, readers, whole=source[1:] == (None, None))
 
     def decode(image: Source | Path | Content) -> Decoded | str:
         source = image if isinstance(image, Source) else Source((image,))  # type: ignore[arg-type]
         path = source.files[0]  # in turn each file, for the message
+        whole = source[1:] == (None, None) and len(source.files) == 1 and not reading.crop and reading.missing is None
         try:
-            arrays = []
+            arrays, names = [], []
             for path in source.files:
-                several = len(source.files) > 1
-                found = _read_file(path, reading, whole=source[1:] == (None, None) and not several, gray=several)
-                if isinstance(found, Decoded):
-                    return found
-                arrays.append(found)
-            return _decode_array(_part(_stacked(arrays, reading.resample), source), reading.image_size)
+                with opened(source, path) as file:
+                    if whole and isinstance(file, PhotoFile):
+                        return Decoded(file.resized(reading.image_size), "uint8")
+                    array = file.read(_member(source, file), source.window)
+                    if len(source.files) > 1 and isinstance(file, PhotoFile) and file.is_gray:
+                        array = array._replace(values=array.values[:1])  # the channels are equal
+                    arrays.append(array)
+                    names.append(file.channel_names)
+            return _decode_arrays(arrays, names, reading)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
-            forbidden = isinstance(error, PermissionError) and isinstance(path, Path) and not is_readable(path)
-            if (failure := temporary_error(error, path)) and not forbidden:
-                raise failure from error
-            return str(error) if isinstance(error, PretextError) else f"{type(error).__name__}: {error}"
+            return reason_of(error, path)
 
     return decode
 
 
-def channels_of_files(source: Source, reading: Reading) -> list[int]:
-    """Returns the number of channels that each file of an image adds to it.
+def reason_of(error: Exception, path: Path | Content) -> str:
+    """Returns the reason why a file cannot be read, given the error that it raised.
 
-    Args:
-        source: An image from several files, which can be decoded.
-        reading: How the image is read.
+    Raises:
+        MissingDependencyError: The error is that a package is missing.
+        ReadError: The error says nothing about the file, such as a lack of memory.
     """
-    arrays = [_read_file(file, reading, whole=False, gray=len(source.files) > 1) for file in source.files]
-    return [len(array.values) for array in arrays if isinstance(array, Array)]
+    forbidden = isinstance(error, PermissionError) and isinstance(path, Path) and not is_readable(path)
+    if (failure := temporary_error(error, path)) and not forbidden:
+        raise failure from error
+    return str(error) if isinstance(error, PretextError) else f"{type(error).__name__}: {error}"
 
 
-def _read_file(path: Path | Content, reading: Reading, *, whole: bool, gray: bool = False) -> Array | Decoded:
-    """Reads the values of a file.
-
-    Args:
-        path: The file.
-        reading: How the image is read.
-        whole: Whether the file is the whole image, so that a photograph is decoded at the size that is asked for.
-        gray: Whether a photograph in gray has one channel instead of three.
-    """
-    from PIL import UnidentifiedImageError
-
-    if isinstance(path, Path):
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block until something writes to it
-            raise DataError("the path is not a regular file")
-        _check_bytes(status.st_size)
-    if path.suffix.lower() == ".npy":
-        return _read_npy(path)
-    try:
-        with open_photo(path) as image:
-            if is_photo(image, path) and (reading.channels is None or image.format != "TIFF"):
-                pixels = _read_photo(image, reading.image_size if whole else None)
-                if whole:
-                    return Decoded(pixels, "uint8")
-                return Array(pixels[:1] if gray and image.mode in GRAY_MODES else pixels)
-            file_format = image.format
-    except UnidentifiedImageError:
-        if not is_tiff(path):
-            raise
-        file_format = "TIFF"  # with bands that Pillow has no mode for
-    if file_format not in ARRAY_READERS:
-        raise ValueError(
-            f"the {file_format} file has more than 8 bits per sample, or a band that is not declared as alpha, "
-            "which Pillow does not read; save it as .tif or .npy, which are read as arrays"
-        )
-    return ARRAY_READERS[file_format](path)
+def _member(source: Source, file: ImageFile) -> int | None:
+    """The position of the image in a file that holds several."""
+    if file.count is None:
+        return None
+    if source.member is None and file.count > 1:
+        raise ValueError(f"the file holds {file.count} images, where one is expected")
+    if (member := source.member or 0) >= file.count:
+        raise ValueError(f"there is no image {member} in the file, which holds {file.count}, counted from 0")
+    return member
 
 
-def _stacked(arrays: Sequence[Array], resample: Sequence[str | None] = ()) -> Array:
-    """Joins the channels of several arrays, after resampling to the height and width of the largest one."""
-    if len(arrays) == 1:
-        return arrays[0]
-    size = max(array.values.shape[1:] for array in arrays)
-    rules = resample or [None] * len(arrays)
-    arrays = [
-        array if array.values.shape[1:] == size else _resampled(array, size, rule)
-        for array, rule in zip(arrays, rules, strict=True)
+def _decode_arrays(
+    arrays: Sequence[Array], names: Sequence[tuple[str, ...] | None], reading: Reading
+) -> Decoded | LeftOut:
+    """Joins the channels of the files of an image, and brings them to the dtype of the store and to their size."""
+    decoded = _of_one_size([_pixels(array, reading.missing) for array in arrays], reading)
+    pixels = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
+    if pixels.dtype == np.float32:
+        absent = np.isnan(pixels)
+        if reading.tiles and 1 - absent.any(axis=0).mean() < reading.tiles.min_valid:
+            return LeftOut("too many pixels of the tile are missing")
+        if absent.all():
+            raise ValueError("every value is missing")
+    if reading.image_size is not None:
+        pixels = (crop_array if reading.crop else resize_array)(pixels, reading.image_size)
+    kind = joined(sorted({_kind(array) for array in arrays}))
+    if reading.files:
+        names = [_numbered(name, len(part)) for name, part in zip(reading.files, decoded, strict=True)]
+    known = [name for some in names if some is not None for name in some]
+    return Decoded(pixels, kind, tuple(known) if len(known) == len(pixels) else None)
+
+
+def _of_one_size(parts: Sequence[npt.NDArray[Any]], reading: Reading) -> list[npt.NDArray[Any]]:
+    """Enlarges the parts of an image to the height and width of the largest one."""
+    size = max(part.shape[1:] for part in parts)
+    rules = reading.resample or [None] * len(parts)
+    for part, rule in zip(parts, rules, strict=True):
+        if (shape := part.shape[1:]) == size:
+            continue
+        (height, width), scaled = size, abs(shape[0] * size[1] - shape[1] * size[0])
+        if reading.tiles is not None or rule is None or scaled >= max(height, width):  # a pixel may be lost to rounding
+            advice = "only their resolution may differ"
+            if reading.tiles is not None:
+                advice = "images that are cut into tiles need files of one size"
+            elif rule is None:
+                advice = f"pass resample, {joined(RESAMPLING, 'or')}"
+            raise ValueError(f"the files of the image have different sizes: {[shape, size]}; {advice}")
+    return [
+        part if part.shape[1:] == size else enlarge(part, size, str(rule))
+        for part, rule in zip(parts, rules, strict=True)
     ]
-    if {array.missing for array in arrays} == {None}:
-        return Array(np.concatenate([array.values for array in arrays]))
-    return Array(np.concatenate([_with_nan(array) for array in arrays]))
 
 
-def _with_nan(array: Array) -> npt.NDArray[Any]:
-    """The values of an array with NaN where they are missing."""
-    return array.values if array.missing is None else np.where(array.values == array.missing, np.nan, array.values)
+def _numbered(name: str, channels: int) -> tuple[str, ...]:
+    """The names of the channels of one of the files of an image."""
+    return (name,) if channels == 1 else tuple(f"{name}.{number}" for number in range(1, channels + 1))
 
 
-def _resampled(array: Array, size: tuple[int, ...], rule: str | None) -> Array:
-    """Enlarges an array to a height and width; a pixel is missing if more than half of its weight is missing."""
-    (height, width), shape = size, array.values.shape[1:]
-    if rule is None or abs(shape[0] * width - shape[1] * height) >= max(size):  # a pixel may be lost to rounding
-        advice = "pass resample, bilinear or nearest" if rule is None else "only their resolution may differ"
-        raise ValueError(f"the files of the image have different sizes: {[shape, size]}; {advice}")
-    if rule == "nearest":
-        rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, shape, strict=True))
-        return array._replace(values=array.values[:, rows[:, None], columns])
-    with np.errstate(over="ignore"):  # as in `_decode_array`
-        values = torch.from_numpy(_with_nan(array).astype(np.float32))
-    valid = values.isfinite()
+def _pixels(array: Array, missing: float | None) -> npt.NDArray[Any]:
+    """Converts an array to the dtype of the store; its missing values become NaN, unless they stay `uint8`."""
+    read = array.values
+    dtype = stored_dtype(read.dtype)
+    if read.ndim != 3 or 0 in read.shape or dtype is None:
+        raise ValueError(
+            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, int16, uint16 or "
+            f"float; got shape {read.shape} and dtype {read.dtype}"
+        )
+    if dtype is np.uint8 and array.scale is None and missing is None:
+        return np.array(read, order="C")
+    with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values
+        if array.scale is None:
+            pixels = np.array(read, dtype=np.float32, order="C")
+        else:
+            scale, offset = (np.asarray(numbers)[:, None, None] for numbers in (array.scale, array.offset))
+            pixels = np.array(read * scale + offset, dtype=np.float32, order="C")
+    for value in (array.missing, missing):
+        if value is not None:
+            pixels[read == value] = np.nan
+    if array.valid is not None:
+        pixels[:, ~array.valid] = np.nan
+    if np.issubdtype(read.dtype, np.floating):
+        pixels[~np.isfinite(pixels)] = np.nan
+    return pixels
 
-    def enlarged(maps: Tensor) -> Tensor:
-        return torch.nn.functional.interpolate(maps[None], size, mode="bilinear")[0]
 
-    resized = enlarged(values.where(valid, 0))
-    if not valid.all():
-        weight = enlarged(valid.float())
-        resized = (resized / weight).where(weight >= 1 - MAX_MISSING, torch.nan)
-    as_bytes = array.values.dtype == np.uint8 and array.missing is None
-    return Array(resized.round().to(torch.uint8).numpy() if as_bytes else resized.numpy())
-
-
-def _part(array: Array, source: Source) -> Array:
-    """The part of an array that is the image."""
-    if source.window is None:
-        return array
-    top, left, height, width = source.window
-    return array._replace(values=array.values[:, top : top + height, left : left + width])
+def _kind(array: Array) -> str:
+    floating = array.scale is not None or np.issubdtype(array.values.dtype, np.floating)
+    return "float" if floating else array.values.dtype.name
 
 
 def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | None:
@@ -213,161 +205,4 @@ def pixels_of_image(image: Any) -> npt.NDArray[Any]:
     """Converts a Pillow image to pixels `(C, H, W)`: sRGB, or its own values if they are floating or have 16 bits."""
     if image.mode.startswith("I;16") or image.mode == "F":
         return np.array(image, dtype=np.float32 if image.mode == "F" else np.uint16)[None]
-    return _chw(as_rgb(image))
-
-
-def _chw(image: Any) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
-
-
-def _read_photo(opened: Any, image_size: int | None) -> npt.NDArray[np.uint8]:
-    width, height = opened.size
-    part = None if image_size is None else draft(opened, image_size)
-    image = as_rgb(opened)
-    if part is not None and image_size is not None:
-        from PIL.Image import Resampling
-
-        # Resized before it is rotated, so that `part` need not be rotated.
-        image = image.resize(_resized_shape(width, height, image_size), Resampling.BILINEAR, part)
-    image = apply_orientation(image, orientation(opened))
-    if image_size is not None and image.size != (image_size, image_size):
-        image = _resize_and_crop(image, image_size)
-    return _chw(image)
-
-
-def _upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """Rotates or flips an array `(C, H, W)` upright, given its EXIF orientation; see `apply_orientation`."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(1, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, :, ::-1]
-    return pixels[:, ::-1] if orientation in (3, 4, 7, 8) else pixels
-
-
-def _read_png(path: Path | Content) -> Array:
-    """Reads the 16-bit samples of a PNG file as they are."""
-    with open_photo(path) as opened:
-        turned = orientation(opened)
-        if opened.mode.startswith("I"):
-            return Array(_upright(np.asarray(opened).astype(np.uint16)[None], turned))
-    try:
-        from torchvision.io import ImageReadMode, decode_png  # Pillow reduces all but gray samples to 8 bits
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"reading the 16-bit samples of {path} needs torchvision.io.decode_png, which this version of torchvision "
-            "does not have; install an earlier one, or save the image as .tif or .npy"
-        ) from error
-    with path.open("rb") as file:
-        content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    return Array(_upright(decode_png(content, ImageReadMode.UNCHANGED).numpy(), turned))
-
-
-def _read_npy(path: Path | Content) -> Array:
-    with NPY_HEADERS, path.open("rb") as file:
-        _check_npy_header(file)
-        # Not `np.load`, which also opens archives.
-        pixels = np.lib.format.read_array(file, allow_pickle=False)
-    return Array(pixels[None] if pixels.ndim == 2 else pixels)
-
-
-def _check_npy_header(file: IO[bytes]) -> None:
-    """Rejects a header that states more than the file has, or a negative length, which older versions of NumPy replace.
-
-    The header is read from memory, where no more is allocated than the file has, whatever length it states.
-    """
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    header = io.BytesIO(file.read(MAX_NPY_HEADER))
-    file.seek(0)
-    version = np.lib.format.read_magic(header)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"the .npy file has version {version}, which is for named fields; an image has none")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    try:
-        shape, _, dtype = read_header(header)
-    except MemoryError as error:  # raised by Python's parser for a text that is nested too deeply
-        raise ValueError("the header cannot be parsed") from error
-    if min(shape, default=0) < 0 or (not dtype.hasobject and math.prod(shape) * dtype.itemsize > size):
-        raise ValueError(f"the header states the shape {shape}, but the file has {size:,} bytes")
-
-
-def _read_tiff(path: Path | Content) -> Array:
-    """Reads bands or pages as channels; also returns the value that the file declares as no data."""
-    try:
-        import tifffile
-    except ImportError as error:
-        raise MissingDependencyError(f"reading {path} as an array needs tifffile: pip install tifffile") from error
-    try:
-        with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
-            _check_bytes(file.series[0].nbytes)
-            pixels, axes = np.asarray(file.series[0].asarray()), file.series[0].axes
-            tags = file.series[0].keyframe.tags
-            missing, turned = tags.valueof(GDAL_NODATA), tags.valueof(ORIENTATION, default=1)
-    except ValueError as error:
-        if "'imagecodecs'" in str(error):
-            raise MissingDependencyError(f"{path} is compressed ({error}): pip install imagecodecs") from error
-        raise
-    bands = axes.replace("Y", "").replace("X", "")
-    if len(bands) > 1 or len(axes) != len(bands) + 2:
-        raise ValueError(f"the TIFF axes are {axes}; they must be Y, X and at most one more for the channels")
-    pixels = _upright(np.moveaxis(pixels, axes.index(bands), 0) if bands else pixels[None], turned)
-    return Array(pixels, None if missing is None else float(missing))
-
-
-def _decode_array(array: Array, image_size: int | None) -> Decoded:
-    """Converts an array to the dtype of the store; its missing values become NaN, except in `uint8`."""
-    read, missing = array
-    dtype = stored_dtype(read.dtype)
-    if read.ndim != 3 or 0 in read.shape or dtype is None:
-        raise ValueError(
-            "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, int16, uint16 or "
-            f"float; got shape {read.shape} and dtype {read.dtype}"
-        )
-    with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values
-        pixels = np.array(read, dtype=dtype, order="C")
-    if dtype is np.float32:
-        if missing is not None:
-            pixels[read == missing] = np.nan
-        pixels[~np.isfinite(pixels)] = np.nan
-        if np.isnan(pixels).all():
-            raise ValueError("every value is missing")
-    kind = "float" if np.issubdtype(read.dtype, np.floating) else read.dtype.name
-    return Decoded(pixels if image_size is None else _resize_array(pixels, image_size), kind)
-
-
-def _resize_array(pixels: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]:
-    """Resizes like a photograph, excluding missing values from every mean: `resize(v · valid) / resize(valid)`."""
-    values = torch.from_numpy(pixels).float()
-    valid = ~values.isnan()
-    resized = _resize_and_crop(values.where(valid, 0), image_size)
-    if not valid.all():
-        weight = _resize_and_crop(valid.float(), image_size)
-        resized = (resized / weight).where(weight >= 1 - MAX_MISSING, torch.nan)
-    if pixels.dtype == np.uint8:
-        resized = resized.round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(resized.numpy())
-
-
-def _check_bytes(count: int) -> None:
-    if count > MAX_BYTES:
-        raise ValueError(f"the image has {count:,} bytes, above the limit of {MAX_BYTES:,}; split it into smaller ones")
-
-
-def _resize_and_crop(image: Any, image_size: int) -> Any:
-    from torchvision.transforms import functional as F
-
-    width, height = image.shape[:0:-1] if isinstance(image, Tensor) else image.size
-    width, height = _resized_shape(width, height, image_size)
-    # Tensors are antialiased only on request; Pillow images always are.
-    return F.center_crop(F.resize(image, [height, width], antialias=True), [image_size])
-
-
-def _resized_shape(width: int, height: int, image_size: int) -> tuple[int, int]:
-    """The width and height of an image whose shortest side is resized to `image_size`, as in torchvision."""
-    shortest = min(width, height)
-    if image_size**2 * max(width, height) > MAX_PIXELS * shortest:
-        raise ValueError(f"the aspect ratio of {width}×{height} pixels is too extreme to resize to {image_size} pixels")
-    return int(image_size * width / shortest), int(image_size * height / shortest)
-
-
-ARRAY_READERS = {"PNG": _read_png, "TIFF": _read_tiff}  # by the names that Pillow gives to the formats
+    return chw(as_rgb(image))

@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ssl_pretext.data.photo import format_by_suffix
+from ssl_pretext.data.readers.registry import ReaderTable, find_suffix, reader_suffixes
 from ssl_pretext.data.sources import Source
 from ssl_pretext.data.splits import find_splits
 from ssl_pretext.data.temporary import is_readable, temporary_error
@@ -20,6 +22,7 @@ __all__ = [
     "file_version",
     "find_images",
     "image_suffixes",
+    "is_image",
     "list_files",
     "list_folder",
     "list_food101",
@@ -36,7 +39,7 @@ NOT_READ = {
         (".jxl", "it is not read without pillow-jxl-plugin: pip install pillow-jxl-plugin"),
         (".avif .avifs", "it is not read by this version of Pillow: pip install --upgrade pillow"),
         (".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw", "raw photographs are not read; save them as .tif"),
-        (".czi .dcm .exr .hdr .mat .nc .nd2 .ndpi .nii .npz .svs", "the format is not read; save it as .npy or .tif"),
+        (".czi .exr .hdr .mat .nc .nd2 .ndpi .npz .svs", "the format is not read; save it as .npy or .tif"),
         (".svg .xcf", "the format is not read; save it as .png"),
         (".7z .rar .zip", "archives are not read; unpack them"),
         (".tar .tgz", "archives in a folder are not read; unpack them, or name them as shards, such as '{00..09}.tar'"),
@@ -81,11 +84,6 @@ class Listing:
             groups=None if self.groups is None else [self.groups[i] for i in positions],
         )
 
-    def positions(self, names: Iterable[str]) -> list[int]:
-        """Returns the positions of images by their names."""
-        places = {name: place for place, name in enumerate(self.names)}
-        return [places[name] for name in names]
-
     def fingerprint(self) -> str:
         """A hash of the folder, classes, names, labels and versions of the files; it changes when images may differ."""
         read = [([file_version(file) for file in source.files], *source[1:]) for source in self.sources]
@@ -104,12 +102,18 @@ def file_version(path: str | os.PathLike[str]) -> list[int] | None:
         return None
     if not is_readable(path):
         return None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    version = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    if stat.S_ISDIR(status.st_mode):  # such as a zarr
+        inside = sorted(os.path.join(folder, name) for folder, _, files in os.walk(path) for name in files)
+        version.append(
+            int(json_sha256([[os.path.relpath(file, path), file_version(file)] for file in inside])[:15], 16)
+        )
+    return version
 
 
 def image_suffixes() -> set[str]:
     """Returns the suffixes of the files that are read as images, in lower case."""
-    return {".npy", *format_by_suffix()}
+    return {*format_by_suffix(), *reader_suffixes()}
 
 
 def list_folder(folder: str | Path, *, labeled: bool = True) -> Listing:
@@ -204,7 +208,7 @@ class _Search:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.suffixes = image_suffixes()
+        self.readers = ReaderTable()
         self.skipped: list[dict[str, str]] = []
         self._entered: set[tuple[int, int]] = set()
         self._links: list[str] = []
@@ -233,13 +237,16 @@ class _Search:
                 if _hidden(name):
                     folders.remove(name)
                     self._skip(path, HIDDEN)
+                elif (reader := self.readers.find(name)) is not None and reader.folders:
+                    folders.remove(name)
+                    yield self._name(path)
                 elif os.path.islink(path):
                     self._links.append(path)
-                elif _suffix(name) in self.suffixes:
+                elif is_image(name):
                     self._skip(path, "the path is a folder, not an image file; the images inside it are included")
             for name in files:
                 path = os.path.join(folder, name)
-                if _suffix(name) not in self.suffixes:
+                if not is_image(name):
                     if not _hidden(name) and (reason := why_not_read(name)):
                         self._skip(path, reason)
                 elif _hidden(name):
@@ -260,6 +267,11 @@ class _Search:
         return Path(path).relative_to(self.root).as_posix()
 
 
+def is_image(name: str) -> bool:
+    """Whether a file of this name is read as an image."""
+    return _suffix(name) in format_by_suffix() or find_suffix(name) is not None
+
+
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
@@ -273,7 +285,7 @@ def why_not_read(name: str) -> str | None:
     from PIL import Image
 
     suffix = ".tar" if ".tar." in name.lower() else _suffix(name)
-    other = None if suffix in image_suffixes() else Image.registered_extensions().get(suffix)
+    other = None if is_image(name) else Image.registered_extensions().get(suffix)
     return NOT_READ.get(suffix) or (other and f"the format {other} is not read; save it as .png, .tif or .npy")
 
 
@@ -282,8 +294,8 @@ def _hidden(name: str) -> bool:
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
-    stat = os.stat(folder)
-    return stat.st_dev, stat.st_ino
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def list_food101(root: str | Path, split: str, *, download: bool = False) -> Listing:

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy.typing as npt
+
 from ssl_pretext.data.profiles import to_srgb
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
@@ -23,6 +25,8 @@ __all__ = [
     "format_by_suffix",
     "open_photo",
     "orientation",
+    "upright",
+    "upright_size",
 ]
 
 # Only these formats are opened, whatever the suffix. Pillow would pass PostScript files to an interpreter.
@@ -145,6 +149,18 @@ def as_rgb(image: Any) -> Any:
 def orientation(image: Any) -> int:
     """The EXIF orientation of a Pillow image, 1 to 8; 1 is upright."""
     image.load()  # Pillow rotates TIFF files while decoding them and then removes the tag
+    return _exif_orientation(image)
+
+
+def upright_size(image: Any) -> tuple[int, int]:
+    """The width and height that a Pillow image has once it is upright."""
+    if image.format == "PNG":
+        image.load()  # the EXIF data may stand behind the pixels
+    width, height = image.size
+    return (height, width) if _exif_orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _exif_orientation(image: Any) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # Pillow raises almost any error on damaged EXIF; like image viewers, we then do not rotate
@@ -165,6 +181,15 @@ def apply_orientation(image: Any, orientation: int) -> Any:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Rotates or flips an array `(C, H, W)` upright, given its EXIF orientation; see `apply_orientation`."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(1, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, :, ::-1]
+    return pixels[:, ::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
 def _tga_alpha_bits(file: BinaryIO) -> int:

@@ -17,9 +17,9 @@ from typing import IO, Any, NamedTuple, cast
 
 from typing_extensions import Self
 
-from ssl_pretext.data.decode import MAX_BYTES
 from ssl_pretext.data.listing import image_suffixes, why_not_read
 from ssl_pretext.data.photo import Content
+from ssl_pretext.data.readers.base import MAX_BYTES
 from ssl_pretext.data.temporary import temporary_error
 from ssl_pretext.errors import ArgumentError, DataError
 

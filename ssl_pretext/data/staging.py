@@ -14,6 +14,7 @@ from typing_extensions import Self
 from ssl_pretext.data.checksums import checksum
 from ssl_pretext.data.decode import Decoded
 from ssl_pretext.errors import DataError
+from ssl_pretext.registry import joined
 
 __all__ = ["StagedGroup", "Staging"]
 
@@ -35,10 +36,22 @@ class StagedGroup:
         positions: Position of each image in the listing.
         hashes: Hash of the pixels of each image.
         checksums: Checksum of the pixels of each image.
+        channel_names: Names of the channels of the first image, if it has them.
+        disagreement: In words, which image has other names of its channels; None if none has.
     """
 
-    def __init__(self, file: Path, name: str, description: str, dtype: str, shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        name: str,
+        description: str,
+        dtype: str,
+        shape: Sequence[int],
+        channel_names: Sequence[str] | None,
+    ) -> None:
         self.file, self.name, self.description, self.dtype, self.shape = file, name, description, dtype, tuple(shape)
+        self.channel_names = None if channel_names is None else tuple(channel_names)
+        self.disagreement: str | None = None
         self.nbytes = np.dtype(dtype).itemsize * int(np.prod(self.shape))
         self.positions: list[int] = []
         self.hashes: list[str] = []
@@ -62,6 +75,7 @@ class Staging:
     Attributes:
         done: Number of images that were already staged when the folder was opened.
         unreadable: Reasons why images are in no group, by position in the listing.
+        left_out: Positions of the tiles that are left out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,6 +85,7 @@ class Staging:
         self._file: IO[bytes] | None = None  # file of the open group; one at a time, because there may be many groups
         self.done = 0
         self.unreadable: dict[int, str] = {}
+        self.left_out: list[int] = []
         self._journal = (folder / JOURNAL_FILE).open("a", encoding="utf-8")
         self._resume(folder / JOURNAL_FILE)
 
@@ -98,11 +113,17 @@ class Staging:
         entry: list[object] = [digest, crc]
         group = self._groups.get(image.description)
         if group is None:
-            first = (name, image.description, image.pixels.dtype.name, image.pixels.shape)
+            first = (name, image.description, image.pixels.dtype.name, image.pixels.shape, image.channel_names)
             group = self._groups[image.description] = StagedGroup(self._folder / f"group{len(self._groups)}", *first)
             entry += first
             if len(self._groups) > MAX_GROUPS:
                 raise self._no_majority_error()
+        elif group.disagreement is None and image.channel_names != group.channel_names:
+            has, first_has = (
+                joined(names or ["without names"]) for names in (image.channel_names, group.channel_names)
+            )
+            group.disagreement = f"{name} has the channels {has}, but {group.name} has {first_has}"
+            entry.append(group.disagreement)
         if group is not self._open_group or self._file is None:
             if self._file is not None:
                 self._file.close()
@@ -115,6 +136,11 @@ class Staging:
         """Records why the next image of the listing is in no group."""
         self.unreadable[position] = reason
         self._journal.write(json.dumps(reason) + "\n")
+
+    def leave_out(self, position: int) -> None:
+        """Records that the next image of the listing is a tile that is left out."""
+        self.left_out.append(position)
+        self._journal.write("null\n")
 
     def majority(self) -> tuple[StagedGroup | None, dict[int, str]]:
         """Returns the group with more than half of the images.
@@ -155,10 +181,13 @@ class Staging:
             for line in lines:
                 try:
                     entry = json.loads(line[: line.rindex(b"\n")])
-                    if isinstance(entry, str):
+                    if entry is None:
+                        self.left_out.append(self.done)
+                    elif isinstance(entry, str):
                         self.unreadable[self.done] = entry
                     else:
                         file, digest, crc, *first = entry
+                        disagreement = first.pop() if len(first) == 1 else None
                         if first:
                             files[file] = opened.enter_context((self._folder / file).open("rb"))
                         group = StagedGroup(self._folder / file, *first) if first else groups[file]
@@ -166,6 +195,7 @@ class Staging:
                             break
                         groups[file] = self._groups[group.description] = group
                         group.append(self.done, digest, crc)
+                        group.disagreement = group.disagreement or disagreement
                 except (ValueError, OSError):
                     break
                 self.done += 1

@@ -3,25 +3,70 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from ssl_pretext.data.build import StoreSpec, digest, open_or_build
 from ssl_pretext.data.checksums import Checksums
-from ssl_pretext.data.decode import channels_of_files, stored_dtype
+from ssl_pretext.data.decode import stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
-from ssl_pretext.data.listing import list_files, list_folder, list_food101
+from ssl_pretext.data.listing import Listing, list_files, list_folder, list_food101
 from ssl_pretext.data.patterns import list_pattern, resampling_of
-from ssl_pretext.data.sources import Reading, Source
+from ssl_pretext.data.sources import Reading, Tiles
 from ssl_pretext.data.splits import Role, holdout_split, stated_split
 from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.registry import did_you_mean
 
-__all__ = ["ImageStore"]
+__all__ = ["FolderOptions", "ImageStore"]
+
+MAX_UNREADABLE = MIN_VALID = 0.9
+
+
+class FolderOptions(TypedDict, total=False):
+    """How the files of a folder become images of a store; all options may be left out.
+
+    Attributes:
+        crop: Whether the center of `image_size` pixels is cropped without resizing; smaller images are skipped.
+        tile: Height and width in pixels of the tiles that images are cut into, such as those of a satellite scene.
+            Tiles are read in parts of the file where the format has them, and are then resized to `image_size`.
+        stride: Number of pixels from one tile to the next; by default `tile`.
+        min_valid: Fraction of the pixels of a tile that must be valid in all channels, by default 0.9; other tiles are
+            left out.
+        channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the number
+            is that of most images, and the tags of an 8-bit TIFF file say whether it is a photograph.
+        missing: Value of the files that means missing, such as 0; `uint8` images then become `float32` too.
+        reader: Reader with options for the files of its suffixes, such as `h5[key=images]` or `nii[z=max]`.
+        pattern: Pattern of the names of the files, such as `"{well}_s{site}_w{channel}.tif"` or
+            `"{channel:rgb|depth}/{id}.png"`, if an image is several files or its name says more of it. The part
+            `channel` names the files whose channels are joined, in the order of its alternatives, or else sorted. The
+            part `label` or `class` is the class, the part `group` the group, and all parts but `channel` are the name
+            of the image. Files that do not match are left out; so are images that lack a channel, with a reason in
+            `skipped`.
+        resample: How files of an image that are smaller than the largest are enlarged: `"bilinear"`, or `"nearest"` for
+            classes and depth; a mapping gives the rule of each channel, such as `{"depth": "nearest"}`. By default,
+            images from files of different sizes are left out.
+        cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
+        max_unreadable: Fraction of unreadable images above which an error is raised, by default 0.9. Otherwise they are
+            skipped, and `skipped` has the reasons. The same limit holds for images that lack a channel.
+    """
+
+    crop: bool
+    tile: int | None
+    stride: int | None
+    min_valid: float
+    channels: int | None
+    missing: float | None
+    reader: str | None
+    pattern: str | None
+    resample: str | Mapping[str, str] | None
+    cache: str | Path | None
+    max_unreadable: float
 
 
 class ImageStore:
@@ -123,47 +168,32 @@ class ImageStore:
         folder: str | Path,
         *,
         image_size: int | None,
-        channels: int | None = None,
         labeled: bool = True,
-        pattern: str | None = None,
         group: str | None = None,
-        resample: str | Mapping[str, str] | None = None,
-        cache: str | Path | None = None,
-        max_unreadable: float = 0.9,
+        **options: Unpack[FolderOptions],
     ) -> "ImageStore":
         """Opens the store of a folder of image files; the first call decodes the images, later calls reuse them.
 
         Photographs become sRGB in `uint8`, composited on white where they are transparent. `.npy` files, and TIFF and
         PNG files with more bits, bands or pages than a photograph, are read as arrays `(C, H, W)`, or `(H, W)` for one
-        channel; the bands of a TIFF file, or its pages in gray, are its channels. `uint8` arrays remain `uint8`;
-        `int8`, `int16`, `uint16` and floating arrays become `float32` with unscaled values. NaN, infinities and values
-        that a TIFF file declares as no data (unless it is `uint8`) are missing and become NaN. Resizing excludes
-        missing values from its averages; a resized pixel is missing if more than half of the pixels that are averaged
-        in it, by weight, are missing.
+        channel; the bands of a TIFF file, or its pages in gray, are its channels. `register_reader` names the other
+        formats. `uint8` arrays remain `uint8`; `int8`, `int16`, `uint16` and floating arrays become `float32` with
+        unscaled values, unless the file has a scale. NaN, infinities and values that a file declares as no data (unless
+        it is `uint8`) are missing and become NaN. Resizing excludes missing values from its averages; a resized pixel
+        is missing if more than half of the pixels that are averaged in it, by weight, are missing.
 
         Args:
             folder: Folder of image files such as `CLASS/NAME.jpg`.
             image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps
                 the size, which must then be the same for all images.
-            channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the
-                number is that of most images, and the tags of an 8-bit TIFF file say whether it is a photograph.
             labeled: Whether the subfolders are classes. False takes all images at any depth as one class.
-            pattern: Pattern of the names of the files, such as `"{well}_s{site}_w{channel}.tif"` or
-                `"{channel:rgb|depth}/{id}.png"`, if an image is several files or its name says more of it. The part
-                `channel` names the files whose channels are joined, in the order of its alternatives, or else sorted.
-                The part `label` or `class` is the class, the part `group` the group, and all parts but `channel` are
-                the name of the image. Files that do not match are left out; so are images that lack a channel, with a
-                reason in `skipped`.
             group: Part of the pattern that is the group of an image, in place of a part with this name.
-            resample: How files of an image that are smaller than the largest are enlarged: `"bilinear"`, or `"nearest"`
-                for classes and depth; a mapping gives the rule of each channel, such as `{"depth": "nearest"}`. By
-                default, images from files of different sizes are left out.
-            cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
-            max_unreadable: Fraction of unreadable images above which an error is raised. Otherwise they are skipped,
-                and `skipped` has the reasons. The same limit holds for images that lack a channel.
+            options: How the files become images, and where they are stored; see `FolderOptions`.
 
         Raises:
-            ArgumentError: A number is out of its range, or the pattern is malformed.
+            ArgumentError: A number is out of its range, the pattern is malformed, `stride` is given without `tile`, or
+                the reader does not take its options.
+            UnknownNameError: There is no such reader.
             DataError: There are no images or no classes, the subfolders are splits such as `train` and `test`, too many
                 images cannot be read, or no format (channels, dtype and size) is shared by more than half of the
                 images. If one is, other images are skipped.
@@ -171,15 +201,15 @@ class ImageStore:
             ReadError: An image cannot be read for a reason that says nothing about it, such as a lack of memory. The
                 next call continues with it.
         """
+        pattern = options.get("pattern")
         if pattern is not None:
-            listing = list_pattern(folder, pattern, labeled=labeled, group=group, max_incomplete=max_unreadable)
+            limit = options.get("max_unreadable", MAX_UNREADABLE)
+            listing = list_pattern(folder, pattern, labeled=labeled, group=group, max_incomplete=limit)
         elif group is not None:
             raise ArgumentError(f"group names a part of a pattern, such as {{{group}}}; pass the pattern, too")
         else:
             listing = list_folder(folder, labeled=labeled)
-        resampling = resampling_of(resample, listing.file_channels)
-        reading = Reading(image_size=image_size, channels=channels, resample=resampling)
-        return cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=max_unreadable))
+        return cls._open(_spec("from_folder", listing, image_size, options))[0]
 
     @classmethod
     def from_table(
@@ -190,11 +220,7 @@ class ImageStore:
         image_size: int | None,
         target: str = "class",
         columns: Mapping[str, str | Sequence[str]] | None = None,
-        channels: int | None = None,
-        pattern: str | None = None,
-        resample: str | Mapping[str, str] | None = None,
-        cache: str | Path | None = None,
-        max_unreadable: float = 0.9,
+        **options: Unpack[FolderOptions],
     ) -> "ImageStore":
         """Opens the store of the images that a table names, with the labels, groups and splits that it states.
 
@@ -218,11 +244,8 @@ class ImageStore:
                 Labels and numbers are in `targets`.
             columns: Names of the columns that have other names, such as `{"file": "image_id", "label": "diagnosis"}`;
                 `"label"` may name several. By default, the column `labels` is used if there is no column `label`.
-            channels: Number of channels of the images; see `from_folder`.
-            pattern: Pattern of the names of the files if an image is several files; see `from_folder`.
-            resample: How files of different sizes are enlarged; see `from_folder`.
-            cache: Folder of the stores; see `from_folder`.
-            max_unreadable: Fraction of unreadable images above which an error is raised; see `from_folder`.
+            options: How the files become images, and where they are stored; see `FolderOptions`. What the table says of
+                a file holds for all its tiles.
 
         Raises:
             ArgumentError: The target or a column is unknown.
@@ -242,16 +265,14 @@ class ImageStore:
             (['cat', 'dog'], ['a.npy', 'b.npy'], ['c.npy'])
         """
         labels = read_table(table, columns, target)
-        if pattern is None:
+        if (pattern := options.get("pattern")) is None:
             listing = list_files(folder)
         else:
-            listing = list_pattern(folder, pattern, labeled=False, max_incomplete=max_unreadable)
+            limit = options.get("max_unreadable", MAX_UNREADABLE)
+            listing = list_pattern(folder, pattern, labeled=False, max_incomplete=limit)
         chosen, notes = labels.find(listing)
-        listing = listing.subset(chosen)
-        resampling = resampling_of(resample, listing.file_channels)
-        reading = Reading(image_size=image_size, channels=channels, resample=resampling)
-        store = cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=max_unreadable))
-        known = notes.subset(listing.positions(store.names))
+        store, rows = cls._open(_spec("from_table", listing.subset(chosen), image_size, options))
+        known = notes.subset(rows)
         store.labels, store.classes = torch.tensor(known.labels), known.classes
         store.targets, store.splits = known.targets, known.splits
         store.groups = known.groups or store.groups
@@ -277,20 +298,19 @@ class ImageStore:
         # The limit is low because results on a different set of images are not comparable.
         listing = list_food101(root, split, download=download)
         reading = Reading(image_size=image_size)
-        return cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=0.01))
+        return cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=0.01))[0]
 
     @classmethod
-    def _open(cls, spec: StoreSpec) -> "ImageStore":
+    def _open(cls, spec: StoreSpec) -> tuple["ImageStore", list[int]]:
+        """Opens a store; also returns the row of each image in the listing of files."""
         pixels, index, checksums = open_or_build(spec)
-        fields = {key: index[key] for key in ("labels", "classes", "names", "digests", "resize", "skipped")}
-        listing, places = spec.listing, spec.listing.positions(index["names"])
-        return cls(
-            pixels,
-            **fields,
-            checksums=checksums,
-            groups=None if listing.groups is None else [listing.groups[place] for place in places],
-            channel_names=_channel_names(listing.sources[places[0]], spec, pixels.shape[1]),
-        )
+        listing, rows = spec.listing, index["rows"]
+        groups = listing.groups
+        if groups is None and len({*rows}) < len(rows):
+            groups = listing.names  # images of one file belong on one side of a split
+        kept = ("labels", "classes", "names", "digests", "resize", "skipped", "channel_names")
+        fields = {key: index[key] for key in kept}
+        return cls(pixels, **fields, checksums=checksums, groups=groups and [groups[row] for row in rows]), rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -418,17 +438,30 @@ class ImageStore:
         return self.subset(kept), self.subset(held_out)
 
 
-def _channel_names(source: Source, spec: StoreSpec, num_channels: int) -> list[str] | None:
-    """The names of the channels of an image from several files; those of a file with several are numbered."""
-    files = spec.listing.file_channels
-    if files is None:
-        return None
-    counts = [1] * len(files) if num_channels == len(files) else channels_of_files(source, spec.reading)
-    return [
-        name if count == 1 else f"{name}.{number}"
-        for name, count in zip(files, counts, strict=True)
-        for number in range(1, count + 1)
-    ]
+def _spec(function: str, listing: Listing, image_size: int | None, options: FolderOptions) -> StoreSpec:
+    """The specification of a store, given the options of a public function."""
+    if unknown := sorted(options.keys() - FolderOptions.__annotations__):
+        hint = did_you_mean(unknown[0], FolderOptions.__annotations__)
+        raise ArgumentError(f"{function}() has no option {unknown[0]!r}.{hint}")
+    tile, stride = options.get("tile"), options.get("stride")
+    if stride is not None and tile is None:
+        raise ArgumentError(f"stride={stride} is the distance of tiles; pass tile= too")
+    tiles = None
+    if tile is not None:
+        min_valid = options.get("min_valid", MIN_VALID)
+        tiles = Tiles(size=tile, stride=tile if stride is None else stride, min_valid=min_valid)
+    reading = Reading(
+        image_size=image_size,
+        crop=options.get("crop", False),
+        channels=options.get("channels"),
+        missing=options.get("missing"),
+        tiles=tiles,
+        reader=options.get("reader"),
+        files=tuple(listing.file_channels or ()),
+        resample=resampling_of(options.get("resample"), listing.file_channels),
+    )
+    limit = options.get("max_unreadable", MAX_UNREADABLE)
+    return StoreSpec(listing=listing, reading=reading, cache=options.get("cache"), max_unreadable=limit)
 
 
 def _rows_of(targets: Any, chosen: npt.NDArray[np.int64]) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_pretext.arguments import whole_number
-from ssl_pretext.data.build import CHUNKS_AHEAD, check_image_size, default_cache, in_order, resize_rule
+from ssl_pretext.data.build import CHUNKS_AHEAD, check_image_size, default_cache, in_order
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import file_version
 from ssl_pretext.data.shards import Member, check_field, count_images, find_shards, is_remote, read_shard, size_of
@@ -84,7 +84,7 @@ class ImageStream:
         if image_field is not None:
             check_field(image_field)
         self.names, self._field = find_shards(shards), image_field
-        self.image_size, self.buffer, self.resize = image_size, buffer, resize_rule(image_size)
+        self.image_size, self.buffer, self.resize = image_size, buffer, Reading(image_size=image_size).description
         if epoch_images is None and (remote := [shard for shard in self.names if is_remote(shard)]):
             raise ArgumentError(f"images are only counted in local shards; pass epoch_images for {remote[0]}")
         self._sizes = [size_of(shard) for shard in self.names]

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ssl_pretext.data.photo import Content
+from ssl_pretext.data.photo import ORIENTATION, Content
 
-__all__ = ["is_photo", "is_tiff"]
+__all__ = ["is_photo", "is_plain_rgb", "is_tiff", "is_tiff_photo"]
 
 PHOTO_BITS = 8  # the most bits per sample of a photograph
 HEAD = 2**12  # bytes at the start of a PNG or PPM file that contain its header
@@ -15,7 +15,8 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are B
 JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # start of the code stream, and the marker of the size of the image
 # Tags of TIFF.
 SUBFILE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, DESCRIPTION = 254, 256, 257, 258, 262, 270
-SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 277, 338, 339
+SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, PROFILE = 277, 338, 339, 34675
+RGB = 2  # PhotometricInterpretation
 UNSIGNED = {1, 4}  # formats of samples: unsigned integers, and undefined
 # Samples of a color by PhotometricInterpretation: white is zero, black is zero, RGB, palette, CMYK, YCbCr, two Labs.
 COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3}
@@ -26,17 +27,12 @@ REDUCED, MASK = 1, 4  # bits of NewSubfileType: a thumbnail or overview, and a m
 
 
 def is_photo(image: Any, path: Path | Content) -> bool:
-    """Whether an image file is a photograph: samples of at most 8 bits, a color, and perhaps declared alpha.
-
-    The pages of a TIFF file in gray with 8 bits are the bands of an array, except for thumbnails, overviews and masks.
-    Of other pages, the first one is the photograph.
+    """Whether an image file, other than a TIFF file, is a photograph: samples of at most 8 bits, and declared alpha.
 
     Args:
         image: The file as opened by Pillow, which reduces deeper samples to 8 bits and drops some of the bands.
         path: The file.
     """
-    if image.format == "TIFF":
-        return _is_tiff_photo(path)
     if image.format == "JPEG2000":
         return _is_jpeg2000_photo(path, has_alpha="A" in image.mode)
     return image.format not in ("PNG", "PPM") or _bits_per_sample(path) <= PHOTO_BITS
@@ -46,6 +42,24 @@ def is_tiff(path: Path | Content) -> bool:
     """Whether a file is a TIFF file by its first bytes, whatever its suffix."""
     with path.open("rb") as file:
         return file.read(4) in TIFF_SIGNATURES
+
+
+def is_plain_rgb(image: Any) -> bool:
+    """Whether the samples of a photograph are its pixels: a TIFF file in upright RGB without a color profile.
+
+    Args:
+        image: The file as opened by Pillow.
+    """
+    if image.format != "TIFF":
+        return False
+    tags = image.tag_v2
+    return (
+        image.mode == "RGB"
+        and tags.get(PHOTOMETRIC) == RGB
+        and tags.get(ORIENTATION, 1) == 1
+        and PROFILE not in tags
+        and {*tags[BITS]} == {PHOTO_BITS}
+    )
 
 
 def _bits_per_sample(path: Path | Content) -> int:
@@ -72,7 +86,15 @@ def _is_jpeg2000_photo(path: Path | Content, *, has_alpha: bool) -> bool:
     return bits <= PHOTO_BITS and (not has_alpha or bool(types & {*ALPHA}))
 
 
-def _is_tiff_photo(path: Path | Content) -> bool:
+def is_tiff_photo(path: Path | Content) -> bool:
+    """Whether a TIFF file is a photograph: samples of at most 8 bits, a color, and perhaps declared alpha.
+
+    The pages of a TIFF file in gray with 8 bits are the bands of an array, except for thumbnails, overviews and masks.
+    Of other pages, the first one is the photograph.
+
+    Args:
+        path: The file.
+    """
     try:
         with path.open("rb") as file:
             pages = list(_pages(file))

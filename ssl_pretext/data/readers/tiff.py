@@ -1,0 +1,209 @@
+"""TIFF files as arrays: bands or pages are channels, and the slices of a stack are images; read with tifffile.
+
+Windows of files with one page are read with rasterio if it is installed, which decodes only the strips and tiles that
+they need. The values are those of tifffile.
+"""
+
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+
+from ssl_pretext.data.photo import ORIENTATION, Content, upright
+from ssl_pretext.data.readers.base import (
+    MAX_BYTES,
+    Array,
+    ImageFile,
+    Reader,
+    Slices,
+    check_bytes,
+    check_slices,
+    needed,
+    project,
+)
+from ssl_pretext.data.readers.raster import RasterFile
+from ssl_pretext.data.readers.registry import register_reader
+from ssl_pretext.data.sources import Window
+from ssl_pretext.errors import MissingDependencyError
+
+__all__ = ["OmeTiffReader", "TiffReader"]
+
+GDAL_METADATA, GDAL_NODATA = 42112, 42113  # tags
+MASK = 4  # bit of NewSubfileType
+
+
+class TiffReader(Reader):
+    """TIFF files.
+
+    Args:
+        z: What is made of a stack of slices (the axis Z of OME-TIFF and ImageJ): `"all"` makes each slice an image,
+            `"max"` and `"mean"` project all of them, and a number chooses one, counted from 0. By default a stack is an
+            error, unless it has no other axis; then its slices are the channels, as other pages are.
+
+    Raises:
+        ArgumentError: `z` is something else.
+    """
+
+    def __init__(self, z: Slices | None = None) -> None:
+        check_slices("tif", z)
+        self.z = z
+
+    def open(self, file: Path | Content) -> ImageFile:
+        """Opens a file and reads its tags."""
+        return _TiffFile(file, self.z)
+
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images: if each slice is one."""
+        return self.z == "all"
+
+
+class OmeTiffReader(TiffReader):
+    """OME-TIFF files.
+
+    Args:
+        z: As that of `TiffReader`; by default each slice is an image.
+    """
+
+    def __init__(self, z: Slices = "all") -> None:
+        super().__init__(z)
+
+
+class _TiffFile(ImageFile):
+    def __init__(self, file: Path | Content, z: Slices | None) -> None:
+        tifffile = needed("tifffile", file, "microscopy")
+        self._file, self._z = file, z
+        self._loaded: npt.NDArray[Any] | None = None
+        self._raster: RasterFile | None = None
+        self._scale: list[float] | None
+        self._offset: list[float] | None
+        with ExitStack() as opened:
+            tiff = opened.enter_context(tifffile.TiffFile(opened.enter_context(file.open("rb"))))
+            self._series = series = tiff.series[0]  # the first level of a pyramid
+            self._axes = _channels_and_slices(series.axes, z)
+            tags = series.keyframe.tags
+            nodata = tags.valueof(GDAL_NODATA)
+            self._missing = None if nodata is None else float(nodata)
+            self._turned = tags.valueof(ORIENTATION, default=1)
+            alone = len(series.pages) == 1 and series.keyframe.index == 0
+            after = tiff.pages[1:2] if alone else []
+            self._mask = next((page for page in after if _is_mask(page, series.keyframe)), None)
+            sizes = dict(zip(series.axes, series.shape, strict=True))
+            self.height, self.width = sizes["Y"], sizes["X"]
+            if self._turned in (5, 6, 7, 8):
+                self.height, self.width = self.width, self.height
+            self.count = sizes["Z"] if "Z" in self._axes and z == "all" else None
+            channels = int(
+                np.prod([size for axis, size in sizes.items() if axis not in "XY" and axis not in self._axes])
+            )
+            (self._scale, self._offset), names = _gdal_metadata(tags.valueof(GDAL_METADATA), channels)
+            names = names if any(names) else _ome_names(tiff.ome_metadata)
+            self.channel_names = tuple(names) if len(names) == channels and all(names) else None
+            self._single = alone and self._turned == 1
+            self._opened = opened.pop_all()
+
+    def read(self, member: int | None, window: Window | None) -> Array:
+        if window and self._loaded is None and self._single:
+            if find_spec("rasterio"):
+                return self._read_in_parts(window)
+            if (size := self._series.nbytes) > MAX_BYTES:
+                raise MissingDependencyError(
+                    f"{self._file} has {size:,} bytes and is read in parts, which needs rasterio: pip install "
+                    "'ssl-pretext[geo]'"
+                )
+        try:
+            stack = self._stack()
+        except MissingDependencyError:
+            if self._single and find_spec("rasterio"):
+                return self._read_in_parts(window)  # it has all compressions
+            raise
+        values = stack[member] if self.count is not None and member is not None else stack
+        valid = None
+        if self._mask is not None:
+            valid = upright((self._mask.asarray() > 0)[None], self._turned)[0]
+        return Array(upright(values, self._turned), self._missing, self._scale, self._offset, valid).cut(window)
+
+    def _read_in_parts(self, window: Window | None) -> Array:
+        if self._raster is None:
+            self._raster = RasterFile(self._file, "GTiff")
+        return self._raster.read(None, window)
+
+    def _stack(self) -> npt.NDArray[Any]:
+        """The values `(C, H, W)`, or `(Z, C, H, W)` if each slice is an image."""
+        if self._loaded is None:
+            check_bytes(self._series.nbytes)
+            values, axes = self._values(), self._series.axes
+            channels = next((axis for axis in axes if axis not in "XY" and axis not in self._axes), None)
+            order = [axis for axis in ("Z" if "Z" in self._axes else "", channels, "Y", "X") if axis]
+            values = values.transpose([axes.index(axis) for axis in order])
+            if channels is None:
+                values = np.expand_dims(values, -3)
+            self._loaded = values if self._z in (None, "all") or "Z" not in self._axes else project(values, self._z, 0)
+        return self._loaded
+
+    def _values(self) -> npt.NDArray[Any]:
+        try:
+            return np.asarray(self._series.asarray())
+        except ValueError as error:
+            if "'imagecodecs'" in str(error):
+                raise MissingDependencyError(
+                    f"{self._file} is compressed ({error}): pip install imagecodecs"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        self._loaded = None
+        if self._raster is not None:
+            self._raster.close()
+        self._opened.close()
+
+
+def _channels_and_slices(axes: str, z: Slices | None) -> str:
+    """The axes that are slices of a stack: `Z` or none.
+
+    Raises:
+        ValueError: There are axes besides X, Y, one for the channels and the slices.
+    """
+    others = axes.replace("Y", "", 1).replace("X", "", 1)
+    slices = "Z" if "Z" in others and z is not None else ""
+    if len(axes) != len(others) + 2 or len(others) - len(slices) > 1:
+        choose = "; choose a slice, or make each slice an image, with reader='tif[z=max]', 'tif[z=0]' or 'tif[z=all]'"
+        raise ValueError(
+            f"the TIFF axes are {axes}; they must be Y, X and at most one more for the channels"
+            + choose * ("Z" in others and len(others) == 2)
+        )
+    return slices
+
+
+def _is_mask(page: Any, first: Any) -> bool:
+    return bool(page.subfiletype & MASK) and page.shape == (first.imagelength, first.imagewidth)
+
+
+def _gdal_metadata(
+    text: str | None, channels: int
+) -> tuple[tuple[list[float], list[float]] | tuple[None, None], list[str]]:
+    """The scales and offsets of the channels, if there are any, and their descriptions, as GDAL writes them."""
+    found: dict[str, dict[int, str]] = {"scale": {}, "offset": {}, "description": {}}
+    for item in ElementTree.fromstring(text) if text else ():
+        if item.get("role") in found and item.get("sample"):
+            found[item.attrib["role"]][int(item.attrib["sample"])] = item.text or ""
+    scales = [float(found["scale"].get(i, 1)) for i in range(channels)]
+    offsets = [float(found["offset"].get(i, 0)) for i in range(channels)]
+    descriptions = [found["description"].get(i, "") for i in range(channels)]
+    scaled = {*scales} != {1.0} or {*offsets} != {0.0}
+    return (scales, offsets) if scaled else (None, None), descriptions
+
+
+def _ome_names(text: str | None) -> list[str]:
+    """The names of the channels of the first image in the metadata of OME-TIFF."""
+    if not text:
+        return []
+    pixels = next((item for item in ElementTree.fromstring(text).iter() if item.tag.endswith("}Pixels")), ())
+    return [item.get("Name", "") for item in pixels if item.tag.endswith("}Channel")]
+
+
+register_reader([".tif", ".tiff"], TiffReader)
+register_reader([".ome.tif", ".ome.tiff"], OmeTiffReader)
