@@ -5,7 +5,7 @@ import math
 import re
 import threading
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -137,40 +137,44 @@ class NpyReader(_AxesReader):
         return shape is None or len(shape[1].replace(b",", b" ").split()) == len(USUAL_AXES[4])
 
 
-class _Header(NamedTuple):
+class _NpyHeader(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    order: Literal["C", "F"]
+    offset: int  # of the values in the file, in bytes
 
 
 class _NpyFile(ImageFile):
     def __init__(self, file: Path | Content, axes: str | None) -> None:
         self._file, self._axes = file, axes
-        self._mapped: AxesFile | None = None
+        self._array: AxesFile | None = None
         self._opened = file.open("rb")
         try:
-            header = AxesFile(_read_npy_header(self._opened), axes)
+            self._header = _read_npy_header(self._opened)
+            described = AxesFile(self._header, axes)
         except BaseException:
             self._opened.close()
             raise
-        self.count, self.height, self.width = header.count, header.height, header.width
+        self.count, self.height, self.width = described.count, described.height, described.width
 
     def read(self, member: int | None, window: Window | None) -> Array:
-        if self._mapped is None:
-            with NPY_HEADERS:
-                if isinstance(self._file, Path) and (window or member is not None):
-                    data: Any = np.lib.format.open_memmap(self._file, mode="r")
-                else:
-                    self._opened.seek(0)
-                    data = np.lib.format.read_array(self._opened, allow_pickle=False)  # `np.load` also opens archives
-            self._mapped = AxesFile(data, self._axes)
-        return self._mapped.read(member, window)
+        if self._array is None:
+            shape, dtype, order, offset = self._header
+            data: npt.NDArray[Any]
+            if isinstance(self._file, Path) and (window or member is not None):
+                data = np.memmap(self._file, dtype, "r", offset, shape, order)
+            else:
+                self._opened.seek(offset)
+                data = np.ndarray(shape, dtype, self._opened.read(math.prod(shape) * dtype.itemsize), order=order)
+            self._array = AxesFile(data, self._axes)
+        return self._array.read(member, window)
 
     def close(self) -> None:
-        self._mapped = None
+        self._array = None
         self._opened.close()
 
 
-def _read_npy_header(file: IO[bytes]) -> _Header:
+def _read_npy_header(file: IO[bytes]) -> _NpyHeader:
     """Rejects a header that states more than the file has, or a negative length, which older versions of NumPy replace.
 
     The header is read from memory, where no more is allocated than the file has, whatever length it states.
@@ -184,14 +188,14 @@ def _read_npy_header(file: IO[bytes]) -> _Header:
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         with NPY_HEADERS:
-            shape, _, dtype = read_header(header)
+            shape, by_columns, dtype = read_header(header)
     except MemoryError as error:  # raised by Python's parser for a text that is nested too deeply
         raise ValueError("the header cannot be parsed") from error
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded, because they may contain code")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size - header.tell():
         raise ValueError(f"the header states the shape {shape}, but the file has {size:,} bytes")
-    return _Header(shape, dtype)
+    return _NpyHeader(shape, dtype, "F" if by_columns else "C", header.tell())
 
 
 class _KeyedReader(_AxesReader):
