@@ -54,7 +54,7 @@ def geotiff(path: str, pixels: npt.NDArray[Any], **options: Any) -> None:
     rasterio = pytest.importorskip("rasterio")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = pixels.shape
-    place = rasterio.transform.from_origin(5e5, 5e6, 10, 10)
+    place = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
     with rasterio.open(
         path, "w", driver="GTiff", count=bands, height=height, width=width, dtype=pixels.dtype, crs="EPSG:32632",
         transform=place, **options,
@@ -122,6 +122,8 @@ def scans() -> None:
         file = pydicom.Dataset()
         file.file_meta = pydicom.dataset.FileMetaDataset()
         file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        file.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        file.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         file.Rows = file.Columns = 8
         file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
         file.BitsAllocated = file.BitsStored = 16

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.food101.experiment import environment
-from benchmarks.speed import classifiers, color, data, losses, probes, training
+from benchmarks.speed import classifiers, color, data, formats, losses, probes, training
 from benchmarks.speed.cpu_settings import cpu_settings
 from benchmarks.speed.page import table, write_page
 from benchmarks.speed.scaling import scaling
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[RunOptions], list[Measurement]]] = {
     "color_loss": color.color_loss,
     "lpips": losses.lpips,
     "reading": data.reading,
+    "formats": formats.formats,
     "fit": training.fitting,
     "conv_probe": probes.conv_probe,
     "linear_probes": probes.linear_probes,
