@@ -28,7 +28,7 @@ from ssl_pretext.data.tags import is_photo, is_tiff
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import DataError, MissingDependencyError, PretextError
 
-__all__ = ["Decoded", "decoder", "pixels_of_image", "stored_dtype"]
+__all__ = ["Decoded", "decode_in_memory", "decoder", "stored_dtype"]
 
 GDAL_NODATA = 42113  # TIFF tag
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
@@ -155,11 +155,33 @@ def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | No
     return np.float32 if dtype in (np.int8, np.int16, np.uint16) or np.issubdtype(dtype, np.floating) else None
 
 
-def pixels_of_image(image: Any) -> npt.NDArray[Any]:
-    """Converts a Pillow image to pixels `(C, H, W)`: sRGB, or its own values if they are floating or have 16 bits."""
-    if image.mode.startswith("I;16") or image.mode == "F":
-        return np.array(image, dtype=np.float32 if image.mode == "F" else np.uint16)[None]
-    return _chw(as_rgb(image))
+def decode_in_memory(image: Any, image_size: int | None = None) -> Decoded:
+    """Converts an image in memory as `decoder` converts one in a file.
+
+    Args:
+        image: A Pillow image, which becomes upright sRGB, or its own values if they are floating or have 16 bits; or a
+            tensor or an array `(C, H, W)` or `(H, W)`.
+        image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps the
+            size.
+
+    Raises:
+        ValueError: The image has another shape or dtype, or its size or number of bits is not supported.
+        TypeError: The image is of another type.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        if not image.mode.startswith("I;16") and image.mode != "F":
+            return Decoded(_read_photo(image, image_size), "uint8")
+        values = np.array(image, dtype=np.float32 if image.mode == "F" else np.uint16)
+    elif isinstance(image, Tensor):
+        tensor = image.detach().cpu().as_subclass(Tensor)
+        values = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # numpy has no bfloat16
+    elif isinstance(image, np.ndarray):
+        values = image
+    else:
+        raise TypeError(f"an image must be a Pillow image, a tensor or an array, got {type(image).__name__}")
+    return _decode_array(Array(values[None] if values.ndim == 2 else values), image_size)
 
 
 def _chw(image: Any) -> npt.NDArray[np.uint8]:
