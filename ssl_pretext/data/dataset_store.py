@@ -24,6 +24,7 @@ from ssl_pretext.system.locks import shared_lock
 __all__ = ["StoredSamples", "store_samples"]
 
 TARGETS = "targets"  # staging folder of the targets, and later their file
+TARGET_BUFFER = 2**12  # bytes; a larger one would hold the numbers of so many samples that much was read again
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGrou
 
     (part / TARGETS).mkdir(exist_ok=True)
     count = len(samples.source) if samples.is_indexed else None
-    with Staging(part) as images, Staging(part / TARGETS) as targets:
+    with Staging(part) as images, Staging(part / TARGETS, buffer=TARGET_BUFFER) as targets:
         start = min(images.done, targets.done)
         formats = [_format(staging) for staging in (images, targets)]
         progress = {"desc": "reading samples", "unit": "img", "initial": start, "total": count, "disable": None}
