@@ -80,7 +80,8 @@ class SampleStream:
     @property
     def sha256(self) -> str:
         """A hash of the class of the source and of the format of its images; their content is not known in advance."""
-        return json_sha256([self.samples.name, self.sample().num_channels, str(self.image_size)])
+        self.sample()
+        return json_sha256([self.samples.name, self._format])
 
     def digests(self) -> list[str]:
         """Returns a hash of each name, of which there are none."""
