@@ -20,6 +20,7 @@ from ssl_pretext.representations.collapse import collapse_warnings, health_rows
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.training.image_manifest import read_digests
 
 __all__ = ["run"]
 
@@ -68,6 +69,7 @@ def _probe(
     with write_skipped_on_error(out):
         train, test, about = _load_images(options, _image_size(task, options), out)
     log.info("%s", about)
+    pretraining = read_digests(options.run) or None
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
         reports[probe] = report = evaluate(
@@ -77,6 +79,7 @@ def _probe(
             probe=probe,
             per_class=options.per_class,
             seeds=options.seeds,
+            pretraining=pretraining,
             controls=True if options.controls is None else split_specs(options.controls),
             cache=out / "cache",
             device=options.device,

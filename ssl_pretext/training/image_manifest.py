@@ -9,7 +9,7 @@ from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.data.sample_stream import SampleStream
 from ssl_pretext.system.files import read_json, write_text
 
-__all__ = ["Images", "manifest_changes", "write_manifest"]
+__all__ = ["Images", "manifest_changes", "read_digests", "write_manifest"]
 
 Images = ImageStore | ImageStream | SampleStream
 
@@ -21,6 +21,12 @@ def write_manifest(out: Path, images: Images) -> None:
     """Writes name, hash of the pixels and label of each image to `images.json`; for a stream, those of its shards, if any."""
     # Written in ASCII, because the escapes of JSON can also represent names that are not valid UTF-8.
     write_text(out / IMAGES_FILE, json.dumps(_entries(images), separators=(",", ":")))
+
+
+def read_digests(out: Path) -> dict[str, str]:
+    """Returns the names of the images that `write_manifest` listed, by the hashes of their pixels; empty if none."""
+    file = out / IMAGES_FILE
+    return {digest: name for name, digest, _ in read_json(file)} if file.exists() else {}
 
 
 def manifest_changes(out: Path, images: Images) -> str:
