@@ -1,4 +1,4 @@
-"""Datasets and loaders from elsewhere: every form of samples gives the same store, and probes learn the same from it."""
+"""Datasets and loaders from elsewhere: every form of samples gives the same store, and probes learn the same."""
 
 import os
 import pickle
@@ -63,7 +63,7 @@ class Iterated(IterableDataset):
 
 
 class NonGeo(Dataset):
-    """The contract of torchgeo's NonGeoDataset: dicts of an `image` of floats, and a `label` or a `mask` of integers."""
+    """The contract of torchgeo's NonGeoDataset: dicts of an `image` of floats, and a `label` or a `mask`."""
 
     classes = NAMES
 

@@ -65,7 +65,9 @@ def test_vectors_follow_their_definition():
     np.testing.assert_allclose(found[1:], expected[1:], atol=1e-5)
     missing = torch.from_numpy(images).float()
     missing[1, 0] = torch.nan  # the mean of the other channels
-    assert torch.allclose(difference_vectors(store(missing))[1], difference_vectors(store(missing[:, 1:]))[1], atol=1e-5)
+    assert torch.allclose(
+        difference_vectors(store(missing))[1], difference_vectors(store(missing[:, 1:]))[1], atol=1e-5
+    )
 
 
 def test_flat_images_repeat_each_other_only_if_they_are_identical():
@@ -128,4 +130,3 @@ def test_reports_say_how_many_test_images_repeat_others():
         "30 of 30 test images are identical to images of the pretraining, whose labels it did not use "
         f"({first} repeats {first}, {second} repeats {second})." in report.sentences()
     )
-

@@ -58,7 +58,7 @@ def test_an_indexed_dataset_trains_like_its_store(tmp_path, caplog):
     caplog.set_level("INFO")
     expected = train(tmp_path / "store", STORE)
     assert same(train(tmp_path / "dataset", Indexed(IMAGES)), expected)
-    assert "the samples of Indexed are read once; random transforms in it would be the same" in caplog.text
+    assert "the samples of Indexed are read once, so that random transforms are the same" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -161,8 +161,8 @@ def test_a_nan_is_traced_to_its_sample(tmp_path):
             return replace(output, loss=output.loss * torch.nan) if bad else output
 
     for number, images in enumerate((Iterated(IMAGES), DataLoader(IMAGES, 8))):
+        config = sp.FitConfig(out=tmp_path / str(number), batch_size=8, epochs=1, device="cpu")
         with pytest.raises(sp.PretextError, match="sample 16 of the epoch"):
-            config = sp.FitConfig(out=tmp_path / str(number), batch_size=8, epochs=1, device="cpu")
             sp.fit(Task(torch.nn.Conv2d(1, 4, 2, stride=2)), images, config)
 
 

@@ -1,4 +1,4 @@
-"""Image data: stores of decoded images, streams of tar shards, datasets from elsewhere, folder listings, splits and sample photos."""
+"""Image data: stores of decoded images, streams of shards, datasets from elsewhere, listings, splits, sample photos."""
 
 from ssl_pretext.data.convert import as_store
 from ssl_pretext.data.datasets import Samples

@@ -231,7 +231,9 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
         raise
 
 
-def publish(part: Path, folder: Path, group: StagedGroup, index: Mapping[str, Any], *, keep: Sequence[Path] = ()) -> None:
+def publish(
+    part: Path, folder: Path, group: StagedGroup, index: Mapping[str, Any], *, keep: Sequence[Path] = ()
+) -> None:
     """Turns a staging folder into a store, which appears in its place at once.
 
     Args:

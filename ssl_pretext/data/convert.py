@@ -58,7 +58,7 @@ def as_training_images(data: Any) -> ImageStore | ImageStream | SampleStream:
     if not samples.is_indexed:
         return SampleStream(samples)
     log.info(
-        "the samples of %s are read once; random transforms in it would be the same in all epochs: pass a DataLoader to "
+        "the samples of %s are read once, so that random transforms are the same in all epochs; pass a DataLoader to "
         "draw them again, or FitConfig(augment=True)",
         samples.name,
     )

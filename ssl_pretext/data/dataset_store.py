@@ -6,8 +6,9 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,8 @@ TARGET_BUFFER = 2**12  # bytes; a larger one would hold the numbers of so many s
 log = logging.getLogger(__name__)
 
 
-class StoredSamples(NamedTuple):
+@dataclass(frozen=True)
+class StoredSamples:
     """The samples of a dataset after they were stored.
 
     Attributes:
@@ -145,9 +147,7 @@ def _format(staging: Staging) -> str | None:
     return None if group is None else group.description
 
 
-def _publish(
-    part: Path, folder: Path, images: StagedGroup, targets: StagedGroup | None, about: dict[str, Any]
-) -> None:
+def _publish(part: Path, folder: Path, images: StagedGroup, targets: StagedGroup | None, about: dict[str, Any]) -> None:
     count = len(images.positions)
     index = about | {
         "classes": ["unlabeled"],

@@ -72,7 +72,7 @@ class Samples:
 
     @property
     def is_indexed(self) -> bool:
-        """Whether each sample can be read by its position; otherwise all of them are read in the order of the source."""
+        """Whether a sample can be read by its position; otherwise all are read in the order of the source."""
         return not isinstance(self.source, DataLoader | IterableDataset) and _has(self.source, "__getitem__", "__len__")
 
     @property
@@ -105,7 +105,7 @@ class Samples:
     def set_epoch(self, epoch: int) -> None:
         """Tells the parts of the source that shuffle by epoch which one is next."""
         source = self.source
-        parts = [source, source.sampler, source.dataset] if isinstance(source, DataLoader) else [source]
+        parts: list[Any] = [source, source.sampler, source.dataset] if isinstance(source, DataLoader) else [source]
         for part in parts:
             if _has(part, "set_epoch"):
                 part.set_epoch(epoch)

@@ -54,14 +54,15 @@ def find_repeats(images: ImageStore, known: ImageStore | Mapping[str, str] | Non
         (0, 1, [('0', '0')])
     """
     if isinstance(known, Mapping):
-        same = [
-            (name, known[digest]) for name, digest in zip(images.names, images.digests(), strict=True) if digest in known
-        ]
+        named = zip(images.names, images.digests(), strict=True)
+        same = [(name, known[digest]) for name, digest in named if digest in known]
         return Repeats(len(same), 0, same[:EXAMPLES])
     among_themselves, others = known is None, known or images
     vectors = difference_vectors(images)
     nearest = _nearest(vectors, vectors if among_themselves else difference_vectors(others), earlier=among_themselves)
-    first = {} if among_themselves else dict(zip(others.digests()[::-1], others.names[::-1], strict=True))
+    first: dict[str, str] = (
+        {} if among_themselves else dict(zip(others.digests()[::-1], others.names[::-1], strict=True))
+    )
     identical, similar = [], []
     for name, digest, (cosine, other) in zip(images.names, images.digests(), nearest, strict=True):
         if digest in first:
@@ -102,7 +103,7 @@ def _small(images: Tensor) -> Tensor:
 
 def _nearest(vectors: Tensor, others: Tensor, *, earlier: bool) -> list[tuple[float, int]]:
     """The largest cosine of each vector with the others, or with those before it, and the position of that one."""
-    found = []
+    found: list[tuple[float, int]] = []
     for start in range(0, len(vectors), CHUNK):
         chunk = vectors[start : start + CHUNK]
         best, where = torch.full((len(chunk),), -1.0), torch.zeros(len(chunk), dtype=torch.int64)

@@ -350,7 +350,8 @@ def store_of(
     Raises:
         PretextError: As `ImageStore.from_dataset`.
     """
-    pixels, index, checksums, targets = store_samples(samples, target=target, name=name, cache=cache)
+    stored = store_samples(samples, target=target, name=name, cache=cache)
+    index, targets = stored.index, stored.targets
     labels, classes = index["labels"], index["classes"]
     are_classes = targets is not None and targets.ndim == 1 and targets.dtype.kind in "bui"
     if targets is not None and are_classes and targets.max() < MOST_CLASSES:
@@ -363,12 +364,12 @@ def store_of(
             )
         targets = None
     return ImageStore(
-        pixels,
+        stored.pixels,
         labels,
         classes,
         index["names"],
         digests=index["digests"],
-        checksums=checksums,
+        checksums=stored.checksums,
         resize=index["resize"],
         targets=targets,
     )

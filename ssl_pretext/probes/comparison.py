@@ -114,9 +114,8 @@ class Comparison:
         self.metrics = find_metrics(self.kind.name, metrics)
         (self.train, trained), (self.test, tested) = (as_images_with_targets(one, self.kind) for one in (train, test))
         self.targets = {"train": trained, "test": tested}
-        self.pretraining = (
-            pretraining if pretraining is None or isinstance(pretraining, Mapping) else as_store(pretraining, target=None)
-        )
+        is_converted = pretraining is None or isinstance(pretraining, Mapping)
+        self.pretraining = pretraining if is_converted else as_store(pretraining, target=None)
         self.seeds = _seeds(seeds)
         self.method = find_method(probe, training, self.kind)
         self.linear = find_method("linear", None, self.kind)

@@ -18,7 +18,7 @@ MAX_NAMES = 3  # names of files that a message shows of each kind of change
 
 
 def write_manifest(out: Path, images: Images) -> None:
-    """Writes name, hash of the pixels and label of each image to `images.json`; for a stream, those of its shards, if any."""
+    """Writes name, hash of the pixels and label of each image to `images.json`; for shards, those of the shards."""
     # Written in ASCII, because the escapes of JSON can also represent names that are not valid UTF-8.
     write_text(out / IMAGES_FILE, json.dumps(_entries(images), separators=(",", ":")))
 
