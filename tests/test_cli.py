@@ -103,6 +103,7 @@ def test_probe_prints_a_table_and_writes_the_report_the_results_and_the_card(cap
     )
     assert about in output
     assert output.count("| colorization (untrained) |") == 2
+    assert "9 of 9 test images are identical to images of the pretraining, whose labels it did not use (" in output
     page = Path("run/probe/report.html").read_text()
     assert all(text in page for text in ("knn[k=3] probe", "linear probe", "data:image/png", "minus untrained"))
     report = ProbeReport.from_json("run/probe/knn[k=3].json")

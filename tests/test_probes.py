@@ -115,7 +115,9 @@ def test_test_images_that_are_training_images_are_counted() -> None:
     (images, labels), (others, _) = two_classes(20), two_classes(20, seed=1)
     test = (torch.cat([images[:3], others[3:10]]), labels[:10])
     found = evaluate(PIXELS, (images, labels), test, probe="knn", seeds=1, controls=False)
-    assert found.sentences()[-1] == "Warning: 3 of 10 test images are identical to training images."
+    assert found.sentences()[-1] == (
+        "Warning: 3 of 10 test images are identical to training images (0 repeats 0, 1 repeats 1)."
+    )
     assert evaluate(PIXELS, (images, labels), (others, labels), probe="knn", seeds=1, controls=False).card["seen"] == 0
 
 

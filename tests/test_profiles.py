@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 from skimage.color import lab2rgb
 
-from ssl_pretext.data.decode import decoder, pixels_of_image
+from ssl_pretext.data.decode import decode_in_memory, decoder
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.samples import load_photo
 from ssl_pretext.data.sources import Reading
@@ -139,7 +139,7 @@ def test_embedded_profiles_are_converted_to_srgb(primaries, linear):
     if primaries is P3 and linear is linear_of_srgb:
         assert pixels[:, 0, 0].tolist() == [217, 42, 52]
     np.testing.assert_array_equal(
-        pixels_of_image(Image.open(io.BytesIO(saved(image, icc_profile=embedded).data))), pixels
+        decode_in_memory(Image.open(io.BytesIO(saved(image, icc_profile=embedded).data))).pixels, pixels
     )
 
 

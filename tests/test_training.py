@@ -171,7 +171,8 @@ def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"needs a pretext task, such as create_task\(\) returns, got str"):
         sp.fit("colorization", noise_store(), config)
     with pytest.raises(
-        ArgumentError, match=r"needs an ImageStore or an ImageStream as images, got Tensor; use .*from_arrays\(\) for"
+        ArgumentError,
+        match=r"an ImageStream, a dataset or a loader as images, got Tensor; use .*from_arrays\(\) for",
     ):
         sp.fit(small_task(), noise_store().images(), config)
     with pytest.raises(

@@ -96,7 +96,10 @@ def test_repeated_test_images_and_diverged_probes_raise_a_warning() -> None:
     found.card["repeated"] = 12
     found.runs[0]["history"][-1]["test_loss"] = None
     said = found.sentences()
-    assert "Warning: 12 of 1,000 test images repeat others, so that the intervals are too narrow." in said
+    assert (
+        "Warning: 12 of 1,000 test images are identical to other test images, so that the intervals are too narrow."
+        in said
+    )
     assert "Warning: 1 of 6 probes diverged; their accuracies mean nothing." in said
 
 

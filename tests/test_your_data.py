@@ -252,6 +252,7 @@ def test_each_row_of_the_page_has_files() -> None:
     assert ROWS.keys() == MADE.keys()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 @pytest.mark.parametrize("row", MADE)
 def test_the_line_gives_the_images(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -23,6 +23,7 @@ from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.training.image_manifest import read_digests
 
 __all__ = ["run"]
 
@@ -76,6 +77,7 @@ def _probe(
     with write_skipped_on_error(out):
         train, test, about = _load_images(options, _image_size(task, options), out)
     log.info("%s", about)
+    pretraining = read_digests(options.run) or None
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
         reports[probe] = report = evaluate(
@@ -87,6 +89,7 @@ def _probe(
             per_class=options.per_class,
             num_labels=options.num_labels,
             seeds=options.seeds,
+            pretraining=pretraining,
             controls=True if options.controls is None else split_specs(options.controls),
             cache=out / "cache",
             device=options.device,

@@ -1,6 +1,7 @@
-"""Image data: stores of decoded images, streams of tar shards, folder listings, splits and sample photos."""
+"""Image data: stores of decoded images, streams of shards, datasets from elsewhere, listings, splits, sample photos."""
 
 from ssl_pretext.data.convert import as_store
+from ssl_pretext.data.datasets import Samples
 from ssl_pretext.data.listing import Listing, list_folder, list_food101
 from ssl_pretext.data.samples import EXCLUDED_PHOTOS, load_photo, sample_photos
 from ssl_pretext.data.shards import are_shards
@@ -13,6 +14,7 @@ __all__ = [
     "ImageStore",
     "ImageStream",
     "Listing",
+    "Samples",
     "are_shards",
     "as_store",
     "holdout_split",

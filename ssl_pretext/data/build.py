@@ -54,6 +54,8 @@ __all__ = [
     "digest",
     "in_order",
     "open_or_build",
+    "open_or_build_folder",
+    "publish",
 ]
 
 FORMAT = 5
@@ -133,7 +135,22 @@ def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Ch
         ReadError: An image cannot be read now, but may be readable later. The next call continues with it.
         StorageError: The disk has too little space for the store, or its folder is not writable.
     """
-    folder = spec.folder
+    return open_or_build_folder(spec.folder, lambda part: _build(spec, spec.folder, part))
+
+
+def open_or_build_folder(
+    folder: Path, build: Callable[[Path], None]
+) -> tuple[npt.NDArray[Any], dict[str, Any], Checksums]:
+    """Opens the store in a folder; if there is none, builds it first, in one process at a time.
+
+    Args:
+        folder: The folder of the store.
+        build: Function that builds the store in another folder, which a killed build may have left behind, and then
+            calls `publish`.
+
+    Raises:
+        PretextError: As `open_or_build`.
+    """
     if not folder.exists():  # a store appears by renaming a complete folder, so an existing one is complete
         # Only one process builds at a time, because all processes of `torchrun` open the same store at once.
         lock = folder.with_name(f"{folder.name}.lock")
@@ -141,7 +158,7 @@ def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Ch
             if not folder.exists():  # otherwise another process built it while this one waited
                 # Without file locks a partial build is discarded, because another process may still be writing to it.
                 part = folder.with_name(f"{folder.name}.part" + ("" if locked else f"-{secrets.token_hex(4)}"))
-                _build(spec, folder, part)
+                build(part)
     return _open(folder)
 
 
@@ -210,17 +227,7 @@ def _build(spec: StoreSpec, folder: Path, part: Path) -> None:
             reasons = _first_reasons(listing, index)
             log.warning("%d of %d images were skipped: %s; %s lists all", skipped, count, reasons, folder / INDEX_FILE)
         about = {"folder": os.path.realpath(listing.folder), "resize": spec.reading.description}
-        content = {"format": FORMAT, **about, **index}
-        write_json(part / INDEX_FILE, with_checksum(content))
-        images = group.file.rename(part / IMAGE_FILES[group.dtype])
-        for other in {*part.iterdir()} - {part / INDEX_FILE, images}:
-            other.unlink()
-        try:
-            part.replace(folder)
-        except OSError:
-            if not (folder / INDEX_FILE).exists():  # otherwise another process has just built the same store
-                raise
-            shutil.rmtree(part)
+        publish(part, folder, group, about | index)
         log.info(
             "%d images of %s are stored in %s (%s); ssl-pretext cache lists and deletes such stores",
             *(len(group.positions), listing.folder, folder, format_size(folder_size(folder))),
@@ -239,6 +246,30 @@ def _no_valid_tiles(spec: StoreSpec, staging: Staging) -> DataError:
         f"{tiles.min_valid if tiles else 0:.0%} valid pixels, and no tile is left; lower min_valid, or check the value "
         "that means missing"
     )
+
+
+def publish(
+    part: Path, folder: Path, group: StagedGroup, index: Mapping[str, Any], *, keep: Sequence[Path] = ()
+) -> None:
+    """Turns a staging folder into a store, which appears in its place at once.
+
+    Args:
+        part: The staging folder.
+        folder: The folder of the store.
+        group: The images of the store.
+        index: The index of the store.
+        keep: Other files in the staging folder that belong to the store.
+    """
+    write_json(part / INDEX_FILE, with_checksum({"format": FORMAT, **index}))
+    images = group.file.rename(part / IMAGE_FILES[group.dtype])
+    for other in {*part.iterdir()} - {part / INDEX_FILE, images, *keep}:
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
+    try:
+        part.replace(folder)
+    except OSError:
+        if not (folder / INDEX_FILE).exists():  # otherwise another process has just built the same store
+            raise
+        shutil.rmtree(part)
 
 
 def _too_many_unreadable(spec: StoreSpec, index: Mapping[str, Any], folder: Path) -> DataError:

@@ -1,52 +1,69 @@
-"""Conversion of the data that `evaluate` accepts to image stores."""
+"""Conversion of the data that `fit` and `evaluate` accept to image stores and streams."""
 
-from collections.abc import Mapping, Sequence
+import logging
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ssl_pretext.data.decode import pixels_of_image
-from ssl_pretext.data.store import ImageStore
+from ssl_pretext.data.datasets import Key, Samples, is_source
+from ssl_pretext.data.sample_stream import SampleStream
+from ssl_pretext.data.store import ImageStore, store_of
+from ssl_pretext.data.stream import ImageStream
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["as_store"]
+__all__ = ["as_store", "as_training_images"]
+
+log = logging.getLogger(__name__)
 
 
-def as_store(data: Any) -> ImageStore:
+def as_store(data: Any, *, target: Key | None = "label") -> ImageStore:
     """Converts the data that `evaluate` accepts to an image store.
 
     Args:
-        data: An `ImageStore`, a pair `(images, labels)`, or a Dataset of `(image, label)`.
+        data: An `ImageStore`, a pair `(images, labels)`, or a dataset, a loader or `Samples`, which are stored as by
+            `ImageStore.from_dataset`.
+        target: Key of the targets in samples that are dicts, if `Samples` names no other; None stores no targets.
 
     Raises:
-        ArgumentError: `data` is none of the three, or its images cannot be stacked.
+        ArgumentError: `data` is none of these, or its images cannot be stored together.
     """
     if isinstance(data, ImageStore):
         return data
     if isinstance(data, tuple) and len(data) == 2:
         return ImageStore.from_arrays(*data)
-    # Strings, mappings and plain arrays have a length and items too, but their items are not samples.
-    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    if sized and not isinstance(data, str | bytes | Mapping | Tensor | np.ndarray) and len(data) > 0:
-        samples = [data[index] for index in range(len(data))]
-        if all(isinstance(sample, tuple | list) and len(sample) == 2 for sample in samples):
-            return _collect(samples, getattr(data, "classes", None))
+    if isinstance(data, Samples) or is_source(data):
+        return store_of(_as_samples(data), target=target)
     raise ArgumentError(
-        "images and labels must be an ImageStore, a non-empty Dataset of (image, label), or a pair of images "
+        "images must be an ImageStore, a dataset or a loader (of PyTorch or Hugging Face), or a pair of images "
         f"(N, C, H, W) and labels (N,); got {type(data).__name__}"
     )
 
 
-def _collect(samples: Sequence[Any], classes: Sequence[str] | None) -> ImageStore:
-    from PIL import Image
+def as_training_images(data: Any) -> ImageStore | ImageStream | SampleStream:
+    """Converts the images that `fit` accepts.
 
-    tensors = []
-    for image, _ in samples:
-        if not isinstance(image, Tensor | Image.Image):
-            raise ArgumentError(f"the images of a Dataset must be PIL images or tensors, got {type(image).__name__}")
-        tensors.append(image if isinstance(image, Tensor) else torch.from_numpy(pixels_of_image(image)))
-    if len({(tensor.shape, tensor.dtype) for tensor in tensors}) > 1:
-        raise ArgumentError("the images of a Dataset must have the same size and dtype; resize or convert them first")
-    return ImageStore.from_arrays(torch.stack(tensors), [label for _, label in samples], classes=classes)
+    Args:
+        data: An `ImageStore`, an `ImageStream`, or a dataset, a loader or `Samples`. An indexed dataset is stored;
+            what can only be iterated is read again in each epoch.
+
+    Raises:
+        ArgumentError: `data` is none of these, or its images cannot be stored together.
+    """
+    if isinstance(data, ImageStore | ImageStream):
+        return data
+    if not isinstance(data, Samples) and not is_source(data):
+        raise ArgumentError(
+            f"fit() needs an ImageStore, an ImageStream, a dataset or a loader as images, got {type(data).__name__}; "
+            "use ImageStore.from_folder() for a folder, ImageStore.from_arrays() for a tensor or an array"
+        )
+    samples = _as_samples(data)
+    if not samples.is_indexed:
+        return SampleStream(samples)
+    log.info(
+        "the samples of %s are read once, so that random transforms are the same in all epochs; pass a DataLoader to "
+        "draw them again, or FitConfig(augment=True)",
+        samples.name,
+    )
+    return store_of(samples, target=None)
+
+
+def _as_samples(data: Any) -> Samples:
+    return data if isinstance(data, Samples) else Samples(data)

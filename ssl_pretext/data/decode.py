@@ -1,15 +1,17 @@
 """Decoding of one image: photographs by Pillow at the size that is asked for, and everything else as arrays."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from ssl_pretext.data.opening import OpenFiles, PhotoFile, chw, open_image
-from ssl_pretext.data.photo import Content, as_rgb
+from ssl_pretext.data.opening import OpenFiles, PhotoFile, open_image
+from ssl_pretext.data.photo import Content
 from ssl_pretext.data.readers.base import Array, ImageFile
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import crop_array, enlarge, resize_array
@@ -18,7 +20,7 @@ from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import PretextError
 from ssl_pretext.registry import joined
 
-__all__ = ["Decoded", "LeftOut", "decoder", "pixels_of_image", "reason_of", "stored_dtype"]
+__all__ = ["Decoded", "LeftOut", "decode_in_memory", "decoder", "reason_of", "stored_dtype"]
 
 
 class Decoded(NamedTuple):
@@ -116,22 +118,30 @@ def _member(source: Source, file: ImageFile) -> int | None:
 def _decode_arrays(
     arrays: Sequence[Array], names: Sequence[tuple[str, ...] | None], reading: Reading
 ) -> Decoded | LeftOut:
-    """Joins the channels of the files of an image, and brings them to the dtype of the store and to their size."""
+    """Joins the channels of the files of an image, unless it is a tile that is left out."""
     decoded = _of_one_size([_pixels(array, reading.missing) for array in arrays], reading)
     pixels = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
-    if pixels.dtype == np.float32:
-        absent = np.isnan(pixels)
-        if reading.tiles and 1 - absent.any(axis=0).mean() < reading.tiles.min_valid:
-            return LeftOut("too many pixels of the tile are missing")
-        if absent.all():
-            raise ValueError("every value is missing")
-    if reading.image_size is not None:
-        pixels = (crop_array if reading.crop else resize_array)(pixels, reading.image_size)
-    kind = joined(sorted({_kind(array) for array in arrays}))
+    if reading.tiles and 1 - np.isnan(pixels).any(axis=0).mean() < reading.tiles.min_valid:
+        return LeftOut("too many pixels of the tile are missing")
     if reading.files:
         names = [_numbered(name, len(part)) for name, part in zip(reading.files, decoded, strict=True)]
     known = [name for some in names if some is not None for name in some]
-    return Decoded(pixels, kind, tuple(known) if len(known) == len(pixels) else None)
+    kind = joined(sorted({_kind(array) for array in arrays}))
+    return _resized(Decoded(pixels, kind, tuple(known) if len(known) == len(pixels) else None), reading)
+
+
+def _resized(image: Decoded, reading: Reading) -> Decoded:
+    """Brings an array to the size that is asked for.
+
+    Raises:
+        ValueError: Every value is missing.
+    """
+    pixels = image.pixels
+    if pixels.dtype == np.float32 and np.isnan(pixels).all():
+        raise ValueError("every value is missing")
+    if reading.image_size is None:
+        return image
+    return image._replace(pixels=(crop_array if reading.crop else resize_array)(pixels, reading.image_size))
 
 
 def _of_one_size(parts: Sequence[npt.NDArray[Any]], reading: Reading) -> list[npt.NDArray[Any]]:
@@ -201,8 +211,31 @@ def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | No
     return np.float32 if dtype in (np.int8, np.int16, np.uint16) or np.issubdtype(dtype, np.floating) else None
 
 
-def pixels_of_image(image: Any) -> npt.NDArray[Any]:
-    """Converts a Pillow image to pixels `(C, H, W)`: sRGB, or its own values if they are floating or have 16 bits."""
-    if image.mode.startswith("I;16") or image.mode == "F":
-        return np.array(image, dtype=np.float32 if image.mode == "F" else np.uint16)[None]
-    return chw(as_rgb(image))
+def decode_in_memory(image: Any, image_size: int | None = None) -> Decoded:
+    """Converts an image in memory as `decoder` converts one in a file.
+
+    Args:
+        image: A Pillow image, which becomes upright sRGB, or its own values if they are floating or have 16 bits; or a
+            tensor or an array `(C, H, W)` or `(H, W)`.
+        image_size: The shortest side is resized to this number of pixels and the center is cropped. None keeps the
+            size.
+
+    Raises:
+        ValueError: The image has another shape or dtype, or its size or number of bits is not supported.
+        TypeError: The image is of another type.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        if not image.mode.startswith("I;16") and image.mode != "F":
+            return Decoded(PhotoFile(image, ExitStack()).resized(image_size), "uint8")
+        values = np.array(image, dtype=np.float32 if image.mode == "F" else np.uint16)
+    elif isinstance(image, Tensor):
+        tensor = image.detach().cpu().as_subclass(Tensor)
+        values = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # numpy has no bfloat16
+    elif isinstance(image, np.ndarray):
+        values = image
+    else:
+        raise TypeError(f"an image must be a Pillow image, a tensor or an array, got {type(image).__name__}")
+    array = Array(values[None] if values.ndim == 2 else values)
+    return _resized(Decoded(_pixels(array, None), _kind(array)), Reading(image_size=image_size))

@@ -67,6 +67,11 @@ class Loader(ABC, Generic[Images]):
     def __len__(self) -> int:
         return len(self.batch_sizes())
 
+    @property
+    def images_per_epoch(self) -> int:
+        """The number of images of an epoch."""
+        return len(self.images)
+
     def batch_sizes(self) -> list[int]:
         """The number of images in each batch.
 
@@ -103,6 +108,16 @@ class Loader(ABC, Generic[Images]):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Makes the next pass start after the last batch of the saved pass."""
         self.start = state["batches_yielded"] % len(self)
+
+    def _draws(self, images: Tensor, number: int, rank: int) -> Tensor | None:
+        """Draws the flips and shifts of a batch whose images have no places of their own, if images are augmented."""
+        if not self.augment:
+            return None
+        seed = 0
+        for part in (self.seed or 0, self.epoch, number, rank):
+            seed = (seed * 1_000_003 + part) % 2**63
+        generator = torch.Generator().manual_seed(seed)
+        return draw_flips_and_shifts(len(images), images.shape[-2], images.shape[-1], generator)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copies a tensor to the device; a copy to a GPU is asynchronous."""

@@ -71,6 +71,7 @@ class Staging:
 
     Args:
         folder: Folder of the files.
+        buffer: Number of bytes of images that may be lost when the process is killed.
 
     Attributes:
         done: Number of images that were already staged when the folder was opened.
@@ -78,8 +79,8 @@ class Staging:
         left_out: Positions of the tiles that are left out.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, buffer: int = BUFFER) -> None:
+        self._folder, self._buffer = folder, buffer
         self._groups: dict[str, StagedGroup] = {}  # by format
         self._open_group: StagedGroup | None = None
         self._file: IO[bytes] | None = None  # file of the open group; one at a time, because there may be many groups
@@ -127,7 +128,7 @@ class Staging:
         if group is not self._open_group or self._file is None:
             if self._file is not None:
                 self._file.close()
-            self._file, self._open_group = group.file.open("ab", buffering=BUFFER), group
+            self._file, self._open_group = group.file.open("ab", buffering=self._buffer), group
         self._file.write(image.pixels.data)
         group.append(position, digest, crc)
         self._journal.write(json.dumps([group.file.name, *entry]) + "\n")

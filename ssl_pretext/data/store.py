@@ -13,6 +13,8 @@ from typing_extensions import Unpack
 
 from ssl_pretext.data.build import StoreSpec, digest, open_or_build
 from ssl_pretext.data.checksums import Checksums
+from ssl_pretext.data.dataset_store import store_samples
+from ssl_pretext.data.datasets import Key, Samples
 from ssl_pretext.data.decode import stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import Listing, list_files, list_folder, list_food101
@@ -23,8 +25,9 @@ from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.registry import did_you_mean
 
-__all__ = ["FolderOptions", "ImageStore"]
+__all__ = ["FolderOptions", "ImageStore", "store_of"]
 
+MOST_CLASSES = 2**20  # larger whole numbers are not classes, such as the time of an image
 MAX_UNREADABLE = MIN_VALID = 0.9
 
 
@@ -76,7 +79,7 @@ class ImageStore:
     missing values.
 
     Attributes:
-        labels: Class of each image, int64 `(N,)`.
+        labels: Class of each image, int64 `(N,)`; -1 where it is unknown.
         classes: Names of the classes.
         names: Names of the images.
         skipped: Files that were skipped, as `{"name", "reason"}`.
@@ -123,7 +126,7 @@ class ImageStore:
     def from_arrays(
         cls,
         images: Tensor | npt.NDArray[Any],
-        labels: Tensor | npt.NDArray[Any] | Sequence[int],
+        labels: Tensor | npt.NDArray[Any] | Sequence[int] | None = None,
         *,
         classes: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
@@ -133,7 +136,8 @@ class ImageStore:
         Args:
             images: Images `(N, C, H, W)` with any number of channels, `uint8`, `int8`, `int16`, `uint16` or
                 floating.
-            labels: Class of each image, `(N,)`, counted from 0.
+            labels: Class of each image, `(N,)`, counted from 0. By default, all images belong to the class
+                `"unlabeled"`.
             classes: Names of the classes; by default their numbers.
             names: Names of the images; by default their numbers.
 
@@ -151,6 +155,8 @@ class ImageStore:
         if dtype is None:
             raise ArgumentError(f"from_arrays takes uint8, int8, int16, uint16 or floating images, got {pixels.dtype}")
         pixels = pixels.astype(dtype, copy=False)
+        if labels is None:
+            labels, classes = [0] * len(pixels), ["unlabeled"] if classes is None else classes
         chosen = as_labels(labels)
         highest = max(chosen, default=-1)
         classes = [str(i) for i in range(highest + 1)] if classes is None else list(classes)
@@ -301,6 +307,51 @@ class ImageStore:
         return cls._open(StoreSpec(listing=listing, reading=reading, cache=cache, max_unreadable=0.01))[0]
 
     @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        image: Key | None = None,
+        target: Key | None = None,
+        image_size: int | None = None,
+        labeled: bool = True,
+        name: str | None = None,
+        cache: str | Path | None = None,
+    ) -> "ImageStore":
+        """Reads the samples of a dataset or a loader once, one after another, and keeps them in a mapped file.
+
+        Whole numbers as targets are classes, named after the dataset's `classes` or its ClassLabel; other targets
+        (numbers, several numbers per image, masks) become `targets`. Random transforms of the dataset are applied
+        once: each image is the same in every epoch.
+
+        A dataset has no identity that is known here, so its store is deleted when this process no longer uses it,
+        unless `name` is given. A Hugging Face dataset has one, its fingerprint. A named store is kept in the cache and
+        opened by later calls, also of other processes, and a build that was killed continues at the image that it
+        reached if the dataset is indexed. Under `torchrun`, each process stores a dataset without a name for itself.
+
+        Args:
+            dataset: The dataset or loader; see `Samples`.
+            image: Key or position of the image in a sample; see `Samples`.
+            target: Key or position of the target; see `Samples`.
+            image_size: Number of pixels that images are resized and cropped to; see `Samples`.
+            labeled: Whether the targets of the samples are stored, too.
+            name: Name of the data set for which the store is kept. Data that has changed needs another name.
+            cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
+
+        Raises:
+            ArgumentError: The samples have other keys, an image or a target has another form or size than that of the
+                first sample, or there are none.
+            StorageError: The disk has too little space for the store, or its folder is not writable.
+
+        Examples:
+            >>> dataset = [{"image": torch.zeros(3, 4, 4), "label": label} for label in (1, 0)]
+            >>> ImageStore.from_dataset(dataset).labels
+            tensor([1, 0])
+        """
+        samples = Samples(dataset, image, target, image_size)
+        return store_of(samples, target="label" if labeled else None, name=name, cache=cache)
+
+    @classmethod
     def _open(cls, spec: StoreSpec) -> tuple["ImageStore", list[int]]:
         """Opens a store; also returns the row of each image in the listing of files."""
         pixels, index, checksums = open_or_build(spec)
@@ -318,8 +369,9 @@ class ImageStore:
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state for pickle, without the images of other stores, and without pixels that a file has."""
         pixels, rows = self._pixels, self._rows
-        if not isinstance(pixels, np.memmap):
-            return {**self.__dict__, "_pixels": pixels[rows], "_rows": np.arange(len(rows)), "_digests": None}
+        if not isinstance(pixels, np.memmap) or pixels.filename is None:  # the file of a temporary store has no name
+            in_memory = {"_pixels": pixels[rows], "_rows": np.arange(len(rows)), "_digests": None, "_checksums": None}
+            return {**self.__dict__, **in_memory}
         mapped = {"filename": pixels.filename, "dtype": pixels.dtype, "offset": pixels.offset, "shape": pixels.shape}
         digests = self._digests and {row: self._digests[row] for row in rows.tolist()}
         return {**self.__dict__, "_pixels": mapped, "_digests": digests}
@@ -462,6 +514,45 @@ def _spec(function: str, listing: Listing, image_size: int | None, options: Fold
     )
     limit = options.get("max_unreadable", MAX_UNREADABLE)
     return StoreSpec(listing=listing, reading=reading, cache=options.get("cache"), max_unreadable=limit)
+
+
+def store_of(
+    samples: Samples, *, target: Key | None, name: str | None = None, cache: str | Path | None = None
+) -> ImageStore:
+    """Stores samples of a dataset; see `ImageStore.from_dataset`.
+
+    Args:
+        samples: The samples.
+        target: Key of the targets in dicts if `samples` names none; None stores no targets.
+        name: Name of the data set for which the store is kept.
+        cache: Folder of the stores.
+
+    Raises:
+        PretextError: As `ImageStore.from_dataset`.
+    """
+    stored = store_samples(samples, target=target, name=name, cache=cache)
+    index, targets = stored.index, stored.targets
+    labels, classes = index["labels"], index["classes"]
+    are_classes = targets is not None and targets.ndim == 1 and targets.dtype.kind in "bui"
+    if targets is not None and are_classes and targets.max() < MOST_CLASSES:
+        known, lowest, highest = samples.classes(target or "label"), int(targets.min()), int(targets.max())
+        labels, classes = targets.tolist(), known or [str(i) for i in range(highest + 1)]
+        if highest >= len(classes) or lowest < -1:
+            raise ArgumentError(
+                f"the labels of {samples.name} must be classes from 0 to {len(classes) - 1}, or -1 where unknown; got "
+                f"labels from {lowest} to {highest}"
+            )
+        targets = None
+    return ImageStore(
+        stored.pixels,
+        labels,
+        classes,
+        index["names"],
+        digests=index["digests"],
+        checksums=stored.checksums,
+        resize=index["resize"],
+        targets=targets,
+    )
 
 
 def _rows_of(targets: Any, chosen: npt.NDArray[np.int64]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ssl_pretext.data.augment import draw_flips_and_shifts, flip_and_shift
+from ssl_pretext.data.augment import flip_and_shift
 from ssl_pretext.data.build import in_order
 from ssl_pretext.data.loader import Loader
 from ssl_pretext.data.stream import ImageStream
@@ -66,12 +66,3 @@ class StreamLoader(Loader[ImageStream]):
                 names, pixels = zip(*named, strict=True)
                 images = torch.from_numpy(np.stack(pixels))
                 yield _Batch(list(names), images, self._draws(images, number, rank), own * world / size)
-
-    def _draws(self, images: Tensor, number: int, rank: int) -> Tensor | None:
-        if not self.augment:
-            return None
-        seed = 0
-        for part in (self.seed or 0, self.epoch, number, rank):
-            seed = (seed * 1_000_003 + part) % 2**63
-        generator = torch.Generator().manual_seed(seed)
-        return draw_flips_and_shifts(len(images), images.shape[-2], images.shape[-1], generator)

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.band_statistics import measure_bands, warn_of_other_units
-from ssl_pretext.data import ImageStore
+from ssl_pretext.data import ImageStore, as_store
+from ssl_pretext.data.duplicates import find_repeats
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, check_modes, find_controls
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
@@ -64,6 +66,8 @@ class EvaluateOptions(TypedDict, total=False):
         epochs: Passes over the labeled images for networks such as `"conv"`, by default 10, and 30 for `"finetune"`;
             other probes have none.
         seeds: The number of seeds, or the seeds themselves; 5 by default.
+        pretraining: The images that the representations were trained on, as an `ImageStore`, a dataset or a loader, or
+            as a mapping from their `digests()` to their names. The report then says how many test images repeat them.
         controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
             weights, in the version that is strongest on the training images), `"before"` (the same network with the
             published weights that its training started from, if there are any), `"pixels"`, `"source"` (the channels
@@ -82,6 +86,7 @@ class EvaluateOptions(TypedDict, total=False):
     probe: str | ProbeFactory
     epochs: int | None
     seeds: int | Sequence[int]
+    pretraining: Any
     controls: bool | Collection[str]
     unseen_classes: bool
     training: ProbeConfig | None
@@ -103,6 +108,7 @@ class Comparison:
         probe: str | ProbeFactory = "linear",
         epochs: int | None = None,
         seeds: int | Sequence[int] = 5,
+        pretraining: Any = None,
         controls: bool | Collection[str] = True,
         unseen_classes: bool = False,
         training: ProbeConfig | None = None,
@@ -113,6 +119,8 @@ class Comparison:
         self.metrics = find_metrics(self.kind.name, metrics)
         (self.train, trained), (self.test, tested) = (as_images_with_targets(one, self.kind) for one in (train, test))
         self.targets = {"train": trained, "test": tested}
+        is_converted = pretraining is None or isinstance(pretraining, Mapping)
+        self.pretraining = pretraining if is_converted else as_store(pretraining, target=None)
         self.seeds = _seeds(seeds)
         self.method = find_method(probe, training, self.kind)
         self.linear = find_method("linear", None, self.kind)
@@ -360,7 +368,9 @@ class Comparison:
     def _card(self) -> dict[str, Any]:
         """The part of the probe card that holds for all representations and budgets."""
         splits = {"train": self.train, "test": self.test}
-        known, judged = {*self.train.digests()}, self.test.digests()
+        repeats = {"train": find_repeats(self.test, self.train), "test": find_repeats(self.test)}
+        if self.pretraining is not None:
+            repeats["pretraining"] = find_repeats(self.test, self.pretraining)
         return {
             "probe": self.method.name,
             "target": self.kind.name,
@@ -374,8 +384,9 @@ class Comparison:
             "targets": {split: targets.sha256 for split, targets in self.targets.items()},
             **(self._finetuning_card() if self.method.finetunes else {}),
             **(self._class_card() if self.kind.name == "class" else {}),
-            "seen": sum(digest in known for digest in judged),
-            "repeated": len(judged) - len({*judged}),
+            "seen": repeats["train"].identical,
+            "repeated": repeats["test"].identical,
+            "repeats": {split: asdict(found) for split, found in repeats.items()},
             "image_size": self.train.image_size,
             "resize": self.train.resize,
             "device": self.device,

@@ -47,8 +47,8 @@ def evaluate(
             representations such as one layer of a task. All are frozen. A sequence stands for one network per seed,
             such as networks that were pretrained from different seeds, so that the interval includes the variation
             between them.
-        train: Training images with their targets: an `ImageStore`, a Dataset of `(image, target)`, or a pair
-            `(images, targets)`; see `EvaluateOptions.target`.
+        train: Training images with their targets: an `ImageStore`, a dataset or a loader of samples (see
+            `ssl_pretext.data.Samples`), or a pair `(images, targets)`; see `EvaluateOptions.target`.
         test: Test images with targets of the same kind, in any of these forms.
         label_fraction: The fraction of each class's labels that is used, at least one image per class.
         per_class: The number of labeled images per class, in place of `label_fraction`.

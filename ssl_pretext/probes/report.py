@@ -44,7 +44,17 @@ __all__ = ["ProbeReport", "difference_plot"]
 
 # Entries of the card that two comparable reports may differ in: they describe what is compared, and not how, or follow
 # from the images, whose hashes are compared.
-NOT_COMPARED = ("controls", "against", "without_twin", "health", "representations", "code", "guessed", "seen")
+NOT_COMPARED = (
+    "controls",
+    "against",
+    "without_twin",
+    "health",
+    "representations",
+    "code",
+    "guessed",
+    "seen",
+    "repeats",
+)
 PAIRED = ("seeds", "train", "test", "targets", "label_fraction", "per_class", "classes_without_training_images")
 ROUNDED = 0.005  # half a percentage point
 ENOUGH_SEEDS = 4  # with fewer, the spreads between seeds of the rows of a table are moderated

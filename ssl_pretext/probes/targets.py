@@ -96,18 +96,15 @@ def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
     """Converts the data that `evaluate` accepts to images and their targets; images without targets are left out.
 
     Args:
-        data: A pair of images and targets, or an `ImageStore` with them. Images are an `ImageStore` or an array
-            `(N, C, H, W)`. Targets are an array in the form of `Targets.values`, or a mapping from names to arrays
-            `(N,)`, such as a DataFrame. A Dataset of `(image, target)` is accepted, too.
+        data: A pair of images and targets, an `ImageStore` with them, or a dataset or a loader of samples with them.
+            The images of a pair are an array `(N, C, H, W)`, an `ImageStore`, or a dataset or a loader. Its targets are
+            an array in the form of `Targets.values`, or a mapping from names to arrays `(N,)`, such as a DataFrame.
         kind: Kind of the targets.
 
     Raises:
         ArgumentError: The data has another form, or no image has a target.
     """
-    if kind.name == "class":
-        return _as_images_with_classes(data, kind)
-    images, given = _pair(data, kind)
-    names = None
+    store, given, names = _split(data, kind)
     if isinstance(given, Mapping) or hasattr(given, "columns"):  # a DataFrame has columns, too
         columns = {str(name): np.asarray(given[name]) for name in given}
         if len({column.shape for column in columns.values()}) > 1:
@@ -115,62 +112,53 @@ def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
             raise ArgumentError(f"all targets of a mapping must have one value per image; got the shapes {shapes}")
         names, given = list(columns), np.stack(list(columns.values()), axis=-1)
     values = _check_values(given, kind)
-    store = images if isinstance(images, ImageStore) else as_store((images, [0] * len(images)))
     if len(store) != len(values):
         raise ArgumentError(
             f"there are {len(store)} images and {len(values)} targets; there must be one for each image"
         )
-    known = values != MISSING if kind.name == "mask" else ~values.isnan()
-    kept = known.flatten(1).any(dim=1)
-    if not kept.any():
+    known = ~values.isnan() if values.is_floating_point() else values != MISSING
+    kept = known.flatten(1).any(dim=1) if known.dim() > 1 else known
+    if len(kept) and not kept.any():
         raise ArgumentError("no image has a target that is not missing")
-    if names is None:
-        number = max(int(values.max()) + 1, 2) if kind.name == "mask" else values.shape[1]
-        names = [str(index) for index in range(number)]
+    if names is None and kind.name in ("class", "mask"):
+        highest = int(values.max()) if values.numel() else MISSING
+        names = [str(index) for index in range(max(highest + 1, 2 if kind.name == "mask" else 0))]
     if not kept.all():
         chosen = kept.nonzero().flatten()
         store, values = store.subset(chosen), values[chosen]
+    names = [str(index) for index in range(values.shape[1])] if names is None else names
     return store, Targets(kind, values, names, int((~kept).sum()))
 
 
-def _as_images_with_classes(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
-    missing = 0
+def _split(data: Any, kind: Kind) -> tuple[ImageStore, Any, list[str] | None]:
+    """Splits data into images, targets and, if they are known, the names of the classes."""
     if isinstance(data, tuple) and len(data) == 2:
-        images, labels = data[0], _check_values(data[1], kind)
-        chosen = (labels != MISSING).nonzero().flatten()
-        missing = len(labels) - len(chosen)
-        if isinstance(images, ImageStore):
-            images = images.images()
-        if missing and len(images) == len(labels):
-            images, labels = images[chosen], labels[chosen]
-        data = (images, labels)
-    store = as_store(data)
-    chosen = (store.labels != MISSING).nonzero().flatten()  # a store from a table may have images without a class
-    if len(chosen) < len(store):
-        missing += len(store) - len(chosen)
-        store = store.subset(chosen)
-    return store, Targets(kind, store.labels, store.classes, missing)
-
-
-def _pair(data: Any, kind: Kind) -> tuple[Any, Any]:
-    """Splits data into images and targets."""
-    if isinstance(data, ImageStore):
-        if data.targets is None:
-            raise ArgumentError(
-                f"the ImageStore has only classes; for target={kind.name!r}, pass a pair (images, targets), such as "
-                "(store, numbers)"
-            )
-        return data, data.targets
-    if isinstance(data, tuple) and len(data) == 2:
-        return data
-    if isinstance(data, Mapping | Tensor | np.ndarray) or not (
-        hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    ):
+        images, targets = data
+        is_array = isinstance(images, Tensor | np.ndarray)
+        return ImageStore.from_arrays(images) if is_array else as_store(images, target=None), targets, None
+    is_store, key = isinstance(data, ImageStore), "mask" if kind.name == "mask" else "label"
+    store = as_store(data, target=key)
+    if kind.name == "class" and (store.targets is None or is_store):
+        return store, store.labels, store.classes
+    if store.targets is not None:
+        return store, _as_masks(store.targets) if kind.name == "mask" and not is_store else store.targets, None
+    if is_store:
         raise ArgumentError(
-            f"images and targets must be a pair (images, targets) or a Dataset of them, got {type(data).__name__}"
+            f"the ImageStore has only classes; for target={kind.name!r}, pass a pair (images, targets), such as "
+            "(store, numbers)"
         )
-    samples = [data[index] for index in range(len(data))]
-    return as_store([(image, 0) for image, _ in samples]), np.stack([np.asarray(target) for _, target in samples])
+    if store.classes == ["unlabeled"]:
+        raise ArgumentError(
+            f"evaluate() needs targets, and the samples of {type(data).__name__} have none under {key!r}; name their "
+            "key, as in Samples(dataset, target=...), or pass a pair (dataset, targets)"
+        )
+    return store, store.labels, None  # whole numbers that are no classes
+
+
+def _as_masks(masks: Any) -> Any:
+    """Converts masks of floats to integers, which is how MONAI reads them, if all their values are whole numbers."""
+    whole = np.issubdtype(masks.dtype, np.floating) and (masks == np.floor(masks)).all()
+    return masks.astype(np.int64) if whole else masks
 
 
 def _check_values(given: Any, kind: Kind) -> Tensor:
@@ -200,10 +188,12 @@ def _check_values(given: Any, kind: Kind) -> Tensor:
             f"{tuple(values.shape)}"
         )
     if kind.name in ("class", "mask"):
-        _check_void(values)
+        values = values.to(torch.int64)  # before it is compared, because uint8 has no negative numbers
+        if kind.name == "mask":
+            _check_void(values)
         if values.numel() and values.min() < MISSING:
             raise ArgumentError(f"classes must be counted from 0, or {MISSING} where unknown; got {values.min()}")
-        return values.to(torch.int64)
+        return values
     values = values.double()
     if kind.name == "labels" and not ((values == 0) | (values == 1) | values.isnan()).all():
         raise ArgumentError("labels must be 0, 1 or NaN; for other numbers use target='numbers'")

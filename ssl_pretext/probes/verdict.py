@@ -27,6 +27,7 @@ FEW_STEPS = 100  # with fewer training steps, a network hardly learns
 ENOUGH_PRETRAININGS = 3  # with fewer, nothing is said about pretraining, only about the networks that were compared
 WITH_FEW_LABELS = "Use the linear or knn probe with so few labels, or more epochs."
 MOST_REPEATED = 0.005  # share of test images that may repeat others without a warning
+FALSE_ALARMS = 0.005  # share of test images that may be similar to others by chance; see `data/duplicates.py`
 IMBALANCED = 2  # how many times as large as on average the largest class may be without a remark
 FEW_COMPARISONS = 3  # tables with more are corrected
 
@@ -130,14 +131,7 @@ def warnings(card: Card, runs: Sequence[Mapping[str, Any]]) -> list[str]:
             "Warning: two seeds show little of the variation between seeds, so that up to one interval in eight misses "
             "the true value. Use three seeds or more."
         )
-    if seen := card["seen"]:
-        number = card["test"]["images"]
-        found.append(f"Warning: {seen:,} of {number:,} test images are identical to training images.")
-    if (repeated := card["repeated"]) > MOST_REPEATED * card["test"]["images"]:
-        found.append(
-            f"Warning: {repeated:,} of {card['test']['images']:,} test images repeat others, so that the intervals are "
-            "too narrow."
-        )
+    found += _about_repeats(card)
     for name, reason in card.get("without_twin", {}).items():
         found.append(
             f"{name} has no untrained control, because {reason}: nothing here shows what training contributed. Pass "
@@ -179,6 +173,44 @@ def _about_targets(card: Card) -> list[str]:
         train, test = card["unlabeled"]["train"], card["unlabeled"]["test"]
         found.append(f"{train:,} training images and {test:,} test images have no target and were left out.")
     return found
+
+
+def _about_repeats(card: Card) -> list[str]:
+    """Says how many test images repeat training images, each other or images of the pretraining."""
+    number, repeats = card["test"]["images"], card.get("repeats", {})
+    found = []
+    if card["seen"] or _similar(card, "train"):
+        found.append(f"Warning: {_count(card, 'train', card['seen'])} training images{_examples(card, 'train')}.")
+    if card["repeated"] > MOST_REPEATED * number or _similar(card, "test"):
+        found.append(
+            f"Warning: {_count(card, 'test', card['repeated'])} other test images, so that the intervals are too narrow"
+            f"{_examples(card, 'test')}."
+        )
+    if "pretraining" in repeats and (repeats["pretraining"]["identical"] or _similar(card, "pretraining")):
+        counted = _count(card, "pretraining", repeats["pretraining"]["identical"])
+        found.append(
+            f"{counted} images of the pretraining, whose labels it did not use{_examples(card, 'pretraining')}."
+        )
+    return found
+
+
+def _count(card: Card, split: str, identical: int) -> str:
+    """The first part of a sentence about the test images that repeat others."""
+    similar, of_all = _similar(card, split), f"of {card['test']['images']:,} test images are"
+    if not identical:
+        return f"{similar:,} {of_all} nearly equal to"
+    return f"{identical:,} {of_all} identical" + (f", and {similar:,} nearly equal," if similar else "") + " to"
+
+
+def _similar(card: Card, split: str) -> int:
+    """The number of test images that are nearly equal to others, or 0 if no more than may be so by chance."""
+    similar = int(card.get("repeats", {}).get(split, {}).get("similar", 0))
+    return similar if similar > FALSE_ALARMS * card["test"]["images"] else 0
+
+
+def _examples(card: Card, split: str) -> str:
+    named = [f"{name} repeats {other}" for name, other in card.get("repeats", {}).get(split, {}).get("examples", [])]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def few_steps_warning(card: Card, labels: int) -> str | None:

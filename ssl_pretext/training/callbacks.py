@@ -1,6 +1,7 @@
 """Callbacks of a run: its checkpoints, the list of unreadable images, and a time estimate."""
 
 import logging
+import math
 import sys
 import time
 from datetime import timedelta
@@ -12,10 +13,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
-from ssl_pretext.data import ImageStore, ImageStream
+from ssl_pretext.data import ImageStream
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.processes import gather_from_all
 from ssl_pretext.training.config import FitConfig
+from ssl_pretext.training.image_manifest import Images
 
 __all__ = ["callbacks"]
 
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 TIMED_STEPS = 10  # steps that the time estimate is computed from, after one step of warm-up
 
 
-def callbacks(images: ImageStore | ImageStream, out: Path, config: FitConfig) -> list[Callback]:
+def callbacks(images: Images, out: Path, config: FitConfig) -> list[Callback]:
     """Returns the callbacks of a run, without the one that stops it."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
@@ -88,13 +90,16 @@ class _TimeEstimate(Callback):
                 memory = f"{_peak_memory():.1f} GiB of memory"
             seconds = (time.perf_counter() - self.start) / TIMED_STEPS
             left = trainer.estimated_stepping_batches - trainer.global_step
-            log.info(
-                "%d steps left at %.2f s each, about %s; %s used so far",
-                left,
-                seconds,
-                _duration(left * seconds),
-                memory,
-            )
+            if left == math.inf:  # the length of the loader is unknown
+                log.info("%.2f s per step; %s used so far", seconds, memory)
+            else:
+                log.info(
+                    "%d steps left at %.2f s each, about %s; %s used so far",
+                    left,
+                    seconds,
+                    _duration(left * seconds),
+                    memory,
+                )
 
 
 def _peak_memory() -> float:

@@ -16,8 +16,10 @@ except ImportError as error:
         "fit() needs Lightning, which is not installed: pip install 'ssl-pretext[train]'"
     ) from error
 
-from ssl_pretext.data import ImageStore, ImageStream
+from ssl_pretext.data import ImageStore, ImageStream, as_store
+from ssl_pretext.data.convert import as_training_images
 from ssl_pretext.data.loader import BatchLoader
+from ssl_pretext.data.sample_stream import SampleLoader, SampleStream
 from ssl_pretext.data.stream_loader import StreamLoader
 from ssl_pretext.saving.contract import TrainedOn
 from ssl_pretext.system.devices import resolve_device
@@ -30,7 +32,7 @@ from ssl_pretext.training.callbacks import callbacks
 from ssl_pretext.training.checkpoints import check_checkpoint
 from ssl_pretext.training.config import DOUBLE, HALF_MIXED, FitConfig
 from ssl_pretext.training.feature_check import check_features
-from ssl_pretext.training.image_manifest import manifest_changes, write_manifest
+from ssl_pretext.training.image_manifest import Images, manifest_changes, write_manifest
 from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule
 from ssl_pretext.training.modes import set_train_mode
 from ssl_pretext.training.stopping import StopOnSignal
@@ -41,9 +43,7 @@ __all__ = ["fit", "holds_run"]
 FIT_FILE = "fit.json"
 
 
-def fit(
-    task: PretextTask, images: ImageStore | ImageStream, config: FitConfig, *, validation: ImageStore | None = None
-) -> list[dict[str, Any]]:
+def fit(task: PretextTask, images: Any, config: FitConfig, *, validation: Any = None) -> list[dict[str, Any]]:
     """Pretrains a task in place, and writes checkpoints, logs and the trained task to the output folder.
 
     The folder `config.out` then holds `checkpoints/last.ckpt` (written after each epoch, every `checkpoint_minutes`,
@@ -60,10 +60,16 @@ def fit(
 
     Args:
         task: The task to train. Its weights are changed in place.
-        images: Training images; their labels are not used. For a stream, statistics that are measured before and after
-            training (centers and scales of bands, priors of losses, health of features) are computed on its `sample()`.
+        images: Training images; their labels are not used. They are an `ImageStore`, an `ImageStream`, a dataset or a
+            loader of PyTorch or Hugging Face, or `Samples` of one with other keys. An indexed dataset is read once into
+            a store (`ImageStore.from_dataset`), which freezes random transforms. A DataLoader and an iterable dataset
+            are read again in each epoch; the batches of a DataLoader are used as they are, whatever
+            `config.batch_size` is. A run with one of them can be resumed, but not exactly, because their order is
+            unknown. For all that is not stored, statistics that are measured before and after training (centers
+            and scales of bands, priors of losses, health of features) are computed on the first 2,048 images.
         config: Configuration of the run.
-        validation: Images to compute `val_loss` on. They do not influence the training.
+        validation: Images to compute `val_loss` on: an `ImageStore`, or a dataset or a loader, which is stored. They do
+            not influence the training.
 
     Returns:
         One row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
@@ -82,8 +88,12 @@ def fit(
             128 plus the number of the signal.
     """
     check_launcher()
-    _check_arguments(task, images, config)
+    _check_arguments(task, config)
     task.check_loadable()
+    images = as_training_images(images)
+    if not isinstance(images, SampleStream) and len(images) == 0:
+        raise ArgumentError(f"fit() needs at least one image, got an empty {type(images).__name__}")
+    validation = None if validation is None else as_store(validation, target=None)
     out = Path(config.out)
     world = rank_info().world
     if config.batch_size < world:
@@ -95,21 +105,14 @@ def fit(
         return _fit(task, images, config, out, validation)
 
 
-def _check_arguments(task: object, images: object, config: object) -> None:
-    """Raises an error for arguments that are easily mistaken, such as the name of a folder instead of its images."""
+def _check_arguments(task: object, config: object) -> None:
+    """Raises an error for arguments that are easily mistaken."""
     if not isinstance(task, PretextTask):
         raise ArgumentError(f"fit() needs a pretext task, such as create_task() returns, got {type(task).__name__}")
-    if not isinstance(images, ImageStore | ImageStream):
-        raise ArgumentError(
-            f"fit() needs an ImageStore or an ImageStream as images, got {type(images).__name__}; use "
-            "ImageStore.from_folder() for a folder, ImageStore.from_arrays() for a tensor or an array"
-        )
     if not isinstance(config, FitConfig):
         raise ArgumentError(
             f"fit() needs a FitConfig as config, such as FitConfig(out='runs/first'), got {type(config).__name__}"
         )
-    if len(images) == 0:
-        raise ArgumentError(f"fit() needs at least one image, got an empty {type(images).__name__}")
     device = resolve_device(config.device, "FitConfig.device")
     if config.precision == HALF_MIXED and device == "cpu":
         raise ArgumentError(f"FitConfig.precision {HALF_MIXED!r} needs a GPU; use 'bf16-mixed' on a CPU")
@@ -117,12 +120,12 @@ def _check_arguments(task: object, images: object, config: object) -> None:
 
 def _fit(
     task: PretextTask,
-    images: ImageStore | ImageStream,
+    images: Images,
     config: FitConfig,
     out: Path,
     validation: ImageStore | None,
 ) -> list[dict[str, Any]]:
-    sample = images.sample() if isinstance(images, ImageStream) else images
+    sample = images if isinstance(images, ImageStore) else images.sample()
     task.measure(sample)  # also in a resumed run, whose images are the same; what is measured belongs to its identity
     checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task))
     task.trained_on = TrainedOn(image_size=images.image_size, resize=images.resize)
@@ -131,10 +134,14 @@ def _fit(
     module = PretextModule(task, config)
     stop = StopOnSignal(out / CHECKPOINT)
     trainer = create_trainer(
-        out, config, [*callbacks(images, out, config), stop], num_images=len(images), all_used=_all_used(task, sample)
+        out,
+        config,
+        [*callbacks(images, out, config), stop],
+        num_images=None if isinstance(images, SampleStream) else len(images),
+        all_used=_all_used(task, sample),
     )
     device = trainer.strategy.root_device
-    loader_type: Any = StreamLoader if isinstance(images, ImageStream) else BatchLoader
+    loader_type: Any = {ImageStream: StreamLoader, SampleStream: SampleLoader}.get(type(images), BatchLoader)
     training_batches = loader_type(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
     validation_batches = (
         None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
@@ -154,7 +161,7 @@ def _fit(
             task.eval()
             if config.precision == DOUBLE:
                 task.float()
-    run_settings = {"images": len(images), "sha256": images.sha256, **config.fingerprint()}
+    run_settings = {"images": training_batches.images_per_epoch, "sha256": images.sha256, **config.fingerprint()}
     task.trained_on = replace(task.trained_on, settings=run_settings)
     on_rank_zero("fit", lambda: _finish(task, sample, out, device))
     task.to("cpu")
@@ -177,7 +184,7 @@ def holds_run(out: Path) -> bool:
     return (out / FIT_FILE).exists() and ((out / CHECKPOINT).exists() or (out / "task").exists())
 
 
-def _prepare(out: Path, config: FitConfig, images: ImageStore | ImageStream, task: PretextTask) -> Path | None:
+def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask) -> Path | None:
     """Checks that the folder is free or holds this run; returns the checkpoint to resume from, if there is one."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
     # Tasks with other losses, or with bands of another center and scale, may have the same weights.

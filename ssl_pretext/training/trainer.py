@@ -27,7 +27,7 @@ __all__ = ["create_trainer", "lightning_settings", "torch_settings", "unused_par
 
 
 def create_trainer(
-    out: Path, config: FitConfig, callbacks: Sequence[Callback], *, num_images: int, all_used: bool
+    out: Path, config: FitConfig, callbacks: Sequence[Callback], *, num_images: int | None, all_used: bool
 ) -> pl.Trainer:
     """Creates the Trainer of a run.
 
@@ -35,7 +35,7 @@ def create_trainer(
         out: Folder of the run.
         config: Configuration of the run.
         callbacks: Callbacks of the run.
-        num_images: Number of training images.
+        num_images: Number of training images, or None if it is unknown.
         all_used: Whether all trained parameters get gradients; see `unused_parameters`.
     """
     _, world, local = rank_info()
@@ -58,7 +58,7 @@ def create_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        log_every_n_steps=1 if num_images <= 49 * config.batch_size else 10,
+        log_every_n_steps=10 if num_images is None or num_images > 49 * config.batch_size else 1,
     )
 
 

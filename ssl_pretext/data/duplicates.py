@@ -1,0 +1,118 @@
+"""Images that repeat others: with the same pixels, or nearly so, as after resizing, compression or a small crop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_pretext.data.store import ImageStore
+
+__all__ = ["Repeats", "difference_vectors", "find_repeats"]
+
+GRID = 8  # the images are compared at this height and width
+# Measured on EuroSAT and Food-101 at 64 px: of 1,000 images each, none is similar to one of 6,000 or 24,240 images of
+# other classes, and of test images 0.1% to 0.3% are similar to a training image although they show something else, such
+# as another round plate. Of copies, 97% and 100% are found after JPEG at quality 75, all after resizing to half the
+# size and back, and 85% and 83% after a crop of 2 pixels on each side.
+SIMILAR = 0.9
+LEAST_CONTRAST = 0.02  # of an image in relation to that of all pixels; below it, noise decides what is similar
+CHUNK = 1024
+EXAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How many images repeat others.
+
+    Attributes:
+        identical: Number of images whose pixels are those of another image.
+        similar: Number of the other images that are nearly equal to another one.
+        examples: A few of them, each with the name of the image that it repeats.
+    """
+
+    identical: int
+    similar: int
+    examples: list[tuple[str, str]]
+
+
+def find_repeats(images: ImageStore, known: ImageStore | Mapping[str, str] | None = None) -> Repeats:
+    """Finds the images that repeat known images, exactly or nearly.
+
+    Two images are nearly equal if the cosine of their `difference_vectors` is at least 0.9.
+
+    Args:
+        images: The images to look for.
+        known: The images to compare them with, or only their names by their digests, with which nearly equal images
+            are not found. By default, the earlier ones of `images`.
+
+    Examples:
+        >>> scene = torch.rand(2, 3, 32, 32)
+        >>> found = find_repeats(ImageStore.from_arrays(scene.flip(0)), ImageStore.from_arrays(scene[1:] + 0.01))
+        >>> found.identical, found.similar, found.examples
+        (0, 1, [('0', '0')])
+    """
+    if isinstance(known, Mapping):
+        named = zip(images.names, images.digests(), strict=True)
+        same = [(name, known[digest]) for name, digest in named if digest in known]
+        return Repeats(len(same), 0, same[:EXAMPLES])
+    among_themselves, others = known is None, known or images
+    vectors = difference_vectors(images)
+    nearest = _nearest(vectors, vectors if among_themselves else difference_vectors(others), earlier=among_themselves)
+    first: dict[str, str] = (
+        {} if among_themselves else dict(zip(others.digests()[::-1], others.names[::-1], strict=True))
+    )
+    identical, similar = [], []
+    for name, digest, (cosine, other) in zip(images.names, images.digests(), nearest, strict=True):
+        if digest in first:
+            identical.append((name, first[digest]))
+        elif cosine >= SIMILAR:
+            similar.append((name, others.names[other]))
+        if among_themselves:
+            first.setdefault(digest, name)
+    return Repeats(len(identical), len(similar), (identical + similar)[:EXAMPLES])
+
+
+def difference_vectors(images: ImageStore) -> Tensor:
+    """Computes the differences of neighboring pixels in the mean channel of 8×8 pixels, as vectors of length 1.
+
+    These are the differences whose signs are the bits of the perceptual hash dHash. Their sizes tell more images apart:
+    at the same rate of false alarms, more copies are found. Vectors of images with hardly any contrast are zero, so
+    that they are similar to no image.
+
+    Args:
+        images: The images.
+
+    Returns:
+        Vectors `(N, 112)`, float32.
+    """
+    small = torch.cat([_small(images.images(rows)) for rows in torch.arange(len(images)).split(CHUNK)])
+    differences = torch.cat([small.diff(dim=1).flatten(1), small.diff(dim=2).flatten(1)], dim=1)
+    contrast = small.flatten(1).std(dim=1)
+    vectors = F.normalize(differences, dim=1)
+    return vectors * (contrast > LEAST_CONTRAST * small.std())[:, None]
+
+
+def _small(images: Tensor) -> Tensor:
+    """The mean channel of images `(B, C, H, W)` at the size in which they are compared; missing values are left out."""
+    gray = images.float().nanmean(dim=1)
+    means = gray.flatten(1).nanmean(dim=1).nan_to_num(0)[:, None, None]
+    return F.adaptive_avg_pool2d(torch.where(gray.isnan(), means, gray), GRID)
+
+
+def _nearest(vectors: Tensor, others: Tensor, *, earlier: bool) -> list[tuple[float, int]]:
+    """The largest cosine of each vector with the others, or with those before it, and the position of that one."""
+    found: list[tuple[float, int]] = []
+    for start in range(0, len(vectors), CHUNK):
+        chunk = vectors[start : start + CHUNK]
+        best, where = torch.full((len(chunk),), -1.0), torch.zeros(len(chunk), dtype=torch.int64)
+        for begin in range(0, start + len(chunk) if earlier else len(others), CHUNK):
+            cosines = chunk @ others[begin : begin + CHUNK].T
+            if earlier and begin == start:
+                cosines = cosines.masked_fill(torch.ones_like(cosines, dtype=torch.bool).triu(), -1.0)
+            values, places = cosines.max(dim=1)
+            closer = values > best
+            best, where = torch.where(closer, values, best), torch.where(closer, places + begin, where)
+        found += zip(best.tolist(), where.tolist(), strict=True)
+    return found

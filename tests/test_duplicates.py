@@ -1,0 +1,132 @@
+"""Images that repeat others: what counts as a repetition, and what reports say about it."""
+
+import io
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import ssl_pretext as sp
+from ssl_pretext.data.duplicates import Repeats, _nearest, difference_vectors, find_repeats
+from ssl_pretext.representations import Pixels
+
+PHOTOS = sp.sample_photos("train", image_size=64).subset(range(0, 1500, 25))
+
+
+def store(images: Tensor, names: list[str] | None = None) -> sp.ImageStore:
+    return sp.ImageStore.from_arrays(images, names=names)
+
+
+def changed(images: Tensor, change) -> Tensor:
+    """Applies a function to the photographs, and converts the results to tensors."""
+    photos = [change(Image.fromarray(one.permute(1, 2, 0).numpy())) for one in images]
+    return torch.stack([torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos])
+
+
+def as_jpeg(photo: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=75)
+    return Image.open(file)
+
+
+COPIES = {
+    "compressed": as_jpeg,
+    "resized": lambda photo: photo.resize((48, 48)).resize((64, 64)),
+    "cropped": lambda photo: photo.crop((1, 1, 63, 63)).resize((64, 64)),
+    "brightened": lambda photo: Image.eval(photo, lambda value: min(255, round(value * 1.1))),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_copies_of_photographs_are_similar_and_others_are_not(copy):
+    copies = changed(PHOTOS.images(), COPIES[copy])
+    vectors, others = difference_vectors(PHOTOS), difference_vectors(store(copies))
+    cosines = vectors @ others.T
+    clear = vectors.norm(dim=1) > 0
+    assert (cosines.diagonal()[clear] >= 0.9).double().mean() >= 0.95
+    photo = PHOTOS.labels[:, None] == PHOTOS.labels
+    assert not (cosines[~photo] >= 0.9).any()
+    found = find_repeats(store(copies), PHOTOS)
+    assert found.similar + found.identical >= 0.95 * clear.sum()
+
+
+def test_vectors_follow_their_definition():
+    images = np.random.default_rng(0).random((5, 3, 16, 24))
+    images[0] = 0.5 + images[0] * 1e-4  # hardly any contrast
+    small = images.mean(axis=1).reshape(5, 8, 2, 8, 3).mean(axis=(2, 4))
+    down, right = small[:, 1:] - small[:, :-1], small[:, :, 1:] - small[:, :, :-1]
+    expected = np.concatenate([down.reshape(5, -1), right.reshape(5, -1)], axis=1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = difference_vectors(store(torch.from_numpy(images)))
+    assert not found[0].any()
+    np.testing.assert_allclose(found[1:], expected[1:], atol=1e-5)
+    missing = torch.from_numpy(images).float()
+    missing[1, 0] = torch.nan  # the mean of the other channels
+    assert torch.allclose(
+        difference_vectors(store(missing))[1], difference_vectors(store(missing[:, 1:]))[1], atol=1e-5
+    )
+
+
+def test_flat_images_repeat_each_other_only_if_they_are_identical():
+    images = PHOTOS.images(range(30))
+    noise = torch.randint(0, 2, (20, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    flat = torch.cat([images, noise + 100, torch.full((2, 3, 64, 64), 7, dtype=torch.uint8)])
+    found = find_repeats(store(flat))
+    assert found == Repeats(1, find_repeats(store(images)).similar, [("51", "50"), *found.examples[1:]])
+    assert find_repeats(store(torch.zeros(3, 1, 1, 1))) == Repeats(2, 0, [("1", "0"), ("2", "0")])
+
+
+def test_identical_and_similar_images_are_told_apart_and_named():
+    images = PHOTOS.images([0, 12, 30, 45])
+    names = ["a", "b", "c", "d"]
+    test = torch.cat([images[:1], images[2:] - images[2:] // 20, changed(images[3:], as_jpeg)])
+    found = find_repeats(store(test, ["one", "two", "three", "four"]), store(images, names))
+    assert found == Repeats(1, 3, [("one", "a"), ("two", "c")])
+    assert find_repeats(store(test, ["one", "two", "three", "four"])) == Repeats(0, 1, [("four", "three")])
+    known = dict(zip(store(images).digests(), names, strict=True))
+    assert find_repeats(store(test, ["one", "two", "three", "four"]), known) == Repeats(1, 0, [("one", "a")])
+
+
+def test_the_nearest_vectors_are_those_of_all_pairs():
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.nn.functional.normalize(torch.randn(n, 112, generator=generator)) for n in (1500, 2600))
+    expected = (one @ other.T).max(dim=1)
+    cosines, places = zip(*_nearest(one, other, earlier=False), strict=True)
+    assert torch.allclose(torch.tensor(cosines), expected.values)
+    assert list(places) == expected.indices.tolist()
+    expected = (one @ one.T).tril(-1).masked_fill(torch.ones(1500, 1500).triu().bool(), -1).max(dim=1)
+    cosines, places = zip(*_nearest(one, one, earlier=True), strict=True)
+    assert torch.allclose(torch.tensor(cosines), expected.values, atol=1e-6)
+    assert list(places)[1:] == expected.indices.tolist()[1:]
+
+
+def test_many_images_take_seconds():
+    one, other = torch.nn.functional.normalize(torch.randn(12_000, 112)).split([2_000, 10_000])
+    began = time.perf_counter()
+    _nearest(one, other, earlier=False)
+    assert time.perf_counter() - began < 2  # 0.1 s on an idle machine; 100,000 × 10,000 take 50 times as long
+
+
+def test_reports_say_how_many_test_images_repeat_others():
+    images = PHOTOS.images()
+    labels = [i % 2 for i in range(len(images))]
+    train, others = PHOTOS.subset(range(0, 60, 2)), PHOTOS.subset(range(1, 60, 2))
+    copies = store(changed(train.images(range(5)), as_jpeg), [f"copy {i}" for i in range(5)])
+    options = {"probe": "knn", "seeds": 1, "controls": False}
+    report = sp.evaluate(
+        {"pixels": Pixels("rgb")}, (train, labels[:30]), (copies, [0, 1, 0, 1, 0]), pretraining=others, **options
+    )
+    (said,) = [sentence for sentence in report.sentences() if "repeats" in sentence]
+    assert said.startswith("Warning: 5 of 5 test images are nearly equal to training images (copy 0 repeats ")
+    assert report.card["repeats"]["pretraining"]["identical"] == 0
+    report = sp.evaluate(
+        {"pixels": Pixels("rgb")}, (others, labels[:30]), (train, labels[:30]), pretraining=train, **options
+    )
+    first, second = train.names[:2]
+    assert (
+        "30 of 30 test images are identical to images of the pretraining, whose labels it did not use "
+        f"({first} repeats {first}, {second} repeats {second})." in report.sentences()
+    )
