@@ -119,8 +119,7 @@ def _decode_arrays(
         raise ValueError(f"the files of the image have different sizes: {sorted(sizes)}")
     decoded = [_pixels(array, reading.missing) for array in arrays]
     pixels = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
-    if pixels.dtype == np.float32:
-        absent = np.isnan(pixels)
+    if pixels.dtype == np.float32 and (absent := np.isnan(pixels)).any():
         if reading.tiles and 1 - absent.any(axis=0).mean() < reading.tiles.min_valid:
             return LeftOut("too many pixels of the tile are missing")
         if absent.all():
