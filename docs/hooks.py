@@ -40,9 +40,10 @@ def description(part: str, tests: dict[str, str]) -> str:
         test = tested_by(f"ssl_pretext.{part}", tests)
         tested = f"\n\nTested by {test}." if test else ""
         return f"### `{part}.py` {{ #{part} }}\n\n{first_line(PACKAGE / f'{part}.py')}{tested}"
+    files = [(file, file.relative_to(folder).with_suffix("")) for file in sorted(folder.rglob("[!_]*.py"))]
     rows = [
-        f"| `{file.name}` | {first_line(file)} | {tested_by(f'ssl_pretext.{part}.{file.stem}', tests)} |"
-        for file in sorted(folder.glob("[!_]*.py"))
+        f"| `{name}.py` | {first_line(file)} | {tested_by('.'.join(['ssl_pretext', part, *name.parts]), tests)} |"
+        for file, name in files
     ]
     table = "\n".join(["| file | what it is for | tested by |", "|---|---|---|", *rows])
     return f"### `{part}/` {{ #{part} }}\n\n{first_line(folder / '__init__.py')}\n\n{table}"

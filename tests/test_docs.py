@@ -206,7 +206,8 @@ def test_the_map_shows_every_module_of_every_layer(hooks):
     assert hooks.constant("TESTED_BY") == TESTED_BY
     assert re.findall(r'<a href="#(\w+)">', page) == [name for layer in LAYERS for name in layer]
     for file in PACKAGE.rglob("[!_]*.py"):
-        assert f"`{file.name}`" in page, file
+        _, *inside = file.relative_to(PACKAGE).parts
+        assert f"`{'/'.join(inside) or file.name}`" in page, file
     assert hooks.on_page_markdown("another page") == "another page"
 
 
@@ -224,7 +225,7 @@ def test_the_map_names_the_test_of_each_module(hooks):
 
 def test_files_that_the_map_names_exist():
     sections = (ROOT / MAP).read_text().partition("## Where is")[2]
-    files = re.findall(r"`(?:ssl_pretext/)?((?:\w+/)?\w+\.pyi?)`", sections)
+    files = re.findall(r"`(?:ssl_pretext/)?((?:\w+/)*\w+\.pyi?)`", sections)
     assert len(files) > 40
     folders = (PACKAGE, ROOT / "tests")
     assert [file for file in files if not any((folder / file).is_file() for folder in folders)] == []

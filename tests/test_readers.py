@@ -13,8 +13,8 @@ import pytest
 import rasterio
 import tifffile
 import zarr
+from image_files import opened, reasons, values, write_geotiff
 
-from ssl_pretext.data import ImageStore
 from ssl_pretext.data.chatter import silenced
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.expand import expand
@@ -23,10 +23,9 @@ from ssl_pretext.data.photo import Content
 from ssl_pretext.data.readers import Array, LoadedFile, Reader, TiffReader, register_reader
 from ssl_pretext.data.readers.raster import RasterFile
 from ssl_pretext.data.sources import Reading, Source, Window
-from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError, UnknownNameError
+from ssl_pretext.errors import ArgumentError, MissingDependencyError, UnknownNameError
 
 EUROSAT = Path(os.environ.get("SSL_PRETEXT_DATA", "nowhere")).parent / "eurosat-ms13"
-RNG = np.random.default_rng(0)
 BANDS = tuple(f"B{i:02}" for i in range(1, 14))
 
 
@@ -40,36 +39,6 @@ def silent():
 def folder(tmp_path):
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
-
-
-def opened(folder, **options):
-    options = {"image_size": None, "labeled": False, "cache": folder.parent / "cache"} | options
-    return ImageStore.from_folder(folder, **options)
-
-
-def reasons(folder, **options):
-    with pytest.raises(DataError) as caught:
-        opened(folder, **options)
-    return str(caught.value)
-
-
-def values(dtype, *shape, low=1, high=60_000):
-    return RNG.integers(low, min(high, np.iinfo(dtype).max), shape).astype(dtype)
-
-
-def write_geotiff(path, array, *, scales=None, offsets=None, mask=None, names=(), **options):
-    count, height, width = array.shape
-    shape = {"count": count, "height": height, "width": width, "dtype": array.dtype}
-    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
-    with rasterio.open(path, "w", driver="GTiff", **shape, **place, **options) as file:
-        file.write(array)
-        if names:
-            file.descriptions = names
-        if scales:
-            file.scales, file.offsets = scales, offsets
-        if mask is not None:
-            with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-                file.write_mask(mask)
 
 
 def as_rasterio_reads(path):

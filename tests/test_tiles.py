@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import rasterio
+from image_files import opened, reasons, values, write_geotiff
 from PIL import Image
-from test_readers import opened, reasons, values, write_geotiff
 
 from ssl_pretext.cli import main
 from ssl_pretext.cli.options import ImageOptions
