@@ -268,8 +268,11 @@ def test_what_is_no_dataset_says_what_to_do():
         Samples(hf.DatasetDict(train=hugging_face(), test=hugging_face()))
     with pytest.raises(ArgumentError, match="needs __getitem__ and __len__, or __iter__; got int"):
         Samples(3)
-    with pytest.raises(ArgumentError, match="image_size must be at most"):
-        Samples([], image_size=10**6)
+    for size, match in ((10**6, "image_size must be at most"), (0, "image_size must be a whole number of at least 1")):
+        with pytest.raises(ArgumentError, match=match):
+            Samples([], image_size=size)
+    with pytest.raises(ArgumentError, match="images of NonGeo are resized and their masks are not; resize both in the"):
+        sp.ImageStore.from_dataset(NonGeo(label=torch.zeros(COUNT, 6, 8)), image_size=4)
     with pytest.raises(ArgumentError, match="the samples of Indexed have none under 'mask'; name their key"):
         sp.evaluate({"p": Pixels("rgb")}, Indexed(DICTS), Indexed(DICTS), target="mask")
     with pytest.raises(TypeError, match="must be a Pillow image"):

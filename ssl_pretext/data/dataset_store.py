@@ -84,6 +84,8 @@ def store_samples(samples: Samples, *, target: Key | None, name: str | None, cac
             shutil.rmtree(part, ignore_errors=True)
         with _removing(part, kept=identity is not None):
             _publish(part, folder, *_stage(samples, target, part), about)
+        if identity is not None:
+            log.info("%s is stored in %s; ssl-pretext cache lists and deletes such stores", about["folder"], folder)
 
     with shared_lock(root):
         pixels, index, checksums = open_or_build_folder(folder, build)
@@ -128,6 +130,11 @@ def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGrou
                 targets.skip(i, "no target")
             elif i >= targets.done:
                 array = target_array(given_target, i)
+                if samples.image_size is not None and len(array) < array.size:
+                    raise ArgumentError(
+                        f"the images of {samples.name} are resized and their masks are not; resize both in the dataset, "
+                        "and leave image_size out"
+                    )
                 known = Decoded(array, array.dtype.name)
                 formats[1] = formats[1] or known.description
                 if known.description != formats[1]:
@@ -172,7 +179,6 @@ def _publish(part: Path, folder: Path, images: StagedGroup, targets: StagedGroup
         index["samples"] = {"dtype": targets.dtype, "shape": targets.shape, "checksums": targets.checksums}
         keep = [targets.file.rename(part / f"{TARGETS}.raw")]
     publish(part, folder, images, index, keep=keep)
-    log.info("%d images of %s are stored in %s", count, about["folder"], folder)
 
 
 def _read_targets(folder: Path, index: dict[str, Any]) -> npt.NDArray[Any] | None:

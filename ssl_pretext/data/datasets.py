@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.build import check_image_size
 from ssl_pretext.data.decode import Decoded, decode_in_memory
 from ssl_pretext.errors import ArgumentError
@@ -68,6 +69,8 @@ class Samples:
     def __post_init__(self) -> None:
         if not is_source(self.source):
             raise _no_source_error(self.source)
+        if self.image_size is not None:
+            whole_number("image_size", self.image_size)
         check_image_size(self.image_size)
 
     @property
