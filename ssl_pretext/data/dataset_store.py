@@ -128,8 +128,8 @@ def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGrou
                 array = target_array(given_target, i)
                 if samples.image_size is not None and len(array) < array.size:
                     raise ArgumentError(
-                        f"the images of {samples.name} are resized and their masks are not; resize both in the dataset, "
-                        "and leave image_size out"
+                        f"the images of {samples.name} are resized and their masks are not; resize both in the "
+                        "dataset, and leave image_size out"
                     )
                 known = Decoded(array, array.dtype.name)
                 formats[1] = formats[1] or known.description
