@@ -38,14 +38,15 @@ from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.team import Team
 from ssl_pretext.version import __version__
 
-__all__ = ["Comparison", "EvaluateOptions", "Given"]
+__all__ = ["ONE_AT_A_TIME", "Comparison", "EvaluateOptions", "Given"]
 
 One = Representation | BackboneOwner | nn.Module | str
 Given = One | Sequence[One]
 
 MEASURED_IMAGES = 64  # training images whose bands are compared with those that a network was trained on
 
-# Threads wait for each other: the mode of a network and the state of the random numbers belong to the whole process.
+# Threads wait for each other, also while a comparison is prepared: the mode of a network and the state of the random
+# numbers belong to the whole process.
 ONE_AT_A_TIME = threading.RLock()
 HEALTH_IMAGES = 512  # on which the features of a network are examined before it is fine-tuned
 

@@ -7,7 +7,7 @@ from typing_extensions import Unpack
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.comparison import Comparison, EvaluateOptions, Given
+from ssl_pretext.probes.comparison import ONE_AT_A_TIME, Comparison, EvaluateOptions, Given
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.report import ProbeReport
@@ -70,7 +70,8 @@ def evaluate(
         'pixels'
     """
     _check_options("evaluate", options)
-    comparison = Comparison(representations, train, test, **options)
+    with ONE_AT_A_TIME:
+        comparison = Comparison(representations, train, test, **options)
     count = _label_count(comparison, per_class, num_labels)
     if num_labels is not None:
         whole_number("num_labels", num_labels)
@@ -108,7 +109,8 @@ def label_efficiency(
         [1, 4]
     """
     _check_options("label_efficiency", options)
-    comparison = Comparison(representations, train, test, **options)
+    with ONE_AT_A_TIME:
+        comparison = Comparison(representations, train, test, **options)
     name, default = ("per_class", PER_CLASS) if comparison.kind.name == "class" else ("num_labels", NUM_LABELS)
     given: object = _label_count(comparison, per_class, num_labels)
     given = default if given is None else given
