@@ -21,7 +21,7 @@ from torchvision.transforms import functional as F
 
 from ssl_pretext.data import ImageStore, as_store, holdout_split, list_folder, list_food101, sample_photos
 from ssl_pretext.data.build import in_order
-from ssl_pretext.data.decode import _resize_array
+from ssl_pretext.data.resizing import resize_array
 from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError
 
 
@@ -333,7 +333,7 @@ def test_missing_values_do_not_spread(seed, height, width, size, fraction):
     generator = np.random.default_rng(seed)
     image = bands(np.float32, (2, height, width), seed)
     image[generator.random(image.shape) < fraction] = np.nan
-    ours = _resize_array(image.copy(), size)
+    ours = resize_array(image.copy(), size)
     sums, weights = resized(image, size)
     clear = np.abs(weights - 0.5) > 1e-4  # for other pixels, rounding decides whether they are missing
     assert (np.isnan(ours) == (weights < 0.5))[clear].all()
@@ -346,9 +346,9 @@ def test_the_check_of_missing_values_detects_a_plain_resize():
     image[0, 16, 16] = np.nan
     plain = F.resize(torch.from_numpy(image), [8], antialias=True)
     assert plain.isnan().any()
-    assert not np.isnan(_resize_array(image, 8)).any()
+    assert not np.isnan(resize_array(image, 8)).any()
     filled = F.resize(torch.from_numpy(image).nan_to_num(0), [8], antialias=True)
-    assert not np.allclose(_resize_array(image, 8), filled, rtol=1e-4)
+    assert not np.allclose(resize_array(image, 8), filled, rtol=1e-4)
 
 
 @given(st.sampled_from([*KINDS, ">u2", ">f4", np.float16]), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
