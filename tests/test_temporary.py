@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ssl_pretext.cli import main
-from ssl_pretext.data import ImageStore, ImageStream, decode
+from ssl_pretext.data import ImageStore, ImageStream, opening
 from ssl_pretext.data.temporary import temporary_error
 from ssl_pretext.errors import DataError, MissingDependencyError, ReadError
 
@@ -69,11 +69,13 @@ def test_errors_of_the_machine_are_told_from_errors_of_the_file(error, kind):
 def test_a_missing_package_stops_the_build_which_continues_when_it_is_installed(photos, monkeypatch):
     tifffile.imwrite(photos / "3.tif", np.zeros((3, 8, 8), np.uint16), photometric="minisblack")
     decoded = []
-    open_photo = decode.open_photo
-    monkeypatch.setattr(decode, "open_photo", lambda path: decoded.append(path.name) or open_photo(path))
+    open_photo = opening.open_photo
+    monkeypatch.setattr(opening, "open_photo", lambda path: decoded.append(path.name) or open_photo(path))
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "tifffile", None)
-        with pytest.raises(MissingDependencyError, match=r"3\.tif as an array needs tifffile: pip install tifffile"):
+        with pytest.raises(
+            MissingDependencyError, match=r"3\.tif needs tifffile: pip install .ssl-pretext\[microscopy\]"
+        ):
             opened(photos)
     store = opened(photos)
     assert (len(store), [item["name"] for item in store.skipped]) == (COUNT, ["3.tif"])  # it has another format
@@ -82,7 +84,7 @@ def test_a_missing_package_stops_the_build_which_continues_when_it_is_installed(
 
 @pytest.mark.parametrize("error", [MemoryError(), *(OSError(n, os.strerror(n)) for n in (5, 13, 24, 107))], ids=repr)
 def test_a_failure_of_the_machine_stops_the_build(photos, monkeypatch, error):
-    open_photo = decode.open_photo
+    open_photo = opening.open_photo
 
     def failing(path):
         if path.name == "4.png":
@@ -90,7 +92,7 @@ def test_a_failure_of_the_machine_stops_the_build(photos, monkeypatch, error):
         return open_photo(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decode, "open_photo", failing)
+        patch.setattr(opening, "open_photo", failing)
         with pytest.raises(ReadError, match=r"4\.png cannot be read now: .*repeat the call, or move the file"):
             opened(photos)
     store = opened(photos)
@@ -192,7 +194,7 @@ def test_a_stream_reads_an_image_again_that_did_not_fit_into_memory(photos, monk
     with tarfile.open(shard, "w") as archive:
         archive.add(photos, "photos")
     stream = ImageStream(str(shard), image_size=8, cache=photos.parent / "cache")
-    open_photo, failed = decode.open_photo, []
+    open_photo, failed = opening.open_photo, []
 
     def failing(path):
         if path.name.endswith("4.png") and not failed:
@@ -200,7 +202,7 @@ def test_a_stream_reads_an_image_again_that_did_not_fit_into_memory(photos, monk
             raise MemoryError
         return open_photo(path)
 
-    monkeypatch.setattr(decode, "open_photo", failing)
+    monkeypatch.setattr(opening, "open_photo", failing)
     passes = stream.read(seed=None, epoch=0, rank=0, world=1)
     found = [next(passes)[0] for _ in range(2 * COUNT - 1)]
     assert [name.endswith("4.png") for name in found].count(True) == 1

@@ -23,7 +23,7 @@ from ssl_pretext.data.photo import (
     upright,
     upright_size,
 )
-from ssl_pretext.data.readers import TiffReader
+from ssl_pretext.data.readers import NpyReader, TiffReader
 from ssl_pretext.data.readers.base import Array, ImageFile, LoadedFile, check_bytes
 from ssl_pretext.data.readers.raster import JpegTwoThousandReader, RasterFile
 from ssl_pretext.data.readers.registry import ReaderTable
@@ -106,14 +106,15 @@ def open_image(path: Path | Content, reading: Reading, readers: ReaderTable, *, 
     """
     name = path.name
     reader = readers.find(name)
+    is_pillows = reader is None or (_is_suffix_of_pillow(path) and not readers.is_chosen(name))
     if isinstance(path, Path):
         status = path.stat()
         is_right = stat.S_ISDIR if reader is not None and reader.folders else stat.S_ISREG
         if not is_right(status.st_mode):  # opening a pipe would block until something writes to it
             raise DataError("the path is not a regular file")
-        if whole:
+        if whole and (is_pillows or isinstance(reader, NpyReader)):  # the others know what the image takes of the file
             check_bytes(status.st_size)
-    if reader is not None and (readers.is_chosen(name) or not _pillow_first(path, reader)):
+    if reader is not None and not is_pillows:
         return reader.open(path)
     if _is_tiff_array(path, reading):
         return (reader if isinstance(reader, TiffReader) else TiffReader()).open(path)
@@ -139,10 +140,9 @@ def _is_tiff_array(path: Path | Content, reading: Reading) -> bool:
     return is_tiff(path) and (reading.channels is not None or not is_tiff_photo(path))
 
 
-def _pillow_first(path: Path | Content, reader: object) -> bool:
-    """Whether a file may be a photograph, although its suffix has a reader."""
-    suffix = path.suffix.lower()
-    return suffix in format_by_suffix() and not path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+def _is_suffix_of_pillow(path: Path | Content) -> bool:
+    """Whether the suffix of a file is one that photographs have, too."""
+    return path.suffix.lower() in format_by_suffix() and not path.name.lower().endswith((".ome.tif", ".ome.tiff"))
 
 
 def _read_png(path: Path | Content) -> npt.NDArray[np.uint16]:
