@@ -139,6 +139,10 @@ class ChannelSpace:
         return cls(name, tuple(channels), _per_channel(center, channels), _per_channel(scale, channels))
 
     def __getitem__(self, names: str | tuple[str, ...]) -> "Channels":
+        if not isinstance(names, str | tuple | list):
+            raise ArgumentError(
+                f"channels are selected by name, such as {self.name}[{self.channels[0]!r}], got {names!r}"
+            )
         return Channels(self, (names,) if isinstance(names, str) else names)
 
     __iter__ = None  # otherwise `list(space)` would ask for the channels 0, 1, ...

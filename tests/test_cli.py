@@ -255,7 +255,7 @@ def test_a_run_and_a_probe_take_images_from_several_files(capsys):
     assert "18 images of 3 classes in bands" in capsys.readouterr().out
     message = error_line(capsys, *request, *files[:2])
     assert "different sizes: [(16, 16), (32, 32)]; pass resample, bilinear or nearest" in message
-    assert "--pattern is for folders only" in error_line(
+    assert "--pattern, --resample are for folders only" in error_line(
         capsys, "pretrain", "--data", "{0..1}.tar", "--out", "new", "--pattern", "{id}.png"
     )
 

@@ -133,8 +133,11 @@ def test_errors_say_what_is_wrong(tmp_path):
     for wrong in (images[0], images[..., :0]):
         with pytest.raises(ArgumentError, match=r"takes images \(N, C, H, W\), got shape"):
             ImageStore.from_arrays(wrong, [0, 0])
-    with pytest.raises(ArgumentError, match="uint8, int8, int16, uint16 or floating images, got int64"):
-        ImageStore.from_arrays(images.long(), [0, 0])
+    with pytest.raises(
+        ArgumentError, match="uint8, int8, int16, uint16 or floating images, or integers up to 2²⁴, got"
+    ):
+        ImageStore.from_arrays(images.long() + 2**24 + 1, [0, 0])
+    assert torch.equal(ImageStore.from_arrays(images.long() + 2**24).images(), images.float() + 2**24)
     with pytest.raises(ArgumentError, match="must be an ImageStore, a dataset or a loader .* or a pair"):
         as_store(3)
     with pytest.raises(ArgumentError, match="splits train and test"):
@@ -497,7 +500,7 @@ def test_unreadable_arrays_are_skipped_with_a_reason(tmp_path):
     assert (len(store), [item["name"] for item in store.skipped]) == (198, ["x.npy", "y.tif"])
     assert store.images()[:, 1, 3, 3].tolist() == list(range(198))
     for array, reason in (
-        (np.zeros((2, 4, 4), np.int64), r"got shape \(2, 4, 4\) and dtype int64"),
+        (np.full((2, 4, 4), 2**24 + 1, np.int64), r"got shape \(2, 4, 4\) and dtype int64"),
         (np.zeros((1, 1, 2, 4, 4), np.uint8), r"got shape \(1, 1, 2, 4, 4\) and dtype uint8"),
         (np.zeros((0, 4, 4), np.uint8), r"got shape \(0, 4, 4\)"),
         (np.array([{}], dtype=object), "Object arrays cannot be loaded"),

@@ -54,20 +54,49 @@ def test_copies_of_photographs_are_similar_and_others_are_not(copy):
 
 
 def test_vectors_follow_their_definition():
-    images = np.random.default_rng(0).random((5, 3, 16, 24))
-    images[0] = 0.5 + images[0] * 1e-4  # hardly any contrast
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 24), dtype=np.uint8)
+    images[0] = 128  # no contrast
     small = images.mean(axis=1).reshape(5, 8, 2, 8, 3).mean(axis=(2, 4))
     down, right = small[:, 1:] - small[:, :-1], small[:, :, 1:] - small[:, :, :-1]
     expected = np.concatenate([down.reshape(5, -1), right.reshape(5, -1)], axis=1)
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    expected[1:] /= np.linalg.norm(expected[1:], axis=1, keepdims=True)
     found = difference_vectors(store(torch.from_numpy(images)))
     assert not found[0].any()
     np.testing.assert_allclose(found[1:], expected[1:], atol=1e-5)
+
+
+def test_vectors_of_bands_follow_their_definition():
+    """Each channel is divided by its standard deviation, and the mean of the differences is subtracted."""
+    images = np.random.default_rng(0).random((6, 2, 16, 24)) * np.array([1.0, 1000.0])[:, None, None]
+    images[3] = images[2]  # which is still similar
+    small = images.reshape(6, 2, 8, 2, 8, 3).mean(axis=(3, 5))
+    small /= small.transpose(1, 0, 2, 3).reshape(2, -1).std(axis=1, ddof=1)[:, None, None]
+    down, right = small[:, :, 1:] - small[:, :, :-1], small[..., 1:] - small[..., :-1]
+    expected = np.concatenate([down.reshape(6, -1), right.reshape(6, -1)], axis=1)
+    expected -= expected.mean(axis=0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = difference_vectors(store(torch.from_numpy(images)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     missing = torch.from_numpy(images).float()
-    missing[1, 0] = torch.nan  # the mean of the other channels
-    assert torch.allclose(
-        difference_vectors(store(missing))[1], difference_vectors(store(missing[:, 1:]))[1], atol=1e-5
-    )
+    missing[1] = torch.nan
+    assert not difference_vectors(store(missing)).isnan().any()
+
+
+def test_different_cells_in_the_middle_of_a_plain_background_are_no_repeats():
+    """The mean channel of all of them is a bright disk, so that 99% of them once counted as repeats."""
+    draw = np.random.default_rng(0)
+    rows, columns = np.mgrid[-16:16, -16:16]
+    cells = np.stack([
+        [
+            900.0 - 300 * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / width),
+            3000 * np.exp(-(rows**2 + columns**2) / (60 + 10 * draw.random())),
+        ]
+        for x, y, width in zip(*draw.normal(0, 3, (2, 200)), draw.uniform(40, 120, 200), strict=True)
+    ]) + draw.normal(0, 20, (200, 2, 32, 32))  # fmt: skip
+    known, asked = store(torch.from_numpy(cells[:150])), torch.from_numpy(cells[150:])
+    assert find_repeats(store(asked), known).similar <= 5
+    copies = torch.from_numpy(cells[:50]).float() * 1.02
+    assert find_repeats(store(copies), known).similar == 50
 
 
 def test_flat_images_repeat_each_other_only_if_they_are_identical():

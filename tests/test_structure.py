@@ -67,6 +67,7 @@ TESTED_BY = {
     "ssl_pretext.data.build": "test_data.py",
     "ssl_pretext.data.chatter": "test_readers.py",
     "ssl_pretext.data.columns": "test_tables.py",
+    "ssl_pretext.system.team": "test_processes.py",
     "ssl_pretext.data.convert": "test_datasets.py",
     "ssl_pretext.data.dataset_store": "test_datasets.py",
     "ssl_pretext.data.decode": "test_nasty_files.py",

@@ -275,12 +275,17 @@ def publish(
 def _too_many_unreadable(spec: StoreSpec, index: Mapping[str, Any], folder: Path) -> DataError:
     """Writes all reasons to a file and returns the error for a folder with too many unreadable images."""
     count, unreadable = len(spec.listing.sources), index["unreadable"]
+    if not count:  # the files were read, but none of them is an image
+        first = index["skipped"][0]
+        error = DataError(f"{spec.listing.folder} holds no image that can be used; {first['name']}: {first['reason']}")
+        error.skipped = index["skipped"]
+        return error
     reasons = folder.with_name(f"{folder.name}.skipped.json")
     write_json(reasons, index["skipped"])
     limit = f", more than {spec.max_unreadable:.0%}" if unreadable > spec.max_unreadable * count else ""
     error = DataError(
         f"{unreadable} of {count} images cannot be read{limit}: {_first_reasons(spec.listing, index)}. {reasons} lists "
-        "all of them. Repair or remove these files."
+        "all of them. Repair, convert or remove these files, or give the options that the reasons name."
     )
     error.skipped = index["skipped"]
     return error

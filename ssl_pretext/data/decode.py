@@ -20,7 +20,9 @@ from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import PretextError
 from ssl_pretext.registry import joined
 
-__all__ = ["Decoded", "LeftOut", "decode_in_memory", "decoder", "reason_of", "stored_dtype"]
+__all__ = ["Decoded", "LeftOut", "decode_in_memory", "decoder", "fitting_integers", "reason_of", "stored_dtype"]
+
+EXACT = 2**24  # float32 holds integers up to this one
 
 
 class Decoded(NamedTuple):
@@ -172,12 +174,12 @@ def _numbered(name: str, channels: int) -> tuple[str, ...]:
 
 def _pixels(array: Array, missing: float | None) -> npt.NDArray[Any]:
     """Converts an array to the dtype of the store; its missing values become NaN, unless they stay `uint8`."""
-    read = array.values
+    read = fitting_integers(array.values)
     dtype = stored_dtype(read.dtype)
     if read.ndim != 3 or 0 in read.shape or dtype is None:
         raise ValueError(
             "an array must have shape (C, H, W), or (H, W) for one channel, and dtype uint8, int8, int16, uint16 or "
-            f"float; got shape {read.shape} and dtype {read.dtype}"
+            f"float, or integers up to {EXACT:,}; got shape {read.shape} and dtype {read.dtype}"
         )
     if dtype is np.uint8 and array.scale is None and missing is None:
         return np.array(read, order="C")
@@ -200,6 +202,14 @@ def _pixels(array: Array, missing: float | None) -> npt.NDArray[Any]:
 def _kind(array: Array) -> str:
     floating = array.scale is not None or np.issubdtype(array.values.dtype, np.floating)
     return "float" if floating else array.values.dtype.name
+
+
+def fitting_integers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns integers of 32 or 64 bits as floating values if all of them are exact then; others as they are."""
+    large = np.issubdtype(values.dtype, np.integer) and values.dtype.itemsize > 2
+    if not large or not values.size or max(abs(int(values.min())), abs(int(values.max()))) > EXACT:
+        return values
+    return values.astype(np.float32)
 
 
 def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | None:

@@ -8,6 +8,7 @@ from ssl_pretext.data.listing import Listing
 from ssl_pretext.data.opening import open_image
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.sources import Reading, Source, Window
+from ssl_pretext.registry import joined
 from ssl_pretext.system.cpus import available_cpus
 
 __all__ = ["Expanded", "expand"]
@@ -33,7 +34,8 @@ def expand(listing: Listing, reading: Reading) -> Expanded:
 
     Images are named after their file, such as `scan.nii.gz/12` for the image at position 12 and `scene.tif/0-64` for
     the tile whose top left pixel is in row 0 and column 64. A file whose header cannot be read stays as it is, so that
-    its decoding gives the reason. Images that are smaller than a tile are added to `skipped`.
+    its decoding gives the reason. Images that are smaller than a tile, or whose files do not fit each other, are added
+    to `skipped`.
 
     Args:
         listing: The files.
@@ -51,15 +53,24 @@ def expand(listing: Listing, reading: Reading) -> Expanded:
         return reading.tiles is None and known
 
     def parts(source: Source) -> list[tuple[str, Source]] | str:
-        file, window = source.files[0], source.window
+        window = source.window
         if is_one(source):
             return [("", source)]
-        try:
-            with open_image(file, reading, readers) as opened:
-                count, height, width = opened.count, opened.height, opened.width
-        except Exception as error:
-            reason_of(error, file)
-            return [("", source)]
+        shapes = []
+        for file in source.files:
+            try:
+                with open_image(file, reading, readers) as opened:
+                    shapes.append((opened.count, opened.height, opened.width))
+            except Exception as error:
+                reason_of(error, file)
+                return [("", source)]
+        if len({count for count, *_ in shapes}) > 1:
+            numbers = joined([str(count or 1) for count, *_ in shapes])
+            return f"the files of the image hold {numbers} images, where each must hold as many"
+        if reading.tiles is not None and len({*shapes}) > 1:
+            sizes = joined([f"{height}×{width}" for _, height, width in shapes])
+            return f"the files of the image have {sizes} pixels; images that are cut into tiles need files of one size"
+        count, height, width = shapes[0]
         found = [("", source)]
         if source.member is None and count is not None and count > 1:
             found = [(f"/{member}", source._replace(member=member)) for member in range(count)]

@@ -35,6 +35,7 @@ from ssl_pretext.errors import DataError, MissingDependencyError
 __all__ = ["OpenFiles", "PhotoFile", "chw", "open_image"]
 
 GRAY_MODES = ("1", "L", "LA")
+GEOREFERENCES = {33550, 33922, 34264, 34735}  # tags of GeoTIFF
 
 
 class PhotoFile(ImageFile):
@@ -120,6 +121,8 @@ def open_image(path: Path | Content, reading: Reading, readers: ReaderTable, *, 
         return (reader if isinstance(reader, TiffReader) else TiffReader()).open(path)
     with ExitStack() as opened:
         image = opened.enter_context(open_photo(path))
+        if image.format == "TIFF" and _alpha_is_a_band(image):
+            return TiffReader().open(path)
         if image.format == "TIFF" or is_photo(image, path):
             if reading.tiles is None or not is_plain_rgb(image) or not find_spec("rasterio"):
                 return PhotoFile(image, opened.pop_all())
@@ -133,6 +136,16 @@ def open_image(path: Path | Content, reading: Reading, readers: ReaderTable, *, 
         f"the {file_format} file has more than 8 bits per sample, which Pillow does not read; save it as .tif or .npy, "
         "which are read as arrays"
     )
+
+
+def _alpha_is_a_band(image: Any) -> bool:
+    """Whether the fourth band of a georeferenced TIFF file is no alpha, although GDAL has declared it as alpha.
+
+    GDAL does so for all files of four bands of 8 bits, whose fourth band is often infrared.
+    """
+    if image.mode != "RGBA" or not GEOREFERENCES & {*image.tag_v2}:
+        return False
+    return any(value not in (0, 255) for _, value in image.getchannel("A").getcolors())
 
 
 def _is_tiff_array(path: Path | Content, reading: Reading) -> bool:

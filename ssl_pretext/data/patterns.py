@@ -116,6 +116,8 @@ def list_pattern(
         ReadError: A part of the folder cannot be listed now, for another reason than missing rights.
     """
     root, parsed = Path(folder), parse_pattern(pattern)
+    if group == CHANNEL:
+        raise ArgumentError(f"the part {CHANNEL!r} of a pattern cannot be the group, because an image has all channels")
     if group is not None and group not in parsed.parts:
         raise ArgumentError(
             f"the pattern {pattern!r} has no part {group!r} for the group.{did_you_mean(group, parsed.parts)} Its "

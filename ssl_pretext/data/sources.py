@@ -109,6 +109,10 @@ class Reading:
         for name, number in (("image_size", self.image_size), ("channels", self.channels)):
             if number is not None:
                 whole_number(name, number)
+        if self.missing is not None and (isinstance(self.missing, bool) or not isinstance(self.missing, int | float)):
+            raise ArgumentError(
+                f"missing must be a number, the value of the files that means missing; got {self.missing!r}"
+            )
         if self.crop and self.image_size is None:
             raise ArgumentError("crop=True needs the size of the crop; pass image_size=")
 

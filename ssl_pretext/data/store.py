@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,7 +16,7 @@ from ssl_pretext.data.build import StoreSpec, digest, open_or_build
 from ssl_pretext.data.checksums import Checksums
 from ssl_pretext.data.dataset_store import store_samples
 from ssl_pretext.data.datasets import Key, Samples
-from ssl_pretext.data.decode import stored_dtype
+from ssl_pretext.data.decode import fitting_integers, stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import Listing, list_files, list_folder, list_food101
 from ssl_pretext.data.patterns import list_pattern, resampling_of
@@ -148,12 +149,15 @@ class ImageStore:
             images = images.detach().cpu()
             # Converted before numpy, which has no bfloat16.
             images = (images.float() if images.is_floating_point() else images).numpy()
-        pixels = np.asarray(images)
+        pixels = fitting_integers(np.asarray(images))
         if pixels.ndim != 4 or 0 in pixels.shape[1:]:
             raise ArgumentError(f"from_arrays takes images (N, C, H, W), got shape {pixels.shape}")
         dtype = stored_dtype(pixels.dtype)
         if dtype is None:
-            raise ArgumentError(f"from_arrays takes uint8, int8, int16, uint16 or floating images, got {pixels.dtype}")
+            raise ArgumentError(
+                "from_arrays takes uint8, int8, int16, uint16 or floating images, or integers up to 2²⁴, got "
+                f"{pixels.dtype}"
+            )
         pixels = pixels.astype(dtype, copy=False)
         if labels is None:
             labels, classes = [0] * len(pixels), ["unlabeled"] if classes is None else classes
@@ -207,7 +211,7 @@ class ImageStore:
             ReadError: An image cannot be read for a reason that says nothing about it, such as a lack of memory. The
                 next call continues with it.
         """
-        pattern = options.get("pattern")
+        reading, pattern = _reading("from_folder", image_size, options), options.get("pattern")
         if pattern is not None:
             limit = options.get("max_unreadable", MAX_UNREADABLE)
             listing = list_pattern(folder, pattern, labeled=labeled, group=group, max_incomplete=limit)
@@ -215,7 +219,7 @@ class ImageStore:
             raise ArgumentError(f"group names a part of a pattern, such as {{{group}}}; pass the pattern, too")
         else:
             listing = list_folder(folder, labeled=labeled)
-        return cls._open(_spec("from_folder", listing, image_size, options))[0]
+        return cls._open(_spec(listing, reading, options))[0]
 
     @classmethod
     def from_table(
@@ -270,6 +274,7 @@ class ImageStore:
             >>> train.classes, train.names, test.names
             (['cat', 'dog'], ['a.npy', 'b.npy'], ['c.npy'])
         """
+        reading = _reading("from_table", image_size, options)
         labels = read_table(table, columns, target)
         if (pattern := options.get("pattern")) is None:
             listing = list_files(folder)
@@ -277,7 +282,7 @@ class ImageStore:
             limit = options.get("max_unreadable", MAX_UNREADABLE)
             listing = list_pattern(folder, pattern, labeled=False, max_incomplete=limit)
         chosen, notes = labels.find(listing)
-        store, rows = cls._open(_spec("from_table", listing.subset(chosen), image_size, options))
+        store, rows = cls._open(_spec(listing.subset(chosen), reading, options))
         known = notes.subset(rows)
         store.labels, store.classes = torch.tensor(known.labels), known.classes
         store.targets, store.splits = known.targets, known.splits
@@ -490,8 +495,8 @@ class ImageStore:
         return self.subset(kept), self.subset(held_out)
 
 
-def _spec(function: str, listing: Listing, image_size: int | None, options: FolderOptions) -> StoreSpec:
-    """The specification of a store, given the options of a public function."""
+def _reading(function: str, image_size: int | None, options: FolderOptions) -> Reading:
+    """How files are read, given the options of a public function, which are checked."""
     if unknown := sorted(options.keys() - FolderOptions.__annotations__):
         hint = did_you_mean(unknown[0], FolderOptions.__annotations__)
         raise ArgumentError(f"{function}() has no option {unknown[0]!r}.{hint}")
@@ -502,16 +507,20 @@ def _spec(function: str, listing: Listing, image_size: int | None, options: Fold
     if tile is not None:
         min_valid = options.get("min_valid", MIN_VALID)
         tiles = Tiles(size=tile, stride=tile if stride is None else stride, min_valid=min_valid)
-    reading = Reading(
+    return Reading(
         image_size=image_size,
         crop=options.get("crop", False),
         channels=options.get("channels"),
         missing=options.get("missing"),
         tiles=tiles,
         reader=options.get("reader"),
-        files=tuple(listing.file_channels or ()),
-        resample=resampling_of(options.get("resample"), listing.file_channels),
     )
+
+
+def _spec(listing: Listing, reading: Reading, options: FolderOptions) -> StoreSpec:
+    """The specification of the store of listed files."""
+    channels = listing.file_channels
+    reading = replace(reading, files=tuple(channels or ()), resample=resampling_of(options.get("resample"), channels))
     limit = options.get("max_unreadable", MAX_UNREADABLE)
     return StoreSpec(listing=listing, reading=reading, cache=options.get("cache"), max_unreadable=limit)
 

@@ -170,8 +170,9 @@ class Comparison:
             for part in first.parts:
                 channels = part.backbone.channels
                 if channels is not None and not channels.space.is_color:
-                    found = measure_bands(self.train, channels.space, num_images=MEASURED_IMAGES)
-                    warn_of_other_units(channels, found, name)
+                    for split, images in (("training", self.train), ("test", self.test)):
+                        found = measure_bands(images, channels.space, num_images=MEASURED_IMAGES)
+                        warn_of_other_units(channels, found, f"{name}, {split} images")
 
     @keep_freed_memory()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:

@@ -4,7 +4,7 @@ Windows of files with one page are read with rasterio if it is installed, which 
 they need. The values are those of tifffile.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,9 @@ class _TiffFile(ImageFile):
             self._axes = _channels_and_slices(series.axes, z)
             tags = series.keyframe.tags
             nodata = tags.valueof(GDAL_NODATA)
-            self._missing = None if nodata is None else float(nodata)
+            self._missing = None
+            with suppress(TypeError, ValueError):  # the tag is a text, and there are files in which it is no number
+                self._missing = float(nodata)
             self._turned = tags.valueof(ORIENTATION, default=1)
             alone = len(series.pages) == 1 and series.keyframe.index == 0
             after = tiff.pages[1:2] if alone else []
