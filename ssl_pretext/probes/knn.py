@@ -101,8 +101,7 @@ class KNNProbe(nn.Module):
         bank, queries = self.features, None if features is None else pool(features)
 
         def fractions(weights: Tensor, neighbors: Tensor) -> Tensor:
-            chosen = F.one_hot(self.labels[neighbors], self.num_classes)
-            return torch.einsum("bk,bkc->bc", weights, chosen.to(weights.dtype))
+            return weights.new_zeros(len(weights), self.num_classes).scatter_add(1, self.labels[neighbors], weights)
 
         found = _neighbors(bank, queries, self.k, self.temperature, self.standardize)
         return torch.cat([fractions(*some) for some in found])
