@@ -25,8 +25,8 @@ last one, which has the most rounds, is shown.
 
 The goals of *formats* are missed where files are small: for a TIFF file of 13 bands, whose tags decide whether it is a
 photograph, reading takes twice as long as with tifffile alone, and for the tiles of a scene twice as long as with
-rasterio. There each value is also checked for being missing and becomes a `float32`. This is paid once, when the store is
-built. lightly's linear evaluation trains for 90 epochs by stochastic gradient descent and selects no weight decay."""
+rasterio. There each value is also checked for being missing and becomes a `float32`. This is paid once, when the store
+is built. lightly's linear evaluation trains for 90 epochs by gradient descent and selects no weight decay."""
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
