@@ -159,13 +159,16 @@ def check_bands(groups: Sequence[Channels], statistics: BandStatistics, task: st
         log.warning("%s: bands are constant %s and teach nothing: %s", task, measured, _listed(constant))
 
 
-def warn_of_other_units(channels: Channels, statistics: BandStatistics, task: str) -> None:
+def warn_of_other_units(channels: Channels, statistics: BandStatistics, task: str) -> bool:
     """Warns if values lie far outside of what the center and scale of their space say, as in other units.
 
     Args:
         channels: Channels that a network sees.
         statistics: Statistics of all channels of the space.
         task: Name of the task or network in messages.
+
+    Returns:
+        Whether there was a warning.
     """
     center, scale = map(np.array, channels.statistics)
     low, high = statistics.low[channels.indices], statistics.high[channels.indices]
@@ -174,7 +177,7 @@ def warn_of_other_units(channels: Channels, statistics: BandStatistics, task: st
         narrow = high - low < NARROW * scale
     varied = ~(statistics.constant | statistics.missing)[channels.indices]
     if not far.any() and not (varied.any() and narrow[varied].all()):
-        return
+        return False
     wrong = far if far.any() else narrow & varied
     shown = [
         f"{channels.names[i]} {low[i]:.4g} to {high[i]:.4g} instead of about {center[i] - scale[i]:.4g} to "
@@ -190,6 +193,7 @@ def warn_of_other_units(channels: Channels, statistics: BandStatistics, task: st
         channels.space.name,
         _listed(shown),
     )
+    return True
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:

@@ -402,7 +402,7 @@ ARRAY_KINDS = [
         lambda path: np.save(path, np.full((3, SIDE, SIDE), np.nan)),
         "ValueError: every value is missing",
     ),
-    Kind("long.npy", lambda path: np.save(path, BANDS.astype(np.int64)), f"{ARRAYS}.*int64"),
+    Kind("long.npy", lambda path: np.save(path, BANDS.astype(np.int64) + 2**25), f"{ARRAYS}.*int64"),
     Kind("bool.npy", lambda path: np.save(path, BANDS > 0), f"{ARRAYS}.*bool"),
     Kind("complex.npy", lambda path: np.save(path, BANDS + 1j), f"{ARRAYS}.*complex"),
     Kind("texts.npy", lambda path: np.save(path, np.full((3, 2, 2), "text")), f"{ARRAYS}.*<U4"),

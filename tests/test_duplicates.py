@@ -67,12 +67,12 @@ def test_vectors_follow_their_definition():
 
 def test_vectors_of_bands_follow_their_definition():
     """Each channel is divided by its standard deviation, and the mean of the differences is subtracted."""
-    images = np.random.default_rng(0).random((6, 2, 16, 24)) * np.array([1.0, 1000.0])[:, None, None]
+    images = np.random.default_rng(0).random((12, 2, 16, 24)) * np.array([1.0, 1000.0])[:, None, None]
     images[3] = images[2]  # which is still similar
-    small = images.reshape(6, 2, 8, 2, 8, 3).mean(axis=(3, 5))
+    small = images.reshape(12, 2, 8, 2, 8, 3).mean(axis=(3, 5))
     small /= small.transpose(1, 0, 2, 3).reshape(2, -1).std(axis=1, ddof=1)[:, None, None]
     down, right = small[:, :, 1:] - small[:, :, :-1], small[..., 1:] - small[..., :-1]
-    expected = np.concatenate([down.reshape(6, -1), right.reshape(6, -1)], axis=1)
+    expected = np.concatenate([down.reshape(12, -1), right.reshape(12, -1)], axis=1)
     expected -= expected.mean(axis=0)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     found = difference_vectors(store(torch.from_numpy(images)))

@@ -50,7 +50,7 @@ def check(store):
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_a_csv_file_has_the_labels_groups_and_splits(folder, separator, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "ssl_pretext")
     check(opened(csv_of(folder, "\ufeff" + CSV.replace(",", separator)), folder))
     assert "labels.csv names 4 of the 6 images in" in caplog.text
     assert "1 of the 4 images that labels.csv names have no label" in caplog.text

@@ -22,6 +22,7 @@ SIMILAR = 0.9
 # found, and 40% after a crop of one pixel. On chips of 13 bands all of these are found.
 SIMILAR_BANDS = 0.95
 LEAST_CONTRAST = 0.02  # of an image in relation to that of all pixels; below it, noise decides what is similar
+LEAST_CENTERED = 10  # images of which the mean shows what they have in common
 CHUNK = 1024
 EXAMPLES = 2
 
@@ -86,7 +87,8 @@ def difference_vectors(images: ImageStore, others: ImageStore | None = None) -> 
     These are the differences whose signs are the bits of the perceptual hash dHash. Their sizes tell more images apart:
     at the same rate of false alarms, more copies are found. For photos they are those of the mean channel. Other images
     often have one thing in the middle, such as a cell, and channels of other units: there all channels are used, each
-    divided by its standard deviation, and the mean of the differences over all images is subtracted. Vectors of images
+    divided by its standard deviation, and the mean of the differences over all images is subtracted if there are ten or
+    more. Vectors of images
     with hardly any contrast are zero, so that they are similar to no image.
 
     Args:
@@ -100,7 +102,7 @@ def difference_vectors(images: ImageStore, others: ImageStore | None = None) -> 
     known = small if others is None or others is images else _small(others)
     scale = known.transpose(0, 1).flatten(1).std(dim=1)[:, None, None].clamp(min=torch.finfo(known.dtype).tiny)
     differences = _differences(small / scale)
-    if not _are_photos(images):
+    if not _are_photos(images) and len(known) >= LEAST_CENTERED:
         differences = differences - _differences(known / scale).mean(dim=0)
     contrast = (small / scale).flatten(1).std(dim=1)
     return F.normalize(differences, dim=1) * (contrast > LEAST_CONTRAST)[:, None]

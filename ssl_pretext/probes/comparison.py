@@ -170,9 +170,10 @@ class Comparison:
             for part in first.parts:
                 channels = part.backbone.channels
                 if channels is not None and not channels.space.is_color:
-                    for split, images in (("training", self.train), ("test", self.test)):
+                    for what, images in ((name, self.train), (f"{name}, test images", self.test)):
                         found = measure_bands(images, channels.space, num_images=MEASURED_IMAGES)
-                        warn_of_other_units(channels, found, f"{name}, {split} images")
+                        if warn_of_other_units(channels, found, what):
+                            break
 
     @keep_freed_memory()
     def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
