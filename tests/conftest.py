@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 
@@ -30,3 +31,13 @@ def restored_registries(monkeypatch):
     """Removes the names that a test has registered after the test."""
     for registry in REGISTRIES:
         monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+
+
+@pytest.fixture(autouse=True)
+def restored_log_levels():
+    """Restores the log levels that a command has set, on which it depends what later tests capture."""
+    loggers = [logging.getLogger(name) for name in (None, "ssl_pretext")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
