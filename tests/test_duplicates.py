@@ -159,3 +159,10 @@ def test_reports_say_how_many_test_images_repeat_others():
         "30 of 30 test images are identical to images of the pretraining, whose labels it did not use "
         f"({first} repeats {first}, {second} repeats {second})." in report.sentences()
     )
+
+
+def test_images_of_8_bits_and_the_same_ones_in_floats_are_compared():
+    """`evaluate` takes both together, and once ended in an error of torch."""
+    known, asked = PHOTOS.images(range(20)), PHOTOS.images(range(5)) / 255
+    assert find_repeats(store(asked), store(known)).similar == 5
+    assert find_repeats(store(known[:5]), store(known / 255)).similar == 5

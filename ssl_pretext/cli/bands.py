@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.cli.files import read_yaml
 from ssl_pretext.config import Config
@@ -54,13 +52,11 @@ class ImageFormat:
 
 
 def image_format(images: ImageStore | ImageStream) -> ImageFormat:
-    """Looks at the first image of a store or a stream."""
-    if isinstance(images, ImageStore):
-        first, names = images.images([0])[0], images.channel_names
-    else:
+    """Returns the format of the images of a store, or of the first image of a stream."""
+    if not isinstance(images, ImageStore):
         _, pixels = next(images.read(seed=None, epoch=0, rank=0, world=1))
-        first, names = torch.from_numpy(pixels), None
-    return ImageFormat(len(first), len(first) == 3 and first.dtype == torch.uint8, names)
+        images = ImageStore.from_arrays(pixels[None])
+    return ImageFormat(images.num_channels, images.are_photos, images.channel_names)
 
 
 def read_bands(text: str) -> list[Band]:

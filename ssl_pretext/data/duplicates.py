@@ -64,9 +64,13 @@ def find_repeats(images: ImageStore, known: ImageStore | Mapping[str, str] | Non
         same = [(name, known[digest]) for name, digest in named if digest in known]
         return Repeats(len(same), 0, same[:EXAMPLES])
     among_themselves, others = known is None, known or images
-    vectors = difference_vectors(images, others)
-    similar_from = SIMILAR if _are_photos(others) else SIMILAR_BANDS
-    nearest = _nearest(vectors, vectors if among_themselves else difference_vectors(others), earlier=among_themselves)
+    are_photos = images.are_photos and others.are_photos
+    small = _small(images, are_photos)
+    known_small = small if among_themselves else _small(others, are_photos)
+    vectors = _vectors(small, known_small, are_photos)
+    known_vectors = vectors if among_themselves else _vectors(known_small, known_small, are_photos)
+    nearest = _nearest(vectors, known_vectors, earlier=among_themselves)
+    similar_from = SIMILAR if are_photos else SIMILAR_BANDS
     first: dict[str, str] = (
         {} if among_themselves else dict(zip(others.digests()[::-1], others.names[::-1], strict=True))
     )
@@ -81,47 +85,46 @@ def find_repeats(images: ImageStore, known: ImageStore | Mapping[str, str] | Non
     return Repeats(len(identical), len(similar), (identical + similar)[:EXAMPLES])
 
 
-def difference_vectors(images: ImageStore, others: ImageStore | None = None) -> Tensor:
+def difference_vectors(images: ImageStore) -> Tensor:
     """Computes the differences of neighboring pixels of images at 8×8 pixels, as vectors of length 1.
 
     These are the differences whose signs are the bits of the perceptual hash dHash. Their sizes tell more images apart:
     at the same rate of false alarms, more copies are found. For photos they are those of the mean channel. Other images
     often have one thing in the middle, such as a cell, and channels of other units: there all channels are used, each
     divided by its standard deviation, and the mean of the differences over all images is subtracted if there are ten or
-    more. Vectors of images
-    with hardly any contrast are zero, so that they are similar to no image.
+    more. Vectors of images with hardly any contrast are zero, so that they are similar to no image.
 
     Args:
         images: The images.
-        others: Images whose statistics are used; by default the images themselves.
 
     Returns:
         Vectors `(N, 112)` for photos, else `(N, 112 C)`, float32.
     """
-    small = _small(images)
-    known = small if others is None or others is images else _small(others)
+    small = _small(images, images.are_photos)
+    return _vectors(small, small, images.are_photos)
+
+
+def _vectors(small: Tensor, known: Tensor, are_photos: bool) -> Tensor:
+    """The difference vectors of images `(N, C, 8, 8)`, by the statistics of known images `(M, C, 8, 8)`."""
     scale = known.transpose(0, 1).flatten(1).std(dim=1)[:, None, None].clamp(min=torch.finfo(known.dtype).tiny)
     differences = _differences(small / scale)
-    if not _are_photos(images) and len(known) >= LEAST_CENTERED:
+    if not are_photos and len(known) >= LEAST_CENTERED:
         differences = differences - _differences(known / scale).mean(dim=0)
     contrast = (small / scale).flatten(1).std(dim=1)
     return F.normalize(differences, dim=1) * (contrast > LEAST_CONTRAST)[:, None]
-
-
-def _are_photos(images: ImageStore) -> bool:
-    return images.num_channels == 3 and images.images([0]).dtype == torch.uint8
 
 
 def _differences(small: Tensor) -> Tensor:
     return torch.cat([small.diff(dim=2).flatten(1), small.diff(dim=3).flatten(1)], dim=1)
 
 
-def _small(images: ImageStore) -> Tensor:
-    """The images `(N, C, 8, 8)`, or `(N, 1, 8, 8)` for photos; missing values are left out."""
+def _small(images: ImageStore, are_photos: bool) -> Tensor:
+    """The images `(N, C, 8, 8)`, or their mean channel `(N, 1, 8, 8)` for photos; missing values are left out."""
     found = []
     for rows in torch.arange(len(images)).split(CHUNK):
-        pixels = images.images(rows).float()
-        if _are_photos(images):
+        given = images.images(rows)
+        pixels = given / 255 if given.dtype == torch.uint8 else given  # so that both kinds have the same units
+        if are_photos:
             pixels = pixels.mean(dim=1, keepdim=True)
         means = pixels.flatten(2).nanmean(dim=2).nan_to_num(0)[:, :, None, None]
         found.append(F.adaptive_avg_pool2d(torch.where(pixels.isnan(), means, pixels), GRID))

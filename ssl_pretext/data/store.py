@@ -411,6 +411,11 @@ class ImageStore:
         return int(self._pixels.shape[1])
 
     @property
+    def are_photos(self) -> bool:
+        """Whether the images have three channels of 8 bits, as photos have."""
+        return self.num_channels == 3 and self._pixels.dtype == np.uint8
+
+    @property
     def sha256(self) -> str:
         """A hash of the names, labels and pixels in order; for arrays in memory it is computed at each access."""
         lines = [f"{self._pixels.dtype.name}\t{self._pixels.shape[1:]}"]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ssl_pretext.channels import Channels
@@ -182,5 +181,5 @@ def _all_channels(seen: Sequence[Channels], images: ImageStore) -> Channels | No
     """All channels of the images: RGB, or the bands; None if unknown, since three floating channels may be anything."""
     if seen and not seen[0].space.is_color:
         return Channels(seen[0].space)
-    rgb = images.num_channels == 3 and (bool(seen) or images.images([0]).dtype == torch.uint8)
+    rgb = images.are_photos or (images.num_channels == 3 and bool(seen))
     return Channels("rgb") if rgb else None
