@@ -190,16 +190,20 @@ def random_network(seed: int, channels: int, width: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
 
 
+def backbone_of(module: nn.Module, untrained: Callable[[int], Backbone] | None = None) -> Backbone:
+    """A backbone whose layers all give the output of a network."""
+    return Backbone(
+        lambda images, layers: {layer: module(images) for layer in layers}, module=module, untrained=untrained
+    )
+
+
 def untrained_draws(pool: Pool, world: int, *, seeds: int, width: int = 12) -> list[dict[str, Any]]:
     """Compares one network, drawn like the others, with its untrained control; pretraining did nothing."""
     train, held_out = labeled_and_test(pool, world, labels=100, noise=(0.5, 0.5))
     channels = train[0].shape[1]
 
     def backbone(seed: int) -> Backbone:
-        network = random_network(seed, channels, width)
-        return Backbone(
-            lambda images, layers: {layer: network(images) for layer in layers}, module=network, untrained=twin
-        )
+        return backbone_of(random_network(seed, channels, width), twin)
 
     def twin(seed: int) -> Backbone:
         return backbone(1_000 * world + seed)
@@ -222,10 +226,7 @@ def several_pretrainings(pool: Pool, world: int, *, rows: int = 8, seeds: int = 
 
     def representation(number: int, seed: int) -> sp.Representation:
         def backbone(draw: int) -> Backbone:
-            network = random_network(draw, channels, 12)
-            return Backbone(
-                lambda images, layers: {layer: network(images) for layer in layers}, module=network, untrained=twin
-            )
+            return backbone_of(random_network(draw, channels, 12), twin)
 
         def twin(seed: int) -> Backbone:
             return backbone(10_000 * world + 100 * number + 50 + seed)
@@ -279,10 +280,7 @@ def further_training(pool: Pool, world: int, *, seeds: int = 5) -> list[dict[str
     channels = train[0].shape[1]
 
     def network(number: int) -> sp.Representation:
-        module = random_network(number, channels, 32)
-        return Backbone(
-            lambda images, layers: {layer: module(images) for layer in layers}, module=module
-        ).representation()
+        return backbone_of(random_network(number, channels, 32)).representation()
 
     report = sp.evaluate(
         {name: [network(100 * world + 10 * kind + seed) for seed in range(seeds)] for kind, name in enumerate((A, B))},

@@ -2,10 +2,12 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +19,9 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.knn import TEMPERATURE, K, KNNProbe, train_knn
 from ssl_pretext.probes.linear import MAX_ITERATIONS, VALIDATION, Standardized, train_linear
 
-__all__ = ["knn_classifiers", "linear_classifiers"]
+__all__ = ["fit_scikit_learn", "knn_classifiers", "linear_classifiers"]
+
+Array = npt.NDArray[Any]
 
 DECAYS = (1e-5, 1e-3, 1e-1)
 LOSS_WITHIN, ACCURACY_WITHIN = 1e-3, 0.003
@@ -72,6 +76,31 @@ SETS = (
 SMALL_SETS = (FeatureSet(200, 32, 10),)
 
 
+def fit_scikit_learn(features: Array, labels: Array, decays: Sequence[float]) -> tuple[float, Any]:
+    """Selects a weight decay on held-out images, and fits scikit-learn's logistic regression on all of them.
+
+    Args:
+        features: Standardized features `(N, F)`, divided by the square root of F.
+        labels: Labels `(N,)`.
+        decays: Weight decays to select from.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    names = [str(index) for index in range(len(labels))]
+    kept, held_out = holdout_split(names, labels.tolist(), fraction=VALIDATION, seed=0)
+    # With the default tolerance of 1e-4, fits with a small decay stop far from the minimum.
+    shared = {"tol": 1e-6, "max_iter": MAX_ITERATIONS}
+    found = []
+    for decay in decays:
+        fitted = LogisticRegression(C=1 / (len(kept) * decay), **shared).fit(features[kept], labels[kept])
+        guesses = fitted.predict_proba(features[held_out])
+        loss = log_loss(labels[held_out], guesses, labels=fitted.classes_)
+        found.append((-fitted.score(features[held_out], labels[held_out]), loss, decay))
+    decay = min(found)[-1]
+    return decay, LogisticRegression(C=1 / (len(labels) * decay), **shared).fit(features, labels)
+
+
 def linear_classifiers(options: RunOptions) -> list[Measurement]:
     """Times the linear probe: a decay is selected on held-out images, and the model is fitted again on all."""
     return [_linear(size, options) for size in (SMALL_SETS if options.small else SETS)]
@@ -89,24 +118,12 @@ def _linear(size: FeatureSet, options: RunOptions) -> Measurement:
         return found.settings["weight_decay"], row["train_loss"], row["test_accuracy"]
 
     def scikit_learn() -> tuple[float, float, float]:
-        from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import log_loss
 
         parts = Standardized.of(data.train, data.test)
         known, asked = parts.train.numpy(), parts.test.numpy()
         labels, truth = data.labels.numpy(), data.truth.numpy()
-        names = [str(index) for index in range(size.images)]
-        kept, held_out = holdout_split(names, labels.tolist(), fraction=VALIDATION, seed=0)
-        # With the default tolerance of 1e-4, fits with a small decay stop far from the minimum.
-        shared = {"tol": 1e-6, "max_iter": MAX_ITERATIONS}
-        found = []
-        for decay in DECAYS:
-            fitted = LogisticRegression(C=1 / (len(kept) * decay), **shared).fit(known[kept], labels[kept])
-            guesses = fitted.predict_proba(known[held_out])
-            loss = log_loss(labels[held_out], guesses, labels=fitted.classes_)
-            found.append((-fitted.score(known[held_out], labels[held_out]), loss, decay))
-        decay = min(found)[-1]
-        final = LogisticRegression(C=1 / (size.images * decay), **shared).fit(known, labels)
+        decay, final = fit_scikit_learn(known, labels, DECAYS)
         return decay, log_loss(labels, final.predict_proba(known)), final.score(asked, truth)
 
     def lightly() -> float:

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 
 import ssl_pretext as sp
+from benchmarks.speed.classifiers import fit_scikit_learn
 from benchmarks.speed.new_process import measure_in_new_process
 from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal, time_in_turn
 from ssl_pretext.probes import ConvProbe
-from ssl_pretext.probes.linear import DECAYS, MAX_ITERATIONS, VALIDATION, pool
+from ssl_pretext.probes.linear import DECAYS, pool
 
 __all__ = ["ConvProbeWork", "conv_probe", "linear_probes"]
 
@@ -92,8 +93,6 @@ def conv_probe(options: RunOptions) -> list[Measurement]:
 
 def linear_probes(options: RunOptions) -> list[Measurement]:
     """Times linear probes on six layers with all weight decays, of which the best is fitted again on all images."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
     from sklearn.preprocessing import StandardScaler
 
     train, test, task = _photos("train", small=options.small), _photos("test", small=options.small), _task()
@@ -104,8 +103,6 @@ def linear_probes(options: RunOptions) -> list[Measurement]:
         return [report.values(name)[0] for name in layers]
 
     def scikit_learn() -> list[float]:
-        names = [str(index) for index in range(len(train))]
-        kept, held_out = sp.holdout_split(names, train.labels, fraction=VALIDATION, seed=0)
         labels, truth = train.labels.numpy(), test.labels.numpy()
         accuracies = []
         for layer in LAYERS:
@@ -117,16 +114,7 @@ def linear_probes(options: RunOptions) -> list[Measurement]:
             known, asked = (pool(torch.cat(batches)).numpy() for batches in maps)
             scaler = StandardScaler().fit(known)
             known, asked = (scaler.transform(features) / known.shape[1] ** 0.5 for features in (known, asked))
-            # With the default tolerance of 1e-4, fits with a small decay stop far from the minimum.
-            shared = {"tol": 1e-6, "max_iter": MAX_ITERATIONS}
-            found = []
-            for decay in DECAYS:
-                fitted = LogisticRegression(C=1 / (len(kept) * decay), **shared).fit(known[kept], labels[kept])
-                guesses = fitted.predict_proba(known[held_out])
-                accuracy = fitted.score(known[held_out], labels[held_out])
-                found.append((-accuracy, log_loss(labels[held_out], guesses), decay))
-            decay = min(found)[-1]
-            final = LogisticRegression(C=1 / (len(labels) * decay), **shared).fit(known, labels)
+            _, final = fit_scikit_learn(known, labels, DECAYS)
             accuracies.append(final.score(asked, truth))
         return accuracies
 

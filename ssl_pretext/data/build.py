@@ -135,7 +135,8 @@ def open_or_build(spec: StoreSpec) -> tuple[npt.NDArray[Any], dict[str, Any], Ch
         ReadError: An image cannot be read now, but may be readable later. The next call continues with it.
         StorageError: The disk has too little space for the store, or its folder is not writable.
     """
-    return open_or_build_folder(spec.folder, lambda part: _build(spec, spec.folder, part))
+    folder = spec.folder  # computed once: the files may change, and each of them is asked for its version
+    return open_or_build_folder(folder, lambda part: _build(spec, folder, part))
 
 
 def open_or_build_folder(

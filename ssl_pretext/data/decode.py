@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from ssl_pretext.data.photo import Content
 from ssl_pretext.data.readers.base import Array, ImageFile
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import crop_array, enlarge, resize_array
-from ssl_pretext.data.sources import RESAMPLING, Reading, Source
+from ssl_pretext.data.sources import RESAMPLING, Reading, Source, Tiles
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import PretextError
 from ssl_pretext.registry import joined
@@ -123,48 +123,49 @@ def _decode_arrays(
     """Joins the channels of the files of an image, unless it is a tile that is left out."""
     decoded = _of_one_size([_pixels(array, reading.missing) for array in arrays], reading)
     pixels = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
-    if reading.tiles and 1 - np.isnan(pixels).any(axis=0).mean() < reading.tiles.min_valid:
+    if _is_left_out(pixels, reading.tiles):
         return LeftOut("too many pixels of the tile are missing")
     if reading.files:
         names = [_numbered(name, len(part)) for name, part in zip(reading.files, decoded, strict=True)]
     known = [name for some in names if some is not None for name in some]
     kind = joined(sorted({_kind(array) for array in arrays}))
-    return _resized(Decoded(pixels, kind, tuple(known) if len(known) == len(pixels) else None), reading)
+    if reading.image_size is not None:
+        pixels = (crop_array if reading.crop else resize_array)(pixels, reading.image_size)
+    return Decoded(pixels, kind, tuple(known) if len(known) == len(pixels) else None)
 
 
-def _resized(image: Decoded, reading: Reading) -> Decoded:
-    """Brings an array to the size that is asked for.
+def _is_left_out(pixels: npt.NDArray[Any], tiles: Tiles | None) -> bool:
+    """Whether an array is a tile with too few valid pixels.
 
     Raises:
         ValueError: Every value is missing.
     """
-    pixels = image.pixels
-    if pixels.dtype == np.float32 and np.isnan(pixels).all():
+    if pixels.dtype != np.float32 or not (absent := np.isnan(pixels)).any():
+        return False
+    if tiles is not None and 1 - absent.any(axis=0).mean() < tiles.min_valid:
+        return True
+    if absent.all():
         raise ValueError("every value is missing")
-    if reading.image_size is None:
-        return image
-    return image._replace(pixels=(crop_array if reading.crop else resize_array)(pixels, reading.image_size))
+    return False
 
 
 def _of_one_size(parts: Sequence[npt.NDArray[Any]], reading: Reading) -> list[npt.NDArray[Any]]:
     """Enlarges the parts of an image to the height and width of the largest one."""
     size = max(part.shape[1:] for part in parts)
-    rules = reading.resample or [None] * len(parts)
-    for part, rule in zip(parts, rules, strict=True):
-        if (shape := part.shape[1:]) == size:
-            continue
-        (height, width), scaled = size, abs(shape[0] * size[1] - shape[1] * size[0])
-        if reading.tiles is not None or rule is None or scaled >= max(height, width):  # a pixel may be lost to rounding
-            advice = "only their resolution may differ"
-            if reading.tiles is not None:
-                advice = "images that are cut into tiles need files of one size"
-            elif rule is None:
-                advice = f"pass resample, {joined(RESAMPLING, 'or')}"
-            raise ValueError(f"the files of the image have different sizes: {[shape, size]}; {advice}")
     return [
-        part if part.shape[1:] == size else enlarge(part, size, str(rule))
-        for part, rule in zip(parts, rules, strict=True)
+        part if part.shape[1:] == size else _enlarged(part, size, rule)
+        for part, rule in zip(parts, reading.resample or [None] * len(parts), strict=True)
     ]
+
+
+def _enlarged(part: npt.NDArray[Any], size: tuple[int, int], rule: str | None) -> npt.NDArray[Any]:
+    (height, width), (new_height, new_width) = part.shape[1:], size
+    sizes = f"the files of the image have different sizes: {[(height, width), size]}"
+    if rule is None:
+        raise ValueError(f"{sizes}; pass resample, {joined(RESAMPLING, 'or')}")
+    if abs(height * new_width - width * new_height) >= max(size):  # a pixel may be lost to rounding
+        raise ValueError(f"{sizes}; only their resolution may differ")
+    return enlarge(part, size, rule)
 
 
 def _numbered(name: str, channels: int) -> tuple[str, ...]:
@@ -248,4 +249,4 @@ def decode_in_memory(image: Any, image_size: int | None = None) -> Decoded:
     else:
         raise TypeError(f"an image must be a Pillow image, a tensor or an array, got {type(image).__name__}")
     array = Array(values[None] if values.ndim == 2 else values)
-    return _resized(Decoded(_pixels(array, None), _kind(array)), Reading(image_size=image_size))
+    return cast(Decoded, _decode_arrays([array], [None], Reading(image_size=image_size)))  # only tiles are left out

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -166,13 +167,14 @@ class Comparison:
 
     def _warn_of_other_units(self, representations: Mapping[str, Sequence[Representation]]) -> None:
         """Warns if a network sees bands in other units than those that it was trained on."""
+        # Representations often share a space, such as all layers of a task.
+        measured = lru_cache(None)(lambda images, space: measure_bands(images, space, num_images=MEASURED_IMAGES))
         for name, (first, *_) in representations.items():
             for part in first.parts:
                 channels = part.backbone.channels
                 if channels is not None and not channels.space.is_color:
                     for what, images in ((name, self.train), (f"{name}, test images", self.test)):
-                        found = measure_bands(images, channels.space, num_images=MEASURED_IMAGES)
-                        if warn_of_other_units(channels, found, what):
+                        if warn_of_other_units(channels, measured(images, channels.space), what):
                             break
 
     @keep_freed_memory()

@@ -21,6 +21,7 @@ __all__ = [
     "LoadedFile",
     "Reader",
     "Slices",
+    "StackReader",
     "check_bytes",
     "check_slices",
     "needed",
@@ -142,6 +143,31 @@ class Reader(ABC):
     def may_hold_several(self, file: Path) -> bool:
         """Whether a file may hold several images, so that it is opened before its images are listed."""
         return False
+
+
+class StackReader(Reader):
+    """A reader of stacks, whose slices or frames become images.
+
+    Args:
+        z: What is made of a stack: `"all"` makes each slice an image, `"max"` and `"mean"` project all of them, and a
+            number chooses one, counted from 0.
+
+    Attributes:
+        name: Name of the reader in messages.
+
+    Raises:
+        ArgumentError: `z` is something else.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, z: Slices | None = None) -> None:
+        check_slices(self.name, z)
+        self.z = z
+
+    def may_hold_several(self, file: Path) -> bool:
+        """Whether a file may hold several images: if each slice is one."""
+        return self.z == "all"
 
 
 def needed(package: str, file: object, extra: str) -> Any:

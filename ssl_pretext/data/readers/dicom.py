@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ssl_pretext.data.photo import Content
-from ssl_pretext.data.readers.base import Array, ImageFile, Reader, Slices, check_bytes, check_slices, needed, project
+from ssl_pretext.data.readers.base import Array, ImageFile, Slices, StackReader, check_bytes, needed, project
 from ssl_pretext.data.readers.registry import register_reader
 from ssl_pretext.data.sources import Window
 from ssl_pretext.errors import MissingDependencyError
@@ -16,7 +16,7 @@ __all__ = ["DicomReader"]
 LARGE = 2**16  # bytes; what is larger in a file is not part of its header
 
 
-class DicomReader(Reader):
+class DicomReader(StackReader):
     """Images of one channel, rescaled as the file says, or colors in RGB.
 
     Values of MONOCHROME1, where the lowest is white, are inverted, so that they are those of MONOCHROME2.
@@ -29,17 +29,11 @@ class DicomReader(Reader):
         ArgumentError: `z` is something else.
     """
 
-    def __init__(self, z: Slices | None = None) -> None:
-        check_slices("dcm", z)
-        self.z = z
+    name = "dcm"
 
     def open(self, file: Path | Content) -> ImageFile:
         """Opens a file and reads its header."""
         return _DicomFile(file, self.z)
-
-    def may_hold_several(self, file: Path) -> bool:
-        """Whether a file may hold several images: if each frame is one."""
-        return self.z == "all"
 
 
 class _DicomFile(ImageFile):

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_pretext.data.photo import Content
-from ssl_pretext.data.readers.base import Array, ImageFile, Reader, Slices, check_bytes, check_slices, needed, project
+from ssl_pretext.data.readers.base import Array, ImageFile, Slices, StackReader, check_bytes, needed, project
 from ssl_pretext.data.readers.registry import register_reader
 from ssl_pretext.data.sources import Window
 
 __all__ = ["NiftiReader"]
 
 
-class NiftiReader(Reader):
+class NiftiReader(StackReader):
     """Volumes `(H, W, Z)`, or `(H, W, Z, C)` with several channels such as modalities, as nibabel gives them.
 
     The values are floating, scaled as the header says.
@@ -29,17 +29,15 @@ class NiftiReader(Reader):
         ArgumentError: `z` is something else.
     """
 
+    name = "nii"
+    z: Slices
+
     def __init__(self, z: Slices = "all") -> None:
-        check_slices("nii", z)
-        self.z = z
+        super().__init__(z)
 
     def open(self, file: Path | Content) -> ImageFile:
         """Opens a file and reads its header."""
         return _NiftiFile(file, self.z)
-
-    def may_hold_several(self, file: Path) -> bool:
-        """Whether a file may hold several images: if each slice is one."""
-        return self.z == "all"
 
 
 class _NiftiFile(ImageFile):

@@ -18,10 +18,9 @@ from ssl_pretext.data.readers.base import (
     MAX_BYTES,
     Array,
     ImageFile,
-    Reader,
     Slices,
+    StackReader,
     check_bytes,
-    check_slices,
     needed,
     project,
 )
@@ -36,7 +35,7 @@ GDAL_METADATA, GDAL_NODATA = 42112, 42113  # tags
 MASK = 4  # bit of NewSubfileType
 
 
-class TiffReader(Reader):
+class TiffReader(StackReader):
     """TIFF files.
 
     Args:
@@ -48,17 +47,11 @@ class TiffReader(Reader):
         ArgumentError: `z` is something else.
     """
 
-    def __init__(self, z: Slices | None = None) -> None:
-        check_slices("tif", z)
-        self.z = z
+    name = "tif"
 
     def open(self, file: Path | Content) -> ImageFile:
         """Opens a file and reads its tags."""
         return _TiffFile(file, self.z)
-
-    def may_hold_several(self, file: Path) -> bool:
-        """Whether a file may hold several images: if each slice is one."""
-        return self.z == "all"
 
 
 class OmeTiffReader(TiffReader):
