@@ -1,5 +1,6 @@
 # The public names of the package, for type checkers and editors; `__init__.py` imports each of them on first use.
 
+from . import augment as augment
 from . import data as data
 from . import encoders as encoders
 from . import losses as losses

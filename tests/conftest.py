@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 import torch
 
+from ssl_pretext.augment.steps import AUGMENTATIONS
 from ssl_pretext.data.readers.registry import READERS
 from ssl_pretext.encoders.registry import ENCODERS
 from ssl_pretext.losses import LOSSES
@@ -13,7 +14,15 @@ from ssl_pretext.probes.registry import PROBES
 from ssl_pretext.regularizers import REGULARIZERS
 from ssl_pretext.tasks.base import TASKS
 
-REGISTRIES = (ENCODERS, LOSSES, PROBES, READERS, REGULARIZERS, TASKS)  # test_structure.py checks that none is missing
+REGISTRIES = (
+    AUGMENTATIONS,
+    ENCODERS,
+    LOSSES,
+    PROBES,
+    READERS,
+    REGULARIZERS,
+    TASKS,
+)  # test_structure.py checks that none is missing
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # with several workers, more threads would only wait for each other
     torch.set_num_threads(1)

@@ -56,7 +56,13 @@ def fit() -> None:
     losses = {"l2": 1.0, "adversarial[width=4]": 0.01, "color_classification": 0.1}
     task = sp.CrossChannelPrediction("lab:L", "lab:ab", tiny(), losses=losses, input_noise=0.1, output_stride=2)
     config = sp.FitConfig(
-        out="run", epochs=4, batch_size=4, augment=True, device="cpu", resume=True, checkpoint_minutes=0.0005
+        out="run",
+        epochs=4,
+        batch_size=4,
+        augment="rotation,noise",
+        device="cpu",
+        resume=True,
+        checkpoint_minutes=0.0005,
     )
     sp.fit(task, images.subset(range(40)), config, validation=images.subset(range(40, 48)))
 

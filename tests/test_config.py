@@ -93,6 +93,6 @@ def test_all_configurations_check_all_fields(tmp_path):
 
 
 def test_settings_that_were_taken_for_others_are_refused(tmp_path):
-    for name, value in {"augment": "color_jitter", "compile": "no", "resume": "False", "learning_rate": True}.items():
+    for name, value in {"augment": True, "compile": "no", "resume": "False", "learning_rate": True}.items():
         with pytest.raises(ArgumentError, match=rf"FitConfig\.{name} must be"):
             FitConfig(out=tmp_path, **{name: value})

@@ -113,3 +113,18 @@ def test_a_branch_alone_has_an_untrained_control():
     assert not torch.equal(first, other)
     control = branch.representation().untrained(1)
     torch.testing.assert_close(control.features(images), branch.untrained(1).features(images))
+
+
+def test_each_encoder_sees_its_own_view():
+    one = task(separate_views=True)
+    images = torch.rand(6, 2, 3, 16, 16)
+    scores = one(images).prediction
+    with torch.no_grad():
+        first, second = (branch.embed(images[:, view]) for view, branch in enumerate(one.branches))
+    torch.testing.assert_close(scores, first @ second.mT / one.temperature)
+    same = task(separate_views=False)
+    assert (one.num_views, same.num_views) == (2, 1)
+    with pytest.raises(ArgumentError, match=r"takes image batches \(B, 1, C, H, W\)"):
+        same(images)
+    with pytest.raises(ArgumentError, match="separate_views of cross_channel_contrast must be True or False"):
+        task(separate_views="both")

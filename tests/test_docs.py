@@ -215,12 +215,12 @@ def test_the_map_names_the_test_of_each_module(hooks):
     page = hooks.on_page_markdown((ROOT / MAP).read_text())
     assert re.search(r"^\| `loader.py` \| .* \| `test_loader.py` \|$", page, re.M)
     assert "Tested by `test_color.py`." in page
-    augment = "ssl_pretext.data.augment"
+    augment = "ssl_pretext.data.samples"
     assert hooks.tested_by("ssl_pretext.data.no_such_module", {}) == ""
     assert hooks.tested_by(augment, {augment: "test_loader.py"}) == "`test_loader.py`"
     assert hooks.tested_by(augment, {augment: "test_missing.py"}) == ""
     table = hooks.description("data", {augment: "test_loader.py"})
-    assert re.search(r"^\| `augment.py` \| .* \| `test_loader.py` \|$", table, re.M)
+    assert re.search(r"^\| `samples.py` \| .* \| `test_loader.py` \|$", table, re.M)
 
 
 def test_files_that_the_map_names_exist():

@@ -76,13 +76,13 @@ def test_both_branches_of_a_split_brain_are_compiled():
 
 def test_a_run_cannot_be_resumed_with_another_augmentation(tmp_path):
     plain, _ = fitted(tmp_path / "plain")
-    augmented, _ = fitted(tmp_path / "augmented", augment=True)
-    again, _ = fitted(tmp_path / "again", augment=True)
+    augmented, _ = fitted(tmp_path / "augmented", augment="shift")
+    again, _ = fitted(tmp_path / "again", augment="shift")
     weights = [trained.encoder[0].weight for trained in (plain, augmented, again)]
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[1], weights[2])
     with pytest.raises(CheckpointError, match=r"other settings \(augment\)"):
-        fitted(tmp_path / "plain", augment=True, resume=True)
+        fitted(tmp_path / "plain", augment="shift", resume=True)
     fitted(tmp_path / "plain", resume=True)
 
 
@@ -184,7 +184,7 @@ def test_without_a_gpu_the_benchmark_says_what_to_do(capsys):
 
 
 @needs_cuda
-@pytest.mark.parametrize("options", [{}, {"augment": True}, {"precision": "bf16-mixed"}, {"precision": "tf32"}])
+@pytest.mark.parametrize("options", [{}, {"augment": "shift"}, {"precision": "bf16-mixed"}, {"precision": "tf32"}])
 def test_training_and_resuming_on_a_gpu(options, tmp_path):
     trained = task()
     config = {"out": tmp_path, "batch_size": 12, "device": "cuda", "resume": True, **options}
@@ -197,7 +197,7 @@ def test_training_and_resuming_on_a_gpu(options, tmp_path):
 @needs_cuda
 def test_a_step_does_not_wait_for_the_gpu():
     trained = sp.Colorization("autoencoder", target="rgb").to("cuda")
-    batches = iter(BatchLoader(store(), 8, seed=0, augment=True, device="cuda"))
+    batches = iter(BatchLoader(store(), 8, seed=0, augment="shift", device="cuda"))
     trained(next(batches)).loss.backward()  # the first step loads kernels and may wait
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 import ssl_pretext as sp
+from ssl_pretext.augment import create_augmentation
 from ssl_pretext.data import loader as loader_module
-from ssl_pretext.data.augment import draw_flips_and_shifts, flip_and_shift
 from ssl_pretext.data.loader import BatchLoader
+
+AUGMENT = create_augmentation("shift,horizontal_flip")
 
 
 def store(count: int = 40) -> sp.ImageStore:
@@ -20,7 +22,7 @@ def same(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [None, AUGMENT])
 def test_order_and_augmentation_depend_on_seed_and_epoch_only(augment):
     images = store()
     loader, other = (BatchLoader(images, 16, seed=1, augment=augment) for _ in range(2))
@@ -59,13 +61,13 @@ def test_augmentation_keeps_the_order_of_images():
     images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 16, 16)
     plain, augmented = (
         BatchLoader(sp.ImageStore.from_arrays(images, [0] * 40), 16, seed=1, augment=augment)
-        for augment in (False, True)
+        for augment in (None, AUGMENT)
     )
     assert same(plain, augmented)
-    assert not same(BatchLoader(store(), 16, seed=1), BatchLoader(store(), 16, seed=1, augment=True))
+    assert not same(BatchLoader(store(), 16, seed=1), BatchLoader(store(), 16, seed=1, augment=AUGMENT))
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [None, AUGMENT])
 def test_processes_divide_the_batches_of_a_single_process(augment, monkeypatch):
     single = list(BatchLoader(store(), 16, seed=1, augment=augment))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
@@ -89,7 +91,7 @@ def test_a_process_without_an_image_repeats_those_of_others_with_weight_zero(mon
     assert shares == [2 * 3 / 8] * 5 + [0]
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [None, AUGMENT])
 @pytest.mark.parametrize(("free", "message"), [(10**6, "stored on cpu"), (10**4, "copied batch by batch to cpu")])
 def test_a_store_that_fits_is_copied_to_the_device(free, message, augment, monkeypatch, caplog):
     images = store().subset([5, 5, *range(30, 3, -1)])
@@ -116,31 +118,6 @@ def expected_image(image, flip, down, right):
     padded = np.pad(image[..., ::-1] if flip else image, [(0, 0), (pad, pad), (pad, pad)], mode="reflect")
     height, width = image.shape[1:]
     return padded[:, pad - down : pad - down + height, pad - right : pad - right + width]
-
-
-@pytest.mark.parametrize("channels", [1, 3, 13])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_flips_and_shifts_match_numpy(channels, dtype):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (20, channels, 24, 17), generator=generator).to(dtype)
-    if dtype == torch.float32:
-        images[images > 240] = torch.nan
-    draws = draw_flips_and_shifts(20, 24, 17, generator)
-    result = flip_and_shift(images, draws)
-    assert result.dtype == dtype
-    assert result.is_contiguous()
-    for image, draw, one in zip(images.numpy(), draws.tolist(), result.numpy(), strict=True):
-        np.testing.assert_array_equal(one, expected_image(image, *draw))
-    with pytest.raises(AssertionError):
-        np.testing.assert_array_equal(result[0].numpy(), expected_image(images[0].numpy(), *(draws[0] + 1).tolist()))
-
-
-def test_shifts_are_at_most_an_eighth_of_the_image():
-    flip, down, right = draw_flips_and_shifts(2_000, 24, 17, torch.Generator().manual_seed(0)).unbind(1)
-    assert flip.unique().tolist() == [0, 1]
-    assert down.unique().tolist() == [-3, -2, -1, 0, 1, 2, 3]
-    assert right.unique().tolist() == [-2, -1, 0, 1, 2]
-    assert not draw_flips_and_shifts(9, 7, 1, torch.Generator().manual_seed(0))[:, 1:].any()
 
 
 @pytest.mark.parametrize(

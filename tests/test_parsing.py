@@ -20,14 +20,14 @@ ROOT = Path(sp.__file__).parents[1]
 def test_the_command_line_overrides_the_options_of_a_file(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
-        "data: photos\nimage-size: 32\nepochs: 16\nlearning_rate: 1e-3\naugment: true\ncompile: false\ncache:\n"
+        "data: photos\nimage-size: 32\nepochs: 16\nlearning_rate: 1e-3\naugment: rotation\ncompile: false\ncache:\n"
         "losses:\n  smooth_l1: 1\n  lpips[net=squeeze]: 0.5\n"
     )
     options = parse(["pretrain", f"--config={file}", "--epochs", "3", "--out", "run"])
     assert isinstance(options, Pretrain)
     assert (options.data, options.image_size, options.cache) == ("photos", 32, None)
     assert options.losses == "smooth_l1=1,lpips[net=squeeze]=0.5"
-    assert options.fit == sp.FitConfig(out=Path("run"), epochs=3, learning_rate=1e-3, augment=True)
+    assert options.fit == sp.FitConfig(out=Path("run"), epochs=3, learning_rate=1e-3, augment="rotation")
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(options.settings()))
     assert parse(["pretrain", "--config", str(again)]).settings() == options.settings()

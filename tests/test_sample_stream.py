@@ -147,7 +147,7 @@ def test_the_unknown_length_of_an_iterable_is_found_in_each_epoch(tmp_path):
 
 
 def test_streams_of_hugging_face_and_images_to_resize(tmp_path):
-    history, _ = train(tmp_path / "hf", Samples(hugging_face().to_iterable_dataset(), image_size=4), augment=True)
+    history, _ = train(tmp_path / "hf", Samples(hugging_face().to_iterable_dataset(), image_size=4), augment="shift")
     assert len(history) == 2
     assert train(tmp_path / "tensors", DataLoader(TensorDataset(torch.stack(IMAGES)), 8), epochs=1)[0]
 

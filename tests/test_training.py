@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
 from training_runs import noise_store, small_encoder, small_task
 
 import ssl_pretext as sp
@@ -193,3 +194,27 @@ def test_the_largest_settings_end_in_a_clear_error(tmp_path):
     config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=8, learning_rate=3e37, seed=2**63 - 1, device="cpu")
     with pytest.raises(NotFiniteError, match="lower learning_rate"):
         sp.fit(small_task(), noise_store(), config)
+
+
+def test_a_transform_of_torchvision_augments_a_run(tmp_path):
+    transform = v2.Compose([v2.RandomResizedCrop(16, antialias=True), v2.RandomHorizontalFlip()])
+    config = sp.FitConfig(out=tmp_path, epochs=2, batch_size=8, device="cpu")
+    images = sp.ImageStore.from_arrays(torch.rand(16, 3, 16, 16), [0] * 16)
+    task = sp.create_task("colorization", encoder="autoencoder")
+    sp.fit(task, images, config, augment=transform)
+    assert "RandomResizedCrop" in task.trained_on.settings["augment"]
+    with pytest.raises(CheckpointError, match=r"other settings \(augment\)"):
+        sp.fit(task, images, replace(config, resume=True), augment=v2.RandomVerticalFlip())
+    with pytest.raises(ArgumentError, match="two augmentations"):
+        sp.fit(task, images, replace(config, augment="shift"), augment=transform)
+    with pytest.raises(ArgumentError, match="must return an image tensor"):
+        sp.fit(task, images, replace(config, out=tmp_path / "other"), augment=v2.Resize(8))
+
+
+def test_the_augmentation_must_fit_the_images(tmp_path):
+    bands = sp.ChannelSpace.bands("augmented", ["a", "b"], center=0.5, scale=0.5)
+    task = sp.create_task("cross_channel[source=a;target=b]", encoder="autoencoder", spaces=[bands])
+    images = sp.ImageStore.from_arrays(torch.rand(16, 2, 16, 16), [0] * 16)
+    with pytest.raises(ArgumentError, match="photos only"):
+        sp.fit(task, images, sp.FitConfig(out=tmp_path / "run", augment="color_jitter"))
+    assert not (tmp_path / "run").exists()

@@ -59,7 +59,7 @@ def as_training_images(data: Any) -> ImageStore | ImageStream | SampleStream:
         return SampleStream(samples)
     log.info(
         "the samples of %s are read once, so that random transforms are the same in all epochs; pass a DataLoader to "
-        "draw them again, or FitConfig(augment=True)",
+        "draw them again, or FitConfig.augment",
         samples.name,
     )
     return store_of(samples, target=None)

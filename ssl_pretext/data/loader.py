@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ssl_pretext.data.augment import draw_flips_and_shifts, flip_and_shift
+from ssl_pretext.augment import Augment
+from ssl_pretext.augment.keyed_random import keys_of_images
 from ssl_pretext.data.store import ImageStore
 from ssl_pretext.system.processes import rank_and_world
 
@@ -30,8 +31,11 @@ class Loader(ABC, Generic[Images]):
     Args:
         images: Images of one epoch, over all processes.
         batch_size: Number of images per batch, over all processes. The last batch may have fewer or one more.
-        seed: Seed of the order; None keeps the order of the images.
-        augment: Whether each image is flipped and shifted at random, differently in each epoch.
+        seed: Seed of the order and of the augmentation; None keeps the order of the images, and augments them equally
+            in each epoch.
+        augment: The augmentation; an image gets other random numbers in each epoch and view, which depend on nothing
+            else than the seed, the epoch, the view and the image.
+        views: Number of views of each image; more than one make batches `(B, views, C, H, W)`.
         device: Device that the batches are copied to.
 
     Attributes:
@@ -46,11 +50,12 @@ class Loader(ABC, Generic[Images]):
         batch_size: int,
         *,
         seed: int | None,
-        augment: bool = False,
+        augment: Augment | None = None,
+        views: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.augment, self.device = augment, torch.device(device)
+        self.augment, self.views, self.device = augment, views, torch.device(device)
         # Lightning calls `set_epoch` on the object that it finds here.
         self.sampler, self.batch_sampler = self, None
         self.epoch, self.start, self.batches_yielded = 0, 0, 0
@@ -58,7 +63,7 @@ class Loader(ABC, Generic[Images]):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Tensor]:
-        """Yields the batches of one epoch, `(B, C, H, W)` on the device."""
+        """Yields the batches of one epoch on the device, `(B, C, H, W)` or `(B, views, C, H, W)`."""
 
     @abstractmethod
     def last_names(self) -> list[str]:
@@ -109,15 +114,15 @@ class Loader(ABC, Generic[Images]):
         """Makes the next pass start after the last batch of the saved pass."""
         self.start = state["batches_yielded"] % len(self)
 
-    def _draws(self, images: Tensor, number: int, rank: int) -> Tensor | None:
-        """Draws the flips and shifts of a batch whose images have no places of their own, if images are augmented."""
-        if not self.augment:
-            return None
-        seed = 0
-        for part in (self.seed or 0, self.epoch, number, rank):
-            seed = (seed * 1_000_003 + part) % 2**63
-        generator = torch.Generator().manual_seed(seed)
-        return draw_flips_and_shifts(len(images), images.shape[-2], images.shape[-1], generator)
+    def _augmented(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Returns the views of images `(B, C, H, W)` that lie on the device; each has a number of its own."""
+        if self.augment is None:
+            views = [images] * self.views
+        else:
+            draw = (0, 0) if self.seed is None else (self.seed, self.epoch)
+            keys = [keys_of_images(numbers, *draw, view) for view in range(self.views)]
+            views = [self.augment(images, key) for key in keys]
+        return views[0] if self.views == 1 else torch.stack(views, dim=1)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copies a tensor to the device; a copy to a GPU is asynchronous."""
@@ -141,7 +146,7 @@ class BatchLoader(Loader[ImageStore]):
     def __iter__(self) -> Iterator[Tensor]:
         rank, world = rank_and_world()
         self._place()
-        order, draws = self._plan()
+        order = self._order()
         start, self.start = self.start, 0
         for number, batch in enumerate(order.split(self.batch_sizes())[start:], start=start + 1):
             self.batches_yielded = number
@@ -150,22 +155,18 @@ class BatchLoader(Loader[ImageStore]):
             self.batch_weight = len(indices) * world / len(batch)
             if not len(indices):  # this process must still take part in the step, which is synchronized
                 indices = batch[: self.least_images(world)]
-            images = self._read(indices)
-            yield images if draws is None else flip_and_shift(images, self._to_device(draws[indices]))
+            yield self._augmented(self._read(indices), indices)
 
     @override
     def last_names(self) -> list[str]:
         return [self.images.names[i] for i in self._own_indices.tolist()]
 
-    def _plan(self) -> tuple[Tensor, Tensor | None]:
-        """The order of the images in this epoch, and the flip and shifts of each image of the store."""
-        generator = torch.Generator().manual_seed(((self.seed or 0) * 1_000_003 + self.epoch) % 2**64)
-        count = len(self.images)
-        order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
-        if not self.augment:
-            return order, None
-        height, width = self.images.images([0]).shape[-2:]
-        return order, draw_flips_and_shifts(count, height, width, generator)
+    def _order(self) -> Tensor:
+        """The order of the images in this epoch."""
+        if self.seed is None:
+            return torch.arange(len(self.images))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**64)
+        return torch.randperm(len(self.images), generator=generator)
 
     def _place(self) -> None:
         """Decides before the first batch whether the store is copied to the GPU, and copies it if so."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
-from ssl_pretext.data.augment import flip_and_shift
 from ssl_pretext.data.datasets import Sample, Samples
 from ssl_pretext.data.decode import Decoded
 from ssl_pretext.data.loader import Loader
@@ -138,8 +137,7 @@ class SampleLoader(Loader[Any]):
             begin, end = end, end + len(images)
             if number >= start:
                 self.batches_yielded, self._ranges = number + 1, (self._ranges[1], range(begin, end))
-                draws, images = self._draws(images, number, rank=0), self._to_device(images)
-                yield images if draws is None else flip_and_shift(images, self._to_device(draws))
+                yield self._augmented(self._to_device(images), torch.arange(begin, end))
         self.batches_yielded, self._ranges = 0, (self._ranges[1], self._ranges[1])
 
     @override

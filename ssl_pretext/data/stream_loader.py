@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ssl_pretext.data.augment import flip_and_shift
+from ssl_pretext.augment.keyed_random import keys_of_names
 from ssl_pretext.data.build import in_order
 from ssl_pretext.data.loader import Loader
 from ssl_pretext.data.stream import ImageStream
@@ -26,7 +26,6 @@ class _Batch(NamedTuple):
 
     names: list[str]
     images: Tensor
-    draws: Tensor | None
     share: float
 
 
@@ -46,10 +45,9 @@ class StreamLoader(Loader[ImageStream]):
             ThreadPoolExecutor(1) as background,
             closing(in_order(background, lambda _: next(prepared), range(start, len(self)), PREFETCHED)) as batches,
         ):
-            for number, (names, images, draws, share) in enumerate(batches, start=start + 1):
+            for number, (names, images, share) in enumerate(batches, start=start + 1):
                 self.batches_yielded, self._names, self.batch_weight = number, names, share
-                images = self._to_device(images)
-                yield images if draws is None else flip_and_shift(images, self._to_device(draws))
+                yield self._augmented(self._to_device(images), keys_of_names(names))
 
     @override
     def last_names(self) -> list[str]:
@@ -65,4 +63,4 @@ class StreamLoader(Loader[ImageStream]):
             if number >= start:
                 names, pixels = zip(*named, strict=True)
                 images = torch.from_numpy(np.stack(pixels))
-                yield _Batch(list(names), images, self._draws(images, number, rank), own * world / size)
+                yield _Batch(list(names), images, own * world / size)

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ssl_pretext.augment import NO_AUGMENTATION
 from ssl_pretext.band_statistics import check_bands, measure_bands, warn_of_other_units
 from ssl_pretext.channels import Channels, ChannelSpace, as_images, check_names_differ, known_spaces
 from ssl_pretext.data import ImageStore
@@ -95,6 +96,8 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         channels: The channels that the encoder sees.
         shape: The channels and the reduction of the encoder's feature map.
         trained_on: The image size and the settings that the task was trained with; they are saved with the task.
+        num_views: Number of differently augmented copies of each image that the task compares. If it is larger than
+            one, training batches are `(B, num_views, C, H, W)`.
     """
 
     name: ClassVar[str] = ""  # set by `register_task`
@@ -103,6 +106,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
     channels: Channels
     shape: EncoderShape
     trained_on: TrainedOn = TrainedOn()
+    num_views: int = 1
 
     def set_encoder(self, encoder: str | nn.Module, channels: str | Channels) -> None:
         """Creates the encoder for the channels that it will see, or takes a module as it is.
@@ -141,6 +145,28 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             ArgumentError: The shape, dtype or value range of the images does not fit the task.
         """
         return self._fill_missing(self._extract(self.channels, self._check_images(images)))
+
+    @property
+    def default_augmentation(self) -> str:
+        """The augmentation that `fit` uses if its configuration names none; see `create_augmentation`."""
+        return NO_AUGMENTATION
+
+    def views(self, images: Tensor) -> list[Tensor]:
+        """Splits a batch `(B, num_views, C, H, W)` into its views `(B, C, H, W)`.
+
+        A batch `(B, C, H, W)` without a dimension of views is returned as each of the views.
+
+        Raises:
+            ArgumentError: The batch has another number of views.
+        """
+        if images.dim() == 4:
+            return [images] * self.num_views
+        if images.dim() != 5 or images.shape[1] != self.num_views:
+            raise ArgumentError(
+                f"{self.name} takes image batches (B, {self.num_views}, C, H, W), with {self.num_views} views of each "
+                f"image; got {tuple(images.shape)}"
+            )
+        return list(images.unbind(1))
 
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
         """Computes the feature map `(B, C, h, w)` of one layer, by default of the encoder's output.

@@ -59,6 +59,9 @@ class CrossChannelContrast(TwoEncoderTask):
     and `v` exchanged. The negatives are the other images of the batch on the same process; the paper draws them from a
     memory bank. The difficulty of the task therefore depends on the batch size, and the loss of a batch of one is zero.
 
+    Each encoder sees a crop of its own, as `fit` augments the two views of an image independently by default. If both
+    saw the same crop, aligned edges would tell a pair apart, without any knowledge of what is in the image.
+
     Args:
         first: Channels that the first encoder sees, such as `"lab:L"`.
         second: Other channels of the same images, which the second encoder sees, such as `"lab:ab"`.
@@ -66,10 +69,11 @@ class CrossChannelContrast(TwoEncoderTask):
         temperature: Temperature τ of the softmax.
         embed_dim: Number of dimensions of the vectors. Probes do not use these vectors, but the features of the
             encoders before the head.
+        separate_views: Whether each encoder sees a view of its own; if not, both see the same augmented image.
 
     Raises:
-        ArgumentError: The groups of channels overlap, the temperature or `embed_dim` is not positive, or the encoders
-            do not fit the channels or each other.
+        ArgumentError: The groups of channels overlap, the temperature or `embed_dim` is not positive, `separate_views`
+            is not a boolean, or the encoders do not fit the channels or each other.
 
     Examples:
         >>> task = CrossChannelContrast("lab:L", "lab:ab", "autoencoder")
@@ -84,18 +88,28 @@ class CrossChannelContrast(TwoEncoderTask):
         second: str | Channels,
         encoder: str | Sequence[str] | Sequence[nn.Module] | nn.ModuleList,
         *,
-        temperature: float = 0.07,
+        temperature: float = 0.1,
         embed_dim: int = 128,
+        separate_views: bool = True,
     ) -> None:
         if not 0 < temperature < float("inf"):
             raise ArgumentError(f"temperature of {NAME} must be positive and finite, got {temperature}")
         whole_number(f"embed_dim of {NAME}", embed_dim)
+        if not isinstance(separate_views, bool):
+            raise ArgumentError(f"separate_views of {NAME} must be True or False, got {separate_views!r}")
         groups = parse_disjoint_channels(first, second, NAME)
         encoders = pair_for_branches(encoder, "encoder", NAME)
         super().__init__(
             [ContrastBranch(network, channels, embed_dim) for network, channels in zip(encoders, groups, strict=True)]
         )
         self.temperature, self.embed_dim = temperature, embed_dim
+        self.separate_views = separate_views
+        self.num_views = 2 if separate_views else 1
+
+    @property
+    @override
+    def default_augmentation(self) -> str:
+        return "random_resized_crop,horizontal_flip"
 
     @override
     def prepare(self, images: ImageStore) -> None:
@@ -105,7 +119,11 @@ class CrossChannelContrast(TwoEncoderTask):
 
     @override
     def forward(self, images: Tensor) -> TaskOutput:
-        first, second = (cast(ContrastBranch, branch).embed(images) for branch in self._branches)
+        views = self.views(images)
+        first, second = (
+            cast(ContrastBranch, branch).embed(view)
+            for branch, view in zip(self._branches, (views[0], views[-1]), strict=True)
+        )
         # In float32, because the division by a small temperature would magnify the rounding errors of bfloat16.
         with torch.autocast(first.device.type, enabled=False):
             scores = first.float() @ second.float().mT / self.temperature  # (B, B)

@@ -34,8 +34,9 @@ class FitConfig(Config):
         batch_size: Number of images per step, in total over all processes.
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
-        augment: Whether each training image is flipped at random and shifted by up to an eighth of its size, with its
-            border mirrored. Flips and shifts differ from epoch to epoch.
+        augment: Augmentation of the training images, by the names of its steps with options in brackets, such as
+            `"random_resized_crop,horizontal_flip"` (see `list_augmentations`), or `"none"`. By default that of the task
+            (`PretextTask.default_augmentation`). It differs from epoch to epoch.
         seed: Seed of the order of the images, of the augmentation and of random corruption. The command `pretrain`
             also draws the initial weights from it; `fit` trains the weights that the task has.
         precision: Numerical precision as Lightning names it: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` (on a GPU) or
@@ -54,7 +55,7 @@ class FitConfig(Config):
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = 2e-5
-    augment: bool = False
+    augment: str | None = None
     seed: int = 0
     precision: str = "32-true"
     compile: bool = False

@@ -1,11 +1,13 @@
 """The function `fit`, which pretrains a task in an output folder and resumes an interrupted run there."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
 
@@ -16,6 +18,7 @@ except ImportError as error:
         "fit() needs Lightning, which is not installed: pip install 'ssl-pretext[train]'"
     ) from error
 
+from ssl_pretext.augment import Augment, Augmentation, PerImage, create_augmentation
 from ssl_pretext.data import ImageStore, ImageStream, as_store
 from ssl_pretext.data.convert import as_training_images
 from ssl_pretext.data.loader import BatchLoader
@@ -43,7 +46,14 @@ __all__ = ["fit", "holds_run"]
 FIT_FILE = "fit.json"
 
 
-def fit(task: PretextTask, images: Any, config: FitConfig, *, validation: Any = None) -> list[dict[str, Any]]:
+def fit(
+    task: PretextTask,
+    images: Any,
+    config: FitConfig,
+    *,
+    validation: Any = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> list[dict[str, Any]]:
     """Pretrains a task in place, and writes checkpoints, logs and the trained task to the output folder.
 
     The folder `config.out` then holds `checkpoints/last.ckpt` (written after each epoch, every `checkpoint_minutes`,
@@ -70,6 +80,9 @@ def fit(task: PretextTask, images: Any, config: FitConfig, *, validation: Any = 
         config: Configuration of the run.
         validation: Images to compute `val_loss` on: an `ImageStore`, or a dataset or a loader, which is stored. They do
             not influence the training.
+        augment: A transform from elsewhere instead of `config.augment`, such as one of torchvision or kornia: a
+            function from an image `(C, H, W)` of floats to one of the same shape. It is called for each image, with
+            its own seed, so that a resumed run gets the same images.
 
     Returns:
         One row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
@@ -89,6 +102,7 @@ def fit(task: PretextTask, images: Any, config: FitConfig, *, validation: Any = 
     """
     check_launcher()
     _check_arguments(task, config)
+    augmentation = _augmentation(task, config, augment)
     task.check_loadable()
     images = as_training_images(images)
     if not isinstance(images, SampleStream) and len(images) == 0:
@@ -102,7 +116,7 @@ def fit(task: PretextTask, images: Any, config: FitConfig, *, validation: Any = 
             f"got {config.batch_size}"
         )
     with exclusive_lock(out, "checkpoints", "task"), lightning_settings():
-        return _fit(task, images, config, out, validation)
+        return _fit(task, images, config, out, validation, augmentation)
 
 
 def _check_arguments(task: object, config: object) -> None:
@@ -118,16 +132,30 @@ def _check_arguments(task: object, config: object) -> None:
         raise ArgumentError(f"FitConfig.precision {HALF_MIXED!r} needs a GPU; use 'bf16-mixed' on a CPU")
 
 
+def _augmentation(
+    task: PretextTask, config: FitConfig, transform: Callable[[Tensor], Tensor] | None
+) -> Augmentation | PerImage | None:
+    """Creates the augmentation of a run; None if images are not augmented."""
+    if transform is None:
+        spec = task.default_augmentation if config.augment is None else config.augment
+        augmentation = create_augmentation(spec, photos=task.image_space.is_color)
+        return augmentation if augmentation.steps else None
+    if config.augment is not None:
+        raise ArgumentError("fit() got two augmentations, in FitConfig.augment and as augment; pass one of them")
+    return transform if isinstance(transform, Augmentation) else PerImage(transform)
+
+
 def _fit(
     task: PretextTask,
     images: Images,
     config: FitConfig,
     out: Path,
     validation: ImageStore | None,
+    augment: Augment | None,
 ) -> list[dict[str, Any]]:
     sample = images if isinstance(images, ImageStore) else images.sample()
     task.measure(sample)  # also in a resumed run, whose images are the same; what is measured belongs to its identity
-    checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task))
+    checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task, augment))
     task.trained_on = TrainedOn(image_size=images.image_size, resize=images.resize)
     if checkpoint is None:  # a checkpoint already contains these statistics
         task.prepare(sample)
@@ -142,9 +170,20 @@ def _fit(
     )
     device = trainer.strategy.root_device
     loader_type: Any = {ImageStream: StreamLoader, SampleStream: SampleLoader}.get(type(images), BatchLoader)
-    training_batches = loader_type(images, config.batch_size, seed=config.seed, augment=config.augment, device=device)
+    training_batches = loader_type(
+        images, config.batch_size, seed=config.seed, augment=augment, views=task.num_views, device=device
+    )
     validation_batches = (
-        None if validation is None else BatchLoader(validation, config.batch_size, seed=None, device=device)
+        None
+        if validation is None
+        else BatchLoader(
+            validation,
+            config.batch_size,
+            seed=None,
+            augment=augment if task.num_views > 1 else None,
+            views=task.num_views,
+            device=device,
+        )
     )
     memory = keep_freed_memory() if device.type == "cpu" else nullcontext()
     with memory, torch_settings(config.precision, device), stop.handling_signals(), storage_errors(out):
@@ -162,6 +201,7 @@ def _fit(
             if config.precision == DOUBLE:
                 task.float()
     run_settings = {"images": training_batches.images_per_epoch, "sha256": images.sha256, **config.fingerprint()}
+    run_settings["augment"] = repr(augment)
     task.trained_on = replace(task.trained_on, settings=run_settings)
     on_rank_zero("fit", lambda: _finish(task, sample, out, device))
     task.to("cpu")
@@ -184,9 +224,10 @@ def holds_run(out: Path) -> bool:
     return (out / FIT_FILE).exists() and ((out / CHECKPOINT).exists() or (out / "task").exists())
 
 
-def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask) -> Path | None:
+def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask, augment: Augment | None) -> Path | None:
     """Checks that the folder is free or holds this run; returns the checkpoint to resume from, if there is one."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
+    identity["augment"] = repr(augment)
     # Tasks with other losses, or with bands of another center and scale, may have the same weights.
     spaces = [space.describe() for space in task.channel_spaces()]
     identity["task"] = json_sha256([task.name, task.options(), spaces])
