@@ -74,7 +74,7 @@ def test_pretrain_can_be_repeated_after_it_failed_before_its_first_checkpoint(ca
         ),
         (
             "--data photos --out new --task colors",
-            "there is no task named 'colors'. Known: colorization",
+            "there is no task named 'colors'. Known: barlow_twins, colorization",
         ),
         ("--data photos --out new --encoder timm/resnet", "timm has no network named 'resnet'. Did you mean"),
         ("--data photos --out new --losses l1", "losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got 'l1'"),

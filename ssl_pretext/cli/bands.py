@@ -10,8 +10,8 @@ from ssl_pretext.cli.files import read_yaml
 from ssl_pretext.config import Config
 from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.registry import duplicates, joined, parse_spec, signature_of
-from ssl_pretext.tasks.base import TASKS
+from ssl_pretext.registry import duplicates, joined, signature_of
+from ssl_pretext.tasks.base import TASKS, parse_task
 
 __all__ = ["Band", "ImageFormat", "choose_bands", "default_task", "image_format", "read_bands"]
 
@@ -150,7 +150,7 @@ def default_task(task: str | None, bands: Channels | None) -> tuple[str, dict[st
     if bands is None:
         return task or "colorization", {}, None
     if task is not None:
-        name, given = parse_spec(task)
+        name, given = parse_task(task)
         takes = signature_of(TASKS.factory(name)).parameters
         return task, {"channels": bands} if "channels" in takes and "channels" not in given else {}, None
     names, half = bands.names, bands.num_channels // 2

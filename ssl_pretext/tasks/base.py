@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,11 +40,13 @@ __all__ = [
     "create_task",
     "list_tasks",
     "parse_channel_pair",
+    "parse_task",
     "register_task",
 ]
 
 log = logging.getLogger(__name__)
 
+MULTI_TASK = "multi_task"  # the name of the task that a sum of tasks becomes
 TASKS: "Registry[PretextTask]" = Registry("task")
 
 
@@ -55,9 +58,10 @@ class TaskOutput:
         loss: The scalar to minimize, which is the sum of `terms`.
         terms: The weighted loss terms by name.
         prediction: The predicted channels, normalized, `(B, n, H, W)`. For a classification task, the logits
-            `(N, classes)`, where `N` is the number of classified items, such as rotated copies of the images.
+            `(N, classes)`, where `N` is the number of classified items, such as rotated copies of the images. For a
+            task that compares views, the vectors `(B, n)` of the first views.
         target: The true channels, normalized, in the shape of `prediction`. For a classification task, the true
-            classes `(N,)` as `int64`.
+            classes `(N,)` as `int64`. For a task that compares views, the vectors of the second views.
     """
 
     loss: Tensor
@@ -476,7 +480,8 @@ def create_task(task: str, *, spaces: Sequence[ChannelSpace] = (), **options: An
     """Creates a task by name.
 
     Args:
-        task: A name from `list_tasks()`, with options in brackets or without.
+        task: A name from `list_tasks()`, with options in brackets or without; or a weighted sum of several such tasks
+            on one encoder, such as `"colorization + 0.5*rotation"`.
         spaces: Channel spaces of your own that the options name, such as `source="sentinel2:B02,B03"`. The names of
             their channels alone are enough: `source="B02,B03"`.
         options: Arguments of the task's class.
@@ -494,8 +499,35 @@ def create_task(task: str, *, spaces: Sequence[ChannelSpace] = (), **options: An
         >>> create_task("cross_channel[source=B02+B03;target=B08]", spaces=[chips], encoder="autoencoder").target
         Channels('chips:B08')
     """
+    name, given = parse_task(task)
     with known_spaces(spaces):
-        return TASKS.create(task, **options)
+        return TASKS.create(task, **options) if name != MULTI_TASK else TASKS.create(name, **given, **options)
+
+
+def parse_task(task: str) -> tuple[str, dict[str, Any]]:
+    """Splits the spec of a task, or a weighted sum of tasks, into the name of the task and its options.
+
+    Examples:
+        >>> parse_task("colorization[target=rgb]")
+        ('colorization', {'target': 'rgb'})
+        >>> parse_task("colorization + 0.5*rotation")
+        ('multi_task', {'tasks': {'colorization': 1.0, 'rotation': 0.5}})
+    """
+    parts = [part.strip() for part in re.split(r"\+(?![^\[]*\])", task)]
+    if len(parts) == 1:
+        name, given = parse_spec(task)
+        return name, dict(given)
+    weighted = [re.fullmatch(r"(?:([\d.eE-]+)\s*\*\s*)?(.+)", part) for part in parts]
+    try:
+        tasks = {match[2]: float(match[1] or 1) for match in weighted if match}
+    except ValueError:
+        tasks = {}
+    if len(tasks) < len(parts):
+        raise ArgumentError(
+            f"a sum of tasks must be different tasks, each with a weight or without, such as "
+            f"'colorization + 0.5*rotation'; got {task!r}"
+        )
+    return MULTI_TASK, {"tasks": tasks}
 
 
 def list_tasks() -> list[str]:
