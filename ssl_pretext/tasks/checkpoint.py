@@ -16,9 +16,10 @@ from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights
 from ssl_pretext.version import __version__
 
-__all__ = ["check_loadable", "load_task", "local_folder", "options_without_weights"]
+__all__ = ["AVERAGED", "check_loadable", "load_task", "local_folder", "options_without_weights"]
 
 RUN_FILE = "fit.json"  # which `fit` writes when it starts
+AVERAGED = "task-ema"  # folder of a run for the task with the moving average of the weights
 
 T = TypeVar("T", bound=nn.Module)
 

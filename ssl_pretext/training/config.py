@@ -139,8 +139,9 @@ class FitConfig(Config):
             return
         name, options = parse_spec(self.schedule)
         if name not in SCHEDULES:
+            known = ", ".join(SCHEDULES)
             raise UnknownNameError(
-                f"FitConfig.schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.{did_you_mean(name, SCHEDULES)}"
+                f"FitConfig.schedule must be one of {known}, got {name!r}.{did_you_mean(name, SCHEDULES)}"
             )
         for option, value in options.items():
             if option not in SCHEDULES[name]:

@@ -116,8 +116,8 @@ class FiniteCheck:
         images = f"The images of this step were {shown} ({self.out / REPORT_FILE} lists all of them); " if files else ""
         last_good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         raise NotFiniteError(
-            f"{problem}. {images}{last_good}. Resuming the run would fail again at this step: start in another folder with a lower "
-            "learning_rate, or without the images that cause the failure."
+            f"{problem}. {images}{last_good}. Resuming the run would fail again at this step: start in another folder "
+            "with a lower learning_rate, or without the images that cause the failure."
         )
 
 

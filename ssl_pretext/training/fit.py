@@ -31,6 +31,7 @@ from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.callbacks import callbacks as run_callbacks
 from ssl_pretext.training.checkpoints import check_checkpoint
 from ssl_pretext.training.config import DOUBLE, HALF_MIXED, FitConfig
@@ -43,10 +44,9 @@ from ssl_pretext.training.optimization import check_optimization, gradient_check
 from ssl_pretext.training.stopping import StopOnSignal
 from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings, unused_parameters
 
-__all__ = ["AVERAGED", "check_request", "fit", "holds_run"]
+__all__ = ["check_request", "fit", "holds_run"]
 
 FIT_FILE = "fit.json"
-AVERAGED = "task-ema"  # folder of the task with the averaged weights
 RAISING = (
     ". Only a run with schedule='constant', warmup=0 and no max_steps can be given more epochs, because other learning "
     "rates depend on the number of steps from the start; initialize_from() starts a new run from the trained weights"

@@ -183,7 +183,7 @@ class PretextModule(pl.LightningModule):
             weight = own * self.trainer.world_size / self.config.batch_size
         # Each process has the mean loss over its images. Gradients are averaged over the processes, so the weight makes
         # up for different numbers of images.
-        return cast(Tensor, output.loss if weight == 1 else weight * output.loss)
+        return output.loss if weight == 1 else weight * output.loss
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

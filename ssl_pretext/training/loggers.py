@@ -17,7 +17,7 @@ LOGGERS: dict[str, Callable[[Path], Logger]] = {
     "tensorboard": lambda out: TensorBoardLogger(out, "logs", "tensorboard"),
     "wandb": lambda out: WandbLogger(out.name, save_dir=out / "logs", project="ssl_pretext"),
 }
-PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}  # the others are installed with Lightning in the extra `train`
+INSTALLED_APART = ("mlflow", "wandb")  # packages of the same names; the others come with the extra `train`
 
 
 def check_loggers(loggers: Sequence[str | Logger]) -> None:
@@ -44,9 +44,9 @@ def check_loggers(loggers: Sequence[str | Logger]) -> None:
             raise UnknownNameError(
                 f"there is no logger named {logger!r}.{did_you_mean(logger, LOGGERS)} Known: {', '.join(LOGGERS)}"
             )
-        if logger in PACKAGES and find_spec(PACKAGES[logger]) is None:
+        if logger in INSTALLED_APART and find_spec(logger) is None:
             raise MissingDependencyError(
-                f"the logger {logger!r} needs {PACKAGES[logger]}, which is not installed: pip install {PACKAGES[logger]}"
+                f"the logger {logger!r} needs the package {logger}, which is not installed: pip install {logger}"
             )
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -56,7 +55,7 @@ def create_optimizer(task: PretextTask, config: FitConfig) -> Optimizer:
     arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, **options}
     groups = _parameter_groups(task, config)
     try:
-        return create_optimizer_v2(groups, name, **arguments)
+        return cast(Optimizer, create_optimizer_v2(groups, name, **arguments))
     # timm asserts that a GPU is there, and optimizers raise nearly anything on a wrong option.
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
         raise ArgumentError(f"the optimizer {config.optimizer!r} cannot be created: {error}") from error
@@ -98,7 +97,8 @@ def create_schedule(optimizer: Optimizer, config: FitConfig, steps: float) -> La
     if name == "constant" and rising:
         name = "constant_with_warmup"
     try:
-        return get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=steps, **options)
+        schedule = get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=steps, **options)
+        return cast(LambdaLR, schedule)
     except ValueError as error:  # polynomial, with a learning rate that is below its end
         raise ArgumentError(f"the schedule {name!r} cannot start from {config.learning_rate:g}: {error}") from error
 
@@ -140,11 +140,12 @@ def gradient_checkpointing(task: PretextTask) -> Iterator[None]:
             )
     able: list[Any] = [module for module in task.modules() if _can_checkpoint(module)]
     try:
-        for module in able:
-            _set_checkpointing(module, True)
+        try:
+            for module in able:
+                _set_checkpointing(module, True)
+        except AssertionError as error:  # of timm, from networks that have the method only to say no
+            raise ArgumentError(f"{task.encoder_name} does not support gradient_checkpointing: {error}") from error
         yield
-    except AssertionError as error:  # of timm, from networks that have the method to say that they do not support it
-        raise ArgumentError(f"the encoder {task.encoder_name} does not support gradient_checkpointing: {error}") from error
     finally:
         for module in able:
             _set_checkpointing(module, False)
