@@ -32,6 +32,7 @@ def callbacks(images: Images, out: Path, config: FitConfig, others: Sequence[Cal
     """Returns the callbacks of a run, without the one that stops it; `others` are those that the caller adds."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
+        *([] if config.max_steps is None else [_StopAfterSteps(config.max_steps)]),
         _TimeEstimate(),
         # Both write the same file, because a run resumes from last.ckpt.
         _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
@@ -42,6 +43,23 @@ def callbacks(images: Images, out: Path, config: FitConfig, others: Sequence[Cal
     if sys.stderr.isatty() and not any(isinstance(callback, ProgressBar) for callback in others):
         callbacks.append(TQDMProgressBar())
     return [*callbacks, *others]
+
+
+class _StopAfterSteps(Callback):
+    """Ends a run after a number of optimizer steps, with the end of an epoch.
+
+    The option `max_steps` of Lightning's Trainer is not used, because a run that has it resumes from the end of an
+    epoch by ending that epoch once more.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.max_steps  # if a run that has ended is resumed
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.max_steps
 
 
 class _LastCheckpoint(ModelCheckpoint):

@@ -93,8 +93,7 @@ def fit(
         loggers: Names `"tensorboard"`, `"csv"`, `"wandb"` or `"mlflow"`, or loggers of Lightning.
 
     Returns:
-        One row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`, and
-        for an epoch that `max_steps` ends early.
+        One row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
 
     Raises:
         ArgumentError: An argument has the wrong type; there are no images; the device is not available; `batch_size`

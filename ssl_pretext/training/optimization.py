@@ -44,7 +44,8 @@ def create_optimizer(task: PretextTask, config: FitConfig) -> Optimizer:
             f"there is no optimizer named {name!r}.{did_you_mean(name.lower(), names)} timm.optim.list_optimizers() "
             "lists all names"
         )
-    if get_optimizer_info(name).second_order:
+    info = get_optimizer_info(name)
+    if info.second_order:
         raise ArgumentError(
             f"the optimizer {name!r} needs second derivatives, which fit() does not compute; choose another one"
         )
@@ -52,6 +53,9 @@ def create_optimizer(task: PretextTask, config: FitConfig) -> Optimizer:
         raise ArgumentError(
             f"{', '.join(reserved)} cannot be an option of the optimizer {name!r}; use learning_rate and weight_decay"
         )
+    for option, is_taken in (("betas", info.has_betas), ("eps", info.has_eps)):
+        if option in options and not is_taken:  # timm would ignore it
+            raise ArgumentError(f"the optimizer {name!r} takes no {option}; remove it")
     arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, **options}
     groups = _parameter_groups(task, config)
     try:

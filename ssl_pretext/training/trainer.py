@@ -53,7 +53,6 @@ def create_trainer(
         num_nodes=world // local,
         precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,
-        max_steps=-1 if config.max_steps is None else config.max_steps,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip_norm or None,
         logger=list(loggers),
@@ -82,7 +81,7 @@ def is_resumable(trainer: pl.Trainer, batch: int) -> bool:
         trainer: The Trainer of the run.
         batch: Index of the batch in its epoch.
     """
-    is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+    is_last = trainer.is_last_batch or trainer.should_stop
     return not is_last and (batch + 1) % trainer.accumulate_grad_batches == 0
 
 
