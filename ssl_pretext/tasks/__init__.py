@@ -11,6 +11,7 @@ from ssl_pretext.tasks.masked_patches import MaskedPatches
 from ssl_pretext.tasks.relative_patch import RelativePatch
 from ssl_pretext.tasks.rotation import Rotation
 from ssl_pretext.tasks.split_brain import SplitBrain
+from ssl_pretext.tasks.warm_start import initialize_from
 
 __all__ = [
     "Colorization",
@@ -26,6 +27,7 @@ __all__ = [
     "SplitBrain",
     "TaskOutput",
     "create_task",
+    "initialize_from",
     "list_tasks",
     "register_task",
 ]
