@@ -2,7 +2,6 @@
 
 import json
 import logging
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -201,9 +200,7 @@ def test_the_module_trains_with_a_trainer_and_a_loader_of_ones_own(labels, tmp_p
         max_epochs=2, accumulate_grad_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning advises to use worker processes
-        trainer.fit(module, DataLoader(data, batch_size=4), DataLoader(data, batch_size=4))
+    trainer.fit(module, DataLoader(data, batch_size=4), DataLoader(data, batch_size=4))
     optimizer = torch.optim.AdamW(again.parameters(), lr=0.01, weight_decay=config.weight_decay)
     for _ in range(2):
         for batch in photos.split(8):  # a plain loop, with batches of twice the size

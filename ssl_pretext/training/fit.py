@@ -117,7 +117,8 @@ def fit(
     if not isinstance(images, SampleStream) and len(images) == 0:
         raise ArgumentError(f"fit() needs at least one image, got an empty {type(images).__name__}")
     validation = None if validation is None else as_store(validation, target=None)
-    check_optimization(task, config, steps_known=_steps_known(images, config))
+    if isinstance(images, SampleStream) and images.num_batches is None and config.max_steps is None:
+        check_optimization(task, config, steps_known=False)
     out = Path(config.out)
     world = rank_info().world
     if config.batch_size < world:
@@ -154,10 +155,6 @@ def check_request(
     check_loggers(loggers)
     task.check_loadable()
     check_optimization(task, config, steps_known=True)
-
-
-def _steps_known(images: Images, config: FitConfig) -> bool:
-    return config.max_steps is not None or not isinstance(images, SampleStream) or images.num_batches is not None
 
 
 def _total_steps(batches: Loader[Any], config: FitConfig) -> float:
