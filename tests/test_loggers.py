@@ -43,7 +43,7 @@ def test_a_run_without_loggers(tmp_path):
         ({"loggers": ["tensorbord"]}, UnknownNameError, "no logger named 'tensorbord'. Did you mean 'tensorboard'"),
         ({"loggers": ["wandb"]}, MissingDependencyError, "'wandb' needs the package wandb.*: pip install wandb"),
         ({"loggers": "csv"}, ArgumentError, "needs a list as loggers, such as .*got 'csv'"),
-        ({"loggers": [CSVLogger]}, ArgumentError, "must be one of .* or a Logger of Lightning, got type"),
+        ({"loggers": [CSVLogger]}, ArgumentError, "must be one of .* or a Logger of Lightning, got ABCMeta"),
         (
             {"callbacks": ["early"]},
             ArgumentError,
