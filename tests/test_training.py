@@ -194,14 +194,14 @@ def test_the_module_trains_with_a_trainer_and_a_loader_of_ones_own(labels, tmp_p
     torch.manual_seed(0)
     task, again = sp.Colorization(nn.Conv2d(1, 4, 2, stride=2)), sp.Colorization(nn.Conv2d(1, 4, 2, stride=2))
     again.load_state_dict(task.state_dict())
-    config = sp.FitConfig(out=tmp_path, learning_rate=0.01, schedule="constant", warmup=0)
+    config = sp.FitConfig(out=tmp_path, optimizer="sgd", learning_rate=0.01, schedule="constant", warmup=0)
     module = PretextModule(task, config)
     trainer = pl.Trainer(
         max_epochs=2, accumulate_grad_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader(data, batch_size=4), DataLoader(data, batch_size=4))
-    optimizer = torch.optim.AdamW(again.parameters(), lr=0.01, weight_decay=config.weight_decay)
+    optimizer = torch.optim.SGD(again.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)
     for _ in range(2):
         for batch in photos.split(8):  # a plain loop, with batches of twice the size
             optimizer.zero_grad()
