@@ -132,7 +132,8 @@ class PretextModule(pl.LightningModule):
         ...     enable_model_summary=False, accelerator="cpu")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     module = PretextModule(task, sp.FitConfig(out=folder))
-        ...     trainer.fit(module, torch.utils.data.DataLoader(photos, batch_size=2))
+        ...     batches = torch.utils.data.DataLoader(photos, batch_size=2)
+        ...     trainer.fit(module, batches, batches)
         >>> len(module.history), task.trained_on.image_size
         (1, 32)
     """
