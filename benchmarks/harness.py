@@ -270,6 +270,8 @@ def pretrain_or_load(
         epochs=preset.epochs,
         batch_size=preset.batch_size,
         learning_rate=spec.learning_rate,
+        schedule="constant",
+        warmup=0,
         seed=seed,
         device=device,
         resume=True,

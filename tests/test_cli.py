@@ -43,6 +43,25 @@ def test_pretrain_resumes_with_its_own_file_of_options(capsys):
     assert "18 images of 16 px from photos; unreadable and skipped: 1, see run/skipped.json" in capsys.readouterr().out
 
 
+def test_pretrain_starts_from_another_run_and_probes_averaged_weights(capsys):
+    start = ["--data", "photos", "--init-from", "run", "--out", "warm", "--loggers", "csv", "--ema-decay", "0.5"]
+    constant = ["--schedule", "constant", "--warmup", "0"]
+    assert main(["pretrain", *start, *constant, *SMALL]) == 0
+    assert len(sp.PretextTask.from_pretrained("warm/task").trained_on.initialized_from) == 64
+    assert main(["pretrain", "--config", "warm/pretrain.yaml", "--resume", "--epochs", "2"]) == 0
+    assert len(json.loads(Path("warm/history.json").read_text())) == 2
+    assert "epochs: 2" in Path("warm/pretrain.yaml").read_text()
+    assert main(["probe", "warm", "--data", "labeled", "--test", "labeled_test", "--probe", "knn", "--seeds=1"]) == 0
+    assert "| colorization (averaged weights) |" in capsys.readouterr().out
+
+
+def test_pretrain_checks_the_optimizer_before_it_reads_images(capsys, monkeypatch):
+    monkeypatch.setattr("ssl_pretext.cli.pretrain._images", interrupt)
+    arguments = ["--data", "photos", "--out", "unwritten", "--optimizer", "adamx", *SMALL]
+    assert "there is no optimizer named 'adamx'. Did you mean" in error_line(capsys, "pretrain", *arguments)
+    assert not Path("unwritten").exists()
+
+
 def test_pretrain_says_how_to_resume_after_ctrl_c(capsys, monkeypatch):
     monkeypatch.setattr("ssl_pretext.cli.pretrain.fit", interrupt)
     message = error_line(capsys, "pretrain", "--data", "photos", "--out", "stopped", *SMALL, code=130)

@@ -46,7 +46,7 @@ def nine_times(form, first):
     [
         (
             "epoch: 3\ncolor: 1",
-            "run.yaml contains color, epoch, which pretrain does not have; its options are augment, bands, batch_size",
+            "run.yaml contains color, epoch, which pretrain does not have; its options are accumulate, augment, bands",
         ),
         ("16", "contains no options; write one per line, such as 'epochs: 16'"),
         ("a: [", "is not valid YAML"),

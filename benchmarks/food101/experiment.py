@@ -119,6 +119,8 @@ class Run:
             batch_size=self.config["batch_size"],
             learning_rate=self.config["learning_rate"],
             weight_decay=self.config["weight_decay"],
+            schedule="constant",
+            warmup=0,
             seed=self.config["seed"],
             precision=self.config["precision"],
             compile=self.config["compile"],

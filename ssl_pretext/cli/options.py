@@ -88,6 +88,7 @@ class Pretrain(Config):
             If left out, the names are those in the files, or band1, band2 and so on. Centers and scales that are not
             given are measured.
         encoder: Network to pretrain; see "ssl-pretext list encoders".
+        init_from: Folder of a run or of a task whose weights the training starts from. Its encoder must be the same.
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
         image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
             and the center is cropped. If left out, it is 64, or that of --tile.
@@ -95,6 +96,7 @@ class Pretrain(Config):
             suffix of an image alone if left out.
         epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        loggers: Where losses and learning rates are logged, separated by commas: tensorboard, csv, wandb and mlflow.
         config: YAML file of options, such as the pretrain.yaml of another run. Options on the command line override
             those of the file.
         images: Options of the images in a folder.
@@ -108,11 +110,13 @@ class Pretrain(Config):
     task: str | None = None
     bands: str | None = None
     encoder: str = "autoencoder"
+    init_from: Path | None = None
     losses: str | None = None
     image_size: int | None = None
     image_field: str | None = None
     epoch_images: int | None = None
     cache: Path | None = None
+    loggers: str = "tensorboard,csv"
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     fit: OmitArgPrefixes[FitConfig]

@@ -23,6 +23,7 @@ from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.image_manifest import read_digests
 
 __all__ = ["run"]
@@ -56,10 +57,18 @@ def run(options: Probe) -> None:
     if len(set(probes)) < len(probes):
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
     task = PretextTask.from_pretrained(options.run)
-    compared = {task.name: task.representation(pooling=options.pooling)} | _others(options)
+    compared = {task.name: task.representation(pooling=options.pooling)} | _averaged(options) | _others(options)
     out = options.out or options.run / "probe"
     with exclusive_lock(out):
         _probe(task, compared, probes, options, out)
+
+
+def _averaged(options: Probe) -> dict[str, Representation]:
+    """The same network with the moving average of its weights, if the run kept one."""
+    if not (options.run / AVERAGED).is_dir():
+        return {}
+    task = PretextTask.from_pretrained(options.run / AVERAGED)
+    return {f"{task.name} (averaged weights)": task.representation(pooling=options.pooling)}
 
 
 def _others(options: Probe) -> dict[str, Representation]:

@@ -131,6 +131,16 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         self.encoder = create_encoder(encoder, in_channels=self.channels.num_channels)
         self.shape = measure_encoder(self.encoder, self.channels.num_channels)
 
+    def __call__(self, images: Tensor) -> TaskOutput:
+        """Calls `forward`; in training it also records the size of the images, which `fit` would do."""
+        if self.training and torch.is_grad_enabled():
+            height, width = images.shape[-2:]
+            size = height if height == width else (height, width)
+            if size != self.trained_on.image_size:
+                self.trained_on = replace(self.trained_on, image_size=size, resize=None, settings=None)
+        output: TaskOutput = super().__call__(images)
+        return output
+
     def forward(self, images: Tensor) -> TaskOutput:
         """Predicts the hidden part of a batch of images and computes the loss.
 
