@@ -76,7 +76,7 @@ def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
     if size is None:
         raise ArgumentError("the task has no record of the image size that it was trained at; pretrain it with fit()")
     small = F.interpolate(photo[None].float() / 255, size, mode="bilinear", antialias=True).clamp(0, 1)
-    ab = F.interpolate(rgb_to_lab(task.colorize(small))[:, 1:], photo.shape[-2:], mode="bilinear")[0]
+    ab = F.interpolate(rgb_to_lab(task.predict(small))[:, 1:], photo.shape[-2:], mode="bilinear")[0]
     colored = torch.empty_like(photo)
     rows = max(1, MAX_PIXELS // photo.shape[-1])
     for strip, colors, target in zip(photo.split(rows, 1), ab.split(rows, 1), colored.split(rows, 1), strict=True):
