@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ssl_pretext.channels import Channels, ChannelSpace, join
+from ssl_pretext.channels import Channels, join
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders import SkipDecoder, create_decoder, decoder_for
 from ssl_pretext.encoders.inspection import output_and_maps
