@@ -11,6 +11,7 @@ from typing_extensions import Self, override
 
 from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.losses.base import Loss, register_loss, uncast
+from ssl_pretext.saving.weights import read_tensors
 
 __all__ = ["Perceptual"]
 

@@ -17,13 +17,13 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses, WeightedLosses
 from ssl_pretext.losses.weighted import as_signed_rgb
 from ssl_pretext.regularizers import WeightedRegularizers
-from ssl_pretext.representations.base import Concatenated, Representation
+from ssl_pretext.representations.base import Backbone, Representation
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, parse_channel_pair, register_task
 from ssl_pretext.tasks.gray_photos import check_colors
 
 __all__ = ["PREDICTION", "CrossChannelPrediction"]
 
-PREDICTION = "(prediction)"  # stands for the prediction among the layers; parentheses are in no name of a layer
+PREDICTION = "(prediction)"  # stands for the prediction among the layers, whose names have no parentheses
 PREDICTED_AT_ONCE = 64  # images; more take more memory and no less time
 
 
@@ -168,11 +168,13 @@ class CrossChannelPrediction(PretextTask):
             >>> task.prediction_representation(pooling="gap").features(torch.rand(2, 3, 32, 32)).shape
             torch.Size([2, 2, 1, 1])
         """
-        if pooling not in ("map", "gap"):
-            raise ArgumentError(f"pooling of a prediction must be map or gap, got {pooling!r}")
-        label = name or f"{self.name}:prediction" + (" (gap)" if pooling == "gap" else "")
-        prediction = Representation(label, self.backbone(), layer=PREDICTION)
-        return prediction if pooling == "map" else Concatenated([prediction], size=1, name=label)
+        return self.backbone().representation(PREDICTION, name, pooling=pooling)
+
+    @override
+    def backbone(self) -> Backbone:
+        backbone = super().backbone()
+        backbone.prediction = PREDICTION
+        return backbone
 
     @property
     def source(self) -> Channels:
