@@ -106,9 +106,7 @@ def test_the_prediction_is_a_representation_that_is_saved_and_has_an_untrained_c
         loaded = sp.load_representation(tmp_path / one.name)
         assert loaded.describe == one.describe
         assert torch.equal(loaded.features(images), one.features(images))
-    with pytest.raises(
-        sp.PretextError, match="needs a class token, and layer '.prediction.' of cross_channel has none"
-    ):
+    with pytest.raises(sp.PretextError, match="needs a class token, and layer .* of cross_channel has none"):
         task.prediction_representation(pooling="cls")
 
 
@@ -124,7 +122,7 @@ def test_evaluate_probes_the_prediction():
     pixels = torch.randn(40, 3, 8, 8, generator=generator) * 300 + 900
     pixels[:, 0] += 600 * labels[:, None, None]
     task = sp.CrossChannelPrediction(CELLS["BF"], CELLS["DNA"], Stain(), decoder=nn.Conv2d(1, 1, 1))
-    store = sp.ImageStore(pixels, labels)
+    store = sp.ImageStore.from_arrays(pixels, labels)
     prediction = {"mean stain": task.prediction_representation(pooling="gap")}
     report = sp.evaluate(prediction, store, store, probe="knn", seeds=2, controls=False)
     assert report.values("mean stain") == [1, 1]
@@ -176,7 +174,7 @@ def test_images_are_resized_as_for_training_and_the_prediction_back():
 
 def test_georeferenced_files_stay_so(folder):
     rasterio = pytest.importorskip("rasterio")
-    transform = rasterio.transform.from_origin(500000, 4600000, 10, 10)
+    transform = rasterio.Affine(10, 0, 500000, 0, -10, 4600000)
     about = {"driver": "GTiff", "height": 20, "width": 30, "count": 3, "dtype": "uint16", "nodata": 0}
     values = cells(20, 30)
     values[:, :4] = 0
