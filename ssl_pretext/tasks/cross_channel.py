@@ -134,6 +134,7 @@ class CrossChannelPrediction(PretextTask):
             ArgumentError: The shape, dtype or value range of the images does not fit the task.
 
         Examples:
+            >>> from ssl_pretext import ChannelSpace
             >>> cells = ChannelSpace.bands("cells", ["bright field", "DNA"], center=1000.0, scale=500.0)
             >>> task = CrossChannelPrediction(
             ...     cells["bright field"], cells["DNA"], "timm/resnet10t[layer=layer1]", decoder="unet"
