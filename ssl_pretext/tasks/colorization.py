@@ -30,6 +30,7 @@ class Colorization(CrossChannelPrediction):
         ArgumentError: The target is neither `lab:ab` nor `rgb`, or the encoder, decoder and losses do not fit together.
 
     Examples:
+        >>> import torch
         >>> task = Colorization("autoencoder", target="rgb")
         >>> task.predict(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 3, 32, 32])
