@@ -355,4 +355,4 @@ def command_line(
 def colorize(task: Any, images: Tensor) -> Tensor:
     """Colorizes images `(B, 3, H, W)` in `[0, 1]` with a pretrained task, batch by batch."""
     device = next(task.parameters()).device
-    return torch.cat([task.colorize(batch.to(device)).cpu() for batch in images.split(256)]).clamp(0, 1)
+    return torch.cat([task.predict(batch.to(device)).cpu() for batch in images.split(256)]).clamp(0, 1)

@@ -65,6 +65,7 @@ TESTED_BY = {
     "ssl_pretext.cli.__main__": "test_docs.py",
     "ssl_pretext.cli.cache": "test_cached_stores.py",
     "ssl_pretext.cli.files": "test_cli.py",
+    "ssl_pretext.cli.jobs": "test_colorize.py",
     "ssl_pretext.cli.names": "test_cli.py",
     "ssl_pretext.cli.options": "test_parsing.py",
     "ssl_pretext.cli.pretrain": "test_cli.py",

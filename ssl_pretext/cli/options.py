@@ -21,6 +21,7 @@ __all__ = [
     "Command",
     "ImageOptions",
     "List",
+    "Predict",
     "Pretrain",
     "Probe",
     "name_options",
@@ -227,6 +228,44 @@ class Colorize(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Predict(Config):
+    """Predict channels of images of any size from their other channels, such as a stain, near-infrared or depth.
+
+    The predictions have the size and the units of the images. An image may lack the predicted channels.
+
+    For example:
+      ssl-pretext predict runs/stain cells -o predicted
+      ssl-pretext predict runs/stain plate --pattern "{well}_s{site}_w{channel}.tif" -o predicted
+      ssl-pretext predict runs/nir scene.tif -o predicted --format tif
+
+    Attributes:
+        run: Output folder of pretrain with the task cross_channel, or folder of such a saved task.
+        images: An image, or a folder of images, which may be in subfolders.
+        out: Output folder, with a file for each image. Images are never overwritten.
+        format: Format of the predictions. If left out, it is tif for TIFF files, npy for other bands, and png for
+            photos. With rasterio, GeoTIFF files keep their georeference in tif.
+        missing: Value of the files that means missing, such as 0.
+        reader: Reader with options for the files of its suffixes, such as "h5[key=images]".
+        pattern: Pattern of the file names if an image is several files, as in pretrain.
+        device: Device to compute on: auto, cpu or cuda.
+    """
+
+    module: ClassVar[str] = "predict"
+    after_interrupt: ClassVar[str] = (
+        "The predictions that were written are complete; the same command writes all of them again."
+    )
+
+    run: Positional[Path]
+    images: Positional[Path]
+    out: Annotated[Path, arg(aliases=("-o",))]
+    format: Literal["tif", "npy", "png"] | None = None
+    missing: float | None = None
+    reader: str | None = None
+    pattern: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class List(Config):
     """List the names that the other commands know.
 
@@ -274,7 +313,7 @@ class Cache(Config):
     cache: Path | None = None
 
 
-Command = Pretrain | Probe | Colorize | List | Cache
+Command = Pretrain | Probe | Colorize | Predict | List | Cache
 
 
 def split_pairs(option: str, text: str) -> dict[str, str]:
@@ -310,7 +349,11 @@ def name_options(message: str) -> str:
         >>> name_options("FitConfig.epochs must be at least 1; pass resume=True, fewer than per_class=9")
         '--epochs must be at least 1; pass --resume, fewer than --per-class=9'
     """
-    known = {field.name for config in (Pretrain, Probe, Colorize, ImageOptions, FitConfig) for field in fields(config)}
+    known = {
+        field.name
+        for config in (Pretrain, Probe, Colorize, Predict, ImageOptions, FitConfig)
+        for field in fields(config)
+    }
     names = "|".join(sorted(known, key=len, reverse=True))
     long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
     argument = rf"FitConfig\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, ImageOptions, List, Pretrain, Probe
+from ssl_pretext.cli.options import Cache, Colorize, Command, ImageOptions, List, Predict, Pretrain, Probe
 from ssl_pretext.errors import ArgumentError, PretextError
 from ssl_pretext.training.config import FitConfig
 
@@ -27,7 +27,14 @@ ssl-pretext --version prints the version.
 
 ssl-pretext --tyro-print-completion bash (or zsh, tcsh) prints a completion script for the shell."""
 
-COMMANDS = {"pretrain": Pretrain, "probe": Probe, "colorize": Colorize, "list": List, "cache": Cache}
+COMMANDS = {
+    "pretrain": Pretrain,
+    "probe": Probe,
+    "colorize": Colorize,
+    "predict": Predict,
+    "list": List,
+    "cache": Cache,
+}
 
 
 def parse(arguments: Sequence[str]) -> Command:
