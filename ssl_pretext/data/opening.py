@@ -29,7 +29,7 @@ from ssl_pretext.data.readers.raster import JpegTwoThousandReader, RasterFile
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import resize_and_crop, resized_shape
 from ssl_pretext.data.sources import Reading, Window
-from ssl_pretext.data.tags import is_photo, is_plain_rgb, is_tiff, is_tiff_photo
+from ssl_pretext.data.tags import is_photo, is_plain_rgb, tiff_content
 from ssl_pretext.errors import DataError, MissingDependencyError
 
 __all__ = ["OpenFiles", "PhotoFile", "chw", "open_image"]
@@ -150,7 +150,8 @@ def _alpha_is_a_band(image: Any) -> bool:
 
 def _is_tiff_array(path: Path | Content, reading: Reading) -> bool:
     """Whether a file is a TIFF file by its content, and no photograph."""
-    return is_tiff(path) and (reading.channels is not None or not is_tiff_photo(path))
+    content = tiff_content(path)
+    return content == "array" or (content == "photo" and reading.channels is not None)
 
 
 def _is_suffix_of_pillow(path: Path | Content) -> bool:
