@@ -245,6 +245,59 @@ def test_frames_of_dicom(folder):
     np.testing.assert_array_equal(opened(folder, reader="dcm[z=1]").images()[0, 0], frames[1])
 
 
+def rescaling(slope, intercept):
+    """What a functional group of an enhanced file states."""
+    item, group = pydicom.Dataset(), pydicom.Dataset()
+    item.RescaleSlope, item.RescaleIntercept, item.RescaleType = slope, intercept, "US"
+    group.PixelValueTransformationSequence = [item]
+    return group
+
+
+@pytest.mark.parametrize("place", ["PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"])
+def test_frames_of_dicom_have_their_own_slopes(folder, place):
+    frames = values(np.uint16, 3, 12, 10, high=1000)
+    frames[1, 0, :5] = [63000, 63500, 64000, 62999, 64001]
+    slopes = [(2, -10), (3, 5), (0.5, 0)] if place.startswith("Per") else [(2, -10)] * 3
+    groups = [rescaling(*slope) for slope in (slopes if place.startswith("Per") else slopes[:1])]
+    padding = {"PixelPaddingValue": 64000, "PixelPaddingRangeLimit": 63000}
+    write_dicom(folder / "a.dcm", frames, NumberOfFrames=3, **{place: groups}, **padding)
+    expected = np.stack([frame * float(slope) + offset for frame, (slope, offset) in zip(frames, slopes, strict=True)])
+    expected[1, 0, :3] = np.nan
+    np.testing.assert_array_equal(opened(folder, reader="dcm[z=all]").images()[:, 0], expected.astype(np.float32))
+    np.testing.assert_array_equal(opened(folder, reader="dcm[z=1]").images()[0, 0], expected[1].astype(np.float32))
+    np.testing.assert_array_equal(opened(folder, reader="dcm[z=max]").images()[0, 0], np.nanmax(expected, 0))
+    mean = opened(folder, reader="dcm[z=mean]").images()[0, 0]
+    np.testing.assert_allclose(mean, np.nanmean(expected, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_lookup_table_of_dicom_is_applied(folder, kind):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 16], [(7 * i) % 1000 for i in range(256)]
+    table["LUTData"].VR = table["LUTDescriptor"].VR = "US"
+    table.ModalityLUTType = "US"
+    array = values(np.uint8, 12, 10)
+    write_dicom(folder / "a.dcm", array, ModalityLUTSequence=[table], PhotometricInterpretation=kind)
+    mapped = (7 * array.astype(int)) % 1000
+    pixels = decoder(Reading())(folder / "a.dcm").pixels[0]
+    np.testing.assert_array_equal(pixels, 65535 - mapped if kind == "MONOCHROME1" else mapped)
+
+
+def test_modalities_must_lie_on_one_grid(folder):
+    volume = values(np.int16, 12, 10, 2)
+    flair, t1 = folder / "flair.nii", folder / "t1.nii"
+    for path, shift in ((flair, 0.0), (t1, 0.5e-3)):
+        affine = np.diag([1.0, 1, 3, 1])
+        affine[1, 3] = -20 + shift
+        nibabel.save(nibabel.Nifti1Image(volume, affine), path)
+    image = Source((flair, t1), member=0)
+    np.testing.assert_array_equal(decoder(Reading())(image).pixels, np.stack([volume[..., 0]] * 2))
+    affine[1, 3] = -18
+    nibabel.save(nibabel.Nifti1Image(volume, affine), t1)
+    reason = decoder(Reading())(image)
+    assert "flair.nii and t1.nii lie differently in space: entry (1, 3) of their affines is -20 and -18" in reason
+
+
 def write_array(path, array, key=None):
     if path.suffix == ".npy":
         np.save(path, array)

@@ -23,6 +23,7 @@ from ssl_pretext.registry import joined
 
 __all__ = ["Decoded", "LeftOut", "decode_in_memory", "decoder", "fitting_integers", "reason_of", "stored_dtype"]
 
+SAME_PLACE = 1e-3  # millimeters by which the entries of affines may differ
 EXACT = 2**24  # float32 holds integers up to this one
 
 
@@ -77,7 +78,7 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
         path = source.files[0]  # in turn each file, for the message
         whole = source[1:] == (None, None) and len(source.files) == 1 and not reading.crop and reading.missing is None
         try:
-            arrays, names = [], []
+            arrays, names, affines = [], [], []
             for path in source.files:
                 with opened(source, path) as file:
                     if whole and isinstance(file, PhotoFile):
@@ -87,6 +88,8 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
                         array = array._replace(values=array.values[:1])  # the channels are equal
                     arrays.append(array)
                     names.append(file.channel_names)
+                    affines.append(file.affine)
+            _check_one_grid(source, affines)
             return _decode_arrays(arrays, names, reading)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
             return reason_of(error, path)
@@ -116,6 +119,19 @@ def _member(source: Source, file: ImageFile) -> int | None:
     if (member := source.member or 0) >= file.count:
         raise ValueError(f"there is no image {member} in the file, which holds {file.count}, counted from 0")
     return member
+
+
+def _check_one_grid(source: Source, affines: Sequence[npt.NDArray[np.float64] | None]) -> None:
+    """Raises unless the pixels of all files of an image are at the same places in space, as far as the files say."""
+    for path, affine in zip(source.files, affines, strict=True):
+        if affine is None or affines[0] is None or (gap := np.abs(affine - affines[0])).max() <= SAME_PLACE:
+            continue
+        row, column = np.unravel_index(gap.argmax(), gap.shape)
+        raise ValueError(
+            f"{source.files[0].name} and {path.name} lie differently in space: entry ({row}, {column}) of their affines "
+            f"is {affines[0][row, column]:g} and {affine[row, column]:g}; resample them to one grid, for example with "
+            "nibabel.processing.resample_from_to"
+        )
 
 
 def _decode_arrays(

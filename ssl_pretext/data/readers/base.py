@@ -67,12 +67,15 @@ class ImageFile(ABC):
         height: Height of each image in pixels.
         width: Width of each image in pixels.
         channel_names: Names of the channels, if the file has them.
+        affine: Matrix `(4, 4)` from positions in the file to positions in space, in millimeters, if the file has one.
+            It must be the same for all files of an image.
     """
 
     count: int | None = None
     height: int
     width: int
     channel_names: tuple[str, ...] | None = None
+    affine: npt.NDArray[np.float64] | None = None
 
     @abstractmethod
     def read(self, member: int | None, window: Window | None) -> Array:
