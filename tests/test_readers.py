@@ -245,6 +245,26 @@ def test_frames_of_dicom(folder):
     np.testing.assert_array_equal(opened(folder, reader="dcm[z=1]").images()[0, 0], frames[1])
 
 
+def test_dicom_files_without_a_suffix_are_found_where_there_are_no_other_images(folder):
+    frames = values(np.uint16, 4, 12, 10)
+    for name in ("IM0001", "1.2.840.113619.2"):
+        write_dicom(folder / name, frames, NumberOfFrames=4)
+    (folder / "DICOMDIR.txt").write_text("no image")
+    assert "the file has 4 frames; choose one" in reasons(folder)
+    store = opened(folder, reader="dcm[z=all]")
+    assert store.names == [f"{name}/{i}" for name in ("1.2.840.113619.2", "IM0001") for i in range(4)]
+    np.testing.assert_array_equal(store.images()[:4, 0], frames)
+    np.save(folder / "x.npy", frames[:1])
+    assert opened(folder).names == ["x.npy"]
+
+
+def test_a_reader_that_reads_none_of_the_files_is_refused(folder):
+    np.save(folder / "x.npy", values(np.uint8, 3, 12, 10))
+    with pytest.raises(ArgumentError, match=r"reader='nii\[z=max\]' reads files named .*\.nii.*named like x\.npy"):
+        opened(folder, reader="nii[z=max]")
+    assert len(opened(folder, reader="npy[axes=CHW]")) == 1
+
+
 def rescaling(slope, intercept):
     """What a functional group of an enhanced file states."""
     item, group = pydicom.Dataset(), pydicom.Dataset()

@@ -128,8 +128,8 @@ def _check_one_grid(source: Source, affines: Sequence[npt.NDArray[np.float64] | 
             continue
         row, column = np.unravel_index(gap.argmax(), gap.shape)
         raise ValueError(
-            f"{source.files[0].name} and {path.name} lie differently in space: entry ({row}, {column}) of their affines "
-            f"is {affines[0][row, column]:g} and {affine[row, column]:g}; resample them to one grid, for example with "
+            f"{source.files[0].name} and {path.name} lie differently in space: entry ({row}, {column}) of their "
+            f"affines is {affines[0][row, column]:g} and {affine[row, column]:g}; resample them to one grid, for example with "
             "nibabel.processing.resample_from_to"
         )
 

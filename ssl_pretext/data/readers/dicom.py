@@ -14,6 +14,7 @@ from ssl_pretext.errors import MissingDependencyError
 
 __all__ = ["DicomReader"]
 
+Pixels = npt.NDArray[Any]
 LARGE = 2**16  # bytes; what is larger in a file is not part of its header
 
 
@@ -21,7 +22,8 @@ class DicomReader(StackReader):
     """Images of one channel in the units that the file states, or colors in RGB.
 
     The units are those of a lookup table (Modality LUT), or of a slope and an intercept of the file or of each frame.
-    Padding is missing. Values of MONOCHROME1, where the lowest is white, are inverted, so that they are those of MONOCHROME2.
+    Padding is missing. Values of MONOCHROME1, where the lowest is white, are inverted, so that they are those of
+    MONOCHROME2. Files without a suffix are found by their first bytes, in folders without other images.
 
     Args:
         z: What is made of several frames: `"all"` makes each frame an image, `"max"` and `"mean"` project all of them,
@@ -81,10 +83,8 @@ class _DicomFile(ImageFile):
         found = masked.max(0) if z == "max" else masked.mean(0)
         return Array(np.ma.filled(found, np.nan)[None]).cut(window)
 
-    def _transformed(
-        self, frame: npt.NDArray[Any], number: int
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-        """The values of a frame in the units that the file states, and which of them are no padding, if there is any."""
+    def _transformed(self, frame: Pixels, number: int) -> tuple[Pixels, npt.NDArray[np.bool_] | None]:
+        """The values of a frame in the units that the file states, and which of them are no padding."""
         data, valid = self._data, None
         if (padding := data.get("PixelPaddingValue")) is not None:
             low, high = sorted((padding, data.get("PixelPaddingRangeLimit", padding)))
