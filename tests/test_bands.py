@@ -117,6 +117,8 @@ def test_errors_say_what_is_wrong(chips, capsys, tmp_path):
         ("[{center: 1}]", "needs a name"),
         ("[{name: A, gain: 1}]", "Band has no field gain; its fields are center, name, position, scale"),
         ("[{name: A, center: x}]", "Band.center must be a number or None, got 'x'"),
+        ("[{name: A, center: .nan}]", "the center of the band 'A' must be a finite number, got nan"),
+        ("[{name: A, scale: .inf}]", "the scale of the band 'A' must be a finite number, got inf"),
         ("[{name: A, center: 1}, B]", "give center for all bands or for none; B has none"),
     ]:
         Path("bands.yaml").write_text(content)

@@ -58,7 +58,7 @@ __all__ = [
     "publish",
 ]
 
-FORMAT = 5
+FORMAT = 6
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_pretext.data.opening import OpenFiles, PhotoFile, open_image
 from ssl_pretext.data.photo import Content
-from ssl_pretext.data.readers.base import Array, ImageFile
+from ssl_pretext.data.readers.base import Array, ImageFile, are_channels_last
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import crop_array, enlarge, resize_array
 from ssl_pretext.data.sources import RESAMPLING, Reading, Source, Tiles
@@ -129,8 +129,8 @@ def _check_one_grid(source: Source, affines: Sequence[npt.NDArray[np.float64] | 
         row, column = np.unravel_index(gap.argmax(), gap.shape)
         raise ValueError(
             f"{source.files[0].name} and {path.name} lie differently in space: entry ({row}, {column}) of their "
-            f"affines is {affines[0][row, column]:g} and {affine[row, column]:g}; resample them to one grid, for example with "
-            "nibabel.processing.resample_from_to"
+            f"affines is {affines[0][row, column]:g} and {affine[row, column]:g}; resample them to one grid, such "
+            "as with nibabel.processing.resample_from_to"
         )
 
 
@@ -282,5 +282,10 @@ def decode_in_memory(image: Any, image_size: int | None = None) -> Decoded:
         values = image
     else:
         raise TypeError(f"an image must be a Pillow image, a tensor or an array, got {type(image).__name__}")
+    if are_channels_last(values.shape):
+        raise ValueError(
+            f"it has shape {values.shape}, whose channels seem to be last; move them in front, (C, H, W), such as with "
+            "image.transpose(2, 0, 1)"
+        )
     array = Array(values[None] if values.ndim == 2 else values)
     return cast(Decoded, _decode_arrays([array], [None], Reading(image_size=image_size)))  # only tiles are left out

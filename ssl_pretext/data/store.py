@@ -20,6 +20,7 @@ from ssl_pretext.data.decode import fitting_integers, stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import Listing, list_files, list_folder, list_food101
 from ssl_pretext.data.patterns import list_pattern, resampling_of
+from ssl_pretext.data.readers.base import are_channels_last
 from ssl_pretext.data.sources import Reading, Tiles
 from ssl_pretext.data.splits import Role, holdout_split, stated_split
 from ssl_pretext.data.tables import read_table
@@ -152,6 +153,11 @@ class ImageStore:
         pixels = fitting_integers(np.asarray(images))
         if pixels.ndim != 4 or 0 in pixels.shape[1:]:
             raise ArgumentError(f"from_arrays takes images (N, C, H, W), got shape {pixels.shape}")
+        if are_channels_last(pixels.shape[1:]):
+            raise ArgumentError(
+                f"from_arrays takes images (N, C, H, W), and the channels of shape {pixels.shape} seem to be last; "
+                "pass images.transpose(0, 3, 1, 2)"
+            )
         dtype = stored_dtype(pixels.dtype)
         if dtype is None:
             raise ArgumentError(
@@ -325,9 +331,9 @@ class ImageStore:
     ) -> "ImageStore":
         """Reads the samples of a dataset or a loader once, one after another, and keeps them in a mapped file.
 
-        Whole numbers as targets are classes, named after the dataset's `classes` or its ClassLabel; other targets
-        (numbers, several numbers per image, masks) become `targets`. Random transforms of the dataset are applied
-        once: each image is the same in every epoch.
+        Whole numbers as targets are classes, named after the dataset's `classes` or its ClassLabel, and so are texts,
+        which are the names of their classes; other targets (numbers, several numbers per image, masks) become
+        `targets`. Random transforms of the dataset are applied once: each image is the same in every epoch.
 
         A dataset has no identity that is known here, so its store is deleted when this process no longer uses it,
         unless `name` is given. A Hugging Face dataset has one, its fingerprint. A named store is kept in the cache and
@@ -547,6 +553,11 @@ def store_of(
     stored = store_samples(samples, target=target, name=name, cache=cache)
     index, targets = stored.index, stored.targets
     labels, classes = index["labels"], index["classes"]
+    if targets is not None and stored.names:
+        known = samples.classes(target or "label") or []
+        classes = known if {*stored.names} <= {*known} else sorted(stored.names)
+        places = np.array([classes.index(name) for name in stored.names])
+        labels, targets = places[targets].tolist(), None
     are_classes = targets is not None and targets.ndim == 1 and targets.dtype.kind in "bui"
     if targets is not None and are_classes and targets.max() < MOST_CLASSES:
         known, lowest, highest = samples.classes(target or "label"), int(targets.min()), int(targets.max())

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_pretext.data.photo import Content
-from ssl_pretext.data.readers.base import Array, ImageFile, Reader, check_bytes, needed
+from ssl_pretext.data.readers.base import Array, ImageFile, Reader, are_channels_last, check_bytes, needed
 from ssl_pretext.data.readers.registry import register_reader
 from ssl_pretext.data.sources import Window
 from ssl_pretext.data.temporary import is_readable
@@ -46,6 +46,11 @@ class AxesFile(ImageFile):
         if len(self._axes) != len(data.shape) or not self._axes:
             wanted = f"the axes {axes}" if axes else "shape (C, H, W), (H, W) for one channel, or (N, C, H, W)"
             raise ValueError(f"an array must have {wanted}; got shape {tuple(data.shape)} and dtype {data.dtype}")
+        if axes is None and are_channels_last(data.shape[-3:]):
+            raise ValueError(
+                f"the array has shape {tuple(data.shape)}, whose channels seem to be last; name its axes, such as "
+                f"reader='npy[axes={'N' * (len(data.shape) == 4)}HWC]' for .npy files, or move the channels in front"
+            )
         self._sizes = dict(zip(self._axes, data.shape, strict=True))
         self.count, self.height, self.width = self._sizes.get("N"), self._sizes["H"], self._sizes["W"]
         chunks = getattr(data, "chunks", None)
