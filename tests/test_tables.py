@@ -190,8 +190,8 @@ def test_a_table_names_images_of_a_pattern_or_their_files(folder):
         ),
         (
             "image,label\na,1\n",
-            "no column 'file'. It has the columns image and label; name the one for the file: columns={'file': 'NAME'}, "
-            "or --columns file=NAME on the command line",
+            "no column 'file'. It has the columns image and label; name the one for the file: "
+            "columns={'file': 'NAME'}, or --columns file=NAME on the command line",
         ),
         (
             "file,label\na,1\nz.jpg,2\ny.jpg,2\n",
