@@ -361,6 +361,26 @@ def test_rows_of_an_array_are_images(folder, suffix):
         opened(folder, reader=f"{suffix[1:]}[axes=NHH]")
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_has_its_axes_channels_and_slices(folder, version):
+    array = values(np.uint16, 1, 3, 4, 12, 10)
+    axes = [{"name": name, "type": "space"} for name in "tczyx"]
+    scales = {"multiscales": [{"axes": axes, "datasets": [{"path": "0"}, {"path": "1"}]}]}
+    scales["omero"] = {"channels": [{"label": label} for label in ("DAPI", "GFP", "actin")]}
+    for name, count in (("a", 1), ("b", 2)):
+        path = folder / f"{name}.zarr"
+        group = zarr.open_group(path, mode="w")
+        group.attrs.update(scales if version == "0.4" else {"ome": {"version": version} | scales})
+        for level, pixels in enumerate((array, array[..., ::2, ::2])):
+            write_array(path, np.repeat(pixels, count, 0), str(level))
+    store = opened(folder)
+    assert store.names == [f"a.zarr/{i}" for i in range(4)]
+    assert store.channel_names == ["DAPI", "GFP", "actin"]
+    np.testing.assert_array_equal(store.images(), array[0].swapaxes(0, 1))
+    assert [item["name"] for item in store.skipped] == ["b.zarr"]
+    assert "the file has 2 points in time, where one is needed" in store.skipped[0]["reason"]
+
+
 def test_a_change_inside_a_zarr_is_seen(folder):
     array = values(np.uint8, 4, 3, 8, 8)
     write_array(folder / "a.zarr", array)

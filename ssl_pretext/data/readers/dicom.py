@@ -76,10 +76,13 @@ class _DicomFile(ImageFile):
             values, valid = self._transformed(frame, number)
             return Array(values[None], valid=valid).cut(window)
         frames = [self._transformed(frame, number) for number, frame in enumerate(stack)]
-        if all(valid is None for _, valid in frames):
-            return Array(project(np.stack([values for values, _ in frames]), z, 0)[None]).cut(window)
-        valid = np.stack([valid for _, valid in frames])
-        masked = np.ma.masked_array(np.stack([values for values, _ in frames]).astype(np.float32), ~valid)
+        scaled, padding = (
+            np.stack([values for values, _ in frames]),
+            [~valid for _, valid in frames if valid is not None],
+        )
+        if not padding:
+            return Array(project(scaled, z, 0)[None]).cut(window)
+        masked = np.ma.masked_array(scaled.astype(np.float32), np.stack(padding))
         found = masked.max(0) if z == "max" else masked.mean(0)
         return Array(np.ma.filled(found, np.nan)[None]).cut(window)
 
