@@ -258,6 +258,16 @@ def test_dicom_files_without_a_suffix_are_found_where_there_are_no_other_images(
     assert opened(folder).names == ["x.npy"]
 
 
+def test_arrays_whose_channels_are_last_are_refused_until_their_axes_are_named(folder):
+    array = values(np.uint8, 12, 10, 3)
+    np.save(folder / "x.npy", array)
+    assert (
+        "shape (12, 10, 3), whose channels seem to be last; name its axes, such as reader='npy[axes=HWC]'"
+        in reasons(folder)
+    )
+    np.testing.assert_array_equal(opened(folder, reader="npy[axes=HWC]").images()[0], array.transpose(2, 0, 1))
+
+
 def test_a_reader_that_reads_none_of_the_files_is_refused(folder):
     np.save(folder / "x.npy", values(np.uint8, 3, 12, 10))
     with pytest.raises(ArgumentError, match=r"reader='nii\[z=max\]' reads files named .*\.nii.*named like x\.npy"):
