@@ -254,6 +254,8 @@ def test_dicom_files_without_a_suffix_are_found_where_there_are_no_other_images(
     store = opened(folder, reader="dcm[z=all]")
     assert store.names == [f"{name}/{i}" for name in ("1.2.840.113619.2", "IM0001") for i in range(4)]
     np.testing.assert_array_equal(store.images()[:4, 0], frames)
+    (folder / "IM0001").unlink()
+    assert len(opened(folder, reader="dcm[z=all]")) == 4
     np.save(folder / "x.npy", frames[:1])
     assert opened(folder).names == ["x.npy"]
 

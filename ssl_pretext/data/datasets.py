@@ -171,7 +171,8 @@ class Samples:
             mask: The mask.
             position: Position of the sample.
         """
-        height, width = image.shape[-2:] if hasattr(image, "shape") else upright_size(image)[::-1]
+        is_array = isinstance(image, Tensor | np.ndarray)
+        height, width = image.shape[-2:] if is_array else upright_size(image)[::-1]
         if mask.shape[1:] != (height, width):
             raise ArgumentError(
                 f"the mask of sample {position} of {self.name} has {mask.shape[1]}×{mask.shape[2]} pixels and its "

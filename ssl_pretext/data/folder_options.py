@@ -149,7 +149,8 @@ def few_images(folder: str | Path, **options: Unpack[FolderOptions]) -> Iterator
     Raises:
         PretextError: As `ImageStore.from_folder`.
     """
-    spec = spec_of(list_images(folder, options, labeled=None), reading_of("few_images", None, options), options)
+    reading = reading_of("few_images", None, {**options, "crop": False})
+    spec = spec_of(list_images(folder, options, labeled=None), reading, options)
     with silenced():
         few = expand(_few(spec.listing), spec.reading).listing  # which may be many slices or tiles
         decode = decoder(spec.reading)

@@ -76,10 +76,8 @@ class _DicomFile(ImageFile):
             values, valid = self._transformed(frame, number)
             return Array(values[None], valid=valid).cut(window)
         frames = [self._transformed(frame, number) for number, frame in enumerate(stack)]
-        scaled, padding = (
-            np.stack([values for values, _ in frames]),
-            [~valid for _, valid in frames if valid is not None],
-        )
+        scaled = np.stack([values for values, _ in frames])
+        padding = [~valid for _, valid in frames if valid is not None]
         if not padding:
             return Array(project(scaled, z, 0)[None]).cut(window)
         masked = np.ma.masked_array(scaled.astype(np.float32), np.stack(padding))

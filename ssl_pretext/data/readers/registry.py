@@ -107,7 +107,7 @@ class ReaderTable:
         name = ""
         for file in files:
             name = file.name
-            if self.is_chosen(self.find(name) if file.suffix else self.find_by_content(file)):
+            if self.is_chosen(self.find_by_content(file)):
                 return
         known = joined([f".{suffix}" for suffix in READERS.names() if READERS.factory(suffix) is self._factory], "or")
         raise ArgumentError(
