@@ -203,6 +203,9 @@ def test_classes_with_a_single_training_image_and_without_any(probe: str) -> Non
 def test_a_single_class_raises_an_error() -> None:
     with pytest.raises(ArgumentError, match="at least two classes"):
         sp.evaluate({"pixels": sp.Pixels("rgb")}, noise([0] * 4), noise([0] * 4))
+    unlabeled = sp.ImageStore.from_arrays(noise([0] * 4).images())
+    with pytest.raises(ArgumentError, match="needs labels, and the training images have none: give from_arrays"):
+        sp.evaluate({"pixels": sp.Pixels("rgb")}, unlabeled, unlabeled)
 
 
 @pytest.mark.parametrize("probe", PROBES)

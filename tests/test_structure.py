@@ -78,6 +78,7 @@ TESTED_BY = {
     "ssl_pretext.data.dataset_store": "test_datasets.py",
     "ssl_pretext.data.decode": "test_nasty_files.py",
     "ssl_pretext.data.expand": "test_tiles.py",
+    "ssl_pretext.data.folder_options": "test_data.py",
     "ssl_pretext.data.opening": "test_tiles.py",
     "ssl_pretext.data.readers.axes": "test_readers.py",
     "ssl_pretext.data.readers.base": "test_readers.py",

@@ -1,5 +1,6 @@
 """The bands of images for the command line: their names and ranges, and the channels that a task gets by default."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ class Band(Config):
     position: int | None = None
     center: float | None = None
     scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, number in (("center", self.center), ("scale", self.scale)):
+            if number is not None and not math.isfinite(number):
+                raise ArgumentError(f"the {name} of the band {self.name!r} must be a finite number, got {number}")
 
 
 @dataclass(frozen=True)

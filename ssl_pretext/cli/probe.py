@@ -9,6 +9,7 @@ from pathlib import Path
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
 from ssl_pretext.cli.options import Probe, split_pairs
 from ssl_pretext.data import ImageStore
+from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes import ProbeReport, evaluate
@@ -84,6 +85,7 @@ def _probe(
     task: PretextTask, compared: Mapping[str, Representation], probes: Sequence[str], options: Probe, out: Path
 ) -> None:
     with write_skipped_on_error(out):
+        _check_channels(task, options)
         train, test, about = _load_images(options, _image_size(task, options), out)
     log.info("%s", about)
     pretraining = read_digests(options.run) or None
@@ -120,6 +122,20 @@ def _image_size(task: PretextTask, options: Probe) -> int:
             f"{options.run} records the image size {size}, but probe needs a single number; set --image-size"
         )
     return size
+
+
+def _check_channels(task: PretextTask, options: Probe) -> None:
+    """Raises if the images have other channels than those of the run, which a few of them show."""
+    wanted, example = task.image_space.image_channels, None
+    for name, image in few_images(options.data, **options.images.arguments()):
+        if len(image.pixels) == wanted:
+            return
+        example = example or (name, len(image.pixels))
+    if example is not None:
+        raise ArgumentError(
+            f"{options.run} was trained on images with {wanted} channels, but those in {options.data} have "
+            f"{example[1]}, such as {example[0]}; name a folder of images like those of the run, or another run"
+        )
 
 
 def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.build import check_image_size
 from ssl_pretext.data.decode import Decoded, decode_in_memory
+from ssl_pretext.data.photo import upright_size
 from ssl_pretext.errors import ArgumentError
 
 __all__ = ["Key", "Sample", "Samples", "is_source", "target_array"]
@@ -50,7 +51,8 @@ class Samples:
         image: Key or position of the image in a sample; by default `"image"` in a dict and 0 in a tuple.
         target: Key or position of the target; by default `"label"` (for masks, `"mask"`) in a dict and 1 in a tuple.
         image_size: The shortest side is resized to this number of pixels and the center is cropped, as those of files
-            are. By default, images keep their size, which must then be the same for all.
+            are; so are masks, where each pixel keeps the value that is nearest. By default, images keep their size,
+            which must then be the same for all.
 
     Raises:
         ArgumentError: `source` is not a dataset or a loader, or the size is not positive or too large.
@@ -160,6 +162,22 @@ class Samples:
             return decode_in_memory(image, self.image_size)
         except (TypeError, ValueError) as error:
             raise ArgumentError(f"the image of sample {position} of {self.name} cannot be used: {error}") from error
+
+    def check_mask(self, image: Any, mask: npt.NDArray[Any], position: int) -> None:
+        """Raises unless a mask `(1, H, W)` has the height and width of its image.
+
+        Args:
+            image: The image as the source returns it.
+            mask: The mask.
+            position: Position of the sample.
+        """
+        is_array = isinstance(image, Tensor | np.ndarray)
+        height, width = image.shape[-2:] if is_array else upright_size(image)[::-1]
+        if mask.shape[1:] != (height, width):
+            raise ArgumentError(
+                f"the mask of sample {position} of {self.name} has {mask.shape[1]}×{mask.shape[2]} pixels and its "
+                f"image {height}×{width}; both are resized together, and must have one size"
+            )
 
     def check_format(self, image: Decoded, position: int, first: Decoded | str) -> None:
         """Raises unless an image has the channels, dtype and size of the first one.

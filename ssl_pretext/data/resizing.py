@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssl_pretext.data.photo import MAX_PIXELS
 
-__all__ = ["crop_array", "enlarge", "resize_and_crop", "resize_array", "resized_shape"]
+__all__ = ["crop_array", "enlarge", "resize_and_crop", "resize_array", "resize_mask", "resized_shape"]
 
 MAX_MISSING = 0.5  # a resized pixel is missing if more than this weight of the pixels averaged in it is missing
 
@@ -35,7 +35,7 @@ def resize_array(pixels: npt.NDArray[Any], image_size: int, *, crop: bool = True
 
 
 def enlarge(pixels: npt.NDArray[Any], size: tuple[int, int], rule: str) -> npt.NDArray[Any]:
-    """Enlarges an array `(C, h, w)` to a height and width.
+    """Enlarges an array `(C, h, w)` to a height and width, which by the rule `"nearest"` may also be smaller.
 
     Args:
         pixels: The array, of type `uint8` or `float32`, in which missing values are NaN.
@@ -62,6 +62,15 @@ def enlarge(pixels: npt.NDArray[Any], size: tuple[int, int], rule: str) -> npt.N
         enlarged = enlarged.round().to(torch.uint8)
     found: npt.NDArray[Any] = enlarged.numpy()
     return found
+
+
+def resize_mask(mask: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]:
+    """Resizes a mask `(1, H, W)` as its image is resized, where each pixel keeps the value that is nearest."""
+    from torchvision.transforms import functional as F
+
+    width, height = resized_shape(mask.shape[2], mask.shape[1], image_size)
+    resized = torch.from_numpy(enlarge(mask, (height, width), "nearest"))
+    return np.ascontiguousarray(F.center_crop(resized, [image_size]).numpy())
 
 
 def crop_array(pixels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:

@@ -122,6 +122,11 @@ def _describe_missing(train: Sequence[str], test: Sequence[str], what: str) -> s
 
 def check_classes(train: Targets, test: Targets, unseen_classes: bool) -> list[str]:
     """Raises unless a probe can learn the classes; returns the classes that have no training image."""
+    if train.names == ["unlabeled"]:
+        raise ArgumentError(
+            "evaluate() needs labels, and the training images have none: give from_arrays() labels, from_folder() a "
+            "folder with one subfolder per class, or read a table with from_table()"
+        )
     if len(train.values.unique()) < 2:
         raise ArgumentError("evaluate() needs training images of at least two classes, got one")
     names = max(train.names, test.names, key=len)
