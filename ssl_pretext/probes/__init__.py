@@ -8,7 +8,8 @@ from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.metrics import ACCURACY, Metric, find_metrics
 from ssl_pretext.probes.registry import create_probe, list_probes, register_probe
-from ssl_pretext.probes.report import ProbeReport, difference_plot
+from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.probes.report_plots import difference_plot
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.statistics import (
     Interval,

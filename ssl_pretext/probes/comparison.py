@@ -20,9 +20,9 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, check_modes, find_controls
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
-from ssl_pretext.probes.metrics import find_metrics, image_scores
+from ssl_pretext.probes.metrics import class_scores, find_metrics, image_scores
 from ssl_pretext.probes.outcome import pack_scores
-from ssl_pretext.probes.problem import ClassProblem, NumberProblem, Problem, check_classes, check_targets
+from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, Problem, check_classes, check_targets
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
@@ -56,10 +56,11 @@ class EvaluateOptions(TypedDict, total=False):
     """The options that `evaluate` and `label_efficiency` share; all may be left out.
 
     Attributes:
-        target: What the probe predicts: `"class"` (the default), `"labels"` (several per image), `"numbers"` or
-            `"mask"` (a class per pixel). For all but classes, `train` and `test` are pairs `(images, targets)`:
-            labels are an array `(N, K)` of 0 and 1, numbers `(N,)` or `(N, K)`, masks `(N, H, W)`; labels and numbers
-            can also be a mapping from names to arrays `(N,)`, such as a DataFrame. Unknown targets are NaN; unknown
+        target: What the probe predicts: `"class"` (the default), `"labels"` (several per image), `"numbers"`, `"mask"`
+            (a class per pixel) or `"map"` (a number per pixel, such as a depth, or several). For all but classes,
+            `train` and `test` are pairs `(images, targets)`: labels are an array `(N, K)` of 0 and 1, numbers `(N,)` or
+            `(N, K)`, masks `(N, H, W)`, maps `(N, H, W)` or `(N, K, H, W)`; labels, numbers and maps can also be a
+            mapping from names to arrays `(N,)` or `(N, H, W)`, such as a DataFrame. Unknown targets are NaN; unknown
             classes, also of pixels, are -1.
         metrics: Names of metrics of the target to report; the first one decides tables and sentences unless another is
             asked for. By default `accuracy` and `balanced_accuracy` for classes, and all metrics for other targets.
@@ -144,6 +145,11 @@ class Comparison:
             raise ArgumentError(f"unseen_classes must be True or False, got {unseen_classes!r}")
         _check_images(self.train, self.test)
         self.names_of_targets = check_targets(trained, tested, unseen_classes)
+        if len(self.names_of_targets) > 1 and self.metrics[0].has_units:
+            raise ArgumentError(
+                f"{self.metrics[0].name} has a unit of its own for each {self.kind.each}, so it cannot be the main "
+                f"metric; name another one first, such as {find_metrics(self.kind.name)[0].name}"
+            )
         self.unseen_classes = check_classes(trained, tested, unseen_classes) if target == "class" else []
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
         self._warn_of_other_units(per_seed)
@@ -211,7 +217,8 @@ class Comparison:
                     run = self._cached_run(representation, identity, features, sets.full[number], seed)
                     if number < len(sets.parts):
                         part = self._cached_run(representation, identity, features, sets.parts[number], seed)
-                        run |= {"part_labels": part["labels"], "part_scores": part["scores"]}
+                        of_part = ("labels", "scores", "class_scores")
+                        run |= {f"part_{key}": part[key] for key in of_part}
                     runs[budget].append({"representation": name, "probe": self.method.name, "seed": seed, **run})
                     bar.update()
         order = {(name, seed): (i, j) for i, name in enumerate(self.names) for j, seed in enumerate(self.seeds)}
@@ -335,7 +342,8 @@ class Comparison:
     ) -> dict[str, Any]:
         """Trains and tests a probe once, on the labeled images with the given indices."""
         targets = self.targets["train"].values[labeled]
-        pose = {"class": self._class_problem, "numbers": NumberProblem}.get(self.kind.name, Problem)
+        poses = {"class": self._class_problem, "numbers": NumberProblem, "map": MapProblem}
+        pose = poses.get(self.kind.name, Problem)
         problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
         options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
         finetunes = self._is_finetuned(representation)
@@ -355,7 +363,14 @@ class Comparison:
             history, settings, predictions = train_probe(*splits, **options)
         outputs = problem.predictions(predictions.cpu())
         truth = self.kind.truth(self.targets["test"].values, len(self.names_of_targets))
-        scores = {metric.name: image_scores(metric, outputs, truth) for metric in self.metrics}
+        single = len(self.names_of_targets) == 1
+        averaged = [metric for metric in self.metrics if single or not metric.has_units]
+        scores = {metric.name: pack_scores(image_scores(metric, outputs, truth)) for metric in averaged}
+        of_classes = {
+            metric.name: [one if one is None else pack_scores(one) for one in class_scores(metric, outputs, truth)]
+            for metric in self.metrics
+            if metric.per_class is not None
+        }
         if "test_accuracy" in history[-1] and problem.tested is not None:
             for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
                 if "test_accuracy" in row:
@@ -363,7 +378,8 @@ class Comparison:
         return {
             "labels": len(targets),
             "history": history,
-            "scores": {name: pack_scores(values) for name, values in scores.items()},
+            "scores": scores,
+            "class_scores": of_classes,
             **settings,
         }
 
@@ -381,6 +397,7 @@ class Comparison:
             "target": self.kind.name,
             "metrics": [metric.name for metric in self.metrics],
             "names": self.names_of_targets,
+            "test_images_per_class": self.targets["test"].images_per_name(len(self.names_of_targets)),
             "unlabeled": {split: targets.missing for split, targets in self.targets.items()},
             **self.method.card,
             "epochs": self.epochs,
