@@ -301,7 +301,7 @@ def _map_moments(maps: Tensor, _: int) -> Tensor:
 
 
 KINDS = {
-    "class": Kind("class", _class_loss, lambda logits, _: logits.softmax(dim=1)),
+    "class": Kind("class", _class_loss, lambda logits, _: logits.softmax(dim=1).float()),
     "labels": Kind("labels", _label_loss, lambda logits, _: logits.sigmoid(), each="label"),
     "numbers": Kind("numbers", _number_loss, lambda logits, _: logits, each="number"),
     "mask": Kind("mask", _mask_loss, _mask_predictions, _pixel_counts, has_pixels=True),
