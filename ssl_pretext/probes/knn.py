@@ -230,7 +230,7 @@ def train_knn(
 
 def _score(blocks: Iterable[Tensor], labels: Tensor) -> tuple[float, float]:
     """The mean loss and the accuracy of votes, which come in blocks of images."""
-    loss = hits = start = 0
+    loss, hits, start = 0.0, 0, 0
     for votes in blocks:
         known = labels[start : start + len(votes)]
         of_known = votes.gather(1, known[:, None]).clamp(min=FLOOR)
