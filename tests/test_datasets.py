@@ -196,7 +196,7 @@ def evaluated(train, test, **options) -> list[float]:
     return [report.card["targets"], report.card["names"], *report.values("pixels")]
 
 
-@pytest.mark.parametrize("kind", ["class", "labels", "numbers", "mask"])
+@pytest.mark.parametrize("kind", ["class", "labels", "numbers", "mask", "map"])
 def test_probes_of_datasets_are_those_of_arrays(kind):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, 6, 8), dtype=torch.uint8, generator=generator)
@@ -205,8 +205,9 @@ def test_probes_of_datasets_are_those_of_arrays(kind):
         "labels": (images.double().mean(dim=(2, 3)) > 127).long(),
         "numbers": torch.rand(COUNT, generator=generator),
         "mask": torch.tensor(LABELS)[:, None, None].repeat(1, 6, 8),
+        "map": torch.rand(COUNT, 2, 6, 8, generator=generator),
     }[kind]
-    key = "mask" if kind == "mask" else "label"
+    key = kind if kind in ("mask", "map") else "label"
     expected = evaluated((images, targets), (images, targets), target=kind)
     samples = [{"image": image, key: target, "crs": "a text"} for image, target in zip(images, targets, strict=True)]
     loader = DataLoader(Indexed([{"image": s["image"], key: s[key]} for s in samples]), batch_size=5)
@@ -250,7 +251,7 @@ def test_a_store_with_other_classes_is_not_copied():
         ([(Image.new("I", (2, 2)), 0)], "grayscale with more than 8 bits"),
         ([], "list has no samples"),
         ([(PIXELS[0], "cat")], "the target of sample 0 must be one or several numbers, got 'cat'"),
-        ([(PIXELS[0], PIXELS[0])], r"the target of sample 0 must be a number.*of shape \(3, 6, 8\)"),
+        ([(PIXELS[0], PIXELS[:2])], r"the target of sample 0 must be a number.*of shape \(2, 3, 6, 8\)"),
         ([(PIXELS[0], 1), (PIXELS[0], 1.0)], "the target of sample 1 of list has the shape .* and dtype float64"),
         ([{"image": PIXELS[0], "label": 1}, {"image": PIXELS[1]}], "sample 1 of list has no target, and others"),
         (Indexed([(PIXELS[0], 3)]), "labels of Indexed must be classes from 0 to 2, or -1 .*from 3 to 3"),

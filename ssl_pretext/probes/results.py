@@ -69,10 +69,10 @@ class ProbeResults:
             ArgumentError: The metric has no value for single classes, or no value for all numbers together.
         """
         main, bracket, rest = (name or self.card["metrics"][0]).partition("[")
-        metric, names = self._known_metric(main), self.card["names"]
+        metric = self._known_metric(main)
         if bracket:
             return self._of_class(self.metric_per_class(main), rest.removesuffix("]"))
-        if metric.has_units and len(names) > 1:
+        if metric.has_units and len(names := self.card["names"]) > 1:
             raise ArgumentError(
                 f"{main} has a unit of its own for each {self.each}, so there is no mean over them; name one, as in "
                 f"{main}[{names[0]}], or use per_class({main!r})"
