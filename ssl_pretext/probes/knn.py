@@ -234,7 +234,7 @@ def _score(blocks: Iterable[Tensor], labels: Tensor) -> tuple[float, float]:
     for votes in blocks:
         known = labels[start : start + len(votes)]
         of_known = votes.gather(1, known[:, None]).clamp(min=FLOOR)
-        loss, hits = loss - of_known.log().sum().item(), hits + (votes.argmax(dim=1) == known).sum().item()
+        loss, hits = loss - of_known.log().sum().item(), hits + int((votes.argmax(dim=1) == known).sum())
         start += len(votes)
     return loss / len(labels), hits / len(labels)
 
