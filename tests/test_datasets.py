@@ -196,7 +196,7 @@ def evaluated(train, test, **options) -> list[float]:
     return [report.card["targets"], report.card["names"], *report.values("pixels")]
 
 
-@pytest.mark.parametrize("kind", ["class", "labels", "numbers", "mask"])
+@pytest.mark.parametrize("kind", ["class", "labels", "numbers", "mask", "map"])
 def test_probes_of_datasets_are_those_of_arrays(kind):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, 6, 8), dtype=torch.uint8, generator=generator)
@@ -205,8 +205,9 @@ def test_probes_of_datasets_are_those_of_arrays(kind):
         "labels": (images.double().mean(dim=(2, 3)) > 127).long(),
         "numbers": torch.rand(COUNT, generator=generator),
         "mask": torch.tensor(LABELS)[:, None, None].repeat(1, 6, 8),
+        "map": torch.rand(COUNT, 2, 6, 8, generator=generator),
     }[kind]
-    key = "mask" if kind == "mask" else "label"
+    key = kind if kind in ("mask", "map") else "label"
     expected = evaluated((images, targets), (images, targets), target=kind)
     samples = [{"image": image, key: target, "crs": "a text"} for image, target in zip(images, targets, strict=True)]
     loader = DataLoader(Indexed([{"image": s["image"], key: s[key]} for s in samples]), batch_size=5)
@@ -253,7 +254,7 @@ def test_a_store_with_other_classes_is_not_copied():
         ([(PIXELS[0], "cat"), (PIXELS[0], 1)], "target of sample 1 is 1, and others are names; .* all be numbers"),
         ([(PIXELS[0], 0), (PIXELS[0], "cat")], "target of sample 1 is 'cat', and others are numbers"),
         ([(PIXELS[0].permute(1, 2, 0).repeat(2, 2, 1), 0)], r"shape \(12, 16, 3\), whose channels seem to be last"),
-        ([(PIXELS[0], PIXELS[0])], r"the target of sample 0 must be a number.*of shape \(3, 6, 8\)"),
+        ([(PIXELS[0], PIXELS[:2])], r"the target of sample 0 must be a number.*of shape \(2, 3, 6, 8\)"),
         ([(PIXELS[0], 1), (PIXELS[0], 1.0)], "the target of sample 1 of list has the shape .* and dtype float64"),
         ([{"image": PIXELS[0], "label": 1}, {"image": PIXELS[1]}], "sample 1 of list has no target, and others"),
         (Indexed([(PIXELS[0], 3)]), "labels of Indexed must be classes from 0 to 2, or -1 .*from 3 to 3"),

@@ -14,7 +14,7 @@ from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes import ProbeReport, evaluate
 from ssl_pretext.probes.registry import find_method
-from ssl_pretext.probes.report import difference_plot
+from ssl_pretext.probes.report_plots import difference_plot
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page
@@ -221,7 +221,11 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
         plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
         unit = " in percentage points" * metric.percent
         figure = Figure(plot, f"{probe} probe: differences from each control{unit}, with 95% intervals")
-        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
+        folded = {
+            f"For each {report.each}: {one.label_per_class}": report.class_rows(one.name)
+            for one in report.metrics_per_class()
+        }
+        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure], folded=folded))
     health = next(iter(reports.values())).card["health"]
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)

@@ -248,5 +248,7 @@ def _read_targets(folder: Path, index: dict[str, Any]) -> npt.NDArray[Any] | Non
     except (OSError, ValueError) as error:
         raise damaged_store_error(folder, error) from error
     Checksums(described["checksums"], folder).check(found, np.arange(len(found)))
-    # A number for each image, several numbers, or a mask; see `target_array`.
-    return found.squeeze((1, 2, 3)) if found[0].size == 1 else found.squeeze((2, 3) if found.shape[1] > 1 else 1)
+    # A number for each image, several numbers, a mask, or several maps; see `target_array`.
+    if found.shape[1] == 1:
+        found = found.squeeze(1)
+    return found.squeeze((-2, -1)) if found.shape[-2:] == (1, 1) else found

@@ -49,7 +49,8 @@ class Samples:
             other object with `__getitem__` and `__len__`, or with `__iter__`. Of a DataLoader, a batch is a tensor
             `(B, C, H, W)`, a pair of images and targets, a dict of both, or a list of samples that are dicts.
         image: Key or position of the image in a sample; by default `"image"` in a dict and 0 in a tuple.
-        target: Key or position of the target; by default `"label"` (for masks, `"mask"`) in a dict and 1 in a tuple.
+        target: Key or position of the target; by default 1 in a tuple, and in a dict `"label"` (for masks `"mask"`,
+            for maps `"map"`).
         image_size: The shortest side is resized to this number of pixels and the center is cropped, as those of files
             are; so are masks, where each pixel keeps the value that is nearest. By default, images keep their size,
             which must then be the same for all.
@@ -231,10 +232,10 @@ def is_source(data: Any) -> bool:
 
 
 def target_array(target: Any, position: int) -> npt.NDArray[Any]:
-    """Converts a target to an array of three dimensions: a number, `K` numbers `(K, 1, 1)`, or a mask `(1, H, W)`.
+    """Converts a target to an array of three dimensions: `K` numbers `(K, 1, 1)`, a mask `(1, H, W)`, or `K` maps.
 
     Args:
-        target: A number, a vector of numbers, or a mask `(H, W)` or `(1, H, W)`.
+        target: A number, a vector of numbers, a mask `(H, W)`, or maps `(K, H, W)`.
         position: Position of the sample, for messages.
 
     Raises:
@@ -246,10 +247,10 @@ def target_array(target: Any, position: int) -> npt.NDArray[Any]:
     array = np.asarray(target)
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"the target of sample {position} must be one or several numbers, got {target!r:.80}")
-    if array.ndim > 3 or (array.ndim == 3 and len(array) != 1):
+    if array.ndim > 3:
         raise ArgumentError(
-            f"the target of sample {position} must be a number, several numbers (K,) or a mask (H, W), got an array of "
-            f"shape {array.shape}"
+            f"the target of sample {position} must be a number, several numbers (K,), a mask (H, W) or maps (K, H, W), "
+            f"got an array of shape {array.shape}"
         )
     shape = {0: (1, 1, 1), 1: (-1, 1, 1), 2: (1, *array.shape), 3: array.shape}[array.ndim]
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")).reshape(shape))

@@ -43,7 +43,7 @@ class ImageStore:
         skipped: Files that were skipped, as `{"name", "reason"}`.
         resize: Description of how the images were resized.
         targets: What else is known of the images, as `evaluate` takes it: a mapping from names to labels or numbers
-            `(N,)`, or masks `(N, H, W)`; None if there is nothing.
+            `(N,)`, masks `(N, H, W)`, or maps `(N, K, H, W)`; None if there is nothing.
         groups: Group of each image, such as its scene or patient, whose images belong on one side of a split.
         splits: What each image is for, `"train"`, `"val"` or `"test"`, if a table says so.
         channel_names: Names of the channels, if the files have them.
