@@ -21,7 +21,7 @@ from ssl_pretext.data.patterns import list_pattern
 from ssl_pretext.data.readers.base import needed
 from ssl_pretext.data.resizing import resize_array
 from ssl_pretext.data.sources import RESIZE_RULE, Reading, Source
-from ssl_pretext.data.tags import is_tiff
+from ssl_pretext.data.tags import tiff_content
 from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import atomic_write
@@ -156,7 +156,7 @@ def _suffix(task: CrossChannelPrediction, chosen: str | None, source: Source) ->
         return f".{chosen}"
     if task.target.space.is_color:
         return ".png"
-    return ".tif" if is_tiff(source.files[0]) else ".npy"
+    return ".tif" if tiff_content(source.files[0]) else ".npy"
 
 
 def _predict(task: CrossChannelPrediction, job: Job, image: Decoded) -> str | None:
@@ -253,7 +253,7 @@ def _write_gray(target: Path, values: Any) -> None:
 
 def _georeference(path: Path) -> dict[str, Any]:
     """Returns the coordinate system and the transform of a GeoTIFF file; empty without them, or without rasterio."""
-    if not is_tiff(path):
+    if tiff_content(path) is None:
         return {}
     try:
         import rasterio
