@@ -9,18 +9,18 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.training.config import AUTO, BF16_MIXED, CHANNELS_LAST, CONTIGUOUS, FLOAT32
 
-__all__ = ["AUTO", "BF16_MIXED", "CHANNELS_LAST", "CONTIGUOUS", "ComputeFormat", "choose_format", "set_memory_format"]
+__all__ = ["ComputeFormat", "choose_format", "set_memory_format"]
 
 log = logging.getLogger(__name__)
 
-AUTO, FLOAT32, BF16_MIXED = "auto", "32-true", "bf16-mixed"
-CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
-MEMORY_FORMATS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
+TORCH_FORMATS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 ROUNDS = 4  # steps per format that are timed, after one that is not
 MOST_SECONDS = 20.0  # after which no further round is started
 GAIN = 1.02  # by how much another format must be faster than float32 in the usual memory format
@@ -38,7 +38,15 @@ class ComputeFormat(NamedTuple):
     memory_format: str
 
 
-def choose_format(task: PretextTask, batch: Tensor, precision: str, memory_format: str) -> ComputeFormat:
+def choose_format(
+    task: PretextTask,
+    images: ImageStore,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    memory_format: str,
+) -> ComputeFormat:
     """Chooses what a run leaves open by timing forward and backward steps of a copy of the task.
 
     Neither the task nor the random state changes. The formats take turns, so that other work on the machine affects
@@ -46,7 +54,9 @@ def choose_format(task: PretextTask, batch: Tensor, precision: str, memory_forma
 
     Args:
         task: The task, on any device.
-        batch: A training batch on the device of the run.
+        images: Training images, of which a batch is used.
+        batch_size: Number of images in the batch.
+        device: Device of the run.
         precision: `"auto"` to choose from `"32-true"` and `"bf16-mixed"`, or a precision that is given.
         memory_format: `"auto"` to choose, or a memory format that is given.
     """
@@ -59,7 +69,11 @@ def choose_format(task: PretextTask, batch: Tensor, precision: str, memory_forma
     ]
     if len(formats) == 1:
         return formats[0]
-    seconds = _seconds_per_step(task, batch, formats)
+    copied = copy.deepcopy(task).to(device).train()
+    copied.prepare(images)  # some losses need statistics of the images
+    batch = images.images(range(min(len(images), batch_size))).to(device)
+    views = batch if task.num_views == 1 else batch[:, None].expand(-1, task.num_views, -1, -1, -1)
+    seconds = _seconds_per_step(copied, views, formats)
     chosen = min(seconds, key=lambda one: seconds[one])
     if formats[0] in seconds and seconds[formats[0]] < GAIN * seconds[chosen]:
         chosen = formats[0]
@@ -68,15 +82,14 @@ def choose_format(task: PretextTask, batch: Tensor, precision: str, memory_forma
     return chosen
 
 
-def set_memory_format(task: PretextTask, memory_format: str) -> None:
-    """Arranges the weights of a task in a memory format, which convolutions pass on to what they compute."""
-    task.to(memory_format=MEMORY_FORMATS[memory_format])
+def set_memory_format(module: nn.Module, memory_format: str) -> None:
+    """Arranges the weights of a module in a memory format, which convolutions pass on to what they compute."""
+    module.to(memory_format=TORCH_FORMATS[memory_format])
 
 
 def _seconds_per_step(task: PretextTask, batch: Tensor, formats: Sequence[ComputeFormat]) -> dict[ComputeFormat, float]:
     """Returns the median duration of a step in each format that the task can compute in."""
     device = batch.device
-    copied = copy.deepcopy(task).to(device).train()
     seconds: dict[ComputeFormat, list[float]] = {one: [] for one in formats}
     failure: Exception | None = None
     start = time.perf_counter()
@@ -84,14 +97,14 @@ def _seconds_per_step(task: PretextTask, batch: Tensor, formats: Sequence[Comput
         for number in range(ROUNDS + 1):
             for one in list(seconds):
                 try:
-                    took = _step(copied, batch, one)
+                    took = _step(task, batch, one)
                 except RuntimeError as error:  # a view of a network of the user, or an operation without bfloat16
                     failure = error
                     del seconds[one]
                 else:
                     seconds[one] += [took] if number else []
-            if number and time.perf_counter() - start > MOST_SECONDS:
-                break
+            if number and (time.perf_counter() - start) * (number + 2) / (number + 1) > MOST_SECONDS:
+                break  # another round would take too long
     if not seconds:
         raise ArgumentError(f"the task cannot compute a training step: {failure}") from failure
     return {one: median(values) for one, values in seconds.items()}

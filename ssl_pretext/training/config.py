@@ -15,7 +15,10 @@ from ssl_pretext.system.devices import DEVICES
 __all__ = ["TF32", "FitConfig"]
 
 TF32, HALF_MIXED, DOUBLE = "tf32", "16-mixed", "64-true"
-PRECISIONS = ("32-true", TF32, "bf16-mixed", HALF_MIXED, DOUBLE)  # all but tf32 are Lightning's
+AUTO, FLOAT32, BF16_MIXED = "auto", "32-true", "bf16-mixed"
+CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
+PRECISIONS = (FLOAT32, TF32, BF16_MIXED, HALF_MIXED, DOUBLE, AUTO)  # all but tf32 and auto are Lightning's
+MEMORY_FORMATS = (CONTIGUOUS, CHANNELS_LAST, AUTO)
 NARROW = {  # Lightning has them too
     "bf16-true": "most updates of AdamW are lost in the rounding of weights in bfloat16",
     "16-true": "the epsilon of AdamW is 0 in float16, so that it divides by zero",
@@ -66,7 +69,10 @@ class FitConfig(Config):
             also draws the initial weights from it; `fit` trains the weights that the task has.
         precision: Numerical precision as Lightning names it: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` (on a GPU) or
             `"64-true"`; or `"tf32"`, which is `"32-true"` with matrix products in TF32 on GPUs that have it (PyTorch
-            computes convolutions in TF32 by default). Weights are saved in float32.
+            computes convolutions in TF32 by default); or `"auto"`, the faster of `"32-true"` and `"bf16-mixed"`, which
+            is found by timing a few steps and kept when the run is resumed. Weights are saved in float32.
+        memory_format: Order of the values of images and weights in memory, `"contiguous"` or `"channels_last"`, which
+            many convolutional networks compute faster in; or `"auto"` for the faster one. Results differ by rounding.
         compile: Whether the task's networks are compiled for the training steps (`torch.compile`). Losses and
             validation are not compiled. The first step of each batch size can then take minutes, and results differ
             by rounding. Weights are saved under the same names, and a resumed run may change this option.
@@ -95,6 +101,7 @@ class FitConfig(Config):
     augment: str | None = None
     seed: int = 0
     precision: str = "32-true"
+    memory_format: str = CONTIGUOUS
     compile: bool = False
     gradient_checkpointing: bool = False
     device: str = "auto"
@@ -131,7 +138,8 @@ class FitConfig(Config):
                 f"FitConfig.precision cannot be {self.precision!r}, because {NARROW[self.precision]}; use 'bf16-mixed' "
                 "or '16-mixed', whose weights are in float32"
             )
-        for name, known in (("precision", PRECISIONS), ("device", DEVICES), ("strategy", STRATEGIES)):
+        choices = (("precision", PRECISIONS), ("memory_format", MEMORY_FORMATS))
+        for name, known in (*choices, ("device", DEVICES), ("strategy", STRATEGIES)):
             if getattr(self, name) not in known:
                 raise ArgumentError(f"FitConfig.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 

@@ -36,7 +36,8 @@ from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.callbacks import callbacks as run_callbacks
 from ssl_pretext.training.checkpoints import check_checkpoint
-from ssl_pretext.training.config import DOUBLE, HALF_MIXED, FitConfig
+from ssl_pretext.training.compute_format import ComputeFormat, choose_format, set_memory_format
+from ssl_pretext.training.config import AUTO, CONTIGUOUS, DOUBLE, HALF_MIXED, FitConfig
 from ssl_pretext.training.feature_check import check_features
 from ssl_pretext.training.image_manifest import Images, manifest_changes, write_manifest
 from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule
@@ -199,10 +200,12 @@ def _fit(
 ) -> list[dict[str, Any]]:
     sample = images if isinstance(images, ImageStore) else images.sample()
     task.measure(sample)  # also in a resumed run, whose images are the same; what is measured belongs to its identity
+    config = _with_format(task, sample, config, out)
     checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task, augment))
     task.trained_on = replace(task.trained_on, image_size=images.image_size, resize=images.resize, settings=None)
     if checkpoint is None:  # a checkpoint already contains these statistics
         task.prepare(sample)
+    set_memory_format(task, config.memory_format)
     stop = StopOnSignal(out / CHECKPOINT)
     trainer = create_trainer(
         out,
@@ -244,6 +247,7 @@ def _fit(
             )
         finally:
             module.eval()
+            set_memory_format(module, CONTIGUOUS)
             if config.precision == DOUBLE:
                 module.float()
     run_settings = {"images": training_batches.images_per_epoch, "sha256": images.sha256, **config.fingerprint()}
@@ -252,6 +256,31 @@ def _fit(
     on_rank_zero("fit", lambda: _finish(task, module.average, sample, out, device))
     task.to("cpu")
     return module.history
+
+
+def _with_format(task: PretextTask, images: ImageStore, config: FitConfig, out: Path) -> FitConfig:
+    """Replaces `"auto"` by what the run in the folder was started with, or else by what is fastest."""
+    if AUTO not in (config.precision, config.memory_format):
+        return config
+
+    def choose() -> dict[str, Any]:
+        names = [name for name in ComputeFormat._fields if getattr(config, name) == AUTO]
+        before = read_json(out / FIT_FILE) if config.resume and holds_run(out) else None
+        if isinstance(before, dict) and before.keys() >= {*names}:
+            return {name: before[name] for name in names}
+        device = torch.device(resolve_device(config.device, "FitConfig.device"))
+        with keep_freed_memory() if device.type == "cpu" else nullcontext():
+            chosen = choose_format(
+                task,
+                images,
+                batch_size=max(1, config.batch_size // rank_info().world),
+                device=device,
+                precision=config.precision,
+                memory_format=config.memory_format,
+            )
+        return chosen._asdict()
+
+    return replace(config, **on_rank_zero("format", choose))
 
 
 def _all_used(task: PretextTask, images: ImageStore) -> bool:
