@@ -93,7 +93,7 @@ class ProbeResults:
         if name not in names:
             raise UnknownNameError(f"the report has no {self.each} {name!r}.{did_you_mean(name, names)}")
         images = self.card["test_images_per_class"][names.index(name)]
-        # One image of a class counts for its value as much as all test images together divided by those of the class.
+        # One of n images of a class moves the accuracy of the class by 1 / n, as m / n images move that of all m.
         return metric.for_class(name, metric.step * self.card["test"]["images"] / max(1, images))
 
     @property
