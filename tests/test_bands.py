@@ -90,10 +90,11 @@ def test_names_in_the_files_are_used(monkeypatch):
         assert choose_bands(None, image_format(store)).names == ("band1", "band2", "band3")
 
 
-def test_photos_are_colored_and_one_channel_is_inpainted():
+def test_colors_of_photos_are_matched_and_one_channel_is_inpainted():
     photos = image_format(sp.ImageStore.from_arrays(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [0, 0]))
     assert choose_bands(None, photos) is None
-    assert default_task(None, None) == ("colorization", {}, None)
+    assert default_task("colorization", None) == ("colorization", {}, None)
+    assert default_task(None, None)[:2] == ("cross_channel_contrast[first=lab:L;second=lab:ab]", {})
     named = choose_bands(read_bands("A,B,C"), photos)  # bands of 8 bits, if they are named
     assert default_task(None, named)[1] == {"first": named.space["A"], "second": named.space["B", "C"]}
     one = choose_bands(None, ImageFormat(1, is_photo=False))

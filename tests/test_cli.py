@@ -32,7 +32,7 @@ def test_pretrain_writes_the_task_the_options_and_the_skipped_images():
     assert skipped["name"] == "broken.jpg"
     assert "cannot identify image file" in skipped["reason"]
     assert yaml.safe_load(Path("run/pretrain.yaml").read_text()).items() >= {
-        "data": "photos", "task": None, "encoder": "autoencoder", "out": "run", "batch_size": 8
+        "data": "photos", "task": "colorization", "encoder": "autoencoder", "out": "run", "batch_size": 8
     }.items()  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_pretrain_resumes_with_its_own_file_of_options(capsys):
 def test_pretrain_starts_from_another_run_and_probes_averaged_weights(capsys):
     start = ["--data", "photos", "--init-from", "run", "--out", "warm", "--loggers", "csv", "--ema-decay", "0.5"]
     constant = ["--schedule", "constant", "--warmup", "0"]
-    assert main(["pretrain", *start, *constant, *SMALL]) == 0
+    assert main(["pretrain", *start, *constant, "--task", "colorization", *SMALL]) == 0
     assert len(sp.PretextTask.from_pretrained("warm/task").trained_on.initialized_from) == 64
     assert main(["pretrain", "--config", "warm/pretrain.yaml", "--resume", "--epochs", "2"]) == 0
     assert len(json.loads(Path("warm/history.json").read_text())) == 2
@@ -365,7 +365,7 @@ def test_list(arguments, names, capsys):
 def test_list_refuses_unknown_names_and_kinds(capsys):
     assert "there are no losses with 'l7' in their name" in error_line(capsys, "list", "losses", "--search", "l7")
     assert "invalid choice 'colors'" in error_line(capsys, "list", "colors")
-    assert "Expected one of {pretrain, probe, colorize, list, cache}" in error_line(capsys)
+    assert "Expected one of {pretrain, probe, colorize, " in error_line(capsys)
 
 
 def test_a_missing_parser_library_is_named(capsys, monkeypatch):
@@ -395,7 +395,7 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     for content in re.findall(r"```yaml\n(.*?)```", text, re.S):
         Path("run.yaml").write_text(content.replace("lpips[net=squeeze]", "l1"))
     small = {
-        "pretrain": ["--image-size", "32", *SMALL[2:]],
+        "pretrain": [*SMALL, "--image-size", "32"],
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
     }
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")

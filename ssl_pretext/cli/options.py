@@ -66,6 +66,16 @@ class ImageOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingOptions(FitConfig):
+    """The options of a training, whose defaults are those of a first try and not those of the documented experiment."""
+
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    precision: str = "auto"
+    memory_format: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretrain(Config):
     """Pretrain an encoder on a folder of images without labels.
 
@@ -82,8 +92,9 @@ class Pretrain(Config):
         data: Folder of images, which may be in subfolders; or WebDataset shards, such as
             "shards/train-{0000..0009}.tar".
         task: Pretext task, with options in brackets, such as "colorization[target=rgb]" or
-            "cross_channel[source=B02+B03+B04;target=B08]"; see "ssl-pretext list tasks". If left out, photos are
-            colored, and two halves of the bands of other images are predicted from each other.
+            "cross_channel[source=B02+B03+B04;target=B08]", or a sum of tasks such as "colorization + 0.5*rotation"; see
+            "ssl-pretext list tasks". If left out, the lightness of photos is matched with their colors
+            (cross_channel_contrast), and two halves of the bands of other images are predicted from each other.
         bands: Names of the channels of images that are not photos, in order and separated by commas; or a YAML file
             with a list of bands, each with its name and, if you like, its position (counted from 1), center and scale.
             If left out, the names are those in the files, or band1, band2 and so on. Centers and scales that are not
@@ -120,7 +131,7 @@ class Pretrain(Config):
     loggers: str = "tensorboard,csv"
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
-    fit: OmitArgPrefixes[FitConfig]
+    fit: OmitArgPrefixes[TrainingOptions]
 
     @property
     def size(self) -> int:
@@ -189,7 +200,7 @@ class Probe(Config):
     test: Path | None = None
     holdout: float | None = None
     holdout_seed: int = 0
-    probe: str = "linear,conv,knn"
+    probe: str = "linear,knn"
     compare: str | None = None
     pooling: str = "map"
     per_class: int | None = None
@@ -351,12 +362,13 @@ def name_options(message: str) -> str:
     """
     known = {
         field.name
-        for config in (Pretrain, Probe, Colorize, Predict, ImageOptions, FitConfig)
+        for config in (Pretrain, Probe, Colorize, Predict, ImageOptions, TrainingOptions)
         for field in fields(config)
     }
     names = "|".join(sorted(known, key=len, reverse=True))
     long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
-    argument = rf"FitConfig\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"
+    config = "(?:FitConfig|TrainingOptions)"
+    argument = rf"{config}\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"
     found = rf"(?<![\w./-])(?:{argument})"
 
     def option(match: re.Match[str]) -> str:

@@ -14,9 +14,18 @@ from typing import Annotated, Any
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, ImageOptions, List, Predict, Pretrain, Probe
+from ssl_pretext.cli.options import (
+    Cache,
+    Colorize,
+    Command,
+    ImageOptions,
+    List,
+    Predict,
+    Pretrain,
+    Probe,
+    TrainingOptions,
+)
 from ssl_pretext.errors import ArgumentError, PretextError
-from ssl_pretext.training.config import FitConfig
 
 __all__ = ["parse"]
 
@@ -79,7 +88,7 @@ def _with_config_file(arguments: Sequence[str]) -> list[str]:
 
 def _file_arguments(path: Path) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
-    configs = (Pretrain, ImageOptions, FitConfig)
+    configs = (Pretrain, ImageOptions, TrainingOptions)
     known = {field.name for config in configs for field in fields(config)} - {"config", "images", "fit"}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):

@@ -70,6 +70,8 @@ def run(options: Pretrain) -> None:
             write_options(out / OPTIONS_FILE, options.settings())
             if isinstance(images, ImageStore):  # the unreadable images of a stream are found during training
                 note = write_skipped(out, images.skipped)
+        if about := default_task(options.task, chosen)[2]:
+            log.info("%s", about)
         log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, note)
         fit(task, images, options.fit, loggers=loggers)
     quoted = shlex.quote(str(out))
@@ -106,16 +108,13 @@ def _task_of_photos(options: Pretrain) -> PretextTask | None:
 
 
 def _task(options: Pretrain, bands: Channels | None) -> PretextTask:
-    spec, given, about = default_task(options.task, bands)
+    spec, given, _ = default_task(options.task, bands)
     arguments: dict[str, Any] = {"encoder": options.encoder, **given}
     if options.losses is not None:
         arguments["losses"] = parse_losses(options.losses)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.fit.seed)
-        task = create_task(spec, spaces=[] if bands is None else [bands.space], **arguments)
-    if about is not None:
-        log.info("the images are not photos: %s", about)
-    return task
+        return create_task(spec, spaces=[] if bands is None else [bands.space], **arguments)
 
 
 def _check_folder(out: Path, options: Pretrain) -> None:
