@@ -170,7 +170,7 @@ def default_task(task: str | None, bands: Channels | None) -> tuple[str, dict[st
         return "inpainting", {"channels": bands}, f"the images are not photos: inpainting fills in {names[0]}"
     first, second = bands.space[names[:half]], bands.space[names[half:]]
     chosen = (
-        f"the images are not photos: split_brain predicts {joined(second.names)} from {joined(first.names)}, and the reverse; "
-        f"--task 'cross_channel[source={names[0]};target={names[-1]}]' would predict chosen bands"
+        f"the images are not photos: split_brain predicts {joined(second.names)} from {joined(first.names)}, and the "
+        f"reverse; --task 'cross_channel[source={names[0]};target={names[-1]}]' would predict chosen bands"
     )
     return "split_brain", {"first": first, "second": second}, chosen
