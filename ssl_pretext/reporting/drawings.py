@@ -90,8 +90,8 @@ def interval_chart(rows: Sequence[IntervalRow], *, caption: str) -> Drawing:
         _add(svg, "text", row.text, x=right, y=y + 15, class_=f"label {row.role}", text_anchor="end")
         if id(row) in halves:
             half = halves[id(row)]
-            line = {"x1": x(row.mean - half), "x2": x(row.mean + half), "y1": y + 27, "y2": y + 27}
-            _add(svg, "line", **line, class_=f"bar {row.role}")
+            ends = x(row.mean - half), x(row.mean + half)
+            _add(svg, "line", x1=ends[0], x2=ends[1], y1=y + 27, y2=y + 27, class_=f"bar {row.role}")
             _add(svg, "circle", cx=x(row.mean), cy=y + 27, r=5.5, class_=f"dot {row.role}")
     return _drawing(svg, caption)
 

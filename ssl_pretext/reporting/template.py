@@ -38,7 +38,8 @@ figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
 svg { display: block; width: 100%; max-width: 42rem; height: auto; font: 13px system-ui, sans-serif; }
 svg text { fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 12px; } svg .in { fill: var(--ink); }
 svg .control { fill: var(--soft); stroke: var(--soft); } svg .other { fill: var(--ink); stroke: var(--ink); }
-svg .main { fill: var(--main); stroke: var(--main); } svg text.label { stroke: none; } svg text.main { font-weight: 700; }
+svg .main { fill: var(--main); stroke: var(--main); } svg text.label { stroke: none; }
+svg text.main { font-weight: 700; }
 svg .bar { stroke-width: 4; stroke-linecap: round; } svg .grid { stroke: var(--line); }
 svg .level { stroke: var(--main); stroke-dasharray: 4 4; }
 svg .curve { fill: none; stroke: var(--tone); stroke-width: 2.5; stroke-linejoin: round; }
@@ -92,7 +93,7 @@ TEMPLATE = (
 {% for gallery in section.galleries %}
 <figure><div class="tiles c{{ gallery.columns }}">
 {% for tile in gallery.tiles %}
-<div class="tile{{ ' ' + tile.tone if tile.tone }}"><img src="{{ tile.source }}" alt="{{ tile.text }}">{{ tile.text }}</div>
+<div class="tile {{ tile.tone }}"><img src="{{ tile.source }}" alt="{{ tile.text }}">{{ tile.text }}</div>
 {% endfor %}
 </div><figcaption>{{ gallery.caption }}</figcaption></figure>
 {% endfor %}
