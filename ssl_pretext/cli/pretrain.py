@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 OPTIONS_FILE = "pretrain.yaml"
 # Options that a resumed run may change: they affect the weights at most by rounding. Paths are among them, because
 # `fit` itself checks that the images are the same.
-CHANGEABLE = ("data", "out", "cache", "loggers", "device", "strategy", "compile", "checkpoint_minutes")
-CHANGEABLE += ("probe_data", "probe_every")  # they do not affect the weights at all
+CHANGEABLE = (
+    *("data", "out", "cache", "loggers", "device", "strategy", "compile", "checkpoint_minutes"),
+    *("probe_data", "probe_every"),
+)
 
 
 def run(options: Pretrain) -> None:

@@ -114,7 +114,7 @@ class OnlineProbe(PagePart):
             rows = [row for row in self.rows if row["probe"] == probe]
             series[f"{probe}, trained"] = [(row["epoch"], 100 * row["mean"]) for row in rows]
             series[f"{probe}, untrained"] = [(row["epoch"], 100 * row["untrained"]) for row in rows]
-        last = self.rows[-1]["epoch"]
+        untrained, last = [f"{probe}, untrained" for probe in self.probes], self.rows[-1]["epoch"]
         caption = (
             f"Probes on {len(self.train):,} labeled images, judged on {len(self.held_out):,} others; means over "
             f"{self.seeds} seeds. Epoch 0 is before the training."
@@ -124,7 +124,9 @@ class OnlineProbe(PagePart):
             Section(
                 "Is it learning what helps?",
                 [f"After epoch {last}, compared with the untrained network:", "\n".join(f"- {s}" for s in sentences)],
-                drawings=[line_chart(series, x_label="epoch", y_label=f"{metric}, %", caption=caption)],
+                drawings=[
+                    line_chart(series, x_label="epoch", y_label=f"{metric}, %", caption=caption, dashed=untrained)
+                ],
             )
         ]
 

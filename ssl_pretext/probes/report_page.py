@@ -10,6 +10,7 @@ import numpy as np
 from ssl_pretext.probes.controls import BEFORE, REDUCED, SOURCE, UNTRAINED
 from ssl_pretext.probes.results import ProbeResults
 from ssl_pretext.probes.verdict import FEW_COMPARISONS, networks
+from ssl_pretext.registry import joined
 from ssl_pretext.reporting.drawings import Drawing, IntervalRow, interval_chart, matrix_chart
 from ssl_pretext.reporting.page import Section, Verdict
 from ssl_pretext.representations.collapse import collapse_warnings, health_rows
@@ -50,7 +51,7 @@ def verdict_card(results: ProbeResults, name: str | None = None) -> Verdict:
         True
     """
     name = name or next(iter(results.card["against"]), results.names[0])
-    every, value = results.against_controls(), results.text(name)
+    every = results.against_controls()
     rows = [row for row in every if row["representation"] == name]
     metric, direction = results.metric(), 1 if results.metric().higher_is_better else -1
 
@@ -60,18 +61,30 @@ def verdict_card(results: ProbeResults, name: str | None = None) -> Verdict:
     better = [row for row in rows if claimed(row) and direction * row["mean"] > 0]
     worse = [row for row in rows if claimed(row) and direction * row["mean"] < 0]
     answer = "No" if worse else "Yes" if rows and len(better) == len(rows) else "Not shown"
-    unit = "%" if metric.percent else ""
-    sentences = [f"{_setting(results)} on the features of {name} gets a test {metric.label} of {value}{unit}."]
+    sentences = [
+        f"{_setting(results)} on the features of {name} gets a test {metric.label} of {_value(results, name)}."
+    ]
     if not rows:
-        sentences.append("It was compared with nothing, so these figures do not show whether training helped.")
-    for row in [*worse, *(row for row in rows if row not in better and row not in worse), *better]:
-        sentences.append(_compared(results, name, row, row in better, row in worse))
+        sentences.append("It was compared with nothing, so this does not show whether training helped.")
     if worse:
-        best = min(worse, key=lambda row: direction * row["mean"])["reference"]
-        sentences.append(f"Use {_plain(results, name, best)} instead.{_joined(results, best)}")
+        best = min(worse, key=lambda row: direction * row["mean"])
+        reference = _plain(results, name, best["reference"])
+        sentences.append(f"{_compared(results, name, best)} That is significantly worse, so use {reference} instead.")
+        sentences += _joined(results, best["reference"])
+    elif answer == "Yes":
+        strongest = min(better, key=lambda row: direction * row["mean"])
+        sentences.append(f"{_compared(results, name, strongest)} No alternative comes closer.")
+    else:
+        open_rows = [row for row in rows if row not in better]
+        sentences += [f"{_compared(results, name, row)} That does not show which is better." for row in open_rows]
+        if better:
+            beaten = joined([_plain(results, name, row["reference"]) for row in better])
+            sentences.append(f"It is significantly better than {beaten}.")
     if networks(results.card, name) == 1 and rows:
         sentences.append("One trained network was judged; training once more may come out differently.")
-    return Verdict(f"Is {name} better than what needs no training?", answer, sentences, interval_drawing(results, name))
+    return Verdict(
+        f"Is {name} better than its simple alternatives?", answer, sentences, interval_drawing(results, name)
+    )
 
 
 def interval_drawing(results: ProbeResults, name: str | None = None) -> Drawing | None:
@@ -154,17 +167,20 @@ def _plain(results: ProbeResults, name: str, reference: str) -> str:
     return next((PLAIN[label] for label, one in controls.items() if one == reference and label in PLAIN), reference)
 
 
-def _compared(results: ProbeResults, name: str, row: Mapping[str, Any], better: bool, worse: bool) -> str:
-    metric, reference = results.metric(), _plain(results, name, row["reference"])
+def _value(results: ProbeResults, name: str) -> str:
+    return f"{results.text(name)}{'%' if results.metric().percent else ''}"
+
+
+def _compared(results: ProbeResults, name: str, row: Mapping[str, Any]) -> str:
+    metric, reference = results.metric(), row["reference"]
     unit = " points" if metric.percent else ""
-    value = f"{results.text(row['reference'])}{'%' if metric.percent else ''}"
-    difference = f"a difference of {metric.text(row['mean'], row['ci95'], sign=True)}{unit}"
-    if better or worse:
-        return f"That is {'better' if better else 'worse'} than {reference} ({value}): {difference}."
-    return f"Compared with {reference} ({value}), it is {difference}, which does not show that either is better."
+    return (
+        f"For {_plain(results, name, reference)} it is {_value(results, reference)}, which makes a difference of "
+        f"{metric.text(row['mean'], row['ci95'], sign=True)}{unit}."
+    )
 
 
-def _joined(results: ProbeResults, reference: str) -> str:
+def _joined(results: ProbeResults, reference: str) -> list[str]:
     """What other features add to a control, if the report has rows of both joined."""
     described = {name: ones[0] for name, ones in results.card["representations"].items()}
     found = []
@@ -174,5 +190,5 @@ def _joined(results: ProbeResults, reference: str) -> str:
             unit = " points" if metric.percent else ""
             change = metric.text(row["mean"], row["ci95"], sign=True)
             shown = "" if row["significant"] else ", which is not significant"
-            found.append(f" Joined as {name}, the features change it by {change}{unit}{shown}.")
-    return "".join(found)
+            found.append(f"Joined as {name}, the features change it by {change}{unit}{shown}.")
+    return found

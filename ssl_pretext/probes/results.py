@@ -184,7 +184,8 @@ class ProbeResults:
         if self.card["target"] != "class":
             raise ArgumentError(f"confusion() needs classes as targets; this report has {self.card['target']}")
         classes = len(self.card["names"])
-        return np.stack([unpack_confusions(run["confusions"], classes) for run in self._runs(name)]).mean(axis=0)
+        counts = [unpack_confusions(run["confusions"], classes) for run in self._runs(name)]
+        return np.asarray(np.mean(counts, axis=0))
 
     def interval(self, name: str, metric: str | None = None) -> Interval:
         """Returns the mean of a metric over the seeds, with its 95% interval.

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 from xml.etree import ElementTree
 
@@ -97,7 +98,12 @@ def interval_chart(rows: Sequence[IntervalRow], *, caption: str) -> Drawing:
 
 
 def line_chart(
-    series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, caption: str
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    caption: str,
+    dashed: Collection[str] = (),
 ) -> Drawing:
     """Draws a line per series; points that are not finite are left out.
 
@@ -106,6 +112,7 @@ def line_chart(
         x_label: Label of the x axis.
         y_label: Label of the y axis.
         caption: Caption of the drawing.
+        dashed: Names of series that are dashed, in the color of the series before them, such as a reference for it.
 
     Raises:
         ArgumentError: There is no finite point.
@@ -122,7 +129,8 @@ def line_chart(
     x_ticks, y_ticks = (_ticks(min(p[i] for p in everything), max(p[i] for p in everything)) for i in (0, 1))
     x_ticks = [tick for tick in x_ticks if tick == round(tick)] if x_label == "epoch" else x_ticks
     x_low, x_high = min(p[0] for p in everything), max(p[0] for p in everything)
-    legend = 20 * len(finite) if len(finite) > 1 else 0
+    legend = 20 * len(finite) + 8 if len(finite) > 1 else 0
+    colors = list(accumulate(int(name not in dashed) for name in finite))
     left, right, top, bottom = 52.0, WIDTH - 12.0, legend + 24.0, legend + 220.0
 
     def x(value: float) -> float:
@@ -141,13 +149,15 @@ def line_chart(
     _add(svg, "text", x_label, x=right, y=bottom + 35, class_="tick", text_anchor="end")
     _add(svg, "text", y_label, x=4, y=legend + 12, class_="tick")
     for i, (name, points) in enumerate(finite.items()):
+        color = _color(colors[i] - colors[0])
+        kind = f"curve {color} dashed" if name in dashed else f"curve {color}"
         if legend:
-            _add(svg, "line", x1=4, x2=30, y1=20 * i + 10, y2=20 * i + 10, class_=f"curve {_color(i)}")
+            _add(svg, "line", x1=4, x2=30, y1=20 * i + 10, y2=20 * i + 10, class_=kind)
             _add(_add(svg, "text", _shortened(name, 56), x=38, y=20 * i + 14, class_="label"), "title", name)
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-        _add(svg, "polyline", points=path, class_=f"curve {_color(i)}")
+        _add(svg, "polyline", points=path, class_=kind)
         for a, b in points if len(points) <= MANY_POINTS else ():
-            _add(svg, "circle", cx=x(a), cy=y(b), r=3, class_=f"point {_color(i)}")
+            _add(svg, "circle", cx=x(a), cy=y(b), r=3, class_=f"point {color}")
     return _drawing(svg, caption)
 
 

@@ -43,6 +43,7 @@ svg text.main { font-weight: 700; }
 svg .bar { stroke-width: 4; stroke-linecap: round; } svg .grid { stroke: var(--line); }
 svg .level { stroke: var(--main); stroke-dasharray: 4 4; }
 svg .curve { fill: none; stroke: var(--tone); stroke-width: 2.5; stroke-linejoin: round; }
+svg .dashed { stroke-dasharray: 5 5; }
 svg .point { fill: var(--tone); fill-opacity: .85; } svg .rest { --tone: var(--open); }
 svg .right { fill: var(--good); } svg .wrong { fill: var(--bad); }
 svg .s0 { --tone: var(--s0); } svg .s1 { --tone: var(--s1); } svg .s2 { --tone: var(--s2); }
