@@ -20,6 +20,8 @@ log.info("after")
 print("result")
 """
 
+RANK_1 = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+
 
 @pytest.mark.parametrize(
     ("setup", "lines"),
@@ -28,7 +30,7 @@ print("result")
         ("logging.basicConfig(format='mine: %(message)s')", ["epoch 1 \\x1b[2J", "mine: careful"]),
         ("logging.basicConfig(level='INFO', format='%(levelname)s')", ["INFO", "WARNING", "INFO"]),
         ("logging.getLogger('ssl_pretext').setLevel('WARNING')", ["careful"]),
-        ("import os; os.environ.update(RANK='1', WORLD_SIZE='2', LOCAL_WORLD_SIZE='2')", ["careful"]),
+        (f"import os; os.environ.update({RANK_1})", ["careful"]),
     ],
 )
 def test_lines_appear_once(setup, lines):

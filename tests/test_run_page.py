@@ -34,7 +34,7 @@ def test_fit_writes_a_page_after_each_epoch(tmp_path):
     text = page.read_text()
     assert "trained for 2 epochs on 40 images of 16×16 px" in text
     assert f"After epoch 2 it is {history[-1]['train_loss']:.4g}, and {history[-1]['val_loss']:.4g} on the" in text
-    assert text.count('<div class="tile') == 12, "input, prediction and original of four images"
+    assert text.count('<div class="tile ') == 12, "input, prediction and original of four images"
     assert "asked 2 times" in text
     assert f"ssl-pretext probe {tmp_path} --data LABELED_FOLDER" in text
     assert describe_training(task) in text

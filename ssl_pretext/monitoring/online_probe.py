@@ -119,14 +119,13 @@ class OnlineProbe(PagePart):
             f"Probes on {len(self.train):,} labeled images, judged on {len(self.held_out):,} others; means over "
             f"{self.seeds} seeds. Epoch 0 is before the training."
         )
+        drawing = line_chart(series, x_label="epoch", y_label=f"{metric}, %", caption=caption, dashed=untrained)
         sentences = [f"{row['probe']}: {row['words']}." for row in self.rows if row["epoch"] == last]
         return [
             Section(
                 "Is it learning what helps?",
                 [f"After epoch {last}, compared with the untrained network:", "\n".join(f"- {s}" for s in sentences)],
-                drawings=[
-                    line_chart(series, x_label="epoch", y_label=f"{metric}, %", caption=caption, dashed=untrained)
-                ],
+                drawings=[drawing],
             )
         ]
 
