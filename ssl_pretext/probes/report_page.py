@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ssl_pretext.probes.controls import BEFORE, REDUCED, SOURCE, UNTRAINED
+from ssl_pretext.probes.metrics import ACCURACY
 from ssl_pretext.probes.results import ProbeResults
 from ssl_pretext.probes.verdict import FEW_COMPARISONS, networks
 from ssl_pretext.registry import joined
@@ -61,9 +62,9 @@ def verdict_card(results: ProbeResults, name: str | None = None) -> Verdict:
     better = [row for row in rows if claimed(row) and direction * row["mean"] > 0]
     worse = [row for row in rows if claimed(row) and direction * row["mean"] < 0]
     answer = "No" if worse else "Yes" if rows and len(better) == len(rows) else "Not shown"
-    sentences = [
-        f"{_setting(results)} on the features of {name} gets a test {metric.label} of {_value(results, name)}."
-    ]
+    value = _value(results, name)
+    gets = f"recognizes {value} of" if metric == ACCURACY else f"has a {metric.label} of {value} on"
+    sentences = [f"{_setting(results)} on the features of {name} {gets} the test images."]
     if not rows:
         sentences.append("It was compared with nothing, so this does not show whether training helped.")
     if worse:
