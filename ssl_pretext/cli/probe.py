@@ -229,7 +229,7 @@ def _write(
     sections = [
         *pictures,
         *confusion_section(first),
-        *(report.section() for report in reports.values()),
+        *(report.section(f"{probe} probe") for probe, report in reports.items()),
         Section("What was compared", [f"{about}.", ABOUT], collapsed=True),
         *card_sections(reports),
     ]

@@ -225,11 +225,15 @@ class ProbeReport(ProbeResults):
         """
         return verdict_card(self, name)
 
-    def section(self) -> Section:
-        """Returns sentences, picture and tables as a part of a page, folded away."""
+    def section(self, heading: str | None = None) -> Section:
+        """Returns sentences, picture and tables as a part of a page, folded away.
+
+        Args:
+            heading: Heading of the section, by default the name of the probe.
+        """
         picture = interval_drawing(self)
         return Section(
-            f"{self.card['probe']} probe",
+            heading or f"{self.card['probe']} probe",
             ["\n".join(f"- {sentence}" for sentence in self.sentences())],
             self.rows(),
             folded={

@@ -136,8 +136,10 @@ def example_sections(task: PretextTask, images: ImageStore) -> list[Section]:
     if not isinstance(task, CrossChannelPrediction):
         return []
     chosen = torch.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().long()
-    device = next((parameter.device for parameter in task.parameters()), torch.device("cpu"))
-    shown = images.images(chosen).to(device)
+    weight = next(task.parameters())
+    shown = images.images(chosen).to(weight.device)
+    if weight.dtype == torch.float64:  # during a run in double precision
+        shown = (shown.float() / 255 if shown.dtype == torch.uint8 else shown).double()
     predicted, inputs = task.predict(shown), task.inputs(shown)
     if task.source.space.is_bounded:
         inputs = (inputs + 1) / 2
