@@ -80,25 +80,19 @@ def test_a_single_network_and_no_controls_are_said():
     assert any("compared with nothing" in sentence for sentence in alone.sentences)
 
 
-def test_what_joined_features_add_to_a_control_is_said():
-    data = two_classes(60)
+def test_what_joined_features_add_to_a_control_is_said(monkeypatch):
+    data, pixels = two_classes(60), Pixels("rgb")
     network = sp.FrozenNetwork(nn.Sequential(nn.Conv2d(3, 4, 2), nn.Tanh())).representation()
-    pixels = Pixels("rgb")
     report = sp.evaluate({"net": network, "both": Concatenated([network, pixels])}, data, data, seeds=2, probe="knn")
-    reference = report.card["against"]["net"]
-    (control,) = {name for name in reference.values() if report.card["representations"][name][0] == pixels.describe}
     rows = [dict(row) for row in report.against_controls()]
-    for row in rows:
-        row |= {"mean": -0.3, "significant": True, "p_holm": 0.0, "reference": row["reference"]}
-    wins = [row for row in rows if row["reference"] == control]
-    object.__setattr__(report, "runs", report.runs)
-    original = ProbeReport.against_controls
-    try:
-        ProbeReport.against_controls = lambda *_: wins
-        text = " ".join(verdict_card(report, "net").sentences)
-    finally:
-        ProbeReport.against_controls = original
-    assert f"use {control} instead. Joined as both, the features change it by" in text
+    worse = {"mean": -0.3, "significant": True, "p_holm": 0.0}
+    wins = [row | worse for row in rows if row["representation"] == "net" and row["reference"] == "pixels rgb"]
+    joined = next(row for row in rows if (row["representation"], row["reference"]) == ("both", "pixels rgb"))
+    monkeypatch.setattr(ProbeReport, "against_controls", lambda *_: [*wins, joined])
+    text = " ".join(verdict_card(report, "net").sentences)
+    change = report.metric().text(joined["mean"], joined["ci95"], sign=True)
+    assert "use pixels rgb instead." in text
+    assert f"Joined as both, the features change it by {change} points" in text
 
 
 def test_confusions_equal_those_of_scikit_learn():
