@@ -55,6 +55,20 @@ def test_pretrain_starts_from_another_run_and_probes_averaged_weights(capsys):
     assert "| colorization (averaged weights) |" in capsys.readouterr().out
 
 
+def test_pretrain_probes_during_the_training_and_changes_nothing(capsys):
+    probing = ["--probe-data", "labeled", "--probe-every", "1"]
+    assert main(["pretrain", "--data", "photos", "--out", "probed", *probing, *SMALL]) == 0
+    assert re.search(r"probes after epoch 1: knn [\d.]+% \(untrained [\d.]+%\); linear", capsys.readouterr().out)
+    assert "Is it learning what helps?" in Path("probed/report.html").read_text()
+    files = [Path(run, "task/model.safetensors") for run in ("run", "probed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert main(["pretrain", "--config", "probed/pretrain.yaml", "--resume"]) == 0
+    (one_class, *_) = sorted(Path("labeled").iterdir())
+    wrong = ["--out", "unwritten", "--probe-data", str(one_class)]
+    assert "outside class folders" in error_line(capsys, "pretrain", "--data", "photos", *wrong, *SMALL)
+    assert not Path("unwritten").exists()
+
+
 def test_pretrain_checks_the_optimizer_before_it_reads_images(capsys, monkeypatch):
     monkeypatch.setattr("ssl_pretext.cli.pretrain._images", interrupt)
     arguments = ["--data", "photos", "--out", "unwritten", "--optimizer", "adamx", *SMALL]

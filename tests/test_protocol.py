@@ -101,7 +101,7 @@ def test_shuffled_test_labels_change_nothing_but_the_test_results(probe: str) ->
         for row in (*run["history"], *other["history"]):
             for key in ("test_loss", "test_accuracy"):
                 del row[key]
-        changed = ("scores", "part_scores", "class_scores", "part_class_scores")
+        changed = ("scores", "part_scores", "class_scores", "part_class_scores", "confusions")
         assert all(run.pop(key) != other.pop(key) for key in changed)
         assert run == other
     if "conv" not in probe:

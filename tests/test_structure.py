@@ -18,7 +18,7 @@ MAP = ROOT / "docs/contributing/map.md"
 # From the top down; a part may import those below it, and itself.
 LAYERS = (
     ["cli"],
-    ["export"],
+    ["export", "monitoring"],
     ["training", "probes"],
     ["tasks", "color_metrics"],
     ["losses"],
@@ -115,6 +115,7 @@ TESTED_BY = {
     "ssl_pretext.probes.problem": "test_targets.py",
     "ssl_pretext.probes.registry": "test_probes.py",
     "ssl_pretext.probes.report": "test_probes.py",
+    "ssl_pretext.reporting.template": "test_page.py",
     "ssl_pretext.probes.report_plots": "test_probes.py",
     "ssl_pretext.probes.resnet": "test_probes.py",
     "ssl_pretext.probes.results": "test_per_class.py",

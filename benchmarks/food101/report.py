@@ -224,11 +224,20 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
             "Unreadable images",
             [f"{len(skipped)} files were skipped." if skipped else "All files could be read."],
             skipped[:200],
+            collapsed=True,
         ),
-        Section("What is unknown about the source", UNKNOWN),
-        Section("Configuration", [results["command"]], code=json.dumps({**config, **results["environment"]}, indent=2)),
+        Section("What is unknown about the source", UNKNOWN, collapsed=True),
         Section(
-            "Probe cards", ["The settings that decide the results."], code=json.dumps(results["probe_card"], indent=1)
+            "Configuration",
+            [results["command"]],
+            code=json.dumps({**config, **results["environment"]}, indent=2),
+            collapsed=True,
+        ),
+        Section(
+            "Probe cards",
+            ["The settings that decide the results."],
+            code=json.dumps(results["probe_card"], indent=1),
+            collapsed=True,
         ),
     ]
 

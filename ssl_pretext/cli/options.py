@@ -109,6 +109,9 @@ class Pretrain(Config):
         epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
         loggers: Where losses and learning rates are logged, separated by commas: tensorboard, csv, wandb and mlflow.
+        probe_data: Folder of labeled images, with one subfolder per class, on which the network is probed during the
+            training. Do not name the images that the final result is measured on.
+        probe_every: Number of epochs from one such probing to the next.
         config: YAML file of options, such as the pretrain.yaml of another run. Options on the command line override
             those of the file.
         images: Options of the images in a folder.
@@ -129,6 +132,8 @@ class Pretrain(Config):
     epoch_images: int | None = None
     cache: Path | None = None
     loggers: str = "tensorboard,csv"
+    probe_data: Path | None = None
+    probe_every: int = 5
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     fit: OmitArgPrefixes[TrainingOptions]

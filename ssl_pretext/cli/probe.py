@@ -1,6 +1,5 @@
 """The command `ssl-pretext probe`, which measures whether pretraining helps a classifier with few labels."""
 
-import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,22 @@ from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes.gallery import picture_sections
 from ssl_pretext.probes.registry import find_method
-from ssl_pretext.probes.report_plots import difference_plot
+from ssl_pretext.probes.report_page import card_sections, confusion_section
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import split_specs
-from ssl_pretext.reporting.page import Figure, Section, html_page
+from ssl_pretext.reporting.page import Section, html_page
 from ssl_pretext.representations import FrozenNetwork, Representation
-from ssl_pretext.representations.collapse import collapse_warnings, health_rows
-from ssl_pretext.system.files import write_json, write_text
+from ssl_pretext.representations.collapse import collapse_warnings
+from ssl_pretext.system.devices import resolve_device
+from ssl_pretext.system.files import read_json, write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.image_manifest import read_digests
+from ssl_pretext.training.run_page import HISTORY, describe_training, example_sections, loss_sections
 
 __all__ = ["run"]
 
@@ -111,7 +113,8 @@ def _probe(
     # One report is enough, because all probes use the same features.
     for sentence in collapse_warnings(report.card["health"]):
         log.warning("\n%s", sentence)
-    _write(out, options, about, reports)
+    pictures = _pictures(options, task, compared[task.name], train, test)
+    _write(out, options, about, task, reports, pictures)
     log.info("\nreport: %s", out / "report.html")
 
 
@@ -210,25 +213,38 @@ def _open(folder: Path, size: int, options: Probe) -> ImageStore:
     return ImageStore.from_table(options.labels, folder, target=options.target, columns=columns, **arguments)
 
 
-def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:
+def _write(
+    out: Path,
+    options: Probe,
+    about: str,
+    task: PretextTask,
+    reports: Mapping[str, ProbeReport],
+    pictures: Sequence[Section],
+) -> None:
     cards = {probe: report.card for probe, report in reports.items()}
     for probe, report in reports.items():
         report.to_json(out / f"{probe.replace('/', '-')}.json")
     write_json(out / "card.json", {"options": options.to_dict(), "probes": cards})
-    sections = [Section("What was compared", [f"{about}.", ABOUT])]
-    for probe, report in reports.items():
-        metric = report.metric()
-        plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
-        unit = " in percentage points" * metric.percent
-        figure = Figure(plot, f"{probe} probe: differences from each control{unit}, with 95% intervals")
-        folded = {
-            f"For each {report.each}: {one.label_per_class}": report.class_rows(one.name)
-            for one in report.metrics_per_class()
-        }
-        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure], folded=folded))
-    health = next(iter(reports.values())).card["health"]
-    sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
-    cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)
-    sections.append(Section("Probe cards", ["All settings that determine the results."], code=cards_as_text))
+    first = next(iter(reports.values()))
+    sections = [
+        *pictures,
+        *confusion_section(first),
+        *(report.section(f"{probe} probe") for probe, report in reports.items()),
+        Section("What was compared", [f"{about}.", ABOUT], collapsed=True),
+        *card_sections(reports),
+    ]
     title = f"Does pretraining help? {options.run} on {options.data}"
-    write_text(out / "report.html", html_page(title, sections))
+    lead = f"{describe_training(task)}. Judged on {about}."
+    write_text(out / "report.html", html_page(title, sections, verdict=first.verdict(), lead=lead))
+
+
+def _pictures(
+    options: Probe, task: PretextTask, representation: Representation, train: ImageStore, test: ImageStore
+) -> list[Section]:
+    """Predictions of the task, the nearest neighbors and the map of test images, and the losses of the run."""
+    history = options.run / HISTORY
+    return [
+        *example_sections(task, test),
+        *picture_sections(task.name, representation, train, test, device=resolve_device(options.device)),
+        *(loss_sections(read_json(history)) if history.is_file() else []),
+    ]

@@ -22,7 +22,7 @@ from ssl_pretext.probes.given import Given, as_cache, as_seeds, check_images, de
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.metrics import class_scores, find_metrics, image_scores
-from ssl_pretext.probes.outcome import pack_scores
+from ssl_pretext.probes.outcome import count_confusions, pack_scores
 from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, Problem, check_classes, check_targets
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
@@ -135,7 +135,7 @@ class Comparison:
             pass
 
     def _reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         for budget in budgets:
             budget.check(self.targets["train"])
@@ -320,6 +320,7 @@ class Comparison:
             "history": history,
             "scores": scores,
             "class_scores": of_classes,
+            **({"confusions": count_confusions(outputs, truth)} if self.kind.name == "class" else {}),
             **settings,
         }
 

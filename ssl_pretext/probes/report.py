@@ -10,13 +10,14 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependency
 from ssl_pretext.probes.merging import merge
 from ssl_pretext.probes.metrics import Metric
 from ssl_pretext.probes.outcome import unpack_scores
+from ssl_pretext.probes.report_page import card_sections, confusion_section, interval_drawing, verdict_card
 from ssl_pretext.probes.report_plots import difference_plot, epoch_plot, layer_plot
 from ssl_pretext.probes.results import ProbeResults
 from ssl_pretext.probes.statistics import mean_interval
 from ssl_pretext.probes.verdict import describe_correction, warnings
-from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.reporting.page import Section, Verdict, html_page, markdown_table
 from ssl_pretext.representations.collapse import health_rows
-from ssl_pretext.system.files import read_json, write_bytes, write_json
+from ssl_pretext.system.files import read_json, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -181,7 +182,8 @@ class ProbeReport(ProbeResults):
             import pandas
         except ImportError as error:
             raise MissingDependencyError("to_frame() needs pandas: pip install pandas") from error
-        left_out = {"history", "scores", "class_scores", "part_labels", "part_scores", "part_class_scores"}
+        left_out = {"history", "scores", "class_scores", "confusions"}
+        left_out |= {"part_labels", "part_scores", "part_class_scores"}
         images, controls = self.card["test"]["images"], {*self.names} - {*self.card["against"]}
 
         def mean(text: str) -> float:
@@ -207,6 +209,54 @@ class ProbeReport(ProbeResults):
     def to_json(self, path: str | Path) -> None:
         """Writes card, summary and runs to a JSON file."""
         write_json(Path(path), self.to_dict())
+
+    def verdict(self, name: str | None = None) -> Verdict:
+        """Returns the card of the report page, which answers whether a representation is better than its controls.
+
+        The answer is *Yes* if it is significantly better than every control, *No* if a control is significantly better,
+        and *Not shown* otherwise. With more than three comparisons, significant is what remains so after the correction
+        of Holm.
+
+        Args:
+            name: Name of the representation, by default the first one that is no control.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+        """
+        return verdict_card(self, name)
+
+    def section(self, heading: str | None = None) -> Section:
+        """Returns sentences, picture and tables as a part of a page, folded away.
+
+        Args:
+            heading: Heading of the section, by default the name of the probe.
+        """
+        picture = interval_drawing(self)
+        return Section(
+            heading or f"{self.card['probe']} probe",
+            ["\n".join(f"- {sentence}" for sentence in self.sentences())],
+            self.rows(),
+            folded={
+                f"For each {self.each}: {one.label_per_class}": self.class_rows(one.name)
+                for one in self.metrics_per_class()
+            },
+            drawings=[] if picture is None else [picture],
+            collapsed=True,
+        )
+
+    def to_html(self, path: str | Path, *, title: str = "Does it help?", lead: str = "") -> None:
+        """Writes a page that needs no other file: the answer, a picture of all rows, confusions and the tables.
+
+        Args:
+            path: Path of the file to write.
+            title: Title of the page.
+            lead: One line below the title, such as what was trained on what.
+
+        Raises:
+            MissingDependencyError: jinja2 is not installed.
+        """
+        sections = [*confusion_section(self), self.section(), *card_sections({self.card["probe"]: self})]
+        write_text(Path(path), html_page(title, sections, verdict=self.verdict(), lead=lead))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns card, summary and runs as values that JSON can hold."""
