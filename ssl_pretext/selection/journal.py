@@ -52,9 +52,7 @@ class Journal:
             try:
                 self.steps[name] = work()
             finally:  # also after Ctrl-C, because the time counts
-                write_json(
-                    self.file, {"settings": self.settings, "seconds": self.seconds, "steps": self.steps}
-                )
+                write_json(self.file, {"settings": self.settings, "seconds": self.seconds, "steps": self.steps})
         return cast(T, self.steps[name])
 
     def discard(self) -> None:

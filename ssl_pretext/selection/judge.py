@@ -95,9 +95,7 @@ class Judge:
     def twins(self, representation: Representation) -> list[Representation]:
         """Returns the strongest untrained twin for each repetition, each with other random weights."""
         given = {representation.name: representation}
-        drawn = (
-            strongest_twins(given, seed, self.images, self.targets, device=self.device) for seed in range(REPEATS)
-        )
+        drawn = (strongest_twins(given, seed, self.images, self.targets, device=self.device) for seed in range(REPEATS))
         return [twin for (twin,) in (one.values() for one in drawn)]
 
 

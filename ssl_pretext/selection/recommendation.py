@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ssl_pretext.probes import ProbeReport, describe_difference
 from ssl_pretext.probes.statistics import Interval, Scores, interval
 from ssl_pretext.selection.judge import Hits
@@ -42,29 +44,40 @@ class Recommendation:
 
 
 def held_out_interval(
-    hits: Hits, reference: Hits | None = None, *, folds: int, drawn: bool = False, choices: int = 1
+    hits: Hits, reference: Hits | None = None, *, folds: int, choices: int = 1, draws: Sequence[Hits] = ()
 ) -> Interval:
     """Computes an accuracy on held-out folds, or a difference of two, with an interval for small labeled sets.
 
     Probes of different folds share most of their labels, so that the spread over the images alone is too small. The
     variance is increased as Nadeau and Bengio (2003, section 3) propose: by the factor 1 + k / (k - 1) for k folds.
 
+    If the reference is another untrained network in each repetition, the interval is also that of one more draw. The
+    variance of draws is pooled over all such networks, because three draws of one hardly show it.
+
     Args:
         hits: Whether each image is classified correctly in each repetition, `(R, N)`.
         reference: The same of what is subtracted.
         folds: Number k of folds.
-        drawn: Whether the reference is another random network in each repetition.
         choices: Number of tasks of which this one was chosen. The interval is a simultaneous one for all of them
             (Bonferroni), so that it holds for the best one, too.
+        draws: The hits of all networks that are drawn in each repetition, if the reference is one of them.
     """
     values = hits.astype(float) if reference is None else hits.astype(float) - reference
-    found = interval(Scores(values, prediction=drawn), confidence=1 - 0.05 / choices)
+    confidence = 1 - 0.05 / choices
+    found = interval(Scores(values.mean(axis=0, keepdims=True)), confidence=confidence)
     half = found.half * math.sqrt(1 + folds / (folds - 1))
+    if draws:
+        from scipy.stats import t
+
+        count = len(hits)
+        variance = float(np.mean([one.mean(axis=1).var(ddof=1) for one in draws]))
+        quantile = float(t.ppf((1 + confidence) / 2, len(draws) * (count - 1)))
+        half = math.hypot(half, quantile * math.sqrt((1 + 1 / count) * variance))
     return Interval(found.mean, half, math.nan)
 
 
 def held_out_contrasts(
-    hits: Hits, references: Mapping[str, Hits], twin: str, *, folds: int, choices: int
+    hits: Hits, references: Mapping[str, Hits], twin: str, *, folds: int, draws: Sequence[Hits]
 ) -> list[Contrast]:
     """Compares the chosen task with each reference on the held-out labels that it was chosen by.
 
@@ -73,12 +86,12 @@ def held_out_contrasts(
         references: The hits of the controls and of published networks by name.
         twin: Name of the untrained twin among them.
         folds: Number of folds.
-        choices: Number of tasks that were tried.
+        draws: The hits of the untrained twins of all tasks that were tried.
     """
-    basis = f"for the best of {choices} tasks, over {hits.shape[1]} held-out labels"
+    basis = f"for the best of {len(draws)} tasks, over {hits.shape[1]} held-out labels"
     found = []
     for name, reference in references.items():
-        one = held_out_interval(hits, reference, folds=folds, drawn=name == twin, choices=choices)
+        one = held_out_interval(hits, reference, folds=folds, choices=len(draws), draws=draws if name == twin else ())
         words = describe_difference(one, name, basis, kind="simultaneous 95% interval")
         found.append(Contrast(name, one, words))
     return found

@@ -8,7 +8,7 @@ from ssl_pretext.errors import ArgumentError
 __all__ = ["plan_steps", "round_sizes"]
 
 KEPT = 3  # one of so many tasks is trained again in the next round, for about as many times longer
-LEAST_STEPS = 20  # of a run; fewer say nothing about a task
+LEAST_STEPS = 10  # of a run; fewer say nothing about a task
 
 
 def round_sizes(count: int) -> list[int]:
@@ -26,9 +26,7 @@ def round_sizes(count: int) -> list[int]:
     return sizes
 
 
-def plan_steps(
-    step_seconds: Mapping[str, float], sizes: Sequence[int], left: float, overhead: float
-) -> dict[str, int]:
+def plan_steps(step_seconds: Mapping[str, float], sizes: Sequence[int], left: float, overhead: float) -> dict[str, int]:
     """Returns the number of steps of each run of the next round, so that all of its runs take the same time.
 
     Args:

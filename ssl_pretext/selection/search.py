@@ -4,9 +4,10 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore, as_store, holdout_split
-from ssl_pretext.errors import ArgumentError, NotFiniteError, PretextError
+from ssl_pretext.errors import ArgumentError, NotFiniteError
 from ssl_pretext.probes import ProbeReport, evaluate, untrained_name
 from ssl_pretext.probes.given import check_images
 from ssl_pretext.probes.outcome import pack_scores, unpack_scores
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
 MOST_LABELED, MOST_TESTED = 1_000, 4_000  # images that are used, so that probes take a small part of the time
+TIMING = 0.2  # part of the time after which no further task is timed, if nobody asked for it
+NO_TIME = "there was no time for it; search for more minutes, or name it"
 SEEDS = 5  # of the evaluation on test images
 CONTROLS = ("untrained", "pixels", "histogram")
 
@@ -87,19 +90,17 @@ def search(
         config: Tasks, encoder and more.
 
     Raises:
-        ArgumentError: The images or an option cannot be used, or the time is too short for a few steps of each task.
+        ArgumentError: The images or an option cannot be used, the time is too short for a few steps of each task,
+            or no task could be trained.
         CheckpointError: `out` holds a search with other images or settings.
         FolderInUseError: Another process searches in `out`.
-        PretextError: No task could be trained.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     config = config or SearchConfig()
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
         raise ArgumentError(f"minutes of search() must be a positive number, got {minutes!r}")
     data = _Data.of(images, labeled, test, bands, config)
-    candidates, left_out = find_candidates(
-        config.tasks, config.encoder, bands, config.seed, data.images.num_channels
-    )
+    candidates, left_out = find_candidates(config.tasks, config.encoder, bands, config.seed, data.images.num_channels)
     folder = Path(out)
     with exclusive_lock(folder):
         journal = Journal(folder / JOURNAL, data.settings() | config.to_dict() | {"minutes": float(minutes)})
@@ -183,7 +184,12 @@ class _Search:
         """Runs all steps that are not finished."""
         with _without_lines_of_runs():
             self._prepare()
-            best, folder, steps = self._halve()
+            try:
+                names = self.journal.step("tasks", self._affordable)
+            except ArgumentError:
+                self.journal.discard()  # nothing was trained, so that a search of more minutes can begin here
+                raise
+            best, folder, steps = self._halve(names)
             report = self._test(best, folder)
         return self._result(best, folder, steps, report)
 
@@ -193,31 +199,43 @@ class _Search:
         first = next(iter(self.candidates.values()))
         for name, control in (self.judge.controls(first.create().representation()) | self._published()).items():
             kind = "network" if name in self.networks else "control"
-            self._control(name, kind, lambda one=control: self.judge.hits(one))
+            self._control(name, kind, partial(self.judge.hits, control))
         for name, candidate in self.candidates.items():
+            if self._has_no_time_for(name):
+                self.rows[name] = SearchRow(name, "left out", note=NO_TIME)
+                continue
             self._control(
                 untrained_name(name),
                 "control",
-                lambda one=candidate: self.judge.hits(self.judge.twins(one.create().representation())),
+                partial(self._twin_hits, candidate),
             )
-            measured = self.journal.step(f"time {name}", lambda one=candidate: self._time(one))
+            measured = self.journal.step(f"time {name}", partial(self._time, candidate))
             if "failed" in measured:
                 self.rows[name] = SearchRow(name, "left out", note=measured["failed"])
             else:
                 self.times[name] = RunTime(**measured)
         if not self.times:
             reasons = "; ".join(f"{name}: {self.rows[name].note}" for name in self.candidates)
-            raise PretextError(f"search() could train no task: {reasons}")
+            raise ArgumentError(f"search() could train no task: {reasons}")
+
+    def _has_no_time_for(self, name: str) -> bool:
+        """Whether a task is left out, because nobody asked for it and the timing of others has taken long."""
+        if self.config.tasks is not None or len(self.times) < 2 or f"time {name}" in self.journal.steps:
+            return False
+        return "tasks" in self.journal.steps or self.journal.seconds > TIMING * self.seconds
 
     def _published(self) -> dict[str, Representation]:
         return {name: network.representation() for name, network in self.networks.items()}
 
-    def _control(self, name: str, kind: str, score: Any) -> None:
+    def _twin_hits(self, candidate: Candidate) -> Hits:
+        return self.judge.hits(self.judge.twins(candidate.create().representation()))
+
+    def _control(self, name: str, kind: str, score: Callable[[], Hits]) -> None:
         self.hits[name] = self._hits(f"score {name}", score)
         found = held_out_interval(self.hits[name], folds=self.judge.num_folds)
         self.rows[name] = SearchRow(name, kind, accuracy=found.mean, ci95=found.half)
 
-    def _hits(self, step: str, score: Any) -> Hits:
+    def _hits(self, step: str, score: Callable[[], Hits]) -> Hits:
         """The hits of a step, which the journal keeps in packed form, with the seconds that it took."""
 
         def work() -> dict[str, Any]:
@@ -249,18 +267,19 @@ class _Search:
             device=self.config.device,
         )
 
-    def _halve(self) -> tuple[str, Path, int]:
+    def _halve(self, names: list[str]) -> tuple[str, Path, int]:
         """Trains the tasks in rounds; returns the best one with the folder and the steps of its last run."""
-        names, best = list(self.times), None
+        for name in [one for one in self.times if one not in names]:
+            del self.times[name]
+            self.rows[name] = SearchRow(name, "left out", note=NO_TIME)
+        best = None
         sizes = round_sizes(len(names))
         for number, size in enumerate(sizes):
             names = names[:size]
-            try:
-                steps = self.journal.step(f"plan {number}", lambda r=number, n=names: self._plan(n, sizes[r:]))
-            except ArgumentError:
-                if number == 0:
-                    self.journal.discard()  # nothing was trained, so that a search of more minutes can begin here
-                raise
+            steps = self.journal.step(f"plan {number}", partial(self._plan_later, names, sizes[number:]))
+            if steps is None:
+                log.warning("the runs took longer than their trial; there is no time for round %d", number + 1)
+                break
             seconds = steps[names[0]] * self.times[names[0]].step
             log.info("round %d of %d: %s, about %s each", number + 1, len(sizes), ", ".join(names), _duration(seconds))
             scored = {}
@@ -274,12 +293,32 @@ class _Search:
             best = names[0], self._fit_config(self.candidates[names[0]], number, 1).out, steps[names[0]]
         if best is None:
             reasons = "; ".join(f"{name}: {self.rows[name].note}" for name in self.times)
-            raise PretextError(f"search() could train no task: {reasons}")
+            raise ArgumentError(f"search() could train no task: {reasons}")
         return best[0], Path(best[1]), best[2]
 
+    def _affordable(self) -> list[str]:
+        """Returns the tasks that there is time for: all of them, or the more likely ones if nobody asked for any."""
+        names = list(self.times)
+        while True:
+            try:
+                self._plan(names, round_sizes(len(names)))
+            except ArgumentError:
+                if self.config.tasks is not None or len(names) <= 2:
+                    raise
+                names.pop()
+            else:
+                return names
+
+    def _plan_later(self, names: Sequence[str], sizes: Sequence[int]) -> dict[str, int] | None:
+        """The steps of the next round; None if there is no time for it, because runs took longer than their trial."""
+        try:
+            return self._plan(names, sizes)
+        except ArgumentError:
+            return None
+
     def _plan(self, names: Sequence[str], sizes: Sequence[int]) -> dict[str, int]:
-        scoring = max(self.journal.steps[f"score {untrained_name(name)}"]["seconds"] for name in names) / REPEATS
-        overhead = max(self.times[name].overhead for name in names) + scoring
+        # A trained network is scored in each repetition, but without the versions of its twin.
+        overhead = max(self.times[name].overhead for name in names) + self._scoring_seconds(names)
         left = self.seconds - self.journal.seconds - self._reserve()
         return plan_steps({name: self.times[name].step for name in names}, sizes, left, overhead)
 
@@ -288,8 +327,11 @@ class _Search:
         if self.data.test is None:
             return 0.0
         images = len(self.data.test) / len(self.data.labeled) + 1
-        of_twins = [self.journal.steps[f"score {untrained_name(name)}"]["seconds"] / REPEATS for name in self.times]
-        return SEEDS * images * max(of_twins) / 2
+        return SEEDS * images * self._scoring_seconds(list(self.times)) / 2
+
+    def _scoring_seconds(self, names: Sequence[str]) -> float:
+        """The longest time to draw and to score the untrained twin of a task once, on all labeled images."""
+        return max(float(self.journal.steps[f"score {untrained_name(name)}"]["seconds"]) for name in names) / REPEATS
 
     def _train(self, name: str, number: int, steps: int) -> float | None:
         """Trains and scores a task; returns its accuracy, or None if the run failed."""
@@ -308,13 +350,17 @@ class _Search:
         )
         folds, twin = self.judge.num_folds, self.hits[untrained_name(name)]
         found = held_out_interval(self.hits[name], folds=folds)
-        over = held_out_interval(self.hits[name], twin, folds=folds, drawn=True)
+        over = held_out_interval(self.hits[name], twin, folds=folds, draws=self._draws())
         self.rows[name] = row = SearchRow(
             name, "task", number + 1, done["seconds"] / 60, steps, found.mean, found.half, over.mean, over.half
         )
         left = max(0.0, self.seconds - self.journal.seconds)
         log.info("  %s: %s%%, %s over untrained; %s left", name, *list(row.shown().values())[3:5], _duration(left))
         return found.mean
+
+    def _draws(self) -> list[Hits]:
+        """The hits of the untrained twins of all tasks that are tried."""
+        return [self.hits[untrained_name(name)] for name in self.times]
 
     def _fit(self, candidate: Candidate, config: FitConfig) -> dict[str, Any]:
         out, start = Path(config.out), time.perf_counter()
@@ -356,13 +402,13 @@ class _Search:
         remarks = []
         if report is None:
             of_references = {name: self.hits[name] for name in references}
-            choices = len(self.times)
             contrasts = held_out_contrasts(
-                self.hits[best], of_references, twin, folds=self.judge.num_folds, choices=choices
+                self.hits[best], of_references, twin, folds=self.judge.num_folds, draws=self._draws()
             )
             remarks.append(
                 "There were no test images. The accuracy of the best task is optimistic by an unknown amount, because "
-                f"it is the best of {choices} on the same labels; the interval of the difference is widened for that."
+                f"it is the best of {len(self.times)} on the same labels; the interval of the difference is widened for "
+                "that."
             )
         else:
             contrasts = tested_contrasts(report, best, references)
