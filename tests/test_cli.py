@@ -397,6 +397,8 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     small = {
         "pretrain": ["--image-size", "32", *SMALL[2:]],
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
+        "search": "--minutes 0.05 --image-size 16 --batch-size 4 --encoder timm/resnet10t[layer=layer1] --probe knn "
+        "--tasks rotation --device cpu".split(),
     }
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")
     commands = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("ssl-pretext")]

@@ -125,7 +125,7 @@ def test_labels_without_a_signal_do_not_recommend_pretraining(tmp_path):
     assert found.recommendation.use not in ("rotation", "colorization")
     assert not found.recommendation.shown
     frame = found.to_frame()
-    assert list(frame["name"])[0] == found.task.partition("[")[0]
+    assert frame["name"][0] == found.task.partition("[")[0]
     assert {"accuracy", "ci95", "kind", "minutes"} <= {*frame.columns}
 
 

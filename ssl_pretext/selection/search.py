@@ -407,8 +407,8 @@ class _Search:
             )
             remarks.append(
                 "There were no test images. The accuracy of the best task is optimistic by an unknown amount, because "
-                f"it is the best of {len(self.times)} on the same labels; the interval of the difference is widened for "
-                "that."
+                f"it is the best of {len(self.times)} on the same labels; the intervals of its differences are widened "
+                "for that."
             )
         else:
             contrasts = tested_contrasts(report, best, references)
