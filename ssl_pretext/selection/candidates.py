@@ -136,4 +136,5 @@ def find_candidates(
 
 
 def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if re.search(r'[:,+"]|^\s|\s$', name) else name
+    """Quotes a name with a plus sign, which separates names otherwise."""
+    return f'"{name}"' if "+" in name else name

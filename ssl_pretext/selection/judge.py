@@ -77,6 +77,8 @@ class Judge:
         train, test = classes[~held_out], classes[fold]
         problem = ClassProblem(train, test, len(self.targets.names), train.unique(), self.method.all_classes)
         tested = torch.tensor(fold) if problem.tested is None else torch.tensor(fold)[problem.tested]
+        if not len(tested):  # no probe can predict the classes of these images
+            return np.zeros(len(fold), dtype=bool)
         outputs = self.method.train(
             (features[~held_out], problem.train.to(self.device)),
             (features[tested], problem.test.to(self.device)),
@@ -118,4 +120,4 @@ def _divide(images: ImageStore, targets: Targets, seed: int, count: int) -> list
         )
         folds.append([left[i] for i in held_out])
         left = [left[i] for i in kept]
-    return [*folds, left]
+    return [fold for fold in (*folds, left) if fold]  # the last one is empty if each class has fewer images

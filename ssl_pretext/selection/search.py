@@ -150,12 +150,13 @@ class _Data:
 
 
 def _limited(images: ImageStore, targets: Targets, most: int, seed: int) -> tuple[ImageStore, Targets]:
-    """Returns at most about so many images, of each class in proportion."""
-    if len(images) <= most:
-        return images, targets
-    names = [str(index) for index in range(len(images))]
-    _, kept = holdout_split(names, targets.values, fraction=most / len(images), seed=seed)
-    return images.subset(kept), targets.subset(torch.tensor(kept))
+    """Returns at most about so many images, of each class in proportion, with the targets as their labels."""
+    kept = list(range(len(images)))
+    if len(images) > most:
+        _, kept = holdout_split([str(index) for index in kept], targets.values, fraction=most / len(images), seed=seed)
+    chosen, of_chosen = images.subset(kept), targets.subset(torch.tensor(kept))
+    chosen.labels, chosen.classes = of_chosen.values, of_chosen.names
+    return chosen, of_chosen
 
 
 class _Search:
@@ -197,18 +198,14 @@ class _Search:
         """Scores the controls, and measures how long a step of each task takes."""
         log.info("scoring the controls on %d labeled images", len(self.data.labeled))
         first = next(iter(self.candidates.values()))
-        for name, control in (self.judge.controls(first.create().representation()) | self._published()).items():
+        for name, control in (self.judge.controls(self._untrained(first)) | self._published()).items():
             kind = "network" if name in self.networks else "control"
             self._control(name, kind, partial(self.judge.hits, control))
         for name, candidate in self.candidates.items():
             if self._has_no_time_for(name):
                 self.rows[name] = SearchRow(name, "left out", note=NO_TIME)
                 continue
-            self._control(
-                untrained_name(name),
-                "control",
-                partial(self._twin_hits, candidate),
-            )
+            self._control(untrained_name(name), "control", partial(self._twin_hits, candidate))
             measured = self.journal.step(f"time {name}", partial(self._time, candidate))
             if "failed" in measured:
                 self.rows[name] = SearchRow(name, "left out", note=measured["failed"])
@@ -228,7 +225,12 @@ class _Search:
         return {name: network.representation() for name, network in self.networks.items()}
 
     def _twin_hits(self, candidate: Candidate) -> Hits:
-        return self.judge.hits(self.judge.twins(candidate.create().representation()))
+        return self.judge.hits(self.judge.twins(self._untrained(candidate)))
+
+    def _untrained(self, candidate: Candidate) -> Representation:
+        task = candidate.create()
+        task.measure(self.data.images)  # centers and scales of bands, as `fit` does
+        return task.representation()
 
     def _control(self, name: str, kind: str, score: Callable[[], Hits]) -> None:
         self.hits[name] = self._hits(f"score {name}", score)
@@ -382,7 +384,7 @@ class _Search:
             "test",
             lambda: evaluate(
                 given,
-                (self.data.labeled, self.data.targets.values),
+                self.data.labeled,
                 self.data.test,
                 probe=self.config.probe,
                 seeds=SEEDS,
