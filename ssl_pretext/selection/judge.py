@@ -63,12 +63,16 @@ class Judge:
         features: dict[Representation, torch.Tensor] = {}
         for row, (one, folds) in enumerate(zip(several, self.folds, strict=True)):
             if one not in features:
-                parts = extract_features([one], self.images, device=self.device, reduce=shrink)
-                maps = one.combine([parts[part.backbone, part.layer] for part in one.parts])
-                features = {one: maps.to(self.device)}
+                features = {one: self.features(one)}
             for fold in folds:
                 found[row, fold] = self._fold_hits(features[one], fold, seed=row)
         return found
+
+    def features(self, representation: Representation) -> torch.Tensor:
+        """Computes the features of all images, `(N, C, h, w)`, on the device."""
+        parts = extract_features([representation], self.images, device=self.device, reduce=shrink)
+        maps = representation.combine([parts[part.backbone, part.layer] for part in representation.parts])
+        return maps.to(self.device)
 
     def _fold_hits(self, features: torch.Tensor, fold: Sequence[int], seed: int) -> NDArray[np.bool_]:
         held_out = torch.zeros(len(features), dtype=torch.bool)

@@ -178,6 +178,7 @@ class _Search:
         self.judge = Judge(data.labeled, data.targets, probe=config.probe, seed=config.seed, device=self.device)
         self.networks = {name: FrozenNetwork(name) for name in config.compare}
         self.times: dict[str, RunTime] = {}
+        self.feature_seconds: dict[str, float] = {}  # of all labeled images
         self.hits: dict[str, Hits] = {}
         self.rows: dict[str, SearchRow] = {}
 
@@ -210,7 +211,7 @@ class _Search:
             if "failed" in measured:
                 self.rows[name] = SearchRow(name, "left out", note=measured["failed"])
             else:
-                self.times[name] = RunTime(**measured)
+                self.times[name], self.feature_seconds[name] = RunTime(**measured["run"]), measured["features"]
         if not self.times:
             reasons = "; ".join(f"{name}: {self.rows[name].note}" for name in self.candidates)
             raise ArgumentError(f"search() could train no task: {reasons}")
@@ -250,9 +251,12 @@ class _Search:
 
     def _time(self, candidate: Candidate) -> dict[str, Any]:
         try:
-            return vars(time_run(candidate.create(), self.data.images, self._fit_config(candidate, 0, 1)))
+            found = vars(time_run(candidate.create(), self.data.images, self._fit_config(candidate, 0, 1)))
         except (ArgumentError, NotFiniteError) as error:
             return {"failed": str(error)}
+        representation, start = self._untrained(candidate), time.perf_counter()
+        self.judge.features(representation)
+        return {"run": found, "features": time.perf_counter() - start}
 
     def _fit_config(self, candidate: Candidate, number: int, steps: int) -> FitConfig:
         images = len(self.data.images)
@@ -325,11 +329,11 @@ class _Search:
         return plan_steps({name: self.times[name].step for name in names}, sizes, left, overhead)
 
     def _reserve(self) -> float:
-        """Seconds for the evaluation on test images, in which each seed scores the controls on them."""
+        """Seconds for the evaluation on test images, on which each seed scores another untrained twin."""
         if self.data.test is None:
             return 0.0
-        images = len(self.data.test) / len(self.data.labeled) + 1
-        return SEEDS * images * self._scoring_seconds(list(self.times)) / 2
+        of_test = max(self.feature_seconds[name] for name in self.times) * len(self.data.test) / len(self.data.labeled)
+        return SEEDS * self._scoring_seconds(list(self.times)) + (SEEDS + 1) * of_test
 
     def _scoring_seconds(self, names: Sequence[str]) -> float:
         """The longest time to draw and to score the untrained twin of a task once, on all labeled images."""
