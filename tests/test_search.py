@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,9 @@ def test_a_task_that_cannot_be_trained_is_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ssl_pretext.selection.search.fit", diverge)
     with pytest.raises(ArgumentError, match="could train no task: rotation: the loss is NaN"):
-        sp.search(photos(), photos(), minutes=0.1, out=tmp_path / "diverged", config=CONFIG)
+        sp.search(
+            photos(), photos(), minutes=0.1, out=tmp_path / "diverged", config=replace(CONFIG, tasks=("rotation",))
+        )
 
 
 def test_search_checks_its_images(tmp_path):

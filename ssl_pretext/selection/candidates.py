@@ -79,7 +79,7 @@ def likely_tasks(bands: Channels | None) -> list[str]:
     if bands.num_channels == 1:
         return [*ONE_BAND_TASKS]
     names, half = bands.names, bands.num_channels // 2
-    first, second = ("+".join(_quoted(name) for name in part) for part in (names[:half], names[half:]))
+    first, second = ("+".join(part) for part in (names[:half], names[half:]))
     return [
         f"cross_channel_contrast[first={first};second={second}]",
         "instance_contrast",
@@ -133,8 +133,3 @@ def find_candidates(
     if not found:
         raise ArgumentError(f"search() has no task to try: {'; '.join(left_out.values())}")
     return found, left_out
-
-
-def _quoted(name: str) -> str:
-    """Quotes a name with a plus sign, which separates names otherwise."""
-    return f'"{name}"' if "+" in name else name
