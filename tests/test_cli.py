@@ -365,7 +365,7 @@ def test_list(arguments, names, capsys):
 def test_list_refuses_unknown_names_and_kinds(capsys):
     assert "there are no losses with 'l7' in their name" in error_line(capsys, "list", "losses", "--search", "l7")
     assert "invalid choice 'colors'" in error_line(capsys, "list", "colors")
-    assert "Expected one of {pretrain, probe, colorize, list, cache}" in error_line(capsys)
+    assert "Expected one of {pretrain, probe, search, colorize, predict, list, cache}" in error_line(capsys)
 
 
 def test_a_missing_parser_library_is_named(capsys, monkeypatch):
