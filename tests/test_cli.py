@@ -399,6 +399,7 @@ def test_the_version_is_printed_without_the_parser_library(capsys, monkeypatch):
 @pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
 def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     """They run as written, except for their size and for a loss that needs weights."""
+    monkeypatch.setattr("ssl_pretext.selection.search.plan_steps", lambda steps, *_: dict.fromkeys(steps, 2))
     folder = Path.cwd()
     text = (ROOT / page).read_text()
     for name in ("photos", "labeled", "labeled_test", "photo.jpg"):
@@ -411,6 +412,8 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     small = {
         "pretrain": [*SMALL, "--image-size", "32"],
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
+        "search": "--image-size 16 --batch-size 4 --encoder timm/resnet10t[layer=layer1] --probe knn "
+        "--tasks rotation --device cpu".split(),
     }
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")
     commands = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("ssl-pretext")]

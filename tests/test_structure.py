@@ -18,7 +18,7 @@ MAP = ROOT / "docs/contributing/map.md"
 # From the top down; a part may import those below it, and itself.
 LAYERS = (
     ["cli"],
-    ["export", "monitoring"],
+    ["export", "monitoring", "selection"],
     ["training", "probes"],
     ["tasks", "color_metrics"],
     ["losses"],
@@ -127,6 +127,9 @@ TESTED_BY = {
     "ssl_pretext.tasks.vicreg": "test_joint_embedding.py",
     "ssl_pretext.representations.extraction": "test_representations.py",
     "ssl_pretext.representations.network": "test_representations.py",
+    "ssl_pretext.selection.config": "test_search.py",
+    "ssl_pretext.selection.result": "test_search.py",
+    "ssl_pretext.selection.trial": "test_search.py",
     "ssl_pretext.saving.contract": "test_hostile_checkpoints.py",
     "ssl_pretext.saving.memory_limit": "test_hostile_checkpoints.py",
     "ssl_pretext.saving.weights": "test_tasks.py",

@@ -1,4 +1,4 @@
-"""The command line `ssl-pretext`, with the commands pretrain, probe, colorize, predict, list and cache."""
+"""The command line `ssl-pretext`, with the commands pretrain, probe, search, colorize, predict, list and cache."""
 
 import logging
 import sys

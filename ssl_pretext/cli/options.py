@@ -24,6 +24,7 @@ __all__ = [
     "Predict",
     "Pretrain",
     "Probe",
+    "Search",
     "name_options",
     "split_pairs",
 ]
@@ -220,6 +221,84 @@ class Probe(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search(Config):
+    """Find out which pretext task suits your images, within a given time, or whether something cheaper is as good.
+
+    Pretrains the likely tasks for a short time, the best of them longer, and the best one for the longest time. Prints
+    a table, a recommendation, and the commands that repeat the best run. Writes search.json, report.html, search.yaml
+    (all options), the runs, and skipped.json (unreadable files). The same command continues a search that was stopped.
+
+    For example:
+      ssl-pretext search --data photos --labeled labeled --minutes 60 --out runs/search
+      ssl-pretext search --data photos --labels labels.csv --minutes 60 --out runs/search
+      ssl-pretext search --data photos --labeled train --test test --out runs/search --tasks colorization,rotation
+      ssl-pretext search --data chips --labeled labeled --bands B02,B03,B04,B08 --out runs/search
+      ssl-pretext search --config runs/search/search.yaml
+
+    Attributes:
+        data: Folder of images to pretrain on, which may be in subfolders; their labels are not used.
+        labeled: Folder of labeled images, with one subfolder per class, or of the images that --labels or --pattern
+            describes; --data if left out. If it has two such folders named like train and test, the second is used like
+            --test. At most 1,000 labeled images are used.
+        labels: Table of the labels, as in probe. Its column split states the test images.
+        columns: Names of columns of --labels that have other names, such as "file=image_id,label=diagnosis".
+        test: Folder of labeled test images, with the same subfolders. They select nothing, and show what the best task
+            is worth. At most 4,000 of them are used.
+        minutes: Minutes that the search takes, without the time to decode the images.
+        tasks: Pretext tasks to try, separated by commas, with options in brackets; see "ssl-pretext list tasks". If
+            left out, those that are likely to help with photos, or with bands.
+        encoder: Network to pretrain; see "ssl-pretext list encoders".
+        compare: Published networks to compare with, separated by commas, such as "timm/resnet18[pretrained=true]".
+        bands: Names of the channels of images that are not photos, as in pretrain.
+        probe: Classifier that scores the features: linear or knn.
+        image_size: Height and width of the images in pixels; 64, or that of --tile, if left out.
+        learning_rate: Highest learning rate of each run.
+        batch_size: Number of images per step.
+        seed: Seed of the initial weights, of the order of the images and of the folds.
+        out: Output folder.
+        cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        config: YAML file of options, such as the search.yaml of another search. Options on the command line override
+            those of the file.
+        images: Options of the images in a folder.
+        device: Device to compute on: auto, cpu or cuda.
+    """
+
+    module: ClassVar[str] = "search"
+    after_interrupt: ClassVar[str] = "The same command continues the search."
+
+    data: Path
+    labeled: Annotated[Path | None, arg(aliases=("--labelled",))] = None
+    labels: Path | None = None
+    columns: str | None = None
+    test: Path | None = None
+    minutes: float = 60.0
+    tasks: str | None = None
+    encoder: str = "timm/resnet18[layer=layer3]"
+    compare: str | None = None
+    bands: str | None = None
+    probe: Literal["linear", "knn"] = "linear"
+    image_size: int | None = None
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    seed: int = 0
+    out: Path
+    cache: Path | None = None
+    config: Path | None = None
+    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
+    device: str = "auto"
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images in pixels."""
+        return next(size for size in (self.image_size, self.images.tile, IMAGE_SIZE) if size is not None)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all options by name, as `--config` reads them, without `config` itself."""
+        options = {**self.to_dict(), **self.images.to_dict(), "image_size": self.size}
+        return {name: value for name, value in options.items() if name not in ("images", "config")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Colorize(Config):
     """Color photos of any size from their lightness, which is kept at full resolution.
 
@@ -329,7 +408,7 @@ class Cache(Config):
     cache: Path | None = None
 
 
-Command = Pretrain | Probe | Colorize | Predict | List | Cache
+Command = Pretrain | Probe | Search | Colorize | Predict | List | Cache
 
 
 def split_pairs(option: str, text: str) -> dict[str, str]:
@@ -367,7 +446,7 @@ def name_options(message: str) -> str:
     """
     known = {
         field.name
-        for config in (Pretrain, Probe, Colorize, Predict, ImageOptions, TrainingOptions)
+        for config in (Pretrain, Probe, Search, Colorize, Predict, ImageOptions, TrainingOptions)
         for field in fields(config)
     }
     names = "|".join(sorted(known, key=len, reverse=True))

@@ -23,11 +23,18 @@ from ssl_pretext.cli.options import (
     Predict,
     Pretrain,
     Probe,
+    Search,
     TrainingOptions,
 )
 from ssl_pretext.errors import ArgumentError, PretextError
 
 __all__ = ["parse"]
+
+# Commands with `--config`, and the configurations whose fields its file may have.
+WITH_FILE: dict[str, tuple[type, ...]] = {
+    "pretrain": (Pretrain, ImageOptions, TrainingOptions),
+    "search": (Search, ImageOptions),
+}
 
 DESCRIPTION = """\
 Pretrain an encoder on your own images, and find out, with numbers, whether that helped.
@@ -39,6 +46,7 @@ ssl-pretext --tyro-print-completion bash (or zsh, tcsh) prints a completion scri
 COMMANDS = {
     "pretrain": Pretrain,
     "probe": Probe,
+    "search": Search,
     "colorize": Colorize,
     "predict": Predict,
     "list": List,
@@ -78,22 +86,21 @@ def _command_type() -> type[Command]:
 def _with_config_file(arguments: Sequence[str]) -> list[str]:
     """Inserts the options of the YAML file that `--config` names before the others, which override them."""
     command, *given = arguments or [""]
-    if command != "pretrain":
+    if command not in WITH_FILE:
         return list(arguments)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?", type=Path)
     config: Path | None = finder.parse_known_args(given)[0].config
-    return [command, *([] if config is None else _file_arguments(config)), *given]
+    return [command, *([] if config is None else _file_arguments(command, config)), *given]
 
 
-def _file_arguments(path: Path) -> list[str]:
+def _file_arguments(command: str, path: Path) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
-    configs = (Pretrain, ImageOptions, TrainingOptions)
-    known = {field.name for config in configs for field in fields(config)} - {"config", "images", "fit"}
+    known = {field.name for config in WITH_FILE[command] for field in fields(config)} - {"config", "images", "fit"}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(
-            f"{path} contains {', '.join(unknown)}, which pretrain does not have; its options are "
+            f"{path} contains {', '.join(unknown)}, which {command} does not have; its options are "
             f"{', '.join(sorted(known))}"
         )
     for name, value in options.items():

@@ -29,7 +29,7 @@ from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.image_manifest import read_digests
 from ssl_pretext.training.run_page import HISTORY, describe_training, example_sections, loss_sections
 
-__all__ = ["run"]
+__all__ = ["check_labels", "open_folders", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +143,8 @@ def _check_channels(task: PretextTask, options: Probe) -> None:
 
 def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
     """Returns the training images, the test images, and a description of both."""
-    _check(options)
-    (folder, data), *others = _open_folders(options, size)
+    check_labels(options)
+    (folder, data), *others = open_folders(options, size)
     skipped = data.skipped
     if others:
         train, (test_folder, test) = data, others[0]
@@ -166,7 +166,7 @@ def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, Imag
     return train, test, about
 
 
-def _check(options: Probe) -> None:
+def check_labels(options: Probe) -> None:
     """Raises unless the options of the images fit each other."""
     if options.holdout is not None and not 0 < options.holdout < 1:
         raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
@@ -179,7 +179,7 @@ def _check(options: Probe) -> None:
         raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
 
 
-def _open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
+def open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
     """Opens the folder of the images, and that of the test images if there is one, named or found beside the other."""
     folders = [options.data] if options.test is None else [options.data, options.test]
     try:
