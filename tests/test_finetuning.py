@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes import ProbeConfig
+from ssl_pretext.probes import FinetuneConfig, ProbeConfig
 from ssl_pretext.probes.finetuning import _warm_up_and_cosine, finetune
 from ssl_pretext.representations import Concatenated, Pixels
 
@@ -105,7 +105,7 @@ def test_targets_of_other_kinds_are_learned() -> None:
     for kind, targets in (("labels", torch.stack([labels, 1 - labels], 1)), ("numbers", numbers), ("mask", masks)):
         found = sp.evaluate(
             {"net": network()}, (images, targets), (images, targets), target=kind, probe="finetune", seeds=1,
-            controls=False, training=ProbeConfig(learning_rate=3e-3, batch_size=8),
+            controls=False, training=FinetuneConfig(learning_rate=3e-3, batch_size=8),
         )  # fmt: skip
         assert found.values("net")[0] > 0.8, kind
 
@@ -116,7 +116,7 @@ def test_the_rate_rises_linearly_and_falls_to_zero() -> None:
 
 
 def test_options_without_meaning_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="takes no regularizers"):
+    with pytest.raises(ArgumentError, match="training of the finetune probe must be a FinetuneConfig, got ProbeConfig"):
         sp.evaluate(
             {"net": network()}, stripes(8), stripes(8), probe="finetune",
             training=ProbeConfig(regularizers={"nuclear_norm": 0.1}),

@@ -18,6 +18,7 @@ from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.data.duplicates import find_repeats
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, check_modes, find_controls
+from ssl_pretext.probes.finetuning import FinetuneConfig
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.metrics import find_metrics, image_scores
@@ -77,7 +78,7 @@ class EvaluateOptions(TypedDict, total=False):
             colors). True, the default, stands for all of them.
         unseen_classes: Whether test images may belong to classes without training images. No probe can predict these
             classes, so such images count as errors.
-        training: Configuration of the training, for probes that are networks.
+        training: Configuration of the training, for probes that are networks; a `FinetuneConfig` for `"finetune"`.
         cache: A folder for features and finished probes, so that an interrupted call can continue. An entry is used
             only for the same weights, images, settings and code.
         device: `"auto"` (the default), `"cpu"` or `"cuda"`.
@@ -91,7 +92,7 @@ class EvaluateOptions(TypedDict, total=False):
     pretraining: Any
     controls: bool | Collection[str]
     unseen_classes: bool
-    training: ProbeConfig | None
+    training: ProbeConfig | FinetuneConfig | None
     cache: str | Path | None
     device: str
 
@@ -113,7 +114,7 @@ class Comparison:
         pretraining: Any = None,
         controls: bool | Collection[str] = True,
         unseen_classes: bool = False,
-        training: ProbeConfig | None = None,
+        training: ProbeConfig | FinetuneConfig | None = None,
         cache: str | Path | None = None,
         device: str = "auto",
     ) -> None:

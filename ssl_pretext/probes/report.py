@@ -495,10 +495,12 @@ class ProbeReport:
         key, label, factor = ("test_accuracy", ACCURACY.heading, 100)
         if loss or self.card["target"] != "class":
             key, label, factor = ("test_loss", "test loss", 1)
-        # Fine-tuning is tested only after the last epoch, and JSON has no NaN.
+        # Fine-tuning is tested only after the last epoch, whose number can differ, and JSON has no NaN.
+        epochs = max(len(run["history"]) for run in self.runs)
         series = {
             name: [
                 [math.nan if row.get(key) is None else factor * row[key] for row in run["history"]]
+                + [math.nan] * (epochs - len(run["history"]))
                 for run in self._runs(name)
             ]
             for name in self.names
