@@ -6,17 +6,16 @@ import operator
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, ImageOptions, List, Pretrain, Probe
+from ssl_pretext.cli.options import Cache, Colorize, Command, Finetune, List, Pretrain, Probe
 from ssl_pretext.errors import ArgumentError, PretextError
-from ssl_pretext.training.config import FitConfig
 
 __all__ = ["parse"]
 
@@ -27,7 +26,14 @@ ssl-pretext --version prints the version.
 
 ssl-pretext --tyro-print-completion bash (or zsh, tcsh) prints a completion script for the shell."""
 
-COMMANDS = {"pretrain": Pretrain, "probe": Probe, "colorize": Colorize, "list": List, "cache": Cache}
+COMMANDS = {
+    "pretrain": Pretrain,
+    "probe": Probe,
+    "finetune": Finetune,
+    "colorize": Colorize,
+    "list": List,
+    "cache": Cache,
+}
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -62,22 +68,24 @@ def _command_type() -> type[Command]:
 def _with_config_file(arguments: Sequence[str]) -> list[str]:
     """Inserts the options of the YAML file that `--config` names before the others, which override them."""
     command, *given = arguments or [""]
-    if command != "pretrain":
+    if "config" not in get_type_hints(COMMANDS.get(command, List)):
         return list(arguments)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?", type=Path)
     config: Path | None = finder.parse_known_args(given)[0].config
-    return [command, *([] if config is None else _file_arguments(config)), *given]
+    return [command, *([] if config is None else _file_arguments(config, command)), *given]
 
 
-def _file_arguments(path: Path) -> list[str]:
+def _file_arguments(path: Path, command: str) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
-    configs = (Pretrain, ImageOptions, FitConfig)
-    known = {field.name for config in configs for field in fields(config)} - {"config", "images", "fit"}
+    hints = get_type_hints(COMMANDS[command])
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    own = {field.name for field in fields(COMMANDS[command])} - {"config", "run", *groups}
+    known = own | {field.name for group in groups.values() for field in fields(group)}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(
-            f"{path} contains {', '.join(unknown)}, which pretrain does not have; its options are "
+            f"{path} contains {', '.join(unknown)}, which {command} does not have; its options are "
             f"{', '.join(sorted(known))}"
         )
     for name, value in options.items():

@@ -5,9 +5,10 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Probe, split_pairs
+from ssl_pretext.cli.options import LabeledImages, Probe, split_pairs
 from ssl_pretext.data import ImageStore
 from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
@@ -25,7 +26,7 @@ from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.image_manifest import read_digests
 
-__all__ = ["run"]
+__all__ = ["image_size", "load_images", "run", "write_results"]
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ def _others(options: Probe) -> dict[str, Representation]:
 def _probe(
     task: PretextTask, compared: Mapping[str, Representation], probes: Sequence[str], options: Probe, out: Path
 ) -> None:
-    with write_skipped_on_error(out):
-        train, test, about = _load_images(options, _image_size(task, options), out)
+    train, test, about = load_images(options, image_size(task, options.run, options), out)
     log.info("%s", about)
     pretraining = read_digests(options.run) or None
     reports: dict[str, ProbeReport] = {}
@@ -100,23 +100,26 @@ def _probe(
     # One report is enough, because all probes use the same features.
     for sentence in collapse_warnings(report.card["health"]):
         log.warning("\n%s", sentence)
-    _write(out, options, about, reports)
-    log.info("\nreport: %s", out / "report.html")
+    title = f"Does pretraining help? {options.run} on {options.data}"
+    lead = Section("What was compared", [f"{about}.", ABOUT])
+    write_results(out, options.to_dict(), reports, title=title, lead=lead)
 
 
-def _image_size(task: PretextTask, options: Probe) -> int:
+def image_size(task: PretextTask, run: Path, options: LabeledImages) -> int:
+    """Returns the size of the images that a run is judged on, which is a single number."""
     size = task.trained_on.image_size if options.image_size is None else options.image_size
     if not isinstance(size, int):
         raise ArgumentError(
-            f"{options.run} records the image size {size}, but probe needs a single number; set --image-size"
+            f"{run} records the image size {size}, but {options.module} needs a single number; set --image-size"
         )
     return size
 
 
-def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
-    """Returns the training images, the test images, and a description of both."""
+def load_images(options: LabeledImages, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
+    """Returns the training images, the test images, and a description of both; writes `skipped.json`."""
     _check(options)
-    (folder, data), *others = _open_folders(options, size)
+    with write_skipped_on_error(out):
+        (folder, data), *others = _open_folders(options, size)
     skipped = data.skipped
     if others:
         train, (test_folder, test) = data, others[0]
@@ -138,7 +141,7 @@ def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, Imag
     return train, test, about
 
 
-def _check(options: Probe) -> None:
+def _check(options: LabeledImages) -> None:
     """Raises unless the options of the images fit each other."""
     if options.holdout is not None and not 0 < options.holdout < 1:
         raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
@@ -151,7 +154,7 @@ def _check(options: Probe) -> None:
         raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
 
 
-def _open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
+def _open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageStore]]:
     """Opens the folder of the images, and that of the test images if there is one, named or found beside the other."""
     folders = [options.data] if options.test is None else [options.data, options.test]
     try:
@@ -168,7 +171,7 @@ def _open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
     return [(folder, _open(folder, size, options)) for folder in found]
 
 
-def _open(folder: Path, size: int, options: Probe) -> ImageStore:
+def _open(folder: Path, size: int, options: LabeledImages) -> ImageStore:
     """Opens labeled images."""
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
     if options.labels is None:
@@ -185,12 +188,23 @@ def _open(folder: Path, size: int, options: Probe) -> ImageStore:
     return ImageStore.from_table(options.labels, folder, target=options.target, columns=columns, **arguments)
 
 
-def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:
+def write_results(
+    out: Path, options: Mapping[str, Any], reports: Mapping[str, ProbeReport], *, title: str, lead: Section
+) -> None:
+    """Writes the reports by probe as JSON files, their cards with the options of the command, and the report page.
+
+    Args:
+        out: Folder of the files.
+        options: Options of the command.
+        reports: Reports by the name of the probe.
+        title: Title of the page.
+        lead: First section of the page.
+    """
     cards = {probe: report.card for probe, report in reports.items()}
     for probe, report in reports.items():
         report.to_json(out / f"{probe.replace('/', '-')}.json")
-    write_json(out / "card.json", {"options": options.to_dict(), "probes": cards})
-    sections = [Section("What was compared", [f"{about}.", ABOUT])]
+    write_json(out / "card.json", {"options": dict(options), "probes": cards})
+    sections = [lead]
     for probe, report in reports.items():
         metric = report.metric()
         plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
@@ -201,5 +215,5 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)
     sections.append(Section("Probe cards", ["All settings that determine the results."], code=cards_as_text))
-    title = f"Does pretraining help? {options.run} on {options.data}"
     write_text(out / "report.html", html_page(title, sections))
+    log.info("\nreport: %s", out / "report.html")

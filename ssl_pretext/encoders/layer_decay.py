@@ -45,7 +45,9 @@ def layer_decay_groups(
         )
     groups: list[dict[str, Any]] = []
     for network in ordered:
-        groups += param_groups_layer_decay(network, weight_decay, weight_decay_exclude_1d=False, layer_decay=layer_decay)
+        groups += param_groups_layer_decay(
+            network, weight_decay, weight_decay_exclude_1d=False, layer_decay=layer_decay
+        )
     # timm's own schedulers read `lr_scale`; those of PyTorch multiply the learning rate of each group.
     return [{"lr": learning_rate * group.pop("lr_scale"), **group} for group in groups]
 

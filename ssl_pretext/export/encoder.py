@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels
+from ssl_pretext.encoders import measure_encoder
 from ssl_pretext.encoders.copies import detached_copy
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.export.native import NativeWeights, native_weights
@@ -53,6 +54,9 @@ class ImageEncoder(nn.Module):
         encoders: One or more networks from normalized channels to feature maps `(B, C, h, w)`.
         channels: The channels that each network sees.
         image_size: Height and width of the training images, as one number or `(H, W)`; None if it is unknown.
+
+    Attributes:
+        num_features: Number of channels of the feature map.
     """
 
     def __init__(
@@ -61,6 +65,13 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
         self.channels, self.image_size = tuple(channels), image_size
+        shapes = [measure_encoder(one, seen.num_channels) for one, seen in zip(encoders, channels, strict=True)]
+        self.num_features = sum(shape.channels for shape in shapes)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Computes the feature map, as `forward` does; networks of timm have a method of this name."""
+        features: Tensor = self(images)
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes the feature map `(B, C, h, w)` of images as the task takes them.

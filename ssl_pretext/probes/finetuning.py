@@ -201,10 +201,9 @@ def finetuned(
     job = _Job(representation, kind, num_outputs, epochs, seed, training, device)
     with _restored(job.networks, device), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         settings = {} if training.patience is None else _select_epochs(job, images, targets, training.patience)
-        history = []
-        for head, row in islice(job.train(images, targets), settings.get("trained_epochs", epochs)):
-            history.append(row)
-        yield Finetuned(head, history, settings, lambda pixels: head(representation.features(pixels)))
+        heads, history = zip(*islice(job.train(images, targets), settings.get("trained_epochs", epochs)), strict=True)
+        head = heads[-1]  # they are one module
+        yield Finetuned(head, list(history), settings, lambda pixels: head(representation.features(pixels)))
 
 
 def _select_epochs(job: "_Job", images: ImageStore, targets: Tensor, patience: int) -> dict[str, Any]:

@@ -100,14 +100,14 @@ def find_method(
             f"probe must be one of {', '.join(list_probes())} or a function that creates a module, got {probe!r}"
         )
     name, options = parse_spec(probe) if isinstance(probe, str) else (getattr(probe, "__name__", "custom"), {})
-    finetunes = isinstance(probe, str) and name == FINETUNE
-    wanted: type[ProbeConfig] | type[FinetuneConfig] = FinetuneConfig if finetunes else ProbeConfig
-    if training is not None and not isinstance(training, wanted):
-        raise ArgumentError(f"training of the {name} probe must be a {wanted.__name__}, got {training!r}")
-    if finetunes:
+    if isinstance(probe, str) and name == FINETUNE:
         if options:
             raise ArgumentError("finetune takes no options in brackets; pass epochs= and training= to evaluate()")
+        if not isinstance(training, FinetuneConfig | None):
+            raise ArgumentError(f"training of the {name} probe must be a FinetuneConfig, got {training!r}")
         return _finetuning(training or FinetuneConfig(), kind)
+    if not isinstance(training, ProbeConfig | None):
+        raise ArgumentError(f"training of the {name} probe must be a ProbeConfig, got {training!r}")
     if isinstance(probe, str):
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown names and options
         if kind.name == "mask":
