@@ -346,7 +346,7 @@ def test_list(arguments, names, capsys):
 def test_list_refuses_unknown_names_and_kinds(capsys):
     assert "there are no losses with 'l7' in their name" in error_line(capsys, "list", "losses", "--search", "l7")
     assert "invalid choice 'colors'" in error_line(capsys, "list", "colors")
-    assert "Expected one of {pretrain, probe, colorize, list, cache}" in error_line(capsys)
+    assert "Expected one of {pretrain, probe, finetune, export, push, colorize, list, cache}" in error_line(capsys)
 
 
 def test_a_missing_parser_library_is_named(capsys, monkeypatch):
@@ -378,6 +378,7 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     small = {
         "pretrain": ["--image-size", "32", *SMALL[2:]],
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
+        "finetune": ["--seeds", "1", "--epochs", "1", "--per-class", "2"],
     }
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")
     commands = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("ssl-pretext")]

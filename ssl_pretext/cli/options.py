@@ -19,12 +19,14 @@ __all__ = [
     "Cache",
     "Colorize",
     "Command",
+    "Export",
     "Finetune",
     "ImageOptions",
     "LabeledImages",
     "List",
     "Pretrain",
     "Probe",
+    "Push",
     "name_options",
     "split_pairs",
 ]
@@ -262,6 +264,65 @@ class Finetune(LabeledImages):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export(Config):
+    """Convert a pretrained encoder, or a fine-tuned network with its classifier, for use without this library.
+
+    The file or folder comes with a description of its input in JSON: image size, channels, center and scale of each,
+    and the names of the classes. ONNX is run in onnxruntime, if it is installed, and compared with PyTorch.
+
+    For example:
+      ssl-pretext export runs/first --to safetensors --out encoder
+      ssl-pretext export runs/first/finetune --to onnx --out classifier.onnx
+      ssl-pretext export runs/second --to timm --out resnet18
+
+    Attributes:
+        run: Output folder of pretrain or of finetune, or folder of a saved task.
+        to: Format. timm, torchvision and safetensors are folders of weights, and take the channels of the encoder;
+            onnx and torch-export are one file, and take whole images.
+        out: The file or the folder to write.
+        config: YAML file of options. Options on the command line override those of the file.
+    """
+
+    module: ClassVar[str] = "export"
+    after_interrupt: ClassVar[str] = "The same command exports again."
+
+    run: Positional[Path]
+    to: Literal["timm", "torchvision", "onnx", "torch-export", "safetensors"]
+    out: Annotated[Path, arg(aliases=("-o",))]
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(Config):
+    """Upload a pretrained task with its model card to the Hugging Face hub.
+
+    The card shows the scores of the linear probe, if "ssl-pretext probe" has written them to RUN/probe.
+
+    For example:
+      ssl-pretext push runs/first user/name --license apache-2.0
+      ssl-pretext push runs/first user/name --private
+
+    Attributes:
+        run: Output folder of pretrain, or folder of a saved task.
+        repository: Name of the repository, which is created if it does not exist.
+        private: Whether a new repository is private.
+        license: License of the weights, by its name on the hub.
+        datasets: Names on the hub of the data sets that the task was pretrained on, separated by commas.
+        config: YAML file of options. Options on the command line override those of the file.
+    """
+
+    module: ClassVar[str] = "push"
+    after_interrupt: ClassVar[str] = "The same command uploads again."
+
+    run: Positional[Path]
+    repository: Positional[str]
+    private: bool = False
+    license: str = "unknown"
+    datasets: str | None = None
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Colorize(Config):
     """Color photos of any size from their lightness, which is kept at full resolution.
 
@@ -333,7 +394,7 @@ class Cache(Config):
     cache: Path | None = None
 
 
-Command = Pretrain | Probe | Finetune | Colorize | List | Cache
+Command = Pretrain | Probe | Finetune | Export | Push | Colorize | List | Cache
 
 
 def split_pairs(option: str, text: str) -> dict[str, str]:

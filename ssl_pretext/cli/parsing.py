@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, Finetune, List, Pretrain, Probe
+from ssl_pretext.cli.options import Cache, Colorize, Command, Export, Finetune, List, Pretrain, Probe, Push
 from ssl_pretext.errors import ArgumentError, PretextError
 
 __all__ = ["parse"]
@@ -30,6 +30,8 @@ COMMANDS = {
     "pretrain": Pretrain,
     "probe": Probe,
     "finetune": Finetune,
+    "export": Export,
+    "push": Push,
     "colorize": Colorize,
     "list": List,
     "cache": Cache,
@@ -80,7 +82,7 @@ def _file_arguments(path: Path, command: str) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
     hints = get_type_hints(COMMANDS[command])
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    own = {field.name for field in fields(COMMANDS[command])} - {"config", "run", *groups}
+    own = {field.name for field in fields(COMMANDS[command])} - {"config", "run", "repository", *groups}
     known = own | {field.name for group in groups.values() for field in fields(group)}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):

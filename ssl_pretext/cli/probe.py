@@ -18,6 +18,7 @@ from ssl_pretext.probes.report import difference_plot
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page
+from ssl_pretext.reporting.plots import to_png
 from ssl_pretext.representations import FrozenNetwork, Representation
 from ssl_pretext.representations.collapse import collapse_warnings, health_rows
 from ssl_pretext.system.files import write_json, write_text
@@ -209,7 +210,7 @@ def write_results(
         metric = report.metric()
         plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
         unit = " in percentage points" * metric.percent
-        figure = Figure(plot, f"{probe} probe: differences from each control{unit}, with 95% intervals")
+        figure = Figure(to_png(plot), f"{probe} probe: differences from each control{unit}, with 95% intervals")
         sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
     health = next(iter(reports.values())).card["health"]
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))

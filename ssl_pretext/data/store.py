@@ -20,16 +20,19 @@ from ssl_pretext.data.decode import fitting_integers, stored_dtype
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import Listing, list_files, list_folder, list_food101
 from ssl_pretext.data.patterns import list_pattern, resampling_of
+from ssl_pretext.data.preview import preview
 from ssl_pretext.data.sources import Reading, Tiles
 from ssl_pretext.data.splits import Role, holdout_split, stated_split
 from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.registry import did_you_mean
+from ssl_pretext.system.notebook import html_picture, html_table
 
 __all__ = ["FolderOptions", "ImageStore", "store_of"]
 
 MOST_CLASSES = 2**20  # larger whole numbers are not classes, such as the time of an image
 MAX_UNREADABLE = MIN_VALID = 0.9
+PREVIEWS = 8  # pictures, and classes, that a notebook shows
 
 
 class FolderOptions(TypedDict, total=False):
@@ -409,6 +412,13 @@ class ImageStore:
     def num_channels(self) -> int:
         """The number of channels of the images."""
         return int(self._pixels.shape[1])
+
+    def _repr_html_(self) -> str:
+        size = "×".join(map(str, self._pixels.shape[2:]))
+        row = {"images": f"{len(self):,}", "size": size, "channels": self.num_channels, "dtype": self._pixels.dtype}
+        shown = range(min(PREVIEWS, len(self)))
+        pictures = (html_picture(preview(self.images([i])[0]), self.names[i]) for i in shown)
+        return html_table([row | {"classes": ", ".join(self.classes[:PREVIEWS])}]) + " ".join(pictures)
 
     @property
     def are_photos(self) -> bool:

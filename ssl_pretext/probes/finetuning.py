@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,15 @@ class PooledLinear(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         outputs: Tensor = self.linear(self.norm(features.mean(dim=(2, 3))))
         return outputs
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """Returns a linear layer on the averaged features that computes the same in eval mode, without the norm."""
+        layer = nn.Linear(self.linear.in_features, self.linear.out_features)
+        mean, variance = cast(Tensor, self.norm.running_mean), cast(Tensor, self.norm.running_var)
+        layer.weight.copy_(self.linear.weight / (variance + self.norm.eps).sqrt())
+        layer.bias.copy_(self.linear.bias - layer.weight @ mean)
+        return layer
 
 
 @dataclass(frozen=True)
@@ -218,11 +228,8 @@ def _select_epochs(job: "_Job", images: ImageStore, targets: Tensor, patience: i
     best_score = (-math.inf, -math.inf)
     with _restored(job.networks, job.device):
         for epoch, (head, _) in enumerate(job.train(images.subset(kept), targets[kept]), start=1):
-            loss, hits, _ = run_on_test_images(
-                lambda batch, head=head: head(job.representation.features(validation.images(batch).to(job.device))),
-                truth,
-                job.kind,
-            )
+            outputs_of = partial(job.outputs, head, validation)
+            loss, hits, _ = run_on_test_images(outputs_of, truth, job.kind)
             if (score := (hits, -loss)) > best_score:
                 result = {"validation_accuracy": hits} if job.kind.name == "class" else {"validation_loss": loss}
                 best, best_score = {"trained_epochs": epoch, **result}, score
@@ -247,6 +254,11 @@ class _Job:
     def networks(self) -> list[nn.Module]:
         modules = {id(part.backbone.module): part.backbone.module for part in self.representation.parts}
         return [module for module in modules.values() if module is not None]
+
+    def outputs(self, head: nn.Module, images: ImageStore, batch: Tensor) -> Tensor:
+        """Computes the outputs of the network for images with the given indices."""
+        outputs: Tensor = head(self.representation.features(images.images(batch).to(self.device)))
+        return outputs
 
     def train(self, images: ImageStore, targets: Tensor) -> Iterator[tuple[nn.Module, dict[str, float]]]:
         """Yields the layer on the features, in eval mode, and a row of the history after each epoch."""

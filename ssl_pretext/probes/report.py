@@ -33,9 +33,10 @@ from ssl_pretext.probes.verdict import (
     warnings,
 )
 from ssl_pretext.reporting.page import markdown_table
-from ssl_pretext.reporting.plots import curves, forest, lines
+from ssl_pretext.reporting.plots import curves, forest, lines, to_png
 from ssl_pretext.representations.collapse import health_rows
 from ssl_pretext.system.files import read_json, write_bytes, write_json
+from ssl_pretext.system.notebook import html_paragraphs, html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -80,6 +81,9 @@ class ProbeReport:
     def __repr__(self) -> str:
         # A notebook shows this text; the text that dataclasses generate would be pages of runs.
         return f"<ProbeReport: {self.card.get('probe')} probe of {', '.join(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows()) + html_paragraphs(self.sentences())
 
     def __str__(self) -> str:
         return "\n".join([self.table(), "", *self.sentences()])
@@ -484,13 +488,16 @@ class ProbeReport:
         is_function = any(one.get("kind") == "function" for one in self.card["representations"][name])
         return not is_function or self._runs(name) == other._runs(name)
 
-    def plot(self, path: str | Path, *, loss: bool = False, title: str | None = None) -> None:
-        """Draws the mean and the range over the seeds of the test accuracy or loss per epoch, as a PNG file.
+    def plot(self, path: str | Path | None = None, *, loss: bool = False, title: str | None = None) -> Any:
+        """Draws the mean and the range over the seeds of the test accuracy or loss per epoch.
 
         Args:
-            path: Path of the file to write.
+            path: Path of a PNG file to write; None writes no file.
             loss: Whether to draw the test loss in place of the accuracy; targets that are no classes have only a loss.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
         """
         key, label, factor = ("test_accuracy", ACCURACY.heading, 100)
         if loss or self.card["target"] != "class":
@@ -505,30 +512,36 @@ class ProbeReport:
             ]
             for name in self.names
         }
-        picture = curves(series, title=title or f"{self.card['probe']} probe", x_label="epoch", y_label=label)
-        write_bytes(Path(path), picture)
+        figure = curves(series, title=title or f"{self.card['probe']} probe", x_label="epoch", y_label=label)
+        return _written(figure, path)
 
     def plot_differences(
-        self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None
-    ) -> None:
-        """Draws the paired differences from the controls with their intervals, as a PNG file.
+        self, path: str | Path | None = None, names: Sequence[str] | None = None, *, title: str | None = None
+    ) -> Any:
+        """Draws the paired differences from the controls with their intervals.
 
         Args:
-            path: Path of the file to write.
+            path: Path of a PNG file to write; None writes no file.
             names: Names of the representations to show, by default all except the controls.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
         """
         rows = [row for row in self.against_controls() if names is None or row["representation"] in names]
-        picture = difference_plot(rows, title=title or f"{self.card['probe']} probe", metric=self.metric())
-        write_bytes(Path(path), picture)
+        figure = difference_plot(rows, title=title or f"{self.card['probe']} probe", metric=self.metric())
+        return _written(figure, path)
 
-    def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
-        """Draws the accuracy of the layers of a network and of their untrained twins, as a PNG file.
+    def plot_layers(self, layers: Sequence[str], path: str | Path | None = None, *, title: str | None = None) -> Any:
+        """Draws the accuracy of the layers of a network and of their untrained twins.
 
         Args:
-            path: Path of the file to write.
             layers: Names of the representations of the layers, in running order.
+            path: Path of a PNG file to write; None writes no file.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
 
         Raises:
             UnknownNameError: The report has no such representation.
@@ -537,7 +550,7 @@ class ProbeReport:
         series = {"trained": [(i, *self.shown(name)) for i, name in places]}
         twins = [(i, *self.shown(untrained_name(name))) for i, name in places if untrained_name(name) in self.names]
         shared = [name for name in self.card["controls"] if not name.endswith((untrained_name(""), before_name("")))]
-        picture = lines(
+        figure = lines(
             series | ({"untrained": twins} if twins else {}),
             title=title or f"{self.card['probe']} probe by layer",
             x_label="layer",
@@ -545,7 +558,7 @@ class ProbeReport:
             x_names=list(layers),
             reference={name: self.shown(name)[0] for name in shared},
         )
-        write_bytes(Path(path), picture)
+        return _written(figure, path)
 
     def shown(self, name: str, metric: str | None = None) -> tuple[float, float]:
         """Returns the mean of a metric and half the width of its interval as they are shown, in percent if it is so."""
@@ -568,8 +581,15 @@ class ProbeReport:
         return [math.nan if value is None else value for value in values]
 
 
-def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str, metric: Metric = ACCURACY) -> bytes:
-    """Draws rows of `ProbeReport.against_controls`, grouped by representation; returns a PNG."""
+def _written(figure: Any, path: str | Path | None) -> Any:
+    """Writes a figure to a PNG file if there is a path, and returns it."""
+    if path is not None:
+        write_bytes(Path(path), to_png(figure))
+    return figure
+
+
+def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str, metric: Metric = ACCURACY) -> Any:
+    """Draws rows of `ProbeReport.against_controls`, grouped by representation, as a `matplotlib.figure.Figure`."""
     bars = [
         {
             "label": f"minus {row['reference']}",
