@@ -101,10 +101,11 @@ def test_any_encoder_is_exported_to_safetensors_with_a_classifier_beside_it(clas
     [
         (
             "run --to timm --out new",
-            "cannot export autoencoder to timm: it is no network of timm; export it to safetens",
+            "cannot export autoencoder to timm: it is no network of timm; export it to another",
         ),
         ("classified/inner --to timm --out new", "it ends at an inner layer, and timm loads whole networks"),
         ("classified/torchvision --to torchvision --out new", "does not classify the average of its feature map"),
+        ("classified/torchvision --to safetensors --out new", "does not classify the average of its feature map"),
         ("classified/timm --to torchvision --out new", "it is no network of torchvision"),
         ("run --to onnx --out photos", "photos is a folder, and this format is one file; choose the name of a file"),
         ("run --to safetensors --out photo.jpg", "photo.jpg is a file, and this format is a folder of files"),

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ssl_pretext.encoders.from_torchvision import TorchvisionEncoder
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.export.classifier import ImageClassifier
 from ssl_pretext.export.encoder import ImageEncoder, describe_input, export_encoder, write_encoder
-from ssl_pretext.export.native import NativeWeights, library_weights, native_weights
+from ssl_pretext.export.native import library_weights, native_weights
 from ssl_pretext.saving.weights import save_tensors
 from ssl_pretext.system.files import write_bytes, write_json
 from ssl_pretext.tasks.base import PretextTask
@@ -26,6 +28,8 @@ IMAGE_SIZE = 64  # of the example, if neither the training nor the encoder has a
 TOLERANCE = 1e-3  # largest difference from PyTorch, as a fraction of the largest output
 CLASSIFIER_FILE = "classifier.safetensors"
 CLASSIFIER_CODE = """
+
+from safetensors.torch import load_file
 
 classifier = load_file("classifier.safetensors")  # of the outputs that encoder.json names
 scores = features.mean(dim=(2, 3)) @ classifier["weight"].T + classifier["bias"]"""
@@ -200,18 +204,15 @@ def _write_weights(task: PretextTask, path: Path, classifier: ImageClassifier | 
     if classifier is not None:
         more["image_size"] = classifier.encoder.image_size
     layer = None if classifier is None else classifier.head.folded()
+    if classifier is not None and library is None and isinstance(encoder, TorchvisionEncoder):
+        library = "torchvision"  # its features can only be read with hooks, so the classifier is a part of the network
     if library is not None:
         size = _size(more.get("image_size", task.trained_on.image_size), task)[0]
         native = library_weights(encoder, spec, channels, library=library, classifier=layer, image_size=size)
     else:
         native = native_weights(encoder, spec, channels)
         if layer is not None:
-            code = (
-                native.code
-                if "load_file" in native.code
-                else f"from safetensors.torch import load_file\n\n{native.code}"
-            )
-            native = NativeWeights(native.weights, code + CLASSIFIER_CODE, native.untrained)
+            native = replace(native, code=native.code + CLASSIFIER_CODE)
             save_tensors({key: value.detach() for key, value in layer.state_dict().items()}, path / CLASSIFIER_FILE)
     write_encoder(task, path, native, **more)
 
