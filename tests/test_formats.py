@@ -23,17 +23,18 @@ def images(count: int = 3, size: int = 32) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def classified(cli_folder):  # noqa: F811
-    """Networks with a classifier: of timm, of torchvision, and one that ends at an inner layer."""
+    """Networks with a classifier: of timm, of torchvision, and one that ends at an inner layer, whose task is saved."""
     store = sp.ImageStore.from_folder("labeled", image_size=32)
     encoders = {
         "timm": "timm/resnet10t",
         "torchvision": "torchvision/squeezenet1_1",
+        "shufflenet": "torchvision/shufflenet_v2_x0_5",
         "inner": "timm/resnet10t[layer=layer2]",
-        "resnet": "torchvision/resnet18",
     }
     for name, encoder in encoders.items():
         task = sp.create_task("cross_channel", source="rgb:R+G", target="rgb:B", encoder=encoder)
         finetune_classifier(task, store, store, Path("classified", name), epochs=1, device="cpu")
+    task.save_pretrained("saved")
     return Path("classified")
 
 
@@ -45,10 +46,10 @@ def scores_of(folder: Path) -> torch.Tensor:
 
 def test_onnx_computes_the_scores_in_another_runtime(classified, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
-    assert main(["export", str(classified / "timm"), "--to", "onnx", "-o", "network.onnx"]) == 0
-    assert "network.onnx (network with 3 outputs of classified/timm)" in capsys.readouterr().out
+    assert main(["export", str(classified / "inner"), "--to", "onnx", "-o", "network.onnx"]) == 0
+    assert "network.onnx (network with 3 outputs of classified/inner)" in capsys.readouterr().out
     (found,) = onnxruntime.InferenceSession("network.onnx").run(None, {"images": images().numpy()})
-    np.testing.assert_allclose(found, scores_of(classified / "timm"), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found, scores_of(classified / "inner"), rtol=1e-3, atol=1e-4)
     contract = json.loads(Path("network.onnx.json").read_text())
     assert contract["output"]["names"] == ["astronaut", "chelsea", "china"]
     assert contract["input"]["shape"] == ["batch", 3, "height", "width"]
@@ -57,15 +58,16 @@ def test_onnx_computes_the_scores_in_another_runtime(classified, capsys):
     assert contract["checked"]["by"].startswith("onnxruntime")
 
 
-def test_a_run_is_exported_with_torch_export():
-    assert main(["export", "run", "--to", "torch-export", "--out", "encoder.pt2"]) == 0
+@pytest.mark.usefixtures("classified")
+def test_a_task_is_exported_with_torch_export():
+    assert main(["export", "saved", "--to", "torch-export", "--out", "encoder.pt2"]) == 0
     program = torch.export.load("encoder.pt2").module()
-    expected = sp.PretextTask.from_pretrained("run").features(images())
+    expected = sp.PretextTask.from_pretrained("saved").features(images())
     torch.testing.assert_close(program(images()), expected, rtol=1e-4, atol=1e-5)
     assert json.loads(Path("encoder.pt2.json").read_text())["output"]["name"] == "features"
 
 
-@pytest.mark.parametrize(("library", "name"), [("timm", "timm"), ("torchvision", "resnet")])
+@pytest.mark.parametrize(("library", "name"), [("timm", "timm"), ("torchvision", "shufflenet")])
 def test_the_library_loads_the_network_with_its_classifier(library, name, classified, monkeypatch):
     assert main(["export", str(classified / name), "--to", library, "--out", f"as_{library}"]) == 0
     contract = json.loads(Path(f"as_{library}/encoder.json").read_text())
@@ -118,6 +120,7 @@ def test_export_refuses_wrong_requests(arguments, message, classified, capsys):
     assert not Path("new").exists()
 
 
+@pytest.mark.usefixtures("classified")
 def test_a_graph_that_differs_from_torch_is_refused(monkeypatch, capsys):
     load = torch.export.load
 
@@ -126,7 +129,7 @@ def test_a_graph_that_differs_from_torch_is_refused(monkeypatch, capsys):
         return type("Wrong", (), {"module": lambda self: lambda images: 2 * program(images)})()
 
     monkeypatch.setattr("torch.export.load", wrong)
-    message = error_line(capsys, "export", "run", "--to", "torch-export", "--out", "wrong.pt2")
+    message = error_line(capsys, "export", "saved", "--to", "torch-export", "--out", "wrong.pt2")
     assert "the exported graph differs from PyTorch by up to" in message
     assert not Path("wrong.pt2").exists()
 

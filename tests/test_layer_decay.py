@@ -18,7 +18,8 @@ def test_the_rate_falls_from_layer_to_layer(encoder):
         id(parameter): group["lr"] for group in layer_decay_groups([network], **RATES) for parameter in group["params"]
     }
     assert {id(parameter) for parameter in network.parameters()} == {*rates}
-    stages = ["conv1", *(stage for stage in ("layer1", "layer2", "layer3", "layer4") if stage in str(network))]
+    names = " ".join(network.state_dict())
+    stages = ["conv1", *(stage for stage in ("layer1", "layer2", "layer3", "layer4") if f"body.{stage}." in names)]
     for number, stage in enumerate(reversed(stages)):
         found = {rates[id(parameter)] for name, parameter in network.named_parameters() if f"body.{stage}." in name}
         assert [*found] == pytest.approx([0.1 * 0.5**number]), stage

@@ -78,9 +78,7 @@ def _write_graph(
 ) -> None:
     """Writes a graph of whole images, which `serialize` makes and checks, and the description of its input."""
     if path.is_dir():
-        raise ArgumentError(
-            f"{path} is a folder, and this format is one file; choose a file, such as {path / 'network'}"
-        )
+        raise ArgumentError(f"{path} is a folder, and this format is one file; choose the name of a file")
     network = classifier or export_encoder(task)
     network.eval()
     size = _size(network.image_size if isinstance(network, ImageEncoder) else network.encoder.image_size, task)
