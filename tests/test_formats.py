@@ -184,3 +184,11 @@ def test_push_says_what_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(sp.PretextTask, "push_to_hub", refuse)
     message = error_line(capsys, "push", "run", "me/colors", code=1)
     assert "cannot push to me/colors: 401 Client Error. Check the connection, and log in" in message
+
+
+@pytest.mark.parametrize("command", ["finetune", "export", "push"])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert not ended.value.code
+    assert f"For example:\n  ssl-pretext {command} runs/first" in capsys.readouterr().out

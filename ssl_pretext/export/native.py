@@ -42,8 +42,6 @@ encoder = torchvision.models.get_model({arguments})
 encoder.load_state_dict(load_file("model.safetensors"))
 {result}"""
 POOLED_CODE = "pooled = encoder.eval()(inputs)  # the input of the removed classifier"
-
-
 SCORES_CODE = "scores = encoder.eval()(inputs)  # of the outputs that encoder.json names"
 OTHERS = "export it to another format, such as onnx"
 LIBRARIES: dict[str, type[MapEncoder]] = {"timm": TimmEncoder, "torchvision": TorchvisionEncoder}
