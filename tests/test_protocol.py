@@ -101,7 +101,8 @@ def test_shuffled_test_labels_change_nothing_but_the_test_results(probe: str) ->
         for row in (*run["history"], *other["history"]):
             for key in ("test_loss", "test_accuracy"):
                 del row[key]
-        assert all(run.pop(key) != other.pop(key) for key in ("scores", "part_scores"))
+        changed = ("scores", "part_scores", "class_scores", "part_class_scores")
+        assert all(run.pop(key) != other.pop(key) for key in changed)
         assert run == other
     if "conv" not in probe:
         assert report.best() == other_report.best()
@@ -203,6 +204,9 @@ def test_classes_with_a_single_training_image_and_without_any(probe: str) -> Non
 def test_a_single_class_raises_an_error() -> None:
     with pytest.raises(ArgumentError, match="at least two classes"):
         sp.evaluate({"pixels": sp.Pixels("rgb")}, noise([0] * 4), noise([0] * 4))
+    unlabeled = sp.ImageStore.from_arrays(noise([0] * 4).images())
+    with pytest.raises(ArgumentError, match="needs labels, and the training images have none: give from_arrays"):
+        sp.evaluate({"pixels": sp.Pixels("rgb")}, unlabeled, unlabeled)
 
 
 @pytest.mark.parametrize("probe", PROBES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssl_pretext.cli.files import write_options
 from ssl_pretext.cli.options import Finetune
-from ssl_pretext.cli.probe import image_size, load_images, write_results
+from ssl_pretext.cli.probe import load_images, write_results
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders.layer_decay import layer_decay_groups
 from ssl_pretext.export import finetune_classifier
@@ -56,7 +56,7 @@ def run(options: Finetune) -> None:
         )
     out = options.out or options.run / "finetune"
     with exclusive_lock(out):
-        train, test, about = load_images(options, image_size(task, options.run, options), out)
+        train, test, about = load_images(task, options.run, options, out)
         log.info("%s", about)
         reports = _reports(task, train, test, training, options, out)
         if rank_info().rank:

@@ -14,7 +14,18 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, Export, Finetune, List, Pretrain, Probe, Push
+from ssl_pretext.cli.options import (
+    Cache,
+    Colorize,
+    Command,
+    Export,
+    Finetune,
+    List,
+    Predict,
+    Pretrain,
+    Probe,
+    Push,
+)
 from ssl_pretext.errors import ArgumentError, PretextError
 
 __all__ = ["parse"]
@@ -33,6 +44,7 @@ COMMANDS = {
     "export": Export,
     "push": Push,
     "colorize": Colorize,
+    "predict": Predict,
     "list": List,
     "cache": Cache,
 }

@@ -10,11 +10,12 @@ from typing import Any
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
 from ssl_pretext.cli.options import LabeledImages, Probe, split_pairs
 from ssl_pretext.data import ImageStore
+from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes import ProbeReport, evaluate
 from ssl_pretext.probes.registry import find_method
-from ssl_pretext.probes.report import difference_plot
+from ssl_pretext.probes.report_plots import difference_plot
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page
@@ -25,9 +26,10 @@ from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.image_manifest import read_digests
 
-__all__ = ["image_size", "load_images", "run", "write_results"]
+__all__ = ["load_images", "run", "write_results"]
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +60,18 @@ def run(options: Probe) -> None:
     if len(set(probes)) < len(probes):
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
     task = PretextTask.from_pretrained(options.run)
-    compared = {task.name: task.representation(pooling=options.pooling)} | _others(options)
+    compared = {task.name: task.representation(pooling=options.pooling)} | _averaged(options) | _others(options)
     out = options.out or options.run / "probe"
     with exclusive_lock(out):
         _probe(task, compared, probes, options, out)
+
+
+def _averaged(options: Probe) -> dict[str, Representation]:
+    """The same network with the moving average of its weights, if the run kept one."""
+    if not (options.run / AVERAGED).is_dir():
+        return {}
+    task = PretextTask.from_pretrained(options.run / AVERAGED)
+    return {f"{task.name} (averaged weights)": task.representation(pooling=options.pooling)}
 
 
 def _others(options: Probe) -> dict[str, Representation]:
@@ -76,7 +86,7 @@ def _others(options: Probe) -> dict[str, Representation]:
 def _probe(
     task: PretextTask, compared: Mapping[str, Representation], probes: Sequence[str], options: Probe, out: Path
 ) -> None:
-    train, test, about = load_images(options, image_size(task, options.run, options), out)
+    train, test, about = load_images(task, options.run, options, out)
     log.info("%s", about)
     pretraining = read_digests(options.run) or None
     reports: dict[str, ProbeReport] = {}
@@ -106,20 +116,12 @@ def _probe(
     write_results(out, options.to_dict(), reports, title=title, lead=lead)
 
 
-def image_size(task: PretextTask, run: Path, options: LabeledImages) -> int:
-    """Returns the size of the images that a run is judged on, which is a single number."""
-    size = task.trained_on.image_size if options.image_size is None else options.image_size
-    if not isinstance(size, int):
-        raise ArgumentError(
-            f"{run} records the image size {size}, but {options.module} needs a single number; set --image-size"
-        )
-    return size
-
-
-def load_images(options: LabeledImages, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
+def load_images(task: PretextTask, run: Path, options: LabeledImages, out: Path) -> tuple[ImageStore, ImageStore, str]:
     """Returns the training images, the test images, and a description of both; writes `skipped.json`."""
+    size = _image_size(task, run, options)
     _check(options)
     with write_skipped_on_error(out):
+        _check_channels(task, run, options)
         (folder, data), *others = _open_folders(options, size)
     skipped = data.skipped
     if others:
@@ -140,6 +142,30 @@ def load_images(options: LabeledImages, size: int, out: Path) -> tuple[ImageStor
         f"{on_rank_zero('skipped', lambda: write_skipped(out, skipped))}"
     )
     return train, test, about
+
+
+def _image_size(task: PretextTask, run: Path, options: LabeledImages) -> int:
+    """Returns the size of the images that a run is judged on, which is a single number."""
+    size = task.trained_on.image_size if options.image_size is None else options.image_size
+    if not isinstance(size, int):
+        raise ArgumentError(
+            f"{run} records the image size {size}, but {options.module} needs a single number; set --image-size"
+        )
+    return size
+
+
+def _check_channels(task: PretextTask, run: Path, options: LabeledImages) -> None:
+    """Raises if the images have other channels than those of the run, which a few of them show."""
+    wanted, example = task.image_space.image_channels, None
+    for name, image in few_images(options.data, **options.images.arguments()):
+        if len(image.pixels) == wanted:
+            return
+        example = example or (name, len(image.pixels))
+    if example is not None:
+        raise ArgumentError(
+            f"{run} was trained on images with {wanted} channels, but those in {options.data} have "
+            f"{example[1]}, such as {example[0]}; name a folder of images like those of the run, or another run"
+        )
 
 
 def _check(options: LabeledImages) -> None:
@@ -211,7 +237,11 @@ def write_results(
         plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
         unit = " in percentage points" * metric.percent
         figure = Figure(to_png(plot), f"{probe} probe: differences from each control{unit}, with 95% intervals")
-        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
+        folded = {
+            f"For each {report.each}: {one.label_per_class}": report.class_rows(one.name)
+            for one in report.metrics_per_class()
+        }
+        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure], folded=folded))
     health = next(iter(reports.values())).card["health"]
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)

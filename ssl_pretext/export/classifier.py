@@ -92,8 +92,10 @@ def finetune_classifier(
         StorageError: A file could not be written.
     """
     kind, device, folder = find_kind(target), resolve_device(device), Path(folder)
-    if kind.name == "mask":
-        raise ArgumentError("finetune_classifier() predicts a class, labels or numbers of an image, not target='mask'")
+    if kind.has_pixels:
+        raise ArgumentError(
+            f"finetune_classifier() predicts a class, labels or numbers of an image, not target={target!r}"
+        )
     (images, targets), (test_images, test_targets) = (as_images_with_targets(data, kind) for data in (train, test))
     names = check_targets(targets, test_targets)
     if kind.name == "class":

@@ -13,6 +13,7 @@ from ssl_pretext.encoders.from_timm import TimmEncoder, build
 from ssl_pretext.encoders.from_torchvision import HEADS, RGB, TorchvisionEncoder, constructor_options
 from ssl_pretext.encoders.map_encoder import MapEncoder, as_numbers
 from ssl_pretext.encoders.modes import eval_mode
+from ssl_pretext.encoders.untrained import without_weights
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import parse_spec
 
@@ -106,9 +107,9 @@ def library_weights(
     """
     if reason := _why_not(encoder, spec, library):
         raise ArgumentError(f"cannot export {spec or type(encoder).__name__} to {library}: {reason}")
-    name, options = parse_spec(spec or "")
+    name, options = parse_spec(without_weights(spec or ""))
     network = name.partition("/")[2]
-    given = {key: as_numbers(value) for key, value in options.items() if key != "pretrained"}
+    given = {key: as_numbers(value) for key, value in options.items()}
     if isinstance(encoder, TimmEncoder):
         count = 0 if classifier is None else classifier.out_features
         complete, native = _from_timm(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.probes.report import ProbeReport
@@ -11,6 +11,9 @@ from ssl_pretext.reporting.page import markdown_table
 from ssl_pretext.reporting.plots import lines, to_png
 from ssl_pretext.system.files import read_json, write_bytes, write_json
 from ssl_pretext.system.notebook import html_picture, html_table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["LabelEfficiency"]
 
@@ -41,6 +44,22 @@ class LabelEfficiency:
             {"representation": name} | {str(count): report.text(name) for count, report in self.reports.items()}
             for name in names
         ]
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """Returns a row for each number of labels, representation and seed as a pandas DataFrame.
+
+        The first column is the number of labels, `per_class` or (if the targets are no classes) `num_labels`; the
+        others are those of `ProbeReport.to_frame`.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        frames = {count: report.to_frame() for count, report in self.reports.items()}
+        import pandas
+
+        target = next(iter(self.reports.values())).card["target"]
+        name = "per_class" if target == "class" else "num_labels"
+        return pandas.concat(frames, names=[name]).reset_index(level=name).reset_index(drop=True)
 
     def to_json(self, path: str | Path) -> None:
         """Writes all reports with their cards to a JSON file."""

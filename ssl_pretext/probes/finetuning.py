@@ -119,7 +119,7 @@ class Finetuned:
     """A representation whose networks are fine-tuned, with the layer on its features.
 
     Attributes:
-        head: The layer on the features, in eval mode: a `PooledLinear`, or a `LinearMapProbe` for masks.
+        head: The layer on the features, in eval mode: a `PooledLinear`, or a `LinearMapProbe` for masks and maps.
         history: A row per epoch, without test results.
         settings: The number of epochs that was selected and the result on held-out training images; empty if nothing
             was held out.
@@ -191,7 +191,7 @@ def finetuned(
     """Trains a network and a linear layer on its features by AdamW for a block, after which its weights are restored.
 
     The learning rate rises linearly over the first tenth of the steps and then falls to 0 along a cosine. Each training
-    image is flipped horizontally with a probability of one half, unless the targets are masks.
+    image is flipped horizontally with a probability of one half, unless there is a target for each pixel.
 
     Args:
         representation: The representation whose networks are trained.
@@ -266,7 +266,7 @@ class _Job:
         torch.manual_seed(self.seed)
         with torch.no_grad():
             channels = self.representation.features(images.images([0]).to(device)).shape[1]
-        head = (LinearMapProbe if self.kind.name == "mask" else PooledLinear)(channels, self.num_outputs).to(device)
+        head = (LinearMapProbe if self.kind.has_pixels else PooledLinear)(channels, self.num_outputs).to(device)
         rate, decay = self.training.learning_rate, self.training.weight_decay
         optimizer = torch.optim.AdamW(self._parameters(head), lr=rate, weight_decay=decay)
         batches = max(1, count // self.training.batch_size)
@@ -279,7 +279,7 @@ class _Job:
             for batch in order.tensor_split(batches):
                 pixels = images.images(batch).to(device)
                 flipped = torch.rand(len(batch), generator=generator) < 0.5
-                if self.kind.name != "mask":
+                if not self.kind.has_pixels:
                     pixels = torch.where(flipped.to(device)[:, None, None, None], pixels.flip(-1), pixels)
                 truth = targets[batch].to(device)
                 with ExitStack() as modes:
