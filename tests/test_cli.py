@@ -379,7 +379,8 @@ def test_list(arguments, names, capsys):
 def test_list_refuses_unknown_names_and_kinds(capsys):
     assert "there are no losses with 'l7' in their name" in error_line(capsys, "list", "losses", "--search", "l7")
     assert "invalid choice 'colors'" in error_line(capsys, "list", "colors")
-    assert "Expected one of {pretrain, probe, colorize, " in error_line(capsys)
+    everything = "pretrain, probe, finetune, export, push, colorize, predict, list, cache"
+    assert f"Expected one of {{{everything}}}" in error_line(capsys)
 
 
 def test_a_missing_parser_library_is_named(capsys, monkeypatch):
@@ -414,6 +415,7 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
         "search": "--image-size 16 --batch-size 4 --encoder timm/resnet10t[layer=layer1] --probe knn "
         "--tasks rotation --device cpu".split(),
+        "finetune": ["--seeds", "1", "--epochs", "1", "--per-class", "2"],
     }
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")
     commands = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("ssl-pretext")]

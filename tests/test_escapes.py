@@ -16,7 +16,7 @@ from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import DataError
 from ssl_pretext.reporting.drawings import IntervalRow, interval_chart, line_chart, matrix_chart, scatter_chart
 from ssl_pretext.reporting.page import Figure, Gallery, Section, Tile, Verdict, html_page, markdown_table
-from ssl_pretext.reporting.plots import curves, forest, lines
+from ssl_pretext.reporting.plots import curves, forest, lines, to_png
 from ssl_pretext.saving.contract import TrainedOn
 
 NASTY = [
@@ -132,18 +132,18 @@ def test_plots_show_names_literally(nasty):
     labels = {"title": nasty, "x_label": nasty}
     row = {"label": nasty, "mean": 1.0, "half": 0.5, "group": nasty}
     plain = {"label": "x", "mean": 1.0, "half": 0.5, "group": "x"}
-    assert forest([row], **labels) != forest([plain], title="x", x_label="x")
+    assert to_png(forest([row], **labels)) != to_png(forest([plain], title="x", x_label="x"))
     points = [(0, 1.0, 0.1), (1, 2.0, 0.1)]
-    for png in (
+    for figure in (
         curves({nasty: [[1.0, 2.0]]}, **labels, y_label=nasty),
         lines({nasty: points}, **labels, y_label=nasty, x_names=[nasty, "b"], reference={nasty + " ": 1.5, "r": 90}),
     ):
-        assert png.startswith(b"\x89PNG")
+        assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_a_name_with_an_underscore_stays_in_the_legend():
     def shown(name):
-        return curves({name: [[1.0, 2.0]]}, title="", x_label="", y_label="")
+        return to_png(curves({name: [[1.0, 2.0]]}, title="", x_label="", y_label=""))
 
     assert shown("_a") != shown("_b")
 

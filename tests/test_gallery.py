@@ -5,7 +5,7 @@ from probing import noise
 
 import ssl_pretext as sp
 from ssl_pretext.probes.gallery import embedding_map, nearest_images, picture_sections
-from ssl_pretext.reporting.page import to_png
+from ssl_pretext.reporting.page import image_to_png
 
 
 def test_the_nearest_images_are_those_with_the_most_similar_features():
@@ -15,8 +15,8 @@ def test_the_nearest_images_are_those_with_the_most_similar_features():
     gallery = nearest_images("net", directions, features, train, test)
     assert gallery.columns == 6
     assert len(gallery.tiles) == 2 * 6
-    assert gallery.tiles[0].png == to_png(test.images([0])[0])
-    assert [gallery.tiles[i].png for i in (1, 2, 7)] == [to_png(train.images([i])[0]) for i in (4, 0, 5)]
+    assert gallery.tiles[0].png == image_to_png(test.images([0])[0])
+    assert [gallery.tiles[i].png for i in (1, 2, 7)] == [image_to_png(train.images([i])[0]) for i in (4, 0, 5)]
     assert [(gallery.tiles[i].text, gallery.tiles[i].right) for i in (0, 1, 2)] == [
         ("a", None),
         ("b", False),

@@ -8,7 +8,7 @@ from training_runs import noise_store, small_encoder, small_task
 
 import ssl_pretext as sp
 from ssl_pretext.channels import ChannelSpace
-from ssl_pretext.reporting.page import Section, to_png
+from ssl_pretext.reporting.page import Section, image_to_png
 from ssl_pretext.system.files import read_json
 from ssl_pretext.training.run_page import PagePart, describe_training, example_sections, loss_sections
 
@@ -54,8 +54,8 @@ def test_examples_show_the_prediction():
     (section,) = example_sections(task, photos)
     (gallery,) = section.galleries
     predicted = task.predict(photos.images([0]))
-    assert gallery.tiles[1].png == to_png(predicted[0])
-    assert gallery.tiles[2].png == to_png(photos.images([0])[0].float() / 255)
+    assert gallery.tiles[1].png == image_to_png(predicted[0])
+    assert gallery.tiles[2].png == image_to_png(photos.images([0])[0].float() / 255)
     assert example_sections(sp.create_task("rotation", encoder="autoencoder[width=0.125]"), photos) == []
 
 
@@ -67,8 +67,8 @@ def test_examples_of_bands_are_on_the_scale_of_the_original():
     original = images.images([0])[0, 1:]
     low, high = original.quantile(0.02), original.quantile(0.98)
     tiles = section.galleries[0].tiles
-    assert tiles[2].png == to_png(((original - low) / (high - low)).clamp(0, 1))
-    assert tiles[1].png == to_png(((task.predict(images.images([0]))[0] - low) / (high - low)).clamp(0, 1))
+    assert tiles[2].png == image_to_png(((original - low) / (high - low)).clamp(0, 1))
+    assert tiles[1].png == image_to_png(((task.predict(images.images([0]))[0] - low) / (high - low)).clamp(0, 1))
 
 
 def test_a_task_without_a_record_says_so():

@@ -19,11 +19,15 @@ __all__ = [
     "Cache",
     "Colorize",
     "Command",
+    "Export",
+    "Finetune",
     "ImageOptions",
+    "LabeledImages",
     "List",
     "Predict",
     "Pretrain",
     "Probe",
+    "Push",
     "Search",
     "name_options",
     "split_pairs",
@@ -152,7 +156,51 @@ class Pretrain(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Config):
+class LabeledImages(Config):
+    """What the commands that judge a run have in common: labeled images, and how many of the labels are used.
+
+    Attributes:
+        data: Folder of labeled images, with one subfolder per class, or of the images that --labels or --pattern
+            describes. If it has two such folders named like train and test, they are used.
+        labels: Table of the labels: a CSV or Parquet file with the columns file and label, and perhaps group (scene,
+            patient or plate, of which all images are held out or none) and split (train, val or test).
+        columns: Names of columns of --labels that have other names, such as "file=image_id,label=diagnosis"; several
+            label columns are joined by "+".
+        target: What the label is: class, labels (several per image: names separated by "|" or ";", or columns of 0 and
+            1) or numbers.
+        test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.
+        holdout: Fraction of each class that is held out for testing if --test is left out. If this is left out too, the
+            split of --labels is used, or 0.25 if there is none.
+        holdout_seed: Seed that determines which images are held out.
+        per_class: Number of labeled training images per class; all of them if left out.
+        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
+        seeds: Number of repetitions, from which the confidence intervals are computed.
+        image_size: Height and width of the images in pixels; those of pretraining if left out.
+        cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        images: Options of the images in a folder.
+        device: Device to compute on: auto, cpu or cuda.
+    """
+
+    module: ClassVar[str]
+
+    data: Path
+    labels: Path | None = None
+    columns: str | None = None
+    target: Literal["class", "labels", "numbers"] = "class"
+    test: Path | None = None
+    holdout: float | None = None
+    holdout_seed: int = 0
+    per_class: int | None = None
+    num_labels: int | None = None
+    seeds: int = 5
+    image_size: int | None = None
+    cache: Path | None = None
+    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(LabeledImages):
     """Measure whether pretraining helps a small classifier with few labels, compared with controls.
 
     Prints a table per probe. Writes report.html, a JSON file per probe, card.json (all settings that determine the
@@ -169,55 +217,131 @@ class Probe(Config):
         compare: Other networks to evaluate in the same tables, separated by commas: output folders of pretrain, or
             names of encoders, whose published weights get their published normalization.
         pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
-        data: Folder of labeled images, with one subfolder per class, or of the images that --labels or --pattern
-            describes. If it has two such folders named like train and test, they are used.
-        labels: Table of the labels: a CSV or Parquet file with the columns file and label, and perhaps group (scene,
-            patient or plate, of which all images are held out or none) and split (train, val or test).
-        columns: Names of columns of --labels that have other names, such as "file=image_id,label=diagnosis"; several
-            label columns are joined by "+".
-        target: What the label is: class, labels (several per image: names separated by "|" or ";", or columns of 0 and
-            1) or numbers.
-        test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.
-        holdout: Fraction of each class that is held out for testing if --test is left out. If this is left out too, the
-            split of --labels is used, or 0.25 if there is none.
-        holdout_seed: Seed that determines which images are held out.
         probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
             list probes".
-        per_class: Number of labeled training images per class; all of them if left out.
-        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
         controls: Controls to compare with, separated by commas; all of them if left out. They are untrained, before,
             pixels, source, reduced and histogram.
-        seeds: Number of repetitions, from which the confidence intervals are computed.
-        image_size: Height and width of the images in pixels; those of pretraining if left out.
         out: Output folder; RUN/probe if left out.
-        cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
-        images: Options of the images in a folder.
-        device: Device to compute on: auto, cpu or cuda.
     """
 
     module: ClassVar[str] = "probe"
     after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
     run: Positional[Path]
-    data: Path
-    labels: Path | None = None
-    columns: str | None = None
-    target: Literal["class", "labels", "numbers"] = "class"
-    test: Path | None = None
-    holdout: float | None = None
-    holdout_seed: int = 0
     probe: str = "linear,knn"
     compare: str | None = None
     pooling: str = "map"
-    per_class: int | None = None
-    num_labels: int | None = None
     controls: str | None = None
-    seeds: int = 5
-    image_size: int | None = None
     out: Path | None = None
-    cache: Path | None = None
-    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
-    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(LabeledImages):
+    """Train a pretrained network further on labeled images, and measure whether pretraining helped that.
+
+    The same network is trained from its pretrained weights, from random weights (from scratch) and, if its pretraining
+    started from published weights, from those. A linear classifier on the frozen features shows what further training
+    adds. Prints both tables. Writes report.html, finetune.json, linear.json, card.json, finetune.yaml (all options)
+    and skipped.json; and network, the network with a classifier of its classes, fine-tuned on all labeled images
+    that are not held out for testing, for "ssl-pretext export".
+
+    For example:
+      ssl-pretext finetune runs/first --data labeled --per-class 10
+      ssl-pretext finetune runs/first --data train --test test --layer-decay 0.75 --patience 5
+      ssl-pretext finetune runs/first --config runs/first/finetune/finetune.yaml
+
+    Attributes:
+        run: Output folder of pretrain, or folder of a saved task.
+        epochs: Number of passes over the labeled images; with --patience, the largest number.
+        learning_rate: Learning rate of AdamW at the end of the warm-up.
+        weight_decay: Weight decay of AdamW.
+        batch_size: Approximate number of images per step.
+        layer_decay: Factor by which the learning rate falls from each layer to the one below it, for encoders of timm;
+            1 stands for one rate. Training from scratch has one rate in any case.
+        patience: Number of epochs without improvement on a fifth of the labeled training images after which training
+            stops. The network is then trained again, on all of them, for the number of epochs that was best. If left
+            out, the last epoch counts.
+        config: YAML file of options, such as the finetune.yaml of another run. Options on the command line override
+            those of the file.
+        out: Output folder; RUN/finetune if left out.
+    """
+
+    module: ClassVar[str] = "finetune"
+    after_interrupt: ClassVar[str] = "The same command continues; networks that were tested are not trained again."
+
+    run: Positional[Path]
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    batch_size: int = 32
+    layer_decay: float = 1.0
+    patience: int | None = None
+    config: Path | None = None
+    out: Path | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all options by name, as `--config` reads them, without the run and the file itself."""
+        options = {**self.to_dict(), **self.images.to_dict()}
+        return {name: value for name, value in options.items() if name not in ("run", "images", "config")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Config):
+    """Convert a pretrained encoder, or a fine-tuned network with its classifier, for use without this library.
+
+    The file or folder comes with a description of its input in JSON: image size, channels, center and scale of each,
+    and the names of the classes. ONNX is run in onnxruntime, if it is installed, and compared with PyTorch.
+
+    For example:
+      ssl-pretext export runs/first --to safetensors --out encoder
+      ssl-pretext export runs/first/finetune --to onnx --out classifier.onnx
+      ssl-pretext export runs/second --to timm --out resnet18
+
+    Attributes:
+        run: Output folder of pretrain or of finetune, or folder of a saved task.
+        to: Format. timm, torchvision and safetensors are folders of weights, and take the channels of the encoder;
+            onnx and torch-export are one file, and take whole images.
+        out: The file or the folder to write.
+        config: YAML file of options. Options on the command line override those of the file.
+    """
+
+    module: ClassVar[str] = "export"
+    after_interrupt: ClassVar[str] = "The same command exports again."
+
+    run: Positional[Path]
+    to: Literal["timm", "torchvision", "onnx", "torch-export", "safetensors"]
+    out: Annotated[Path, arg(aliases=("-o",))]
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(Config):
+    """Upload a pretrained task with its model card to the Hugging Face hub.
+
+    The card shows the scores of the linear probe, if "ssl-pretext probe" has written them to RUN/probe.
+
+    For example:
+      ssl-pretext push runs/first user/name --license apache-2.0
+      ssl-pretext push runs/first user/name --private
+
+    Attributes:
+        run: Output folder of pretrain, or folder of a saved task.
+        repository: Name of the repository, which is created if it does not exist.
+        private: Whether a new repository is private.
+        license: License of the weights, by its name on the hub.
+        datasets: Names on the hub of the data sets that the task was pretrained on, separated by commas.
+        config: YAML file of options. Options on the command line override those of the file.
+    """
+
+    module: ClassVar[str] = "push"
+    after_interrupt: ClassVar[str] = "The same command uploads again."
+
+    run: Positional[Path]
+    repository: Positional[str]
+    private: bool = False
+    license: str = "unknown"
+    datasets: str | None = None
+    config: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,7 +532,7 @@ class Cache(Config):
     cache: Path | None = None
 
 
-Command = Pretrain | Probe | Search | Colorize | Predict | List | Cache
+Command = Pretrain | Probe | Search | Finetune | Export | Push | Colorize | Predict | List | Cache
 
 
 def split_pairs(option: str, text: str) -> dict[str, str]:
@@ -446,12 +570,12 @@ def name_options(message: str) -> str:
     """
     known = {
         field.name
-        for config in (Pretrain, Probe, Search, Colorize, Predict, ImageOptions, TrainingOptions)
+        for config in (Pretrain, Probe, Search, Finetune, Colorize, Predict, ImageOptions, TrainingOptions)
         for field in fields(config)
     }
     names = "|".join(sorted(known, key=len, reverse=True))
     long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
-    config = "(?:FitConfig|TrainingOptions)"
+    config = "(?:FitConfig|TrainingOptions|FinetuneConfig)"
     argument = rf"{config}\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"
     found = rf"(?<![\w./-])(?:{argument})"
 

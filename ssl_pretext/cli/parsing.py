@@ -6,10 +6,10 @@ import operator
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -18,23 +18,18 @@ from ssl_pretext.cli.options import (
     Cache,
     Colorize,
     Command,
-    ImageOptions,
+    Export,
+    Finetune,
     List,
     Predict,
     Pretrain,
     Probe,
+    Push,
     Search,
-    TrainingOptions,
 )
 from ssl_pretext.errors import ArgumentError, PretextError
 
 __all__ = ["parse"]
-
-# Commands with `--config`, and the configurations whose fields its file may have.
-WITH_FILE: dict[str, tuple[type, ...]] = {
-    "pretrain": (Pretrain, ImageOptions, TrainingOptions),
-    "search": (Search, ImageOptions),
-}
 
 DESCRIPTION = """\
 Pretrain an encoder on your own images, and find out, with numbers, whether that helped.
@@ -47,11 +42,16 @@ COMMANDS = {
     "pretrain": Pretrain,
     "probe": Probe,
     "search": Search,
+    "finetune": Finetune,
+    "export": Export,
+    "push": Push,
     "colorize": Colorize,
     "predict": Predict,
     "list": List,
     "cache": Cache,
 }
+
+NAMED = ("config", "run", "repository")  # what is given on the command line alone
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -86,17 +86,20 @@ def _command_type() -> type[Command]:
 def _with_config_file(arguments: Sequence[str]) -> list[str]:
     """Inserts the options of the YAML file that `--config` names before the others, which override them."""
     command, *given = arguments or [""]
-    if command not in WITH_FILE:
+    if "config" not in get_type_hints(COMMANDS.get(command, List)):
         return list(arguments)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?", type=Path)
     config: Path | None = finder.parse_known_args(given)[0].config
-    return [command, *([] if config is None else _file_arguments(command, config)), *given]
+    return [command, *([] if config is None else _file_arguments(config, command)), *given]
 
 
-def _file_arguments(command: str, path: Path) -> list[str]:
+def _file_arguments(path: Path, command: str) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
-    known = {field.name for config in WITH_FILE[command] for field in fields(config)} - {"config", "images", "fit"}
+    hints = get_type_hints(COMMANDS[command])
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    own = {field.name for field in fields(COMMANDS[command])} - {*NAMED, *groups}
+    known = own | {field.name for group in groups.values() for field in fields(group)}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(

@@ -4,9 +4,10 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Probe, split_pairs
+from ssl_pretext.cli.options import LabeledImages, Probe, split_pairs
 from ssl_pretext.data import ImageStore
 from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
@@ -29,7 +30,7 @@ from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.image_manifest import read_digests
 from ssl_pretext.training.run_page import HISTORY, describe_training, example_sections, loss_sections
 
-__all__ = ["check_labels", "open_folders", "run"]
+__all__ = ["check_labels", "load_images", "open_folders", "run", "write_results"]
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,7 @@ def _others(options: Probe) -> dict[str, Representation]:
 def _probe(
     task: PretextTask, compared: Mapping[str, Representation], probes: Sequence[str], options: Probe, out: Path
 ) -> None:
-    with write_skipped_on_error(out):
-        _check_channels(task, options)
-        train, test, about = _load_images(options, _image_size(task, options), out)
+    train, test, about = load_images(task, options.run, options, out)
     log.info("%s", about)
     pretraining = read_digests(options.run) or None
     reports: dict[str, ProbeReport] = {}
@@ -113,38 +112,24 @@ def _probe(
     # One report is enough, because all probes use the same features.
     for sentence in collapse_warnings(report.card["health"]):
         log.warning("\n%s", sentence)
-    pictures = _pictures(options, task, compared[task.name], train, test)
-    _write(out, options, about, task, reports, pictures)
-    log.info("\nreport: %s", out / "report.html")
+    write_results(
+        out,
+        options.to_dict(),
+        reports,
+        title=f"Does pretraining help? {options.run} on {options.data}",
+        lead=f"{describe_training(task)}. Judged on {about}.",
+        compared=[f"{about}.", ABOUT],
+        pictures=_pictures(options, task, compared[task.name], train, test),
+    )
 
 
-def _image_size(task: PretextTask, options: Probe) -> int:
-    size = task.trained_on.image_size if options.image_size is None else options.image_size
-    if not isinstance(size, int):
-        raise ArgumentError(
-            f"{options.run} records the image size {size}, but probe needs a single number; set --image-size"
-        )
-    return size
-
-
-def _check_channels(task: PretextTask, options: Probe) -> None:
-    """Raises if the images have other channels than those of the run, which a few of them show."""
-    wanted, example = task.image_space.image_channels, None
-    for name, image in few_images(options.data, **options.images.arguments()):
-        if len(image.pixels) == wanted:
-            return
-        example = example or (name, len(image.pixels))
-    if example is not None:
-        raise ArgumentError(
-            f"{options.run} was trained on images with {wanted} channels, but those in {options.data} have "
-            f"{example[1]}, such as {example[0]}; name a folder of images like those of the run, or another run"
-        )
-
-
-def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
-    """Returns the training images, the test images, and a description of both."""
+def load_images(task: PretextTask, run: Path, options: LabeledImages, out: Path) -> tuple[ImageStore, ImageStore, str]:
+    """Returns the training images, the test images, and a description of both; writes `skipped.json`."""
+    size = _image_size(task, run, options)
     check_labels(options)
-    (folder, data), *others = open_folders(options, size)
+    with write_skipped_on_error(out):
+        _check_channels(task, run, options)
+        (folder, data), *others = open_folders(options, size)
     skipped = data.skipped
     if others:
         train, (test_folder, test) = data, others[0]
@@ -166,7 +151,31 @@ def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, Imag
     return train, test, about
 
 
-def check_labels(options: Probe) -> None:
+def _image_size(task: PretextTask, run: Path, options: LabeledImages) -> int:
+    """Returns the size of the images that a run is judged on, which is a single number."""
+    size = task.trained_on.image_size if options.image_size is None else options.image_size
+    if not isinstance(size, int):
+        raise ArgumentError(
+            f"{run} records the image size {size}, but {options.module} needs a single number; set --image-size"
+        )
+    return size
+
+
+def _check_channels(task: PretextTask, run: Path, options: LabeledImages) -> None:
+    """Raises if the images have other channels than those of the run, which a few of them show."""
+    wanted, example = task.image_space.image_channels, None
+    for name, image in few_images(options.data, **options.images.arguments()):
+        if len(image.pixels) == wanted:
+            return
+        example = example or (name, len(image.pixels))
+    if example is not None:
+        raise ArgumentError(
+            f"{run} was trained on images with {wanted} channels, but those in {options.data} have "
+            f"{example[1]}, such as {example[0]}; name a folder of images like those of the run, or another run"
+        )
+
+
+def check_labels(options: LabeledImages) -> None:
     """Raises unless the options of the images fit each other."""
     if options.holdout is not None and not 0 < options.holdout < 1:
         raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
@@ -179,7 +188,7 @@ def check_labels(options: Probe) -> None:
         raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
 
 
-def open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
+def open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageStore]]:
     """Opens the folder of the images, and that of the test images if there is one, named or found beside the other."""
     folders = [options.data] if options.test is None else [options.data, options.test]
     try:
@@ -196,7 +205,7 @@ def open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
     return [(folder, _open(folder, size, options)) for folder in found]
 
 
-def _open(folder: Path, size: int, options: Probe) -> ImageStore:
+def _open(folder: Path, size: int, options: LabeledImages) -> ImageStore:
     """Opens labeled images."""
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
     if options.labels is None:
@@ -213,31 +222,6 @@ def _open(folder: Path, size: int, options: Probe) -> ImageStore:
     return ImageStore.from_table(options.labels, folder, target=options.target, columns=columns, **arguments)
 
 
-def _write(
-    out: Path,
-    options: Probe,
-    about: str,
-    task: PretextTask,
-    reports: Mapping[str, ProbeReport],
-    pictures: Sequence[Section],
-) -> None:
-    cards = {probe: report.card for probe, report in reports.items()}
-    for probe, report in reports.items():
-        report.to_json(out / f"{probe.replace('/', '-')}.json")
-    write_json(out / "card.json", {"options": options.to_dict(), "probes": cards})
-    first = next(iter(reports.values()))
-    sections = [
-        *pictures,
-        *confusion_section(first),
-        *(report.section(f"{probe} probe") for probe, report in reports.items()),
-        Section("What was compared", [f"{about}.", ABOUT], collapsed=True),
-        *card_sections(reports),
-    ]
-    title = f"Does pretraining help? {options.run} on {options.data}"
-    lead = f"{describe_training(task)}. Judged on {about}."
-    write_text(out / "report.html", html_page(title, sections, verdict=first.verdict(), lead=lead))
-
-
 def _pictures(
     options: Probe, task: PretextTask, representation: Representation, train: ImageStore, test: ImageStore
 ) -> list[Section]:
@@ -248,3 +232,40 @@ def _pictures(
         *picture_sections(task.name, representation, train, test, device=resolve_device(options.device)),
         *(loss_sections(read_json(history)) if history.is_file() else []),
     ]
+
+
+def write_results(
+    out: Path,
+    options: Mapping[str, Any],
+    reports: Mapping[str, ProbeReport],
+    *,
+    title: str,
+    lead: str,
+    compared: Sequence[str],
+    pictures: Sequence[Section] = (),
+) -> None:
+    """Writes the reports by probe as JSON files, their cards with the options of the command, and the report page.
+
+    Args:
+        out: Folder of the files.
+        options: Options of the command.
+        reports: Reports by the name of the probe; the first one answers the question of the page.
+        title: Title of the page.
+        lead: What was trained and judged on what, in a line.
+        compared: What was compared, in sentences.
+        pictures: Sections with pictures, which follow the answer.
+    """
+    cards = {probe: report.card for probe, report in reports.items()}
+    for probe, report in reports.items():
+        report.to_json(out / f"{probe.replace('/', '-')}.json")
+    write_json(out / "card.json", {"options": dict(options), "probes": cards})
+    first = next(iter(reports.values()))
+    sections = [
+        *pictures,
+        *confusion_section(first),
+        *(report.section(f"{probe} probe") for probe, report in reports.items()),
+        Section("What was compared", compared, collapsed=True),
+        *card_sections(reports),
+    ]
+    write_text(out / "report.html", html_page(title, sections, verdict=first.verdict(), lead=lead))
+    log.info("\nreport: %s", out / "report.html")

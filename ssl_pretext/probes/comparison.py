@@ -18,6 +18,7 @@ from ssl_pretext.data import as_store
 from ssl_pretext.data.duplicates import find_repeats
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
+from ssl_pretext.probes.finetuning import FinetuneConfig
 from ssl_pretext.probes.given import Given, as_cache, as_seeds, check_images, describe, has_network, per_seed
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
@@ -66,7 +67,7 @@ class Comparison:
         pretraining: Any = None,
         controls: bool | Collection[str] = True,
         unseen_classes: bool = False,
-        training: ProbeConfig | None = None,
+        training: ProbeConfig | FinetuneConfig | None = None,
         cache: str | Path | None = None,
         device: str = "auto",
     ) -> None:

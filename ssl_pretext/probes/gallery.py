@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssl_pretext.data import ImageStore
 from ssl_pretext.reporting.drawings import Drawing, scatter_chart
-from ssl_pretext.reporting.page import Gallery, Section, Tile, to_png
+from ssl_pretext.reporting.page import Gallery, Section, Tile, image_to_png
 from ssl_pretext.representations.base import Representation
 from ssl_pretext.representations.extraction import extract_features
 
@@ -131,4 +131,4 @@ def _same_class(test: ImageStore, query: int, train: ImageStore, index: int) -> 
 
 
 def _png(images: ImageStore, index: int) -> bytes:
-    return to_png(images.images([index])[0])
+    return image_to_png(images.images([index])[0])

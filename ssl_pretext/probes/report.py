@@ -16,8 +16,10 @@ from ssl_pretext.probes.results import ProbeResults
 from ssl_pretext.probes.statistics import mean_interval
 from ssl_pretext.probes.verdict import describe_correction, warnings
 from ssl_pretext.reporting.page import Section, Verdict, html_page, markdown_table
+from ssl_pretext.reporting.plots import to_png
 from ssl_pretext.representations.collapse import health_rows
 from ssl_pretext.system.files import read_json, write_bytes, write_json, write_text
+from ssl_pretext.system.notebook import html_paragraphs, html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -33,6 +35,9 @@ class ProbeReport(ProbeResults):
     def __repr__(self) -> str:
         # A notebook shows this text; the text that dataclasses generate would be pages of runs.
         return f"<ProbeReport: {self.card.get('probe')} probe of {', '.join(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows()) + html_paragraphs(self.sentences())
 
     def __str__(self) -> str:
         return "\n".join([self.table(), "", *self.sentences()])
@@ -320,39 +325,55 @@ class ProbeReport(ProbeResults):
         """
         return ProbeReport(*merge(self, other))
 
-    def plot(self, path: str | Path, *, loss: bool = False, title: str | None = None) -> None:
-        """Draws the mean and the range over the seeds of the test accuracy or loss per epoch, as a PNG file.
+    def plot(self, path: str | Path | None = None, *, loss: bool = False, title: str | None = None) -> Any:
+        """Draws the mean and the range over the seeds of the test accuracy or loss per epoch.
 
         Args:
-            path: Path of the file to write.
+            path: Path of a PNG file to write; None writes no file.
             loss: Whether to draw the test loss in place of the accuracy; targets that are no classes have only a loss.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
         """
-        write_bytes(Path(path), epoch_plot(self, loss=loss, title=title or f"{self.card['probe']} probe"))
+        return _written(epoch_plot(self, loss=loss, title=title or f"{self.card['probe']} probe"), path)
 
     def plot_differences(
-        self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None
-    ) -> None:
-        """Draws the paired differences from the controls with their intervals, as a PNG file.
+        self, path: str | Path | None = None, names: Sequence[str] | None = None, *, title: str | None = None
+    ) -> Any:
+        """Draws the paired differences from the controls with their intervals.
 
         Args:
-            path: Path of the file to write.
+            path: Path of a PNG file to write; None writes no file.
             names: Names of the representations to show, by default all except the controls.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
         """
         rows = [row for row in self.against_controls() if names is None or row["representation"] in names]
-        picture = difference_plot(rows, title=title or f"{self.card['probe']} probe", metric=self.metric())
-        write_bytes(Path(path), picture)
+        figure = difference_plot(rows, title=title or f"{self.card['probe']} probe", metric=self.metric())
+        return _written(figure, path)
 
-    def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
-        """Draws the accuracy of the layers of a network and of their untrained twins, as a PNG file.
+    def plot_layers(self, layers: Sequence[str], path: str | Path | None = None, *, title: str | None = None) -> Any:
+        """Draws the accuracy of the layers of a network and of their untrained twins.
 
         Args:
-            path: Path of the file to write.
             layers: Names of the representations of the layers, in running order.
+            path: Path of a PNG file to write; None writes no file.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
 
         Raises:
             UnknownNameError: The report has no such representation.
         """
-        write_bytes(Path(path), layer_plot(self, layers, title=title or f"{self.card['probe']} probe by layer"))
+        return _written(layer_plot(self, layers, title=title or f"{self.card['probe']} probe by layer"), path)
+
+
+def _written(figure: Any, path: str | Path | None) -> Any:
+    """Writes a figure to a PNG file if there is a path, and returns it."""
+    if path is not None:
+        write_bytes(Path(path), to_png(figure))
+    return figure

@@ -16,10 +16,10 @@ from ssl_pretext.reporting.page import (
     Verdict,
     html_page,
     image_grid,
+    image_to_png,
     markdown_table,
-    to_png,
 )
-from ssl_pretext.reporting.plots import curves, forest, lines
+from ssl_pretext.reporting.plots import curves, forest, lines, to_png
 
 __all__ = [
     "Drawing",
@@ -33,6 +33,7 @@ __all__ = [
     "forest",
     "html_page",
     "image_grid",
+    "image_to_png",
     "interval_chart",
     "line_chart",
     "lines",

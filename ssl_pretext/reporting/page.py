@@ -14,7 +14,27 @@ from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.reporting.drawings import Drawing
 from ssl_pretext.reporting.template import TEMPLATE
 
-__all__ = ["Figure", "Gallery", "Section", "Tile", "Verdict", "html_page", "image_grid", "markdown_table", "to_png"]
+__all__ = [
+    "Figure",
+    "Gallery",
+    "Section",
+    "Tile",
+    "Verdict",
+    "html_page",
+    "image_grid",
+    "image_to_png",
+    "markdown_table",
+]
+    "Figure",
+    "Gallery",
+    "Section",
+    "Tile",
+    "Verdict",
+    "html_page",
+    "image_grid",
+    "image_to_png",
+    "markdown_table",
+]
 
 TONES = {"Yes": "good", "No": "bad"}  # of answers, by class of the style sheet; all others are neutral
 
@@ -192,7 +212,7 @@ def image_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], *, side:
     return buffer.getvalue()
 
 
-def to_png(image: Tensor) -> bytes:
+def image_to_png(image: Tensor) -> bytes:
     """Returns an image `(C, H, W)` as a PNG for the eye.
 
     Photos `(3, H, W)`, of type `uint8` or with values in `[0, 1]`, and single channels in this range are shown as they
@@ -204,7 +224,7 @@ def to_png(image: Tensor) -> bytes:
 
     Examples:
         >>> import torch
-        >>> to_png(torch.rand(3, 8, 8))[1:4]
+        >>> image_to_png(torch.rand(3, 8, 8))[1:4]
         b'PNG'
     """
     from PIL import Image

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from ssl_pretext.data import ImageStore
 from ssl_pretext.reporting.drawings import line_chart
-from ssl_pretext.reporting.page import Gallery, Section, Tile, html_page, to_png
+from ssl_pretext.reporting.page import Gallery, Section, Tile, html_page, image_to_png
 from ssl_pretext.system.files import write_text
 from ssl_pretext.tasks import CrossChannelPrediction, PretextTask
 from ssl_pretext.training.config import FitConfig
@@ -146,8 +146,8 @@ def example_sections(task: PretextTask, images: ImageStore) -> list[Section]:
     truth = shown if task.target.space.is_color else shown[:, task.target.indices]
     tiles = []
     for source, guess, real in zip(inputs, predicted, truth, strict=True):
-        tiles += [Tile(to_png(source), "input"), Tile(to_png(_as_seen(guess, real)), "predicted")]
-        tiles.append(Tile(to_png(_as_seen(real, real)), "original"))
+        tiles += [Tile(image_to_png(source), "input"), Tile(image_to_png(_as_seen(guess, real)), "predicted")]
+        tiles.append(Tile(image_to_png(_as_seen(real, real)), "original"))
     caption = f"What the network sees, what {task.name} predicts from it, and the original."
     columns = 6 if len(chosen) > 1 else 3
     return [Section("Examples", galleries=[Gallery(tiles, columns, caption)])]
