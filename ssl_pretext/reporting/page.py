@@ -25,16 +25,6 @@ __all__ = [
     "image_to_png",
     "markdown_table",
 ]
-    "Figure",
-    "Gallery",
-    "Section",
-    "Tile",
-    "Verdict",
-    "html_page",
-    "image_grid",
-    "image_to_png",
-    "markdown_table",
-]
 
 TONES = {"Yes": "good", "No": "bad"}  # of answers, by class of the style sheet; all others are neutral
 
