@@ -12,9 +12,8 @@ from ssl_pretext.cli.options import ImageOptions, Probe, Search
 from ssl_pretext.cli.probe import check_labels, open_folders
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes import difference_plot
 from ssl_pretext.registry import split_specs
-from ssl_pretext.reporting.page import Figure, Section, html_page
+from ssl_pretext.reporting.page import Section, html_page
 from ssl_pretext.selection import SearchConfig, SearchResult
 from ssl_pretext.selection.search import search
 from ssl_pretext.system.files import write_text
@@ -115,6 +114,7 @@ def _commands(options: Search, result: SearchResult) -> list[str]:
         *([] if options.bands is None else ["--bands", options.bands]),
         *("--image-size", str(options.size), "--epochs", str(fit.epochs), "--max-steps", str(fit.max_steps)),
         *("--batch-size", str(fit.batch_size), "--learning-rate", str(fit.learning_rate), "--seed", str(fit.seed)),
+        *("--precision", fit.precision, "--memory-format", fit.memory_format),
         *shared,
     ]
     probe = ["probe", again, "--data", str(options.labeled or options.data), "--probe", options.probe]
@@ -130,13 +130,7 @@ def _write_page(options: Search, result: SearchResult, commands: list[str]) -> N
         Section("Tasks and controls", [ABOUT], [row.shown() for row in result.rows]),
     ]
     if result.report is not None:
-        plot = difference_plot(
-            result.report.against_controls(), title=f"{options.probe} probe", metric=result.report.metric()
-        )
-        caption = "Differences from each control in percentage points, with 95% intervals"
-        sections.append(
-            Section("On the test images", result.report.sentences(), result.report.rows(), [Figure(plot, caption)])
-        )
+        sections.append(result.report.section("On the test images"))
     sections.append(Section("To repeat the best run", code="\n".join(commands)))
     sections.append(Section("Settings", code=json.dumps(options.settings(), indent=2, ensure_ascii=False)))
     title = f"Which pretext task for {options.data}?"
