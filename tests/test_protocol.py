@@ -281,7 +281,7 @@ def test_seeds_that_agree_to_the_image_leave_an_interval_over_labels_and_test_im
         ({"controls": "untrained"}, "controls must be True, False or a list of some of .*; got 'untrained'"),
         ({"controls": 1}, "controls must be True, False or a list of some of .*; got 1"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, got"),
-        ({"training": {}}, r"training of the linear probe must be a ProbeConfig, got \{\}"),
+        ({"training": {}}, r"training of the knn probe must be a ProbeConfig, got \{\}"),
         ({"probe": 5}, "probe must be one of conv, .*, resnet or a function that creates a module, got 5"),
         ({"probe": "knn[k=2.5]"}, "k of the probe 'knn' is a whole number, got 2.5"),
         ({"probe": "knn[temperature=cold]"}, "temperature of the probe 'knn' is a number"),

@@ -293,7 +293,7 @@ class Export(Config):
     and the names of the classes. ONNX is run in onnxruntime, if it is installed, and compared with PyTorch.
 
     For example:
-      ssl-pretext export runs/first --to safetensors --out encoder
+      ssl-pretext export runs/first --to torch-export --out encoder.pt2
       ssl-pretext export runs/first/finetune --to onnx --out classifier.onnx
       ssl-pretext export runs/second --to timm --out resnet18
 
