@@ -153,7 +153,7 @@ def test_the_command_line_under_torchrun(results, folder):
     assert results[0]["codes"] == results[1]["codes"] == [0, 0]
     assert (results[0]["calls"] + results[1]["calls"]).count("_build") == 2  # one store for pretrain and one for probe
     assert sp.PretextTask.from_pretrained(folder / "cli/task").trained_on.settings["images"] == 8
-    assert sp.ProbeReport.from_json(folder / "cli/probe/knn.json").names[0] == "colorization"
+    assert sp.ProbeReport.from_json(folder / "cli/probe/knn.json").names[0] == "cross_channel_contrast"
     assert not list((folder / "cache").glob("*.lock"))
 
 
