@@ -167,7 +167,9 @@ def _as_seen(image: Tensor, original: Tensor) -> Tensor:
 
 
 def _subject(task: PretextTask) -> str:
-    return f"{task.name} with the encoder {task.encoder_name or 'of your own'}"
+    names = task.options().get("encoder")
+    encoder = " and ".join(dict.fromkeys(names)) if isinstance(names, list) else names
+    return f"{task.name} with the encoder {encoder or 'of your own'}"
 
 
 def _line(task: PretextTask, epochs: str, images: int | None, size: int | tuple[int, int]) -> str:
