@@ -28,11 +28,12 @@ from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import starting_points, strongest_twins
-from ssl_pretext.representations.base import Backbone, BackboneOwner, Representation
+from ssl_pretext.representations.base import Backbone, Representation
 from ssl_pretext.representations.cache import Cache, cached_features, code_identity, is_cacheable, network_identity
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
 from ssl_pretext.representations.network import FrozenNetwork
+from ssl_pretext.representations.owner import BackboneOwner
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
