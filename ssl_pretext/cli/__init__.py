@@ -1,4 +1,4 @@
-"""The command line `ssl-pretext`, with the commands pretrain, probe, colorize, list and cache."""
+"""The command line `ssl-pretext`, with the commands pretrain, probe, compare, embed, colorize, list and cache."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PROGRAM = "ssl-pretext"
-SHARED = ("pretrain", "probe")  # commands whose work the processes of torchrun share
+SHARED = ("pretrain", "probe", "compare", "embed")  # commands whose work the processes of torchrun share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields
 from functools import reduce
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, ImageOptions, List, Pretrain, Probe
+from ssl_pretext.cli.options import Cache, Colorize, Command, Compare, Embed, ImageOptions, List, Pretrain, Probe
 from ssl_pretext.errors import ArgumentError, PretextError
 from ssl_pretext.training.config import FitConfig
 
@@ -27,7 +28,24 @@ ssl-pretext --version prints the version.
 
 ssl-pretext --tyro-print-completion bash (or zsh, tcsh) prints a completion script for the shell."""
 
-COMMANDS = {"pretrain": Pretrain, "probe": Probe, "colorize": Colorize, "list": List, "cache": Cache}
+COMMANDS = {
+    "pretrain": Pretrain,
+    "probe": Probe,
+    "compare": Compare,
+    "embed": Embed,
+    "colorize": Colorize,
+    "list": List,
+    "cache": Cache,
+}
+# Options of each command that reads a file of options, beside its own ones.
+INCLUDED = {
+    "pretrain": (ImageOptions, FitConfig),
+    "probe": (ImageOptions,),
+    "compare": (ImageOptions,),
+    "embed": (ImageOptions,),
+}
+NAMED = ("config", "images", "fit", "runs", "networks", "network")  # what is given on the command line alone
+DEFAULT_MAP = "pca"
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -42,7 +60,7 @@ def parse(arguments: Sequence[str]) -> Command:
     try:
         with redirect_stderr(messages):
             return tyro.cli(
-                _command_type(), prog="ssl-pretext", description=DESCRIPTION, args=_with_config_file(arguments)
+                _command_type(), prog="ssl-pretext", description=DESCRIPTION, args=_completed(arguments)
             )
     except SystemExit as error:
         if not error.code:
@@ -59,25 +77,31 @@ def _command_type() -> type[Command]:
     return union
 
 
-def _with_config_file(arguments: Sequence[str]) -> list[str]:
-    """Inserts the options of the YAML file that `--config` names before the others, which override them."""
+def _completed(arguments: Sequence[str]) -> list[str]:
+    """Inserts what arguments leave out: the options of a YAML file before the others, and the map of `--map` alone."""
     command, *given = arguments or [""]
-    if command != "pretrain":
+    if command not in INCLUDED:
         return list(arguments)
+    if command == "embed":
+        given = list(chain.from_iterable(_with_map(*pair) for pair in pairwise([*given, "--"])))
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?", type=Path)
     config: Path | None = finder.parse_known_args(given)[0].config
-    return [command, *([] if config is None else _file_arguments(config)), *given]
+    return [command, *([] if config is None else _file_arguments(config, command)), *given]
 
 
-def _file_arguments(path: Path) -> list[str]:
+def _with_map(argument: str, following: str) -> list[str]:
+    return [argument, DEFAULT_MAP] if argument == "--map" and following.startswith("-") else [argument]
+
+
+def _file_arguments(path: Path, command: str) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
-    configs = (Pretrain, ImageOptions, FitConfig)
-    known = {field.name for config in configs for field in fields(config)} - {"config", "images", "fit"}
+    configs = (COMMANDS[command], *INCLUDED[command])
+    known = {field.name for config in configs for field in fields(config)} - {*NAMED}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(
-            f"{path} contains {', '.join(unknown)}, which pretrain does not have; its options are "
+            f"{path} contains {', '.join(unknown)}, which {command} does not have; its options are "
             f"{', '.join(sorted(known))}"
         )
     for name, value in options.items():

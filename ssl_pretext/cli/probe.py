@@ -2,35 +2,28 @@
 
 import json
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import Probe, split_pairs
-from ssl_pretext.data import ImageStore
-from ssl_pretext.data.splits import split_role
-from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.cli.judging import evaluation_options, load_labeled_images
+from ssl_pretext.cli.networks import Network, choose_image_size, open_networks
+from ssl_pretext.cli.options import Probe
+from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeReport, evaluate
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import difference_plot
 from ssl_pretext.probes.targets import find_kind
-from ssl_pretext.registry import split_specs
+from ssl_pretext.registry import joined, split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page
-from ssl_pretext.representations import FrozenNetwork, Representation
 from ssl_pretext.representations.collapse import collapse_warnings, health_rows
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
-from ssl_pretext.system.processes import on_rank_zero, rank_info
+from ssl_pretext.system.processes import rank_info
 from ssl_pretext.tasks import PretextTask
-from ssl_pretext.training.image_manifest import read_digests
 
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
-
-ROLES = ("train", "val", "test")
-HOLDOUT = 0.25  # fraction that is held out if neither an option nor a table says which images are for testing
 
 ABOUT = (
     "Each row is one frozen representation of the same images. The same kind of small classifier was trained on each "
@@ -46,7 +39,7 @@ def run(options: Probe) -> None:
     """Trains the probes, prints a table for each, and writes the report page and the JSON files.
 
     Raises:
-        PretextError: The task or the images cannot be loaded, or an option is invalid.
+        PretextError: A network or the images cannot be loaded, or an option is invalid.
     """
     probes = split_specs(options.probe)
     for probe in probes:
@@ -55,44 +48,38 @@ def run(options: Probe) -> None:
         )  # raises an error for an unknown name before the slow work starts
     if len(set(probes)) < len(probes):
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
-    task = PretextTask.from_pretrained(options.run)
-    compared = {task.name: task.representation(pooling=options.pooling)} | _others(options)
-    out = options.out or options.run / "probe"
+    networks = open_networks(options.runs, layer=options.layer, pooling=options.pooling)
+    out = _output_folder(options, networks[0])
     with exclusive_lock(out):
-        _probe(task, compared, probes, options, out)
+        _probe(networks, probes, options, out)
 
 
-def _others(options: Probe) -> dict[str, Representation]:
-    """The networks that are evaluated beside the run."""
-    found = {}
-    for name in split_specs(options.compare) if options.compare else []:
-        network = PretextTask.from_pretrained(name) if Path(name).is_dir() else FrozenNetwork(name)
-        found[name] = network.representation(pooling=options.pooling)
-    return found
+def _output_folder(options: Probe, first: Network) -> Path:
+    if options.out is not None:
+        return options.out
+    if first.folder is None:
+        raise ArgumentError(f"{first.name} has no folder to write to; choose one with --out")
+    return first.folder / "probe"
 
 
-def _probe(
-    task: PretextTask, compared: Mapping[str, Representation], probes: Sequence[str], options: Probe, out: Path
-) -> None:
-    with write_skipped_on_error(out):
-        train, test, about = _load_images(options, _image_size(task, options), out)
+def _probe(networks: Sequence[Network], probes: Sequence[str], options: Probe, out: Path) -> None:
+    labels = f"{options.per_class} labels per class" if options.per_class else f"{options.num_labels or 'all'} labels"
+    size = choose_image_size(options.image_size, networks)
+    train, test, about = load_labeled_images(options, size, out, labels)
     log.info("%s", about)
-    pretraining = read_digests(options.run) or None
+    compared = {network.name: network.representation for network in networks}
+    if len(networks) == 1 and isinstance(networks[0].network, PretextTask):  # a single run is called by its task
+        compared = {networks[0].network.name: networks[0].representation}
+    controls = True if options.controls is None else split_specs(options.controls)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
         reports[probe] = report = evaluate(
             compared,
             train,
             test,
-            probe=probe,
-            target=options.target,
             per_class=options.per_class,
             num_labels=options.num_labels,
-            seeds=options.seeds,
-            pretraining=pretraining,
-            controls=True if options.controls is None else split_specs(options.controls),
-            cache=out / "cache",
-            device=options.device,
+            **evaluation_options(options, networks, out, probe=probe, controls=controls),
         )
         log.info("\n%s probe\n\n%s", probe, report)
     if rank_info().rank:
@@ -102,87 +89,6 @@ def _probe(
         log.warning("\n%s", sentence)
     _write(out, options, about, reports)
     log.info("\nreport: %s", out / "report.html")
-
-
-def _image_size(task: PretextTask, options: Probe) -> int:
-    size = task.trained_on.image_size if options.image_size is None else options.image_size
-    if not isinstance(size, int):
-        raise ArgumentError(
-            f"{options.run} records the image size {size}, but probe needs a single number; set --image-size"
-        )
-    return size
-
-
-def _load_images(options: Probe, size: int, out: Path) -> tuple[ImageStore, ImageStore, str]:
-    """Returns the training images, the test images, and a description of both."""
-    _check(options)
-    (folder, data), *others = _open_folders(options, size)
-    skipped = data.skipped
-    if others:
-        train, (test_folder, test) = data, others[0]
-        skipped, source = [*skipped, *test.skipped], f"in {test_folder} for testing"
-    elif options.holdout is None and data.splits is not None:
-        train, test = data.split()
-        source = f"of them for testing and {len(train):,} for training, as {options.labels} states"
-    else:
-        fraction = HOLDOUT if options.holdout is None else options.holdout
-        train, test = data.split(fraction, seed=options.holdout_seed)
-        groups = "" if test.groups is None else f", {len({*test.groups})} groups"
-        source = f"of them held out for testing (fraction {fraction}, seed {options.holdout_seed}{groups})"
-    kinds = f"of {len(data.classes)} classes" if options.target == "class" else f"with {options.target}"
-    labels = f"{options.per_class} labels per class" if options.per_class else f"{options.num_labels or 'all'} labels"
-    about = (
-        f"{len(data):,} images {kinds} in {folder}, {len(test):,} {source}; {labels}, {options.seeds} seeds, {size} px"
-        f"{on_rank_zero('skipped', lambda: write_skipped(out, skipped))}"
-    )
-    return train, test, about
-
-
-def _check(options: Probe) -> None:
-    """Raises unless the options of the images fit each other."""
-    if options.holdout is not None and not 0 < options.holdout < 1:
-        raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
-    if options.labels is not None and options.test is not None:
-        raise ArgumentError(
-            "--test is for folders with one subfolder per class; state the test images in the column split of --labels"
-        )
-    if options.labels is None and (options.columns is not None or options.target != "class"):
-        name = "--columns" if options.columns is not None else f"--target {options.target}"
-        raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
-
-
-def _open_folders(options: Probe, size: int) -> list[tuple[Path, ImageStore]]:
-    """Opens the folder of the images, and that of the test images if there is one, named or found beside the other."""
-    folders = [options.data] if options.test is None else [options.data, options.test]
-    try:
-        return [(folder, _open(folder, size, options)) for folder in folders]
-    except DataError as error:
-        roles = {role: [path for path in error.splits if split_role(path.name) == role] for role in ROLES}
-        found = [*roles["train"], *(roles["test"] or roles["val"])]
-        if len(found) != 2 or not roles["train"] or options.test is not None or options.holdout is not None:
-            if len(error.splits) > 1:
-                train, *_, test = map(shlex.quote, map(str, error.splits))
-                raise DataError(f"{error}: --data {train} --test {test}") from error
-            raise
-    log.info("%s has splits: training on %s, testing on %s", options.data, *found)
-    return [(folder, _open(folder, size, options)) for folder in found]
-
-
-def _open(folder: Path, size: int, options: Probe) -> ImageStore:
-    """Opens labeled images."""
-    arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
-    if options.labels is None:
-        store = ImageStore.from_folder(folder, **arguments)
-        if (pattern := options.images.pattern) is not None and store.classes == ["unlabeled"]:
-            raise ArgumentError(
-                f"--pattern {pattern} has no part label, which is the class; add it, such as {{label}}_{{id}}.jpg, or "
-                "name a table with --labels"
-            )
-        return store
-    columns: dict[str, str | list[str]] = {**split_pairs("--columns", options.columns)} if options.columns else {}
-    if "label" in columns:
-        columns["label"] = str(columns["label"]).split("+")
-    return ImageStore.from_table(options.labels, folder, target=options.target, columns=columns, **arguments)
 
 
 def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:
@@ -201,5 +107,5 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)
     sections.append(Section("Probe cards", ["All settings that determine the results."], code=cards_as_text))
-    title = f"Does pretraining help? {options.run} on {options.data}"
+    title = f"Does pretraining help? {joined(options.runs)} on {options.data}"
     write_text(out / "report.html", html_page(title, sections))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
-__all__ = ["Figure", "Section", "html_page", "image_grid", "markdown_table"]
+__all__ = ["Figure", "Section", "html_page", "image_grid", "markdown_table", "render"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Section:
         table: Rows of a table, by column; the keys of the first row are the headings.
         figures: Images with captions.
         code: Text that is shown unchanged in a monospaced font.
+        html: Markup that is inserted as it is; all text in it must have been escaped.
     """
 
     heading: str
@@ -43,6 +44,7 @@ class Section:
     table: Sequence[Mapping[str, object]] = ()
     figures: Sequence[Figure] = ()
     code: str = ""
+    html: str = ""
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
@@ -116,12 +118,21 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
+    return render(TEMPLATE, title=title, sections=sections)
+
+
+def render(template: str, **values: object) -> str:
+    """Renders a template of jinja2 for a page; the values are escaped.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
     try:
         from jinja2 import Environment
     except ImportError as error:
         raise MissingDependencyError("report pages need jinja2: pip install 'ssl-pretext[benchmarks]'") from error
-    page: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    return str(page.render(title=title, sections=sections))
+    page: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    return str(page.render(**values))
 
 
 TEMPLATE = """\
@@ -176,6 +187,7 @@ pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint)
 <figure><div class="scroll"><img src="{{ figure.source }}" alt="{{ figure.caption }}"></div>
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
+{{ section.html | safe }}
 {% if section.code %}
 <pre>{{ section.code }}</pre>
 {% endif %}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,8 @@ def embed(representation: Representation, images: Any, *, device: str = "auto") 
     features, names, labels = zip(*found, strict=True)
     return Embeddings(
         np.concatenate([each for each in features if len(each)]),
-        sum(names, []),
-        None if labels[0] is None else [label for block in labels for label in block],
+        list(chain.from_iterable(names)),
+        None if labels[0] is None else list(chain.from_iterable(labels)),
     )
 
 
@@ -115,7 +115,7 @@ def embed_block(
     if not found:
         return FeatureBlock(np.empty((0, 0), np.float32), [], None)
     features, names = zip(*found, strict=True)
-    return FeatureBlock(np.concatenate(features), sum(names, []), None)
+    return FeatureBlock(np.concatenate(features), list(chain.from_iterable(names)), None)
 
 
 def label_texts(images: ImageStore) -> list[str] | None:

@@ -14,7 +14,6 @@ from ssl_pretext.system.files import atomic_write
 __all__ = ["FORMATS", "FeatureBlock", "check_format", "names_file", "read_features", "write_features"]
 
 FORMATS = (".npy", ".parquet", ".h5")
-ROWS = 4096  # rows that are read from a file at a time
 
 
 class FeatureBlock(NamedTuple):
@@ -74,12 +73,11 @@ def write_features(path: Path, blocks: Iterable[FeatureBlock], *, count: int, wi
             _write_h5(part, blocks, (count, width), labeled)
 
 
-def read_features(path: Path, rows: Sequence[int] | None = None) -> FeatureBlock:
-    """Reads all features of a file that `write_features` wrote, or some rows of it.
+def read_features(path: Path) -> FeatureBlock:
+    """Reads a file that `write_features` wrote; the features of an .npy file are memory-mapped.
 
     Args:
         path: Path of the file.
-        rows: Positions of the rows, in ascending order; all rows by default. Only these are held in memory.
 
     Raises:
         ArgumentError: The suffix is not one of `FORMATS`.
@@ -90,9 +88,8 @@ def read_features(path: Path, rows: Sequence[int] | None = None) -> FeatureBlock
     for file in (path, *([names_file(path)] if suffix == ".npy" else [])):
         if not file.exists():
             raise MissingFileError(f"there is no file {file} of features; write it with Embeddings.save()")
-    chosen = None if rows is None else np.asarray(rows, dtype=np.int64)
     try:
-        block = {".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_h5}[suffix](path, chosen)
+        block = {".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_h5}[suffix](path)
     except (KeyError, ValueError, OSError, IndexError) as error:
         raise CheckpointError(f"{path} does not hold features as Embeddings.save() writes them: {error}") from error
     if block.features.ndim != 2 or len(block.features) != len(block.names):
@@ -116,14 +113,12 @@ def _write_npy(
             rows.writerows(zip(block.names, *([block.labels] if block.labels else []), strict=True))
 
 
-def _read_npy(path: Path, rows: NDArray[np.int64] | None) -> FeatureBlock:
+def _read_npy(path: Path) -> FeatureBlock:
     with names_file(path).open(newline="", encoding="utf-8") as file:
         header, *table = csv.reader(file)
     features = np.load(path, mmap_mode="r", allow_pickle=False)
-    chosen = range(len(table)) if rows is None else rows.tolist()
-    names = [table[row][0] for row in chosen]
-    labels = [table[row][1] for row in chosen] if "label" in header else None
-    return FeatureBlock(features if rows is None else np.array(features[rows]), names, labels)
+    labels = [row[1] for row in table] if "label" in header else None
+    return FeatureBlock(features, [row[0] for row in table], labels)
 
 
 def _write_parquet(path: Path, blocks: Iterable[FeatureBlock], width: int, labeled: bool) -> None:
@@ -138,21 +133,13 @@ def _write_parquet(path: Path, blocks: Iterable[FeatureBlock], width: int, label
             writer.write_table(pyarrow.table([*map(pyarrow.array, values), features], schema=schema))
 
 
-def _read_parquet(path: Path, rows: NDArray[np.int64] | None) -> FeatureBlock:
+def _read_parquet(path: Path) -> FeatureBlock:
     _, parquet = _import_pyarrow()
-    features, names, labels, start = [], [], [], 0
-    with parquet.ParquetFile(path) as file:
-        labeled = "label" in file.schema_arrow.names
-        for batch in file.iter_batches(batch_size=ROWS):
-            if rows is not None:
-                inside = rows[(rows >= start) & (rows < start + len(batch))] - start
-                start += len(batch)
-                batch = batch.take(inside)
-            column = batch.column("features")
-            features.append(column.flatten().to_numpy().reshape(len(batch), column.type.list_size))
-            names += batch.column("file").to_pylist()
-            labels += batch.column("label").to_pylist() if labeled else []
-    return FeatureBlock(np.concatenate(features), names, labels if labeled else None)
+    table = parquet.read_table(path)
+    column = table.column("features").combine_chunks()
+    features = column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+    labels = table.column("label").to_pylist() if "label" in table.column_names else None
+    return FeatureBlock(features, table.column("file").to_pylist(), labels)
 
 
 def _write_h5(path: Path, blocks: Iterable[FeatureBlock], shape: tuple[int, int], labeled: bool) -> None:
@@ -173,13 +160,10 @@ def _write_h5(path: Path, blocks: Iterable[FeatureBlock], shape: tuple[int, int]
             start = stop
 
 
-def _read_h5(path: Path, rows: NDArray[np.int64] | None) -> FeatureBlock:
+def _read_h5(path: Path) -> FeatureBlock:
     with _import_h5py().File(path, "r") as file:
-        chosen = slice(None) if rows is None else rows
-        names, labels = (
-            list(file[key].asstr()[chosen]) if key in file else None for key in ("file", "label")
-        )
-        return FeatureBlock(file["features"][chosen], names or [], labels)
+        names, labels = (list(file[key].asstr()[:]) if key in file else None for key in ("file", "label"))
+        return FeatureBlock(file["features"][:], names or [], labels)
 
 
 def _texts(texts: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.config import Config
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.system.devices import DEVICES
+from ssl_pretext.system.devices import check_device_name
 
 __all__ = ["TF32", "FitConfig"]
 
@@ -45,7 +45,7 @@ class FitConfig(Config):
         compile: Whether the task's networks are compiled for the training steps (`torch.compile`). Losses and
             validation are not compiled. The first step of each batch size can then take minutes, and results differ
             by rounding. Weights are saved under the same names, and a resumed run may change this option.
-        device: Device to train on: `"auto"`, `"cpu"` or `"cuda"`.
+        device: Device to train on: `"auto"`, `"cpu"`, `"cuda"`, one of several GPUs such as `"cuda:1"`, or `"mps"`.
         checkpoint_minutes: Minutes between checkpoints, in addition to the checkpoint after each epoch.
         resume: Whether to resume from the last checkpoint in the output folder, if there is one.
     """
@@ -86,9 +86,9 @@ class FitConfig(Config):
                 f"FitConfig.precision cannot be {self.precision!r}, because {NARROW[self.precision]}; use 'bf16-mixed' "
                 "or '16-mixed', whose weights are in float32"
             )
-        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
-            if getattr(self, name) not in known:
-                raise ArgumentError(f"FitConfig.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.precision not in PRECISIONS:
+            raise ArgumentError(f"FitConfig.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        check_device_name(self.device, "FitConfig.device")
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that a resumed run may not change."""
