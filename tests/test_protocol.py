@@ -283,7 +283,7 @@ def test_seeds_that_agree_to_the_image_leave_an_interval_over_labels_and_test_im
         ({"probe": "knn[temperature=cold]"}, "temperature of the probe 'knn' is a number"),
         ({"probe": "knn[temperature=0]"}, "temperature of the knn probe must be a number above 0, got 0"),
         ({"probe": "knn[n=3]"}, "does not take these options"),
-        ({"representations": [sp.Pixels("rgb")]}, "needs a mapping from names to representations"),
+        ({"representations": [sp.Pixels("rgb")]}, "needs a task, a network, the name of an encoder"),
         (
             {"representations": {"its source channels": sp.Pixels("rgb")}},
             "'its source channels' is the label of a control in tables",

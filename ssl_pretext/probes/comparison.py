@@ -40,7 +40,7 @@ from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.team import Team
 from ssl_pretext.version import __version__
 
-__all__ = ["ONE_AT_A_TIME", "Comparison", "EvaluateOptions", "Given"]
+__all__ = ["ONE_AT_A_TIME", "Comparison", "EvaluateOptions", "Given", "One"]
 
 One = Representation | BackboneOwner | nn.Module | str
 Given = One | Sequence[One]
@@ -102,7 +102,7 @@ class Comparison:
 
     def __init__(
         self,
-        representations: Mapping[str, Given],
+        representations: Mapping[str, Given] | One,
         train: Any,
         test: Any,
         *,
@@ -128,12 +128,7 @@ class Comparison:
         self.method = find_method(probe, training, self.kind)
         self.linear = find_method("linear", None, self.kind)
         self.epochs = self.method.epochs if epochs is None else whole_number("epochs", epochs)
-        if not isinstance(representations, Mapping) or not representations:
-            given = repr(representations)[:80]
-            raise ArgumentError(
-                "evaluate() needs a mapping from names to representations, such as {'mine': task.representation()}, "
-                f"with at least one entry; got {given}"
-            )
+        representations = _named(representations)
         if wrong := [name for name in representations if not isinstance(name, str) or not name]:
             raise ArgumentError(f"the names of representations must be text, such as 'mine', got {wrong[0]!r}")
         per_seed = {name: _per_seed(name, given, self.seeds, self.train) for name, given in representations.items()}
@@ -447,6 +442,21 @@ def _seeds(seeds: object) -> list[int]:
     if not chosen or len(set(chosen)) != len(chosen):
         raise ArgumentError(f"seeds must contain at least one seed and no seed twice, got {chosen}")
     return chosen
+
+
+def _named(representations: object) -> Mapping[str, Given]:
+    """Returns representations by name; a single one is called by its own name."""
+    if isinstance(representations, str):
+        return {representations: representations}
+    if isinstance(representations, Representation | BackboneOwner | nn.Module):
+        own = getattr(representations, "name", None)
+        return {own if isinstance(own, str) and own else type(representations).__name__: representations}
+    if not isinstance(representations, Mapping) or not representations:
+        raise ArgumentError(
+            "evaluate() needs a task, a network, the name of an encoder or a representation, or a mapping from names "
+            f"to them with at least one entry, such as {{'mine': task}}; got {repr(representations)[:80]}"
+        )
+    return representations
 
 
 def _per_seed(name: str, given: Given, seeds: Sequence[int], images: ImageStore) -> list[Representation]:

@@ -1,6 +1,6 @@
 """The report of `label_efficiency`: accuracy, or another metric, as a function of the number of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ssl_pretext.reporting.page import markdown_table
 from ssl_pretext.reporting.plots import lines
 from ssl_pretext.system.files import read_json, write_bytes, write_json
 
-__all__ = ["LabelEfficiency"]
+__all__ = ["LabelEfficiency", "score_rows"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,7 @@ class LabelEfficiency:
 
     def table(self) -> str:
         """Returns the main metric as a Markdown table, with a column for each number of labels."""
-        names = next(iter(self.reports.values())).names
-        rows = [
-            {"representation": name} | {str(count): report.text(name) for count, report in self.reports.items()}
-            for name in names
-        ]
+        rows = score_rows({str(count): report for count, report in self.reports.items()})
         return markdown_table(rows, list(rows[0]))
 
     def to_json(self, path: str | Path) -> None:
@@ -58,16 +54,27 @@ class LabelEfficiency:
             names: Names of the representations to show, by default all.
             title: Title of the plot, by default the name of the probe.
         """
+        write_bytes(Path(path), self.picture(names, title=title))
+
+    def picture(self, names: Sequence[str] | None = None, *, title: str | None = None) -> bytes:
+        """Returns the plot that `plot` writes, as a PNG."""
         first = next(iter(self.reports.values()))
         series = {
             name: [(count, *report.shown(name)) for count, report in self.reports.items()]
             for name in names or first.names
         }
-        picture = lines(
+        return lines(
             series,
             title=title or f"{first.card['probe']} probe",
             x_label="labeled images per class" if first.card["target"] == "class" else "labeled images",
             y_label=first.metric().heading,
             log=True,
         )
-        write_bytes(Path(path), picture)
+
+
+def score_rows(reports: Mapping[str, ProbeReport]) -> list[dict[str, object]]:
+    """Returns a row per representation with the main metric of each of several reports, by their keys."""
+    names = next(iter(reports.values())).names
+    return [
+        {"representation": name} | {key: report.text(name) for key, report in reports.items()} for name in names
+    ]

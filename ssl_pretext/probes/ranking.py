@@ -7,7 +7,7 @@ from typing import Any
 
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.report import ProbeReport
-from ssl_pretext.probes.statistics import Interval, describe_difference, holm
+from ssl_pretext.probes.statistics import Interval, describe_difference, describe_interval, holm
 from ssl_pretext.probes.verdict import basis
 from ssl_pretext.registry import joined
 
@@ -48,10 +48,13 @@ class Ranking:
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """Describes the difference of the best from another representation with its interval."""
+        metric, reference = self.report.metric(), str(row["reference"])
         found = Interval(row["mean"], row["ci95"], row["p"])
-        reference = str(row["reference"])
         words = basis(self.report.card, self.best, reference)
-        return describe_difference(found, reference, words, metric=self.report.metric())
+        if row["p_holm"] < SIGNIFICANT:
+            return describe_difference(found, reference, words, metric=metric)
+        lead = f"{metric.text(found.mean, sign=True)}{' points' * metric.percent} from {reference}"
+        return f"{lead}, which may be chance ({describe_interval(found, words, metric=metric)})"
 
 
 def rank(reports: Mapping[str, ProbeReport]) -> dict[str, Ranking]:
@@ -82,37 +85,31 @@ def rank(reports: Mapping[str, ProbeReport]) -> dict[str, Ranking]:
 
 
 def answer(rankings: Mapping[str, Ranking]) -> list[str]:
-    """Returns the answer of a comparison: one sentence for the last report, then one for each of the others.
+    """Returns the answer of a comparison: a sentence for the last report, one for each other, and what they rest on.
 
     Args:
         rankings: The rankings by what tells the reports apart, such as `"10 labels per class"`; the last one counts
             most.
     """
-    *earlier, last = rankings
+    sentences = [_sentence(ranking, key) for key, ranking in reversed(rankings.items())]
     pairs = sum(len(one.names) * (len(one.names) - 1) // 2 for one in rankings.values())
-    note = f" All claims are corrected for the {pairs} pairs compared (Holm)." if pairs > 1 else ""
-    first = _sentence(rankings[last], last) + note
-    return [first, *(_sentence(rankings[key], key) for key in reversed(earlier))]
+    if pairs > 1:
+        sentences.append(f"These claims are corrected for all {pairs} pairs that were compared (Holm 1979).")
+    return sentences
 
 
 def _sentence(ranking: Ranking, key: str) -> str:
     best, ties = ranking.best, ranking.ties
-    next_row = ranking.rows[0]
+    lead = ranking.describe(ranking.rows[0])
     if ranking.is_clear:
-        others = " and better than all others" if len(ranking.rows) > 1 else ""
-        return f"With {key}, {best} is best: {ranking.describe(next_row)}{others}."
+        others = ", the next one, and better than all others" if len(ranking.rows) > 1 else ""
+        return f"With {key}, {best} is best: {lead}{others}."
     if len(ties) == len(ranking.rows):
-        row = next_row
-        rest = "any others" if len(ties) > 1 else "the two"
-        return f"With {key}, no difference is shown between {rest}: {best} scores best, but {_unclear(ranking, row)}."
+        which = f"the {len(ranking.names)} compared" if len(ties) > 1 else "the two"
+        return f"With {key}, no difference is shown between {which}: {best} scores best, {lead}."
     worse = [row for row in ranking.rows if row["reference"] not in ties]
-    top = joined([best, *ties])
+    rest = " and better than the rest" if len(worse) > 1 else ""
     return (
-        f"With {key}, no difference is shown between {top}; {best} is {ranking.describe(worse[0])}"
-        f"{' and better than the rest' if len(worse) > 1 else ''}."
+        f"With {key}, no difference is shown between {joined([best, *ties])}: {best} scores best, {lead}. It is "
+        f"{ranking.describe(worse[0])}{rest}."
     )
-
-
-def _unclear(ranking: Ranking, row: Mapping[str, Any]) -> str:
-    words = ranking.describe(row)
-    return words if words.startswith("no ") else f"its lead, {words}, may be chance"
