@@ -48,9 +48,7 @@ def _open_images(options: Embed, size: int) -> ImageStore | ImageStream:
             )
         return ImageStream(options.data, image_size=size, image_field=options.image_field, cache=options.cache)
     if options.image_field is not None:
-        raise ArgumentError(
-            f"--image-field is for shards only, and {options.data} is a folder; leave the option out"
-        )
+        raise ArgumentError(f"--image-field is for shards only, and {options.data} is a folder; leave the option out")
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
     if options.labels is not None:
         columns = split_pairs("--columns", options.columns) if options.columns else {}

@@ -111,7 +111,5 @@ def choose_image_size(given: int | None, networks: Sequence[Network]) -> int:
     if size is None:
         raise ArgumentError(f"{name} records no image size; set --image-size")
     if not isinstance(size, int):
-        raise ArgumentError(
-            f"{name} records the image size {size}, but a single number is needed; set --image-size"
-        )
+        raise ArgumentError(f"{name} records the image size {size}, but a single number is needed; set --image-size")
     return size

@@ -59,9 +59,7 @@ def parse(arguments: Sequence[str]) -> Command:
     messages = io.StringIO()
     try:
         with redirect_stderr(messages):
-            return tyro.cli(
-                _command_type(), prog="ssl-pretext", description=DESCRIPTION, args=_completed(arguments)
-            )
+            return tyro.cli(_command_type(), prog="ssl-pretext", description=DESCRIPTION, args=_completed(arguments))
     except SystemExit as error:
         if not error.code:
             raise

@@ -75,6 +75,4 @@ class LabelEfficiency:
 def score_rows(reports: Mapping[str, ProbeReport]) -> list[dict[str, object]]:
     """Returns a row per representation with the main metric of each of several reports, by their keys."""
     names = next(iter(reports.values())).names
-    return [
-        {"representation": name} | {key: report.text(name) for key, report in reports.items()} for name in names
-    ]
+    return [{"representation": name} | {key: report.text(name) for key, report in reports.items()} for name in names]

@@ -109,9 +109,7 @@ def embed_block(
     if isinstance(images, ImageStore):
         store = images.subset(range(0)) if isinstance(block, str) else images.subset(block)
         return FeatureBlock(_vectors(representation, store, device), store.names, label_texts(store))
-    found = [
-        (_vectors(representation, store, device), store.names) for store in _stores(images.read_once(str(block)))
-    ]
+    found = [(_vectors(representation, store, device), store.names) for store in _stores(images.read_once(str(block)))]
     if not found:
         return FeatureBlock(np.empty((0, 0), np.float32), [], None)
     features, names = zip(*found, strict=True)

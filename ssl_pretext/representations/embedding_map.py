@@ -214,9 +214,7 @@ def _colors(labels: Sequence[str]) -> dict[str, str]:
     """Returns a color for each of the most frequent labels, sorted by name."""
     frequent = sorted(label for label, _ in Counter(labels).most_common(MOST_COLORS))
     # Neighbors on the color wheel differ in lightness, too.
-    return {
-        label: f"hsl({round(360 * i / len(frequent))} 70% {(42, 58)[i % 2]}%)" for i, label in enumerate(frequent)
-    }
+    return {label: f"hsl({round(360 * i / len(frequent))} 70% {(42, 58)[i % 2]}%)" for i, label in enumerate(frequent)}
 
 
 def _pictures(images: ImageStore) -> list[str]:

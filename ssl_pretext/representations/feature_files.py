@@ -100,9 +100,7 @@ def read_features(path: Path) -> FeatureBlock:
     return block
 
 
-def _write_npy(
-    path: Path, names: Path, blocks: Iterable[FeatureBlock], shape: tuple[int, int], labeled: bool
-) -> None:
+def _write_npy(path: Path, names: Path, blocks: Iterable[FeatureBlock], shape: tuple[int, int], labeled: bool) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with path.open("wb") as file, names.open("w", newline="", encoding="utf-8", errors="backslashreplace") as table:
         np.lib.format.write_array_header_1_0(file, header)

@@ -30,9 +30,7 @@ class BackboneOwner:
         """Returns the frozen features of several layers, by default of all; see `Backbone.representations`."""
         return self.backbone().representations(layers)
 
-    def embed(
-        self, images: Any, *, layer: str | None = None, pooling: str = "gap", device: str = "auto"
-    ) -> Embeddings:
+    def embed(self, images: Any, *, layer: str | None = None, pooling: str = "gap", device: str = "auto") -> Embeddings:
         """Computes a feature vector of each image with the frozen network.
 
         Args:
