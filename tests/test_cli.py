@@ -391,6 +391,7 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     small = {
         "pretrain": ["--image-size", "32", *SMALL[2:]],
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
+        "compare": ["--probe", "knn", "--seeds", "1", "--per-class", "2,4"],
     }
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")
     commands = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("ssl-pretext")]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -57,11 +58,22 @@ def check_map(kind: str) -> None:
     """
     if kind not in MAPS:
         raise ArgumentError(f"a map is one of {', '.join(MAPS)}; got {kind!r}")
+    if kind != "pca":
+        _mapper(kind, 4)
+
+
+def _mapper(kind: str, count: int) -> Any:
+    """Creates the model that maps so many images by their cosines."""
     try:
-        if kind == "umap":
-            import umap as umap
         if kind == "tsne":
-            import sklearn.manifold as manifold  # noqa: F401
+            from sklearn.manifold import TSNE
+
+            return TSNE(metric="cosine", init="random", perplexity=min(30.0, (count - 1) / 3), random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning)  # about TensorFlow, which is not needed
+            from umap import UMAP
+
+        return UMAP(metric="cosine", n_neighbors=min(15, count - 1), random_state=0, n_jobs=1)
     except ImportError as error:
         raise MissingDependencyError(f"a map by {kind} needs a package: pip install 'ssl-pretext[maps]'") from error
 
@@ -103,16 +115,7 @@ def project(features: NDArray[np.float32], kind: str) -> tuple[NDArray[np.float6
         places[:, :size] = left[:, :size] * scales[:size] * signs
         total = float(np.square(scales).sum())
         return places, float(np.square(scales[:size]).sum()) / total if total else 0.0
-    if kind == "tsne":
-        from sklearn.manifold import TSNE
-
-        perplexity = min(30.0, (len(values) - 1) / 3)
-        model: Any = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=0)
-    else:
-        from umap import UMAP
-
-        model = UMAP(metric="cosine", n_neighbors=min(15, len(values) - 1), random_state=0, n_jobs=1)
-    return np.asarray(model.fit_transform(values), dtype=np.float64), 0.0
+    return np.asarray(_mapper(kind, len(values)).fit_transform(values), dtype=np.float64), 0.0
 
 
 def nearest(features: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
