@@ -79,6 +79,25 @@ def test_a_stopped_run_continues_after_its_finished_blocks(task, tmp_path, monke
     assert len(computed) == 1
 
 
+def test_a_run_that_was_killed_before_its_card_is_finished(task, tmp_path, monkeypatch):
+    images, path = random_store(10), tmp_path / "f.npy"
+
+    def killed(file, value, write=run.write_json):
+        if file == card_file(path):
+            raise KeyboardInterrupt
+        write(file, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_features(task, images, path)
+    assert path.exists()
+    assert stopping_at(None, monkeypatch) == []
+    write_features(task, images, path)
+    assert json.loads(card_file(path).read_text())["images"] == 10
+    assert not (tmp_path / "f.npy.parts").exists()
+
+
 def test_a_complete_file_of_other_features_is_kept(task, tmp_path):
     path = tmp_path / "f.npy"
     write_features(task, random_store(5), path)

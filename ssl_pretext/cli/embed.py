@@ -5,6 +5,7 @@ import logging
 from ssl_pretext.cli.networks import Network, choose_image_size, open_network
 from ssl_pretext.cli.options import Embed, ImageOptions, split_pairs
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
+from ssl_pretext.data.shards import find_shards, is_remote
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.embedding import embed
 from ssl_pretext.representations.embedding_map import check_map, embedding_page, sample_rows
@@ -46,6 +47,8 @@ def _open_images(options: Embed, size: int) -> ImageStore | ImageStream:
                 f"{options.data} are shards, for which --labels and the options of the images in a folder are not "
                 "used; leave them out"
             )
+        if remote := [shard for shard in find_shards(options.data) if is_remote(shard)]:
+            raise ArgumentError(f"embed reads shards on local disks, and {remote[0]} is a URL; copy the shards first")
         return ImageStream(options.data, image_size=size, image_field=options.image_field, cache=options.cache)
     if options.image_field is not None:
         raise ArgumentError(f"--image-field is for shards only, and {options.data} is a folder; leave the option out")

@@ -15,7 +15,7 @@ from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.errors import CheckpointError, DataError
 from ssl_pretext.representations.base import Representation
 from ssl_pretext.representations.cache import network_identity
-from ssl_pretext.representations.embedding import Block, blocks_of, embed_block
+from ssl_pretext.representations.embedding import blocks_of, embed_block
 from ssl_pretext.representations.feature_files import FeatureBlock, check_format, names_file, write_features
 from ssl_pretext.system.files import atomic_write, read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
@@ -26,14 +26,16 @@ __all__ = ["card_file", "embed_to_file"]
 
 log = logging.getLogger(__name__)
 
+IDENTITY_FILE = "identity.json"
 LONG = 60.0  # seconds; the time that is left is only logged if it is longer
 REPORTED = (1, 10, 100, 1000, 10_000)  # numbers of finished blocks after which it is logged
 
 
-class _Shape(NamedTuple):
-    count: int
-    width: int
-    labeled: bool
+class _Result(NamedTuple):
+    """The features of a block, and what could not be read since the block before it."""
+
+    block: FeatureBlock
+    skipped: list[dict[str, str]]
 
 
 def card_file(path: Path) -> Path:
@@ -80,35 +82,39 @@ def embed_to_file(
     blocks, parts = blocks_of(images), path.with_name(f"{path.name}.parts")
     team = Team()
 
-    def compute(block: Block) -> FeatureBlock:
-        return embed_block(representation, images, block, device=device)
+    reported: set[str] = set()  # images that this process could not read, and has said so
+
+    def compute(number: int) -> _Result:
+        block = embed_block(representation, images, blocks[number], device=device)
+        skipped = [item for item in images.skipped if item["name"] not in reported]
+        reported.update(item["name"] for item in skipped)
+        return _Result(block, skipped)
 
     def work() -> None:
-        if team.decide(lambda: _is_complete(path, identity)):
+        if team.decide(lambda: _is_complete(path, parts, identity)):
             log.info("%s is complete; nothing is computed again", path)
             return
         with exclusive_lock(parts):
             remaining = team.decide(lambda: _remaining(parts, identity, len(blocks)))
             with _keeping(parts, remaining, len(blocks)) as keep:
-                team.share(remaining, lambda number: compute(blocks[number]), keep)
-            shape = _publish(path, parts, len(blocks))
-            card = {"images": shape.count, "features": shape.width, **settings, "identity": identity}
-            write_json(card_file(path), card | {"skipped": images.skipped})
+                team.share(remaining, compute, keep)
+            about = _publish(path, parts, len(blocks))
+            write_json(card_file(path), {**about, **settings, "identity": identity})
             shutil.rmtree(parts)
 
     def help() -> None:
         if not team.decide(bool):
             remaining: list[int] = team.decide(list)
-            team.share(remaining, lambda number: compute(blocks[number]), lambda *_: None)
+            team.share(remaining, compute, lambda *_: None)
 
     team.lead(work, help)
 
 
-def _is_complete(path: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the file holds these features."""
-    if not path.exists():
-        return False
+def _is_complete(path: Path, parts: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether the file holds these features; it may be there without a card if a process was killed in between."""
     card = card_file(path)
+    if not path.exists() or (not card.exists() and (parts / IDENTITY_FILE).exists()):
+        return False
     if not card.exists() or read_json(card).get("identity") != _as_read(identity):
         raise CheckpointError(
             f"{path} exists and holds other features, of other images, another network or other settings; choose "
@@ -119,7 +125,7 @@ def _is_complete(path: Path, identity: Mapping[str, Any]) -> bool:
 
 def _remaining(parts: Path, identity: Mapping[str, Any], count: int) -> list[int]:
     """Returns the numbers of the blocks that are not finished, after creating the folder of the blocks."""
-    file = parts / "identity.json"
+    file = parts / IDENTITY_FILE
     if not file.exists():
         write_json(file, identity)
     elif read_json(file) != _as_read(identity):
@@ -131,19 +137,20 @@ def _remaining(parts: Path, identity: Mapping[str, Any], count: int) -> list[int
 
 
 @contextmanager
-def _keeping(parts: Path, remaining: Sequence[int], count: int) -> Iterator[Callable[[int, FeatureBlock], None]]:
+def _keeping(parts: Path, remaining: Sequence[int], count: int) -> Iterator[Callable[[int, _Result], None]]:
     """Yields a function that stores a finished block and shows the progress."""
     from tqdm import tqdm
 
     start, done = time.monotonic(), 0
     with tqdm(total=count, initial=count - len(remaining), desc="embed", unit="block", disable=None) as bar:
 
-        def keep(number: int, block: FeatureBlock) -> None:
+        def keep(number: int, result: _Result) -> None:
             nonlocal done
+            block = result.block
             with atomic_write(_features(parts, number), needed=block.features.nbytes) as part, part.open("wb") as file:
                 np.lib.format.write_array(file, block.features, allow_pickle=False)
             # Written last, because it makes the block complete.
-            write_json(_about(parts, number), {"names": block.names, "labels": block.labels})
+            write_json(_about(parts, number), {"names": block.names, "labels": block.labels, "skipped": result.skipped})
             bar.update()
             done += 1
             left = (time.monotonic() - start) / done * (len(remaining) - done)
@@ -153,25 +160,21 @@ def _keeping(parts: Path, remaining: Sequence[int], count: int) -> Iterator[Call
         yield keep
 
 
-def _publish(path: Path, parts: Path, count: int) -> _Shape:
-    """Joins the blocks to one file."""
-    shape = _shape(parts, count)
-    if shape.count == 0:
+def _publish(path: Path, parts: Path, count: int) -> dict[str, Any]:
+    """Joins the blocks to one file; returns what the card says of it."""
+    images, width, labeled = 0, 0, False
+    for block in _blocks(parts, count):
+        images, width, labeled = images + len(block.names), block.features.shape[1], block.labels is not None
+    if images == 0:
         raise DataError(f"none of the images can be read; there is nothing to write to {path}")
     # Written in the folder of the blocks first, from which the next call removes what a killed process left.
     joined = parts / f"joined{path.suffix}"
-    write_features(joined, _blocks(parts, count), count=shape.count, width=shape.width, labeled=shape.labeled)
+    write_features(joined, _blocks(parts, count), count=images, width=width, labeled=labeled)
     if path.suffix == ".npy":
         names_file(joined).replace(names_file(path))
     joined.replace(path)
-    return shape
-
-
-def _shape(parts: Path, count: int) -> _Shape:
-    total, width, labeled = 0, 0, False
-    for block in _blocks(parts, count):
-        total, width, labeled = total + len(block.names), block.features.shape[1], block.labels is not None
-    return _Shape(total, width, labeled)
+    skipped = {item["name"]: item for number in range(count) for item in read_json(_about(parts, number))["skipped"]}
+    return {"images": images, "features": width, "skipped": [skipped[name] for name in sorted(skipped)]}
 
 
 def _blocks(parts: Path, count: int) -> Iterator[FeatureBlock]:
