@@ -98,9 +98,8 @@ def _reports(
     common = evaluation_options(options, networks, options.out, probe=options.probe, controls=controls)
     if budgets is None:
         return {None: evaluate(compared, train, test, **common)}
-    if options.target == "class":
-        return {**label_efficiency(compared, train, test, per_class=budgets, **common).reports}
-    return {**label_efficiency(compared, train, test, num_labels=budgets, **common).reports}
+    counts = {"per_class": budgets} if options.target == "class" else {"num_labels": budgets}
+    return dict(label_efficiency(compared, train, test, **counts, **common).reports.items())
 
 
 def _write(
@@ -130,7 +129,7 @@ def _write(
         *(Section(f"All differences with {key}", _differences(ranking)) for key, ranking in rankings.items()),
         Section("Notes", warnings(last.report.card, last.report.runs)),
     ]
-    write_text(out / "report.html", html_page(f"Which features are best? {options.data}", sections))
+    write_text(out / "report.html", html_page(f"Which features are best on {options.data}?", sections))
 
 
 def _differences(ranking: Ranking) -> list[str]:

@@ -74,5 +74,7 @@ class LabelEfficiency:
 
 def score_rows(reports: Mapping[str, ProbeReport]) -> list[dict[str, object]]:
     """Returns a row per representation with the main metric of each of several reports, by their keys."""
-    names = next(iter(reports.values())).names
-    return [{"representation": name} | {key: report.text(name) for key, report in reports.items()} for name in names]
+    rows: list[dict[str, object]] = []
+    for name in next(iter(reports.values())).names:
+        rows.append({"representation": name, **{key: report.text(name) for key, report in reports.items()}})
+    return rows

@@ -91,7 +91,7 @@ def answer(rankings: Mapping[str, Ranking]) -> list[str]:
         rankings: The rankings by what tells the reports apart, such as `"10 labels per class"`; the last one counts
             most.
     """
-    sentences = [_sentence(ranking, key) for key, ranking in reversed(rankings.items())]
+    sentences = [_sentence(ranking, key) for key, ranking in reversed([*rankings.items()])]
     pairs = sum(len(one.names) * (len(one.names) - 1) // 2 for one in rankings.values())
     if pairs > 1:
         sentences.append(f"These claims are corrected for all {pairs} pairs that were compared (Holm 1979).")
