@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import math
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +23,7 @@ from benchmarks.food101.protocol import ExperimentData, open_data
 from benchmarks.food101.studies import thin_history
 from benchmarks.result_page import store_and_publish
 from ssl_pretext.cli.command import run_command
-from ssl_pretext.errors import CheckpointError
+from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
@@ -46,6 +48,7 @@ log = logging.getLogger("benchmarks.harness")
 
 LEARNING_RATE = 1e-3
 STEP_SECONDS = "step_seconds.json"
+TIMED_STEPS = 20
 PRESETS = {
     "smoke": Preset(
         about="takes seconds; shows that everything runs, its results mean nothing",
@@ -91,6 +94,7 @@ class TaskSpec:
         options: Options of the task, as `create_task` takes them.
         preset: Fields of the preset that are changed for this row.
         learning_rate: Learning rate of pretraining.
+        augment: Augmentation in a comparison on equal time; None for that of the task.
     """
 
     name: str
@@ -98,6 +102,7 @@ class TaskSpec:
     options: Mapping[str, Any]
     preset: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float = LEARNING_RATE
+    augment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,10 @@ class TaskComparison:
         check_settings(out, preset, {"data": data.name, "columns": list(self.readouts)})
         tasks: dict[str, list[sp.PretextTask]] = {spec.name: [] for spec in self.tasks}
         rows = []
+        if preset.seconds is not None:
+            for spec in self.tasks:  # all at once, before the first is trained
+                config = FitConfig(out=out, batch_size=preset.batch_size, device=device, epochs=1)
+                log.info("%s: %.0f ms per step", spec.name, 1000 * time_steps(spec, data, config, out))
         # The outer loop is over seeds, so that a run that is stopped has all tasks with the seeds that it finished.
         for seed in range(self.pretrainings or preset.seeds):
             for spec in self.tasks:
@@ -175,6 +184,7 @@ class TaskComparison:
                 rows.append(
                     {"row": spec.name, "seed": seed, "history": history}
                     | {"step_seconds": step_seconds(folder / "pretraining")}
+                    | ({"timed_seconds": time_steps(spec, data, config, out)} if preset.seconds is not None else {})
                     | read_json(file)
                 )
                 tasks[spec.name].append(task)
@@ -270,18 +280,55 @@ def pretrain_or_load(
         epochs=preset.epochs,
         batch_size=preset.batch_size,
         learning_rate=spec.learning_rate,
+        schedule="constant",
+        warmup=0,
+        augment="none",
         seed=seed,
         device=device,
         resume=True,
     )
-    starts: list[float] = []
-    with created.register_forward_pre_hook(
-        lambda task, _: starts.append(time.perf_counter()) if task.training else None
-    ):
-        history = fit(created, data.pretrain, config, validation=data.validation)
-    # The median is not affected by pauses between steps, such as a validation or the time between stop and resume.
-    write_json(out / STEP_SECONDS, median(end - start for start, end in pairwise(starts)) if starts[2:] else None)
+    if preset.seconds is not None:
+        steps = max(1, round(preset.seconds / time_steps(spec, data, config, out.parent.parent)))
+        epochs = math.ceil(steps / math.ceil(len(data.pretrain) / config.batch_size))
+        config = replace(config, epochs=epochs, max_steps=steps, schedule="cosine", warmup=0.05, augment=spec.augment)
+    history, seconds = _timed_fit(created, data, config, validation=data.validation)
+    write_json(out / STEP_SECONDS, seconds)
     return created, history
+
+
+def time_steps(spec: TaskSpec, data: ExperimentData, config: FitConfig, folder: Path) -> float:
+    """Measures the duration of a training step of a task in seconds, or reads it if it was measured before.
+
+    It is measured once, so that all seeds are trained for the same number of steps.
+
+    Args:
+        spec: The task.
+        data: The images.
+        config: Configuration of the run.
+        folder: Folder of the comparison, where `timing.json` keeps the durations.
+    """
+    file = folder / "timing.json"
+    known = read_json(file) if file.exists() else {}
+    if spec.name not in known:
+        with tempfile.TemporaryDirectory() as temporary:
+            trial = replace(config, out=Path(temporary), max_steps=TIMED_STEPS, augment=spec.augment, resume=False)
+            _, seconds = _timed_fit(sp.create_task(spec.task, **spec.options), data, trial)
+        if seconds is None:
+            raise ArgumentError(f"{spec.name} has too few steps to measure how long one takes; use more images")
+        known[spec.name] = seconds
+        write_json(file, known)
+    return float(known[spec.name])
+
+
+def _timed_fit(
+    task: sp.PretextTask, data: ExperimentData, config: FitConfig, **options: Any
+) -> tuple[list[dict[str, Any]], float | None]:
+    """Trains a task; returns its history and the median duration of a step in seconds."""
+    starts: list[float] = []
+    with task.register_forward_pre_hook(lambda task, _: starts.append(time.perf_counter()) if task.training else None):
+        history = fit(task, data.pretrain, config, **options)
+    # The median is not affected by pauses between steps, such as a validation or the time between stop and resume.
+    return history, median(end - start for start, end in pairwise(starts)) if starts[2:] else None
 
 
 def step_seconds(out: Path) -> float | None:
@@ -353,4 +400,4 @@ def command_line(
 def colorize(task: Any, images: Tensor) -> Tensor:
     """Colorizes images `(B, 3, H, W)` in `[0, 1]` with a pretrained task, batch by batch."""
     device = next(task.parameters()).device
-    return torch.cat([task.colorize(batch.to(device)).cpu() for batch in images.split(256)]).clamp(0, 1)
+    return torch.cat([task.predict(batch.to(device)).cpu() for batch in images.split(256)]).clamp(0, 1)

@@ -10,7 +10,10 @@ from torch import Tensor
 import ssl_pretext as sp
 from ssl_pretext.cli import main
 
-SMALL = ["--image-size", "16", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+SMALL = [
+    *("--encoder", "autoencoder", "--precision", "32-true", "--memory-format", "contiguous"),
+    *("--image-size", "16", "--epochs", "1", "--batch-size", "8", "--device", "cpu"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def cli_folder(tmp_path_factory):
         shutil.copytree("labeled", "photos")
         Path("photos/broken.jpg").write_text("no photo")
         save_image(sp.sample_photos("test", image_size=64).images([5])[0], Path("photo.jpg"))
-        assert main(["pretrain", "--data", "photos", "--out", "run", *SMALL]) == 0
+        assert main(["pretrain", "--data", "photos", "--task", "colorization", "--out", "run", *SMALL]) == 0
         yield folder
 
 

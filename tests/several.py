@@ -53,6 +53,12 @@ def pretrain_plainly(out: Path) -> "list[dict[str, object]]":
     return sp.fit(task(), store(41), config(out, epochs=3), validation=store(9))
 
 
+def pretrain_accumulated(out: Path) -> "list[dict[str, object]]":
+    """Trains with two or three batches per step, of which the last has another size, and with clipped gradients."""
+    options = {"accumulate": 3, "clip_norm": 0.01, "ema_decay": 0.5, "optimizer": "sgd"}
+    return sp.fit(task(), store(41), config(out, epochs=3, **options), loggers=[])
+
+
 def fit_and_stop(out: Path, checkpoint_minutes: float) -> None:
     broken = task(input_noise=0.1, input_drop=0.2)
     broken.encoder.left = 9  # in the second of three epochs
@@ -132,6 +138,8 @@ def in_two_processes(folder: Path) -> None:
     rank = rank_info().rank
     assert rank_info() == (rank, 2, 2)
     results: dict[str, object] = {"plain": pretrain_plainly(folder / "plain")}
+
+    results["accumulated"] = pretrain_accumulated(folder / "accumulated")
 
     shards = sp.ImageStream(str(folder / "shards/*.tar"), image_size=16, cache=folder / "cache")
     results["stream"] = sp.fit(task(), shards, config(folder / "stream", epochs=2))

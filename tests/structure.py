@@ -6,6 +6,7 @@ Names that are taken from a package are followed to the file that defines them; 
 
 import ast
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import networkx
@@ -33,11 +34,11 @@ def graph_of(sources: Sources) -> Graph:
 def imported(module: str, sources: Sources) -> set[str]:
     """The modules that one module imports: packages that it names, and the files that define what it takes of them."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(sources[module])):
+    for node in _imports(sources[module]):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 found |= {name for name in [_longest(alias.name, sources)] if name}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             origin = _origin(node, module, sources)
             if origin in sources:
                 found.add(origin)
@@ -56,6 +57,16 @@ def reachable(graph: Graph, starts: Iterable[str]) -> set[str]:
     """All modules that some modules import, directly or by way of others."""
     whole = networkx.DiGraph(graph)
     return {found for start in starts for found in networkx.descendants(whole, start)}
+
+
+@lru_cache(None)  # a package is looked up again for each name that is taken from it
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@lru_cache(None)
+def _imports(source: str) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(_parsed(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def _longest(name: str, sources: Sources) -> str | None:
@@ -80,7 +91,7 @@ def _defining(package: str, name: str, sources: Sources, seen: frozenset[tuple[s
     if (package, name) in seen:
         return set()
     found: set[str] = set()
-    for node in ast.parse(sources[package]).body:
+    for node in _parsed(sources[package]).body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:

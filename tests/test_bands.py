@@ -47,6 +47,14 @@ def test_chips_without_any_option_get_a_split_brain(chips, capsys):
     probe = ["probe", "run", "--data", "chips", "--probe", "knn", "--seeds", "2", "--device", "cpu"]
     assert main(probe) == 0
     assert "pixels bands" in capsys.readouterr().out
+    stores = {*Path("cache").iterdir()}
+    for name in ("a/1.npy", "b/2.npy"):
+        Path("photos", name).parent.mkdir(parents=True)
+        np.save(Path("photos", name), np.zeros((3, 16, 16), np.uint8))
+    for command in ("probe", "compare"):
+        line = error_line(capsys, command, "run", "--data", "photos")
+        assert "run was trained on images with 4 channels, but those in photos have 3, such as a/1.npy; name a" in line
+    assert {*Path("cache").iterdir()} == stores
 
 
 def test_named_bands_are_predicted_from_each_other(chips):
@@ -83,10 +91,11 @@ def test_names_in_the_files_are_used(monkeypatch):
         assert choose_bands(None, image_format(store)).names == ("band1", "band2", "band3")
 
 
-def test_photos_are_colored_and_one_channel_is_inpainted():
+def test_colors_of_photos_are_matched_and_one_channel_is_inpainted():
     photos = image_format(sp.ImageStore.from_arrays(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [0, 0]))
     assert choose_bands(None, photos) is None
-    assert default_task(None, None) == ("colorization", {}, None)
+    assert default_task("colorization", None) == ("colorization", {}, None)
+    assert default_task(None, None)[:2] == ("cross_channel_contrast[first=lab:L;second=lab:ab]", {})
     named = choose_bands(read_bands("A,B,C"), photos)  # bands of 8 bits, if they are named
     assert default_task(None, named)[1] == {"first": named.space["A"], "second": named.space["B", "C"]}
     one = choose_bands(None, ImageFormat(1, is_photo=False))
@@ -117,6 +126,8 @@ def test_errors_say_what_is_wrong(chips, capsys, tmp_path):
         ("[{center: 1}]", "needs a name"),
         ("[{name: A, gain: 1}]", "Band has no field gain; its fields are center, name, position, scale"),
         ("[{name: A, center: x}]", "Band.center must be a number or None, got 'x'"),
+        ("[{name: A, center: .nan}]", "the center of the band 'A' must be a finite number, got nan"),
+        ("[{name: A, scale: .inf}]", "the scale of the band 'A' must be a finite number, got inf"),
         ("[{name: A, center: 1}, B]", "give center for all bands or for none; B has none"),
     ]:
         Path("bands.yaml").write_text(content)

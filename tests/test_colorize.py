@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_only_complete_pictures(capsys, monkeypatch):
         ("run photo.jpg -o photos.png", "-o photos.png is a folder; for a single photo, name an output file"),
         ("run photos -o photos", "one of the folders -o photos and photos contains the other"),
         ("run photos -o photos/out", "one of the folders -o photos/out and photos contains the other"),
-        ("run photos -o photo.jpg", "-o photo.jpg is a file; for a folder of photos, name an output folder"),
+        ("run photos -o photo.jpg", "-o photo.jpg is a file; for a folder of images, name an output folder"),
         ("run photos/broken.jpg -o out.png", "no photo could be read; photos/broken.jpg: UnidentifiedImageError"),
         ("run bands.npy -o out.png", "no photo could be read; bands.npy: it is not a photo, but 5 channels of float"),
         ("split photo.jpg -o out.png", "holds the task 'split_brain', which is not a Colorization"),

@@ -130,6 +130,8 @@ def test_errors_say_what_is_wrong(tmp_path):
         ImageStore.from_arrays(images, [0])
     with pytest.raises(ArgumentError, match="labels must be from 0 to 0, got labels from -1 to 0"):
         ImageStore.from_arrays(images, [0, -1])
+    with pytest.raises(ArgumentError, match=r"channels of shape \(2, 8, 8, 3\) seem to be last; pass images.transpose"):
+        ImageStore.from_arrays(images.permute(0, 2, 3, 1))
     for wrong in (images[0], images[..., :0]):
         with pytest.raises(ArgumentError, match=r"takes images \(N, C, H, W\), got shape"):
             ImageStore.from_arrays(wrong, [0, 0])

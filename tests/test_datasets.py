@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torchvision.datasets import FakeData, ImageFolder
-from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.functional import center_crop, to_pil_image
 
 import ssl_pretext as sp
 from ssl_pretext.data import Samples, as_store
@@ -196,7 +196,7 @@ def evaluated(train, test, **options) -> list[float]:
     return [report.card["targets"], report.card["names"], *report.values("pixels")]
 
 
-@pytest.mark.parametrize("kind", ["class", "labels", "numbers", "mask"])
+@pytest.mark.parametrize("kind", ["class", "labels", "numbers", "mask", "map"])
 def test_probes_of_datasets_are_those_of_arrays(kind):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, 6, 8), dtype=torch.uint8, generator=generator)
@@ -205,8 +205,9 @@ def test_probes_of_datasets_are_those_of_arrays(kind):
         "labels": (images.double().mean(dim=(2, 3)) > 127).long(),
         "numbers": torch.rand(COUNT, generator=generator),
         "mask": torch.tensor(LABELS)[:, None, None].repeat(1, 6, 8),
+        "map": torch.rand(COUNT, 2, 6, 8, generator=generator),
     }[kind]
-    key = "mask" if kind == "mask" else "label"
+    key = kind if kind in ("mask", "map") else "label"
     expected = evaluated((images, targets), (images, targets), target=kind)
     samples = [{"image": image, key: target, "crs": "a text"} for image, target in zip(images, targets, strict=True)]
     loader = DataLoader(Indexed([{"image": s["image"], key: s[key]} for s in samples]), batch_size=5)
@@ -249,8 +250,11 @@ def test_a_store_with_other_classes_is_not_copied():
         ([PAIRS[0], (PIXELS[0].float(), 1)], "sample 1 of list has 3 channels of float"),
         ([(Image.new("I", (2, 2)), 0)], "grayscale with more than 8 bits"),
         ([], "list has no samples"),
-        ([(PIXELS[0], "cat")], "the target of sample 0 must be one or several numbers, got 'cat'"),
-        ([(PIXELS[0], PIXELS[0])], r"the target of sample 0 must be a number.*of shape \(3, 6, 8\)"),
+        ([(PIXELS[0], ["cat"])], r"the target of sample 0 must be one or several numbers, got \['cat'\]"),
+        ([(PIXELS[0], "cat"), (PIXELS[0], 1)], "target of sample 1 is 1, and others are names; .* all be numbers"),
+        ([(PIXELS[0], 0), (PIXELS[0], "cat")], "target of sample 1 is 'cat', and others are numbers"),
+        ([(PIXELS[0].permute(1, 2, 0).repeat(2, 2, 1), 0)], r"shape \(12, 16, 3\), whose channels seem to be last"),
+        ([(PIXELS[0], PIXELS[:2])], r"the target of sample 0 must be a number.*of shape \(2, 3, 6, 8\)"),
         ([(PIXELS[0], 1), (PIXELS[0], 1.0)], "the target of sample 1 of list has the shape .* and dtype float64"),
         ([{"image": PIXELS[0], "label": 1}, {"image": PIXELS[1]}], "sample 1 of list has no target, and others"),
         (Indexed([(PIXELS[0], 3)]), "labels of Indexed must be classes from 0 to 2, or -1 .*from 3 to 3"),
@@ -263,6 +267,37 @@ def test_samples_that_cannot_be_stored_say_why(source, match, cache):
     assert not [path for path in cache.glob("*") if path.name != ".lock"]
 
 
+def test_names_as_targets_are_classes(cache):
+    pairs = [(PIXELS[i], name) for i, name in enumerate(["dog", "cat", "dog", "eel"])]
+    for source in (pairs, DataLoader(pairs, batch_size=3), Named(pairs)):
+        store = sp.ImageStore.from_dataset(source)
+        expected = ["eel", "dog", "cat"] if isinstance(source, Named) else ["cat", "dog", "eel"]
+        assert store.classes == expected
+        assert [expected[label] for label in store.labels] == ["dog", "cat", "dog", "eel"]
+    again = [sp.ImageStore.from_dataset(pairs, name="pets") for _ in range(2)][1]
+    assert (again.classes, again.labels.tolist()) == (["cat", "dog", "eel"], [1, 0, 1, 2])
+
+
+class Named(list):
+    """Samples of a dataset that knows its classes, in an order of its own."""
+
+    classes = ("eel", "dog", "cat")
+
+
+@pytest.mark.parametrize("size", [5, 12])
+def test_masks_are_resized_with_their_images(size, cache):
+    rows, columns = torch.meshgrid(torch.arange(30), torch.arange(20), indexing="ij")
+    mask = rows // 10 * 100 + columns // 5
+    samples = [{"image": torch.stack([mask] * 3).to(torch.float32), "mask": mask}]
+    store = sp.ImageStore.from_dataset(samples, target="mask", image_size=size)
+    nearest = torch.nn.functional.interpolate(mask[None, None].float(), (size * 3 // 2, size), mode="nearest-exact")
+    expected = center_crop(nearest[0, 0], [size])
+    assert store.image_size == size
+    np.testing.assert_array_equal(store.targets[0], expected)
+    with pytest.raises(ArgumentError, match="mask of sample 0 of list has 15×20 pixels and its image 30×20"):
+        sp.ImageStore.from_dataset([samples[0] | {"mask": mask[:15]}], target="mask", image_size=size)
+
+
 def test_what_is_no_dataset_says_what_to_do():
     with pytest.raises(ArgumentError, match=r"DatasetDict of 'train', 'test' is not .* such as dataset\['train'\]"):
         Samples(hf.DatasetDict(train=hugging_face(), test=hugging_face()))
@@ -271,8 +306,6 @@ def test_what_is_no_dataset_says_what_to_do():
     for size, match in ((10**6, "image_size must be at most"), (0, "image_size must be a whole number of at least 1")):
         with pytest.raises(ArgumentError, match=match):
             Samples([], image_size=size)
-    with pytest.raises(ArgumentError, match="images of NonGeo are resized and their masks are not; resize both in the"):
-        sp.ImageStore.from_dataset(NonGeo(label=torch.zeros(COUNT, 6, 8)), image_size=4)
     with pytest.raises(ArgumentError, match="the samples of Indexed have none under 'mask'; name their key"):
         sp.evaluate({"p": Pixels("rgb")}, Indexed(DICTS), Indexed(DICTS), target="mask")
     with pytest.raises(TypeError, match="must be a Pillow image"):

@@ -60,7 +60,7 @@ def test_the_documented_autoencoder_has_the_published_number_of_parameters():
     assert count_parameters(AutoencoderDecoder()) == 754_051
     shape = measure_encoder(create_encoder("autoencoder"), 1)
     assert (shape.channels, shape.reduction) == (4, 4)
-    assert count_parameters(encoder, create_decoder(decoder_for(encoder), shape, 3)) == 1_287_631
+    assert count_parameters(encoder, create_decoder(decoder_for(encoder), encoder, shape, 3)) == 1_287_631
 
 
 @pytest.mark.parametrize("size", [32, 48])

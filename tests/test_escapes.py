@@ -27,6 +27,8 @@ NASTY = [
     "_$a$_|\n|`",
 ]
 OUR_TAGS = {
+    "details",
+    "summary",
     "html",
     "head",
     "meta",
@@ -73,10 +75,13 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_a_page_shows_names_literally(nasty):
-    section = Section(nasty, [nasty], [{nasty: nasty, "other": 1}], [Figure(b"png", nasty)], nasty)
+    section = Section(
+        nasty, [nasty], [{nasty: nasty, "other": 1}], [Figure(b"png", nasty)], nasty, {nasty: [{nasty: 1}]}
+    )
     page = Page(html_page(nasty, [section]))
     assert page.harmless
-    assert page.text.count(nasty) == 8  # two headings, title, paragraph, head and cell of the table, caption, code
+    # two headings, title, paragraph, head and cell of the table, title and head of the folded one, caption, code
+    assert page.text.count(nasty) == 10
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [nasty]
 
 

@@ -203,7 +203,9 @@ def test_tasks_that_need_far_more_memory_than_their_weights_are_refused(folder, 
 
 
 def trained_on(**changes):
-    return {"trained_on": {"image_size": 32, "resize": "center crop", "settings": None} | changes}
+    return {
+        "trained_on": {"image_size": 32, "resize": "center crop", "settings": None, "initialized_from": None} | changes
+    }
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,7 @@ def trained_on(**changes):
         ({"options": [1]}, "is damaged: options is"),
         ({"library_version": 3}, "is damaged: library_version is 3"),
         (trained_on(resize=3), r"is damaged: resize is 3"),
+        (trained_on(initialized_from=3), r"is damaged: initialized_from is 3"),
         ({"weights_sha256": 0}, "is damaged: weights_sha256 is 0"),
         ({"weights_sha256": "0" * 64}, "are not those that the contract was saved with"),
         ({"code": "os.system('true')"}, "contains the keys code, which this version of ssl_pretext does not know"),

@@ -84,7 +84,7 @@ def test_training_accuracy_and_loss_are_leave_one_out(monkeypatch):
 def test_chunks_do_not_change_the_result(monkeypatch):
     train, test = features(40, classes=4), features(30, classes=4, seed=1)
     at_once = train_knn(train, test, num_outputs=4, epochs=1, seed=0)
-    monkeypatch.setattr(knn, "QUERIES", 7)
+    monkeypatch.setattr(knn, "SIMILARITIES", 7 * 40)
     in_chunks = train_knn(train, test, num_outputs=4, epochs=9, seed=5)  # epochs and seed have no effect either
     assert in_chunks[0][0] == pytest.approx(at_once[0][0], rel=1e-5)
 

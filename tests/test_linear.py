@@ -320,3 +320,28 @@ def test_labels_and_numbers_reach_the_minimum_of_scikit_learn(decay):
                 expected = torch.from_numpy(Ridge(alpha=len(wanted) * decay).fit(inputs, wanted).predict(parts.test))
             error = (outcome.outputs[:, k] - expected).square().mean().sqrt()
             assert error < 0.02 * expected.std(), f"{name} {k}"
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "numbers"])
+def test_blocks_of_images_do_not_change_the_result(kind, monkeypatch):
+    (maps, labels), (test_maps, test_labels) = blobs(90), blobs(40, seed=1)
+    targets, truth = labels, test_labels
+    if kind != "class":
+        one_hot = torch.nn.functional.one_hot(torch.cat([labels, test_labels])).double()
+        targets, truth = one_hot.split([90, 40])
+        targets[:30, 1], truth[5:9, 2] = torch.nan, torch.nan
+
+    def outcome():
+        options = {"kind": KINDS[kind], "num_outputs": 4, "epochs": 1, "seed": 0}
+        return train_linear((maps, targets), (test_maps, truth), **options)
+
+    at_once = outcome()
+    sizes = []
+    compute = linear._logits
+    monkeypatch.setattr(linear, "_logits", lambda some, weights: sizes.append(len(some)) or compute(some, weights))
+    monkeypatch.setattr(linear, "BLOCK", 4 * 13)  # of 13 images, of which the last block has fewer
+    in_blocks = outcome()
+    assert max(sizes) == 13
+    assert in_blocks.history[0] == pytest.approx(at_once.history[0], rel=1e-3)
+    assert in_blocks.settings["weight_decay"] == at_once.settings["weight_decay"]
+    torch.testing.assert_close(in_blocks.outputs, at_once.outputs, rtol=1e-2, atol=1e-3)

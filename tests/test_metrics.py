@@ -8,7 +8,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ssl_pretext.errors import UnknownNameError
-from ssl_pretext.probes.metrics import METRICS, find_metrics, image_scores
+from ssl_pretext.probes.metrics import METRICS, class_scores, find_metrics, image_scores
+from ssl_pretext.probes.targets import KINDS
 
 
 def _draw(kind: str, seed: int = 0, images: int = 60) -> tuple[Tensor, Tensor]:
@@ -16,7 +17,9 @@ def _draw(kind: str, seed: int = 0, images: int = 60) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(images, 4, generator=generator)
     if kind == "class":
-        labels = torch.randint(0, 4, (images,), generator=generator).clamp(max=torch.randint(1, 4, (1,)).item())
+        labels = torch.randint(0, 4, (images,), generator=generator).clamp(
+            max=torch.randint(1, 4, (1,), generator=generator).item()
+        )
         return (noise + torch.nn.functional.one_hot(labels, 4)).softmax(dim=1), labels
     if kind == "labels":
         labels = (torch.rand(images, 4, generator=generator) < torch.tensor([0.1, 0.3, 0.5, 0.9])).float()
@@ -25,6 +28,9 @@ def _draw(kind: str, seed: int = 0, images: int = 60) -> tuple[Tensor, Tensor]:
     if kind == "numbers":
         truth = torch.randn(images, 4, generator=generator) * torch.tensor([1e-3, 1.0, 50.0, 1e5])
         return truth + truth.std(dim=0) * noise, truth
+    if kind == "map":
+        truth, predicted = _draw_number_maps(seed, images)
+        return KINDS["map"].predict(predicted, truth), KINDS["map"].truth(truth, 4)
     true, predicted = (torch.nn.functional.one_hot(maps, 4).flatten(1, 2) for maps in _draw_maps(seed, images))
     return torch.stack([(true * predicted).sum(dim=1), predicted.sum(dim=1)], dim=2), true.sum(dim=1)
 
@@ -34,6 +40,22 @@ def _draw_maps(seed: int, images: int = 60) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     true, predicted = (torch.randint(0, 4, (images, 5, 5), generator=generator) for _ in range(2))
     return true, torch.where(torch.rand(images, 5, 5, generator=generator) < 0.5, true, predicted)
+
+
+def _draw_number_maps(seed: int, images: int = 60) -> tuple[Tensor, Tensor]:
+    """True and predicted numbers of pixels on different scales, of which some are unknown; images differ as a whole."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = [torch.randn(images, 4, *size, generator=generator) for size in ((3, 5), (1, 1), (3, 5))]
+    scale = torch.tensor([1e-3, 1.0, 50.0, 1e5])[:, None, None]
+    truth = (noise[0] + noise[1]) * scale + torch.tensor([0.0, 1e3, -7.0, 1e6])[:, None, None]
+    truth[torch.rand(truth.shape, generator=generator) < 0.1] = torch.nan
+    return truth, truth.nan_to_num(0) + scale * noise[2]
+
+
+def _pixels(truth: Tensor, predicted: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The known pixels of one map."""
+    known = ~truth[:, number].isnan()
+    return truth[:, number][known].double(), predicted[:, number][known].double()
 
 
 REFERENCES = {
@@ -48,7 +70,34 @@ REFERENCES = {
     ("numbers", "rmse"): lambda o, t: sk.root_mean_squared_error(t, o),
     ("mask", "mean_iou"): lambda o, t: sk.jaccard_score(t, o, average="macro"),
     ("mask", "pixel_accuracy"): lambda o, t: sk.accuracy_score(t, o),
+    ("map", "r2"): lambda o, t: np.mean([sk.r2_score(*_pixels(t, o, k)) for k in range(4)]),
+    ("map", "rmse"): lambda o, t: np.mean([sk.root_mean_squared_error(*_pixels(t, o, k)) for k in range(4)]),
 }
+PER_CLASS = {
+    ("class", "balanced_accuracy"): lambda o, t: sk.recall_score(
+        t, o.argmax(1), labels=range(4), average=None, zero_division=np.nan
+    ),
+    ("class", "macro_f1"): lambda o, t: sk.f1_score(
+        t, o.argmax(1), labels=range(4), average=None, zero_division=np.nan
+    ),
+    ("labels", "mean_average_precision"): lambda o, t: sk.average_precision_score(t, o, average=None),
+    ("labels", "macro_f1"): lambda o, t: sk.f1_score(t, o > 0.5, average=None),
+    ("numbers", "r2"): lambda o, t: sk.r2_score(t, o, multioutput="raw_values"),
+    ("numbers", "rmse"): lambda o, t: sk.root_mean_squared_error(t, o, multioutput="raw_values"),
+    ("mask", "mean_iou"): lambda o, t: sk.jaccard_score(t, o, average=None),
+    ("map", "r2"): lambda o, t: [sk.r2_score(*_pixels(t, o, k)) for k in range(4)],
+    ("map", "rmse"): lambda o, t: [sk.root_mean_squared_error(*_pixels(t, o, k)) for k in range(4)],
+}
+
+
+def _plain(kind: str, seed: int) -> tuple[Tensor, Tensor]:
+    """The outputs and the true targets of `_draw` as other libraries take them."""
+    if kind == "mask":
+        true, found = _draw_maps(seed)
+        return found.flatten(), true.flatten()
+    return _draw_number_maps(seed)[::-1] if kind == "map" else _draw(kind, seed)
+
+
 ALL = [(kind, metric.name) for kind, metrics in METRICS.items() for metric in metrics]
 
 
@@ -57,9 +106,36 @@ def test_metrics_equal_those_of_other_libraries(kind: str, name: str) -> None:
     (metric,) = find_metrics(kind, [name])
     for seed in range(5):
         outputs, truth = _draw(kind, seed)
-        true, found = (maps.flatten() for maps in _draw_maps(seed)) if kind == "mask" else (truth, outputs)
-        expected = REFERENCES[kind, name](found, true)
+        expected = REFERENCES[kind, name](*_plain(kind, seed))
         assert image_scores(metric, outputs, truth).mean().item() == pytest.approx(expected, abs=1e-6, rel=1e-6)
+
+
+def test_values_of_each_class_equal_those_of_scikit_learn() -> None:
+    assert set(PER_CLASS) == {(kind, one.name) for kind, every in METRICS.items() for one in every if one.per_class}
+    for kind, name in PER_CLASS:
+        (metric,) = find_metrics(kind, [name])
+        for seed in range(3):
+            outputs, truth = _draw(kind, seed)
+            expected = PER_CLASS[kind, name](*_plain(kind, seed))
+            found = list(class_scores(metric, outputs, truth))
+            assert len(found) == len(expected) == 4
+            for scores, value in zip(found, expected, strict=True):
+                if scores is None:
+                    assert np.isnan(value), (kind, name)
+                else:
+                    assert scores.mean().item() == pytest.approx(value, abs=1e-6, rel=1e-5), (kind, name)
+
+
+def test_scores_of_one_class_show_the_variance_of_its_value_as_the_bootstrap_does() -> None:
+    rng = np.random.default_rng(0)
+    draws = [torch.from_numpy(rng.integers(0, 400, 400)) for _ in range(500)]
+    ones = torch.ones(400, dtype=torch.float64)
+    for kind, name in PER_CLASS:
+        (metric,) = find_metrics(kind, [name])
+        outputs, truth = _draw(kind, images=400)
+        scores = list(class_scores(metric, outputs, truth))[1]
+        values = [metric.per_class(outputs[draw], truth[draw], ones)[1].item() for draw in draws]
+        assert scores.std().item() / 400**0.5 == pytest.approx(np.std(values), rel=0.15), (kind, name)
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)

@@ -90,9 +90,9 @@ def test_training_starts_in_train_mode_and_ends_in_eval_mode(tmp_path):
             sp.export_encoder(task)(images.images()),
         ):
             torch.testing.assert_close(features, expected)
-        colored = task.colorize(images.images())
-        torch.testing.assert_close(colored, loaded.colorize(images.images()))
-        torch.testing.assert_close(colored[:1], task.colorize(images.images()[:1]))  # whatever the batch
+        colored = task.predict(images.images())
+        torch.testing.assert_close(colored, loaded.predict(images.images()))
+        torch.testing.assert_close(colored[:1], task.predict(images.images()[:1]))  # whatever the batch
         assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
     assert all(part.training for part in task.modules())
 

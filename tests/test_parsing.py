@@ -11,7 +11,7 @@ from cli_runs import error_line
 
 import ssl_pretext as sp
 from ssl_pretext.cli import main
-from ssl_pretext.cli.options import Pretrain
+from ssl_pretext.cli.options import Pretrain, TrainingOptions
 from ssl_pretext.cli.parsing import parse
 
 ROOT = Path(sp.__file__).parents[1]
@@ -27,7 +27,7 @@ def test_the_command_line_overrides_the_options_of_a_file(tmp_path):
     assert isinstance(options, Pretrain)
     assert (options.data, options.image_size, options.cache) == ("photos", 32, None)
     assert options.losses == "smooth_l1=1,lpips[net=squeeze]=0.5"
-    assert options.fit == sp.FitConfig(out=Path("run"), epochs=3, learning_rate=1e-3, augment="rotation")
+    assert options.fit == TrainingOptions(out=Path("run"), epochs=3, learning_rate=1e-3, augment="rotation")
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(options.settings()))
     assert parse(["pretrain", "--config", str(again)]).settings() == options.settings()
@@ -46,7 +46,7 @@ def nine_times(form, first):
     [
         (
             "epoch: 3\ncolor: 1",
-            "run.yaml contains color, epoch, which pretrain does not have; its options are augment, bands, batch_size",
+            "run.yaml contains color, epoch, which pretrain does not have; its options are accumulate, augment, bands",
         ),
         ("16", "contains no options; write one per line, such as 'epochs: 16'"),
         ("a: [", "is not valid YAML"),

@@ -161,6 +161,7 @@ def test_images_that_lack_a_channel_are_skipped_with_the_reason_or_refused(plate
         ("{channel}.npy", "no part that tells one image from another; name one, such as {id}"),
         ("*.npy", "no part that tells one image from another"),
         ("{id}_{channel:a||b}.npy", "alternatives of '{channel:a||b}' must be different and not empty"),
+        ("{id:a|b}/{id:c|d}.npy", "names the part 'id' twice; write its alternatives where it comes first only"),
         ("{id}_{label}_{class}.npy", "the parts label and class, which mean the same"),
     ],
 )

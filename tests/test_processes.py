@@ -79,6 +79,16 @@ def test_two_processes_train_like_one(results, folder, tmp_path):
     assert losses(other) != pytest.approx(losses(alone), rel=1e-2)
 
 
+def test_two_processes_accumulate_like_one(results, folder, tmp_path):
+    alone = several.pretrain_accumulated(tmp_path)
+    found = [row["train_loss"] for row in results[0]["accumulated"]]
+    assert found == pytest.approx([row["train_loss"] for row in alone], rel=1e-5)
+    for name in ("task", "task-ema"):
+        one, two = (load_file(run / name / "model.safetensors") for run in (tmp_path, folder / "accumulated"))
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6)
+
+
 def test_a_resumed_run_of_two_processes_ends_with_the_same_weights(results, folder):
     for name, value in weights(folder / "uninterrupted").items():
         assert torch.equal(value, weights(folder / "stopped")[name])

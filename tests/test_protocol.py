@@ -101,7 +101,8 @@ def test_shuffled_test_labels_change_nothing_but_the_test_results(probe: str) ->
         for row in (*run["history"], *other["history"]):
             for key in ("test_loss", "test_accuracy"):
                 del row[key]
-        assert all(run.pop(key) != other.pop(key) for key in ("scores", "part_scores"))
+        changed = ("scores", "part_scores", "class_scores", "part_class_scores")
+        assert all(run.pop(key) != other.pop(key) for key in changed)
         assert run == other
     if "conv" not in probe:
         assert report.best() == other_report.best()
@@ -203,6 +204,9 @@ def test_classes_with_a_single_training_image_and_without_any(probe: str) -> Non
 def test_a_single_class_raises_an_error() -> None:
     with pytest.raises(ArgumentError, match="at least two classes"):
         sp.evaluate({"pixels": sp.Pixels("rgb")}, noise([0] * 4), noise([0] * 4))
+    unlabeled = sp.ImageStore.from_arrays(noise([0] * 4).images())
+    with pytest.raises(ArgumentError, match="needs labels, and the training images have none: give from_arrays"):
+        sp.evaluate({"pixels": sp.Pixels("rgb")}, unlabeled, unlabeled)
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -276,7 +280,7 @@ def test_seeds_that_agree_to_the_image_leave_an_interval_over_labels_and_test_im
         ({"label_fraction": "1"}, r"label_fraction must be in \(0, 1\], got '1'"),
         ({"controls": "untrained"}, "controls must be True, False or a list of some of .*; got 'untrained'"),
         ({"controls": 1}, "controls must be True, False or a list of some of .*; got 1"),
-        ({"device": "gpu"}, "device must be one of auto, cpu, cuda, got"),
+        ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps, or a numbered GPU"),
         ({"training": {}}, r"training must be a ProbeConfig, got \{\}"),
         ({"probe": 5}, "probe must be one of conv, .*, resnet or a function that creates a module, got 5"),
         ({"probe": "knn[k=2.5]"}, "k of the probe 'knn' is a whole number, got 2.5"),

@@ -245,6 +245,91 @@ def test_frames_of_dicom(folder):
     np.testing.assert_array_equal(opened(folder, reader="dcm[z=1]").images()[0, 0], frames[1])
 
 
+def test_dicom_files_without_a_suffix_are_found_where_there_are_no_other_images(folder):
+    frames = values(np.uint16, 4, 12, 10)
+    for name in ("IM0001", "1.2.840.113619.2"):
+        write_dicom(folder / name, frames, NumberOfFrames=4)
+    (folder / "DICOMDIR.txt").write_text("no image")
+    assert "the file has 4 frames; choose one" in reasons(folder)
+    store = opened(folder, reader="dcm[z=all]")
+    assert store.names == [f"{name}/{i}" for name in ("1.2.840.113619.2", "IM0001") for i in range(4)]
+    np.testing.assert_array_equal(store.images()[:4, 0], frames)
+    (folder / "IM0001").unlink()
+    assert len(opened(folder, reader="dcm[z=all]")) == 4
+    np.save(folder / "x.npy", frames[:1])
+    assert opened(folder).names == ["x.npy"]
+
+
+def test_arrays_whose_channels_are_last_are_refused_until_their_axes_are_named(folder):
+    array = values(np.uint8, 12, 10, 3)
+    np.save(folder / "x.npy", array)
+    assert (
+        "shape (12, 10, 3), whose channels seem to be last; name its axes, such as reader='npy[axes=HWC]'"
+        in reasons(folder)
+    )
+    np.testing.assert_array_equal(opened(folder, reader="npy[axes=HWC]").images()[0], array.transpose(2, 0, 1))
+
+
+def test_a_reader_that_reads_none_of_the_files_is_refused(folder):
+    np.save(folder / "x.npy", values(np.uint8, 3, 12, 10))
+    with pytest.raises(ArgumentError, match=r"reader='nii\[z=max\]' reads files named .*\.nii.*named like x\.npy"):
+        opened(folder, reader="nii[z=max]")
+    assert len(opened(folder, reader="npy[axes=CHW]")) == 1
+
+
+def rescaling(slope, intercept):
+    """What a functional group of an enhanced file states."""
+    item, group = pydicom.Dataset(), pydicom.Dataset()
+    item.RescaleSlope, item.RescaleIntercept, item.RescaleType = slope, intercept, "US"
+    group.PixelValueTransformationSequence = [item]
+    return group
+
+
+@pytest.mark.parametrize("place", ["PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"])
+def test_frames_of_dicom_have_their_own_slopes(folder, place):
+    frames = values(np.uint16, 3, 12, 10, high=1000)
+    frames[1, 0, :5] = [63000, 63500, 64000, 62999, 64001]
+    slopes = [(2, -10), (3, 5), (0.5, 0)] if place.startswith("Per") else [(2, -10)] * 3
+    groups = [rescaling(*slope) for slope in (slopes if place.startswith("Per") else slopes[:1])]
+    padding = {"PixelPaddingValue": 64000, "PixelPaddingRangeLimit": 63000}
+    write_dicom(folder / "a.dcm", frames, NumberOfFrames=3, **{place: groups}, **padding)
+    expected = np.stack([frame * float(slope) + offset for frame, (slope, offset) in zip(frames, slopes, strict=True)])
+    expected[1, 0, :3] = np.nan
+    np.testing.assert_array_equal(opened(folder, reader="dcm[z=all]").images()[:, 0], expected.astype(np.float32))
+    np.testing.assert_array_equal(opened(folder, reader="dcm[z=1]").images()[0, 0], expected[1].astype(np.float32))
+    np.testing.assert_array_equal(opened(folder, reader="dcm[z=max]").images()[0, 0], np.nanmax(expected, 0))
+    mean = opened(folder, reader="dcm[z=mean]").images()[0, 0]
+    np.testing.assert_allclose(mean, np.nanmean(expected, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_lookup_table_of_dicom_is_applied(folder, kind):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 16], [(7 * i) % 1000 for i in range(256)]
+    table["LUTData"].VR = table["LUTDescriptor"].VR = "US"
+    table.ModalityLUTType = "US"
+    array = values(np.uint8, 12, 10)
+    write_dicom(folder / "a.dcm", array, ModalityLUTSequence=[table], PhotometricInterpretation=kind)
+    mapped = (7 * array.astype(int)) % 1000
+    pixels = decoder(Reading())(folder / "a.dcm").pixels[0]
+    np.testing.assert_array_equal(pixels, 65535 - mapped if kind == "MONOCHROME1" else mapped)
+
+
+def test_modalities_must_lie_on_one_grid(folder):
+    volume = values(np.int16, 12, 10, 2)
+    flair, t1 = folder / "flair.nii", folder / "t1.nii"
+    for path, shift in ((flair, 0.0), (t1, 0.5e-3)):
+        affine = np.diag([1.0, 1, 3, 1])
+        affine[1, 3] = -20 + shift
+        nibabel.save(nibabel.Nifti1Image(volume, affine), path)
+    image = Source((flair, t1), member=0)
+    np.testing.assert_array_equal(decoder(Reading())(image).pixels, np.stack([volume[..., 0]] * 2))
+    affine[1, 3] = -18
+    nibabel.save(nibabel.Nifti1Image(volume, affine), t1)
+    reason = decoder(Reading())(image)
+    assert "flair.nii and t1.nii lie differently in space: entry (1, 3) of their affines is -20 and -18" in reason
+
+
 def write_array(path, array, key=None):
     if path.suffix == ".npy":
         np.save(path, array)
@@ -286,6 +371,26 @@ def test_rows_of_an_array_are_images(folder, suffix):
         assert one_image.names == [f"b{suffix}"]
     with pytest.raises(ArgumentError, match="axes must be the letters H and W, .* got 'NHH'"):
         opened(folder, reader=f"{suffix[1:]}[axes=NHH]")
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_has_its_axes_channels_and_slices(folder, version):
+    array = values(np.uint16, 1, 3, 4, 12, 10)
+    axes = [{"name": name, "type": "space"} for name in "tczyx"]
+    scales = {"multiscales": [{"axes": axes, "datasets": [{"path": "0"}, {"path": "1"}]}]}
+    scales["omero"] = {"channels": [{"label": label} for label in ("DAPI", "GFP", "actin")]}
+    for name, count in (("a", 1), ("b", 2)):
+        path = folder / f"{name}.zarr"
+        group = zarr.open_group(path, mode="w")
+        group.attrs.update(scales if version == "0.4" else {"ome": {"version": version} | scales})
+        for level, pixels in enumerate((array, array[..., ::2, ::2])):
+            write_array(path, np.repeat(pixels, count, 0), str(level))
+    store = opened(folder)
+    assert store.names == [f"a.zarr/{i}" for i in range(4)]
+    assert store.channel_names == ["DAPI", "GFP", "actin"]
+    np.testing.assert_array_equal(store.images(), array[0].swapaxes(0, 1))
+    assert [item["name"] for item in store.skipped] == ["b.zarr"]
+    assert "the file has 2 points in time, where one is needed" in store.skipped[0]["reason"]
 
 
 def test_a_change_inside_a_zarr_is_seen(folder):

@@ -79,6 +79,20 @@ def test_the_mean_of_a_red_edge_band_is_a_number(chips) -> None:
     assert report.values("visible", "rmse")[0] < made[1].std()
 
 
+def test_a_red_edge_band_is_a_map(chips) -> None:
+    """Made: the reflectance of band B05 at each pixel in thousandths, with some pixels unknown; it is not given."""
+    made = [{"B05": band(one, "B05").float() / 10} for one in chips]
+    made[0]["B05"][:, :8, :8] = torch.nan
+    network = sp.FrozenNetwork(nn.Conv2d(3, 16, 5, stride=2, padding=2), channels=visible(chips))
+    report = sp.evaluate(
+        {"filters": network}, *zip(chips, made, strict=True), target="map", seeds=2, epochs=10, controls=["untrained"],
+    )  # fmt: skip
+    found = report.interval("filters")
+    assert found.mean - found.half > 0, "the mean of all pixels has an R² of 0"
+    assert report.values("filters", "rmse[B05]")[0] < made[1]["B05"].std()
+    assert any(row["reference"] == "filters (untrained)" for row in report.against_controls())
+
+
 def test_vegetation_is_a_mask(chips) -> None:
     """Made: whether the vegetation index of a pixel exceeds 0.4; the index needs the band B08, which is not given."""
     made = []

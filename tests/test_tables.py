@@ -1,5 +1,8 @@
 import json
+import os
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,12 +96,14 @@ def test_files_may_be_named_without_folder_and_suffix(folder, files):
         (np.array([1.0, np.nan, 0.0, 1.0]), ["0", "1"]),
         (["b", "10", "", "9"], ["10", "9", "b"]),
         ([True, False, True, True], ["False", "True"]),
+        (["1.0", "1", "", "10."], ["1", "10"]),
+        (["01", "1", "02", "1.5x"], ["01", "02", "1", "1.5x"]),
     ],
 )
 def test_classes_are_sorted_numbers_by_value(folder, labels, classes):
     store = opened({"file": list("abcd"), "label": labels}, folder)
     assert store.classes == classes
-    known = [("" if value != value else str(value).removesuffix(".0")) for value in list(labels)]
+    known = [("" if value != value else re.sub(r"^(\d+)\.0*$", r"\1", str(value))) for value in list(labels)]
     assert [store.classes[label] if label >= 0 else "" for label in store.labels] == known
 
 
@@ -183,7 +188,11 @@ def test_a_table_names_images_of_a_pattern_or_their_files(folder):
             "file,lable\na,1\n",
             "no column 'label'. Did you mean 'lable'\\? It has the columns file and lable; name the one",
         ),
-        ("image,label\na,1\n", "no column 'file'. It has the columns image and label; name the one for the file"),
+        (
+            "image,label\na,1\n",
+            "no column 'file'. It has the columns image and label; name the one for the file: "
+            "columns={'file': 'NAME'}, or --columns file=NAME on the command line",
+        ),
         (
             "file,label\na,1\nz.jpg,2\ny.jpg,2\n",
             "labels.csv names 2 files that .* does not have .* such as z.jpg and y.jpg",
@@ -199,6 +208,7 @@ def test_a_table_names_images_of_a_pattern_or_their_files(folder):
             "column split of labels.csv must be train, val or test .* got latest for deep/a",
         ),
         ("file,label,split\na,1,\n", "must be train, val or test for each image, got nothing for deep/a.npy"),
+        ("file,label\na,1.5\nb,1.50\n", "column label of labels.csv has the classes 1.5 and 1.50, which are the same"),
         ("file,label\na,\nb,\n", "column label of labels.csv is empty for all images"),
         ("file,label\n,1\n", "column file of labels.csv has no file in row 1"),
         ("file,label\na,1,2\n", "line 2 of .*labels.csv has 3 values for 2 columns; put text that contains"),
@@ -212,6 +222,16 @@ def test_wrong_tables_are_refused(folder, text, error):
     with pytest.raises((ArgumentError, DataError), match=error):
         opened(csv_of(folder, text), folder)
     assert not (folder.parent / "cache").exists()
+
+
+def test_files_may_have_absolute_paths(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    os.symlink(folder, "link")
+    link = Path("link").absolute()
+    for given, name in [("images", folder), ("link", folder), (folder, folder), ("link", link), ("images", "images")]:
+        table = {"file": [f"{name}/deep/a.npy", f"{name}/deep/b"], "label": [1, 2]}
+        store = ImageStore.from_table(table, given, image_size=None, cache="cache")
+        assert store.names == ["deep/a.npy", "deep/b.npy"]
 
 
 def test_the_same_row_twice_is_one_image(folder):

@@ -1,4 +1,4 @@
-"""Targets of every kind through `evaluate`: labels, numbers and masks, with controls, seeds and intervals."""
+"""Targets of every kind through `evaluate`: labels, numbers, masks and maps, with controls, seeds and intervals."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,12 @@ def labels(pixels: Tensor) -> Tensor:
     return (means > means.median(dim=0).values).double()
 
 
-TARGETS = {"labels": labels, "numbers": numbers, "mask": masks}
+def maps(pixels: Tensor) -> Tensor:
+    """The red of each pixel on a scale of thousandths, and a brightness on one of thousands, around a million."""
+    return torch.stack([pixels[:, 0].float() / 1e3, pixels.float().mean(dim=1) * 1e3 + 1e6], dim=1)
+
+
+TARGETS = {"labels": labels, "numbers": numbers, "mask": masks, "map": maps}
 
 
 def representations() -> dict[str, Representation]:
@@ -62,7 +67,7 @@ def report(kind: str, probe: str = "linear", change: bool = False, **options: ob
 @pytest.mark.parametrize(
     ("kind", "probe"),
     [("labels", "linear"), ("labels", "knn"), ("numbers", "linear"), ("numbers", "knn"), ("mask", "linear"),
-     ("mask", "conv")],
+     ("mask", "conv"), ("map", "linear"), ("map", "conv"), ("map", "finetune")],
 )  # fmt: skip
 def test_every_kind_has_controls_seeds_intervals_and_sentences(kind: str, probe: str, tmp_path) -> None:
     found = report(kind, probe, epochs=2)
@@ -75,6 +80,10 @@ def test_every_kind_has_controls_seeds_intervals_and_sentences(kind: str, probe:
         assert interval.half > 0
     assert any("network (untrained)" in sentence for sentence in found.sentences())
     for name in found.card["metrics"]:
+        if name == "rmse":  # each number has its own unit
+            with pytest.raises(ArgumentError, match=r"name one, as in rmse\[0\]"):
+                found.table(name)
+            name = "rmse[1]"
         assert found.metric(name).label in found.table(name)
     found.to_json(tmp_path / "report.json")
     again = sp.ProbeReport.from_json(tmp_path / "report.json")
@@ -128,21 +137,23 @@ def test_units_of_numbers_change_only_the_errors() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["labels", "numbers", "mask"])
+@pytest.mark.parametrize("kind", TARGETS)
 def test_test_images_choose_nothing(kind: str) -> None:
     """With other test targets, all that the probe has learned or selected is the same."""
     first, second = report(kind, epochs=2), report(kind, epochs=2, change=True)
     assert first.card["representations"] == second.card["representations"]
     for run, other in zip(first.runs, second.runs, strict=True):
         assert run.pop("scores") != other.pop("scores")
+        assert run.pop("class_scores") != other.pop("class_scores")
         for one in (run, other):
             one.pop("part_scores")
+            one.pop("part_class_scores")
             for row in one["history"]:
                 row.pop("test_loss")
         assert run == other
 
 
-@pytest.mark.parametrize("kind", ["labels", "numbers", "mask"])
+@pytest.mark.parametrize("kind", TARGETS)
 def test_missing_targets_are_left_out_and_counted(kind: str) -> None:
     train, test = images(60), images(40, seed=1)
     missing = -1 if kind == "mask" else torch.nan
@@ -192,8 +203,9 @@ def test_label_efficiency_counts_images_if_there_are_no_classes() -> None:
 
 
 def test_cached_results_equal_fresh_ones(tmp_path) -> None:
-    for kind in ("labels", "numbers", "mask"):
-        fresh, stored, cached = (report(kind, epochs=2, cache=cache) for cache in (None, tmp_path, tmp_path))
+    for kind in TARGETS:
+        probe = "linear" if KINDS[kind].has_pixels else "knn"
+        fresh, stored, cached = (report(kind, probe, epochs=2, cache=cache) for cache in (None, tmp_path, tmp_path))
         assert fresh.runs == stored.runs == cached.runs
 
 
@@ -211,6 +223,8 @@ def test_cached_results_equal_fresh_ones(tmp_path) -> None:
         ("numbers", ["a", "b"], "got <U1"),
         ("numbers", [1.0, 2.0, 3.0], "2 images and 3 targets"),
         ("mask", [[0, 1], [1, 0]], "whole numbers (N, H, W)"),
+        ("map", [[0.0, 1.0], [1.0, 0.0]], "(N, H, W) or (N, K, H, W) of numbers"),
+        ("map", np.full((2, 4, 4), 3.0), "the map '0' must take at least two values"),
     ],
 )  # fmt: skip
 def test_other_targets_get_a_clear_error(kind: str, targets: list[object], message: str) -> None:
@@ -233,6 +247,8 @@ def test_names_come_from_a_mapping_and_must_agree() -> None:
 def test_masks_need_a_probe_that_predicts_them() -> None:
     with pytest.raises(ArgumentError, match="the knn probe predicts no masks; probes that do: linear, conv"):
         report("mask", "knn")
+    with pytest.raises(ArgumentError, match="the knn probe predicts no maps; probes that do: linear, conv"):
+        report("map", "knn")
 
 
 def test_intervals_of_a_number_are_as_narrow_as_the_bootstrap_says() -> None:
@@ -255,7 +271,7 @@ def test_a_data_frame_has_names() -> None:
     assert (targets.names, targets.values.tolist()) == (["a", "b"], [[1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
     with pytest.raises(ArgumentError, match="the same numbers in the same order"):
         sp.evaluate({"p": Pixels("rgb")}, (images(3), frame), (images(3), frame[["b", "a"]]), target="numbers")
-    with pytest.raises(ArgumentError, match="one value per image; got the shapes"):
+    with pytest.raises(ArgumentError, match="one entry per image; got"):
         as_images_with_targets((images(3), {"a": [1.0], "b": [1.0, 2.0, 3.0]}), KINDS["numbers"])
 
 
@@ -284,6 +300,43 @@ def test_the_last_class_may_be_unseen_too() -> None:
         assert found.values("p")[0] <= 2 / 3
 
 
+def test_a_map_is_predicted_as_least_squares_predicts_it() -> None:
+    """Both channels of the target follow from the pixels at the same place, on scales nine orders apart."""
+    train, test = images(60), images(40, seed=1)
+    data = [
+        (pixels, dict(zip(("red", "brightness"), maps(pixels).unbind(dim=1), strict=True))) for pixels in (train, test)
+    ]
+    data[0][1]["red"][3, :5] = torch.nan
+    whole = Representation("whole", lambda batch: batch.float())
+    found = sp.evaluate({"whole": whole}, *data, target="map", seeds=1, controls=False, epochs=150)
+    assert found.values("whole", "r2[red]")[0] > 0.999
+    assert found.values("whole")[0] > 0.999
+    half = Representation("red alone", lambda batch: batch[:, :1].float())
+    found = sp.evaluate({"half": half}, *data, target="map", seeds=1, controls=False, epochs=60)
+    (x, y), (x_test, y_test) = (
+        (pixels[:, 0].flatten().double().numpy(), targets["brightness"].flatten().double().numpy())
+        for pixels, targets in data
+    )
+    error = y_test - np.polyval(np.polyfit(x, y, 1), x_test)
+    assert found.values("half", "rmse[brightness]")[0] == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.02)
+    assert found.values("half", "r2[brightness]")[0] == pytest.approx(1 - np.mean(error**2) / y_test.var(), abs=0.02)
+
+
+def test_pixels_of_a_map_are_no_independent_observations() -> None:
+    """Nine times as many pixels leave the interval about as wide; twice as many images make it narrower."""
+    train, test = images(30), images(20, seed=1)
+    whole = {"gray": Representation("gray", lambda batch: batch.float().mean(dim=1, keepdim=True))}
+
+    def found(size: int, copies: int = 1) -> sp.ProbeReport:
+        red = [pixels[:, 0].float().repeat_interleave(size, 1).repeat_interleave(size, 2) for pixels in (train, test)]
+        data = (train, red[0]), (test.repeat(copies, 1, 1, 1), red[1].repeat(copies, 1, 1))
+        return sp.evaluate(whole, *data, target="map", seeds=1, controls=False, epochs=20)
+
+    once, larger, twice = found(1), found(3), found(1, copies=2)
+    assert larger.interval("gray").half == pytest.approx(once.interval("gray").half, rel=0.2)
+    assert twice.interval("gray").half < 0.8 * once.interval("gray").half
+
+
 @pytest.mark.parametrize("kind", ["class", *TARGETS])
 def test_constant_features_get_what_guessing_gets_and_missing_ones_are_refused(kind: str) -> None:
     train, test = images(30), images(20, seed=1)
@@ -292,9 +345,9 @@ def test_constant_features_get_what_guessing_gets_and_missing_ones_are_refused(k
     data = (train, of(train)), (test, of(test))
     options = {"target": kind, "seeds": 1, "controls": False, "epochs": 1}
     value = sp.evaluate({"constant": constant}, *data, **options).values("constant")[0]
-    guessing = {"class": 0.5, "labels": labels(test).mean().item(), "numbers": 0.0}
+    guessing = {"class": 0.5, "labels": labels(test).mean().item(), "numbers": 0.0, "map": 0.0}
     if kind in guessing:
-        assert value == pytest.approx(guessing[kind], abs=0.15)
+        assert value == pytest.approx(guessing[kind], abs=0.15 if kind != "map" else 0.6)
     else:
         assert 0 < value < 0.6
     missing = Representation("missing", lambda batch: torch.full((len(batch), 4, 2, 2), torch.nan))

@@ -37,7 +37,7 @@ def test_colorization_is_cross_channel_prediction(target, images):
     assert output.prediction.abs().max() <= 1
     assert torch.allclose(output.loss, sum(output.terms.values()))
     assert set(output.terms) == {"smooth_l1", "l1"}
-    colored = task.colorize(images)
+    colored = task.predict(images)
     assert colored.shape == images.shape
     assert colored.min() >= -1e-6
     assert colored.max() <= 1 + 1e-6
@@ -47,7 +47,7 @@ def test_colorize_restores_the_mode_of_each_module(images):
     task = Colorization(net(), target="rgb").train()
     task.encoder.eval()  # as for a frozen encoder
     before = {name: part.training for name, part in task.named_modules()}
-    task.colorize(images)
+    task.predict(images)
     assert {name: part.training for name, part in task.named_modules()} == before
 
 

@@ -164,7 +164,7 @@ def test_wrong_arguments_are_refused(tmp_path):
         assert (
             type(getattr(sp.FitConfig(out=tmp_path, **{name: np.int64(3)}), name)) is int
         )  # JSON cannot hold a number of NumPy
-    with pytest.raises(ArgumentError, match="must be one of auto, cpu, cuda, got 'tpu'"):
+    with pytest.raises(ArgumentError, match="must be one of auto, cpu, cuda, mps, .*; got 'tpu'"):
         sp.FitConfig(out=tmp_path, device="tpu")
     config = sp.FitConfig(out=tmp_path)
     with pytest.raises(ArgumentError, match="needs at least one image, got an empty ImageStore"):
@@ -181,6 +181,50 @@ def test_wrong_arguments_are_refused(tmp_path):
     ):
         sp.fit(small_task(), noise_store(), {"out": tmp_path})
     assert not list(tmp_path.iterdir()), "nothing was written"
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_the_module_trains_with_a_trainer_and_a_loader_of_ones_own(labels, tmp_path):
+    import lightning.pytorch as pl
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from ssl_pretext.training import PretextModule
+
+    photos = noise_store(20).images()
+    data = TensorDataset(photos, torch.zeros(20)) if labels else photos
+    torch.manual_seed(0)
+    task, again = sp.Colorization(nn.Conv2d(1, 4, 2, stride=2)), sp.Colorization(nn.Conv2d(1, 4, 2, stride=2))
+    again.load_state_dict(task.state_dict())
+    config = sp.FitConfig(out=tmp_path, optimizer="sgd", learning_rate=0.01, schedule="constant", warmup=0)
+    module = PretextModule(task, config)
+    trainer = pl.Trainer(
+        max_epochs=2, accumulate_grad_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(data, batch_size=4), DataLoader(data, batch_size=4))
+    optimizer = torch.optim.SGD(again.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)
+    for _ in range(2):
+        for batch in photos.split(8):  # a plain loop, with batches of twice the size
+            optimizer.zero_grad()
+            again(batch).loss.backward()
+            optimizer.step()
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(task.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    assert [row["epoch"] for row in module.history] == [1, 2]
+    assert module.history[1]["val_loss"] < module.history[0]["train_loss"]
+    assert task.trained_on.image_size == again.trained_on.image_size == 16
+
+
+def test_a_task_records_the_size_of_images_in_training_only():
+    task, photos = small_task(), noise_store(4).images()
+    task.features(photos)
+    with torch.no_grad():
+        task(photos)
+    assert task.trained_on.image_size is None
+    task(photos[..., :12])
+    assert task.trained_on.image_size == (16, 12)
+    task.eval()(photos)
+    assert task.trained_on.image_size == (16, 12)
 
 
 def test_a_missing_cuda_device_is_refused(tmp_path, monkeypatch):

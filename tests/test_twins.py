@@ -278,7 +278,9 @@ def test_without_published_weights_there_is_no_such_control(published) -> None:
     frozen = sp.FrozenNetwork("timm/test_resnet[pretrained=true]")
     given = {"scratch": scratch.representation(), "frozen": frozen.representation()}
     assert evaluate(given, data, data, seeds=1, **BEFORE_ONLY).names == ["scratch", "frozen"]
-    with pytest.raises(ArgumentError, match=r"did not start from published weights, as .*; use untrained\(seed\)"):
+    with pytest.raises(
+        ArgumentError, match=r"did not start from published weights or from a file, as .*; use untrained\(seed\)"
+    ):
         scratch.before()
     with pytest.raises(ArgumentError, match="'before' is the label of a control in tables"):
         evaluate({"before": Pixels("rgb")}, data, data)

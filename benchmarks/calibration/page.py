@@ -62,9 +62,9 @@ NOTES = (
     "are moderated.",
     "The *interval over the seeds alone* is Student's t over the accuracies, or their paired differences. It is what "
     "most tables show. With seeds that all agree, its width is zero.",
-    "*Labels*, *numbers* and *mask* are other kinds of targets: three labels, three numbers, or one of three classes "
-    "for each of 8×8 positions, which follow from the features up to noise. Each world has 500 test images. Points are "
-    "hundredths of the mean average precision, of R² and of the mean intersection over union.",
+    "*Labels*, *numbers*, *mask* and *map* are other kinds of targets: three labels, three numbers, or for each of 8×8 "
+    "positions one of three classes or three numbers, which follow from the features up to noise. Each world has 500 "
+    "test images. Points are hundredths of the mean average precision, of R² and of the mean intersection over union.",
     "If all labels are used and the probe is a network, or finds neighbors to predict numbers, the intervals are "
     "cautious: probes that are trained on part of few labels vary more than those that are trained on all of them, and "
     "this counts as the choice of labels.",

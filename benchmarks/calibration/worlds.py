@@ -134,14 +134,14 @@ def two_views_of_targets(
     test: int = 500,
     options: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compares two views of features from which labels, numbers or masks follow, up to noise of their own.
+    """Compares two views of features from which labels, numbers, masks or maps follow, up to noise of their own.
 
-    Labels and numbers belong to an image, and masks have a class for each position of maps of 8×8 positions.
+    Labels and numbers belong to an image. Masks have a class, and maps three numbers, for each of 8×8 positions.
     """
     draw = torch.Generator().manual_seed(world)
-    side = 8 if target == "mask" else 1
+    side = 8 if target in ("mask", "map") else 1
     count = images + test
-    # Images differ as a whole, too, so that the pixels of a mask are not independent.
+    # Images differ as a whole, too, so that the pixels of a mask or a map are not independent.
     values = torch.randn(count, features, side, side, generator=draw) + torch.randn(
         count, features, 1, 1, generator=draw
     )
@@ -152,6 +152,7 @@ def two_views_of_targets(
         "labels": (scores.flatten(1) > 0.5).double(),
         "numbers": scores.flatten(1).double(),
         "mask": scores.argmax(dim=1),
+        "map": scores,
     }[target]
     both = torch.cat([values + scale * torch.randn(values.shape, generator=draw) for scale in noise], dim=1)
     views = {name: _channels_view(start, features) for name, start in ((A, 0), (B, features))}
@@ -399,6 +400,11 @@ def rows(folder: Path | None, worlds: int) -> list[Row]:
     knn = partial(two_views_of_targets, target="numbers", probe="knn", images=100)
     found += [
         Row("numbers, all 100 images, knn", knn, worlds),
+        Row(
+            "map, all 50 images, linear",
+            partial(two_views_of_targets, target="map", probe="linear", images=50),
+            worlds,
+        ),
         Row("20 of 200 labels per class, five classes, finetune", further_training, worlds // 2),
     ]
     if folder is None:

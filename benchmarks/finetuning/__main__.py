@@ -65,8 +65,8 @@ def _pretrained(images: sp.ImageStore, seed: int, out: Path, device: str) -> sp.
     torch.manual_seed(seed)
     task = sp.create_task("cross_channel_contrast", first="lab:L", second="lab:ab", encoder=ENCODER)
     config = FitConfig(
-        out=out, epochs=EPOCHS, learning_rate=1e-3, augment="shift,horizontal_flip", seed=seed,
-        precision="bf16-mixed", device=device, resume=True,
+        out=out, epochs=EPOCHS, learning_rate=1e-3, schedule="constant", warmup=0, augment="shift,horizontal_flip",
+        seed=seed, precision="bf16-mixed", device=device, resume=True,
     )  # fmt: skip
     fit(task, images, config)
     return task.eval()

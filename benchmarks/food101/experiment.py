@@ -119,6 +119,8 @@ class Run:
             batch_size=self.config["batch_size"],
             learning_rate=self.config["learning_rate"],
             weight_decay=self.config["weight_decay"],
+            schedule="constant",
+            warmup=0,
             seed=self.config["seed"],
             precision=self.config["precision"],
             compile=self.config["compile"],
@@ -167,7 +169,7 @@ class Run:
         for batch in indices.split(256):
             images = store.images(batch).to(self.device)
             truth.append(images.cpu().float() / 255)
-            colored.append(self.task.colorize(images).float().cpu())
+            colored.append(self.task.predict(images).float().cpu())
         return torch.cat(truth), torch.cat(colored).clamp(0, 1)
 
     def describe_data(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Preset(Config):
         image_size: Height and width of the images, in pixels. Unknown in the source.
         batch_size: Batch size of pretraining. Unknown in the source.
         epochs: Epochs of pretraining; 16 in the source.
+        seconds: Seconds of pretraining of each task in a comparison on equal time, instead of `epochs`.
         pretrain_per_class: Number of pretraining images per in-domain class.
         validation_per_class: Number of held-out images per class for `val_loss`, color quality and grids.
         probe_classes: Number of classes per domain that the probes distinguish.
@@ -42,6 +43,7 @@ class Preset(Config):
     image_size: int
     batch_size: int
     epochs: int
+    seconds: float | None = None
     pretrain_per_class: int | None = None
     validation_per_class: int | None = None
     probe_classes: int | None = None

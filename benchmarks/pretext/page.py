@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from benchmarks.report_tables import EXPLANATION, Reports, accuracy_table, gain_table, reports_in, twin_gains
@@ -112,25 +112,30 @@ def draw(results: Results, folder: Path, domains: Mapping[str, str]) -> None:
 
 
 NOTES = (
-    "*output* is the encoder's last feature map; *all layers* are the feature maps of all stages, concatenated. Linear "
-    "probes take feature maps averaged to 2×2, and conv probes take the output map with standardized channels. The "
-    "time is for one seed and comes from the median duration of a step. It includes what a task adds to the encoder, "
-    "such as a decoder, and all copies or patches that it makes of an image.",
+    "**Every task has the same time**: the duration of its steps was measured before, and its number of steps follows "
+    "from it. The time includes all that a task adds to the encoder, such as a decoder, and all views, copies or "
+    "patches that it makes of an image. The linear probe takes the feature maps of all stages, averaged to 2×2 and "
+    "concatenated.",
     "Every task that restores an image or its channels uses the mean squared error. `colorization`, `cross_channel` "
-    "and `split_brain` predict at a quarter of the resolution, as in the other comparisons. There is no augmentation. "
-    "`masked_patches` needs a vision transformer, so **it has a different encoder**: compare it only with its own "
-    "untrained control.",
+    "and `split_brain` predict at a quarter of the resolution, as in the other comparisons. All of them, and the "
+    "contrasts of channels, see random resized crops and flips; `instance_contrast`, `vicreg`, `barlow_twins` and "
+    "`simsiam` also see changed colors and blur, as in their papers. `multi_task` is inpainting and rotation on one "
+    "encoder. `masked_patches` needs a vision transformer, so **it has a different encoder**: compare "
+    "it only with its own untrained control.",
 )
 
 
 def _tasks(results: Results) -> list[dict[str, str]]:
     config, images = results["config"], results["data"]["counts"]["pretraining"]
-    steps = config["epochs"] * math.ceil(images / config["batch_size"])
     rows = []
     for row, runs in _by_row(results).items():
         if not runs[0]["history"]:  # an untrained control, which earlier results list as a row
             continue
-        seconds = [run["step_seconds"] for run in runs if run["step_seconds"] is not None]
+        steps = (
+            max(1, round(config["seconds"] / runs[0]["timed_seconds"]))
+            if config.get("seconds")
+            else config["epochs"] * math.ceil(images / config["batch_size"])
+        )
         losses = ([run["history"][epoch]["val_loss"] for run in runs] for epoch in (0, -1))
         rows.append(
             {
@@ -139,8 +144,8 @@ def _tasks(results: Results) -> list[dict[str, str]]:
                 "encoder": runs[0]["network"],
                 "parameters": f"{runs[0]['encoder_parameters']:,}",
                 "validation loss, first → last epoch": " → ".join(f"{mean_interval(loss)[0]:.3g}" for loss in losses),
-                "ms per step": f"{1e3 * median(seconds):.0f}" if seconds else "",
-                "seconds": f"{steps * median(seconds):.0f}" if seconds else "",
+                "steps": f"{steps:,}",
+                "epochs": f"{steps * config['batch_size'] / images:.1f}",
             }
         )
     return rows

@@ -23,10 +23,10 @@ of its own, as a user has it, the other variant is slower; ssl_pretext did not b
 ssl_pretext uses the network of torchmetrics, so that any deviation from 1 is noise: runs gave 0.94 to 1.05, and the
 last one, which has the most rounds, is shown.
 
-The goals of *formats* are missed where files are small: for a TIFF file of 13 bands, whose tags decide whether it is a
-photograph, reading takes twice as long as with tifffile alone, and for the tiles of a scene twice as long as with
-rasterio. There each value is also checked for being missing and becomes a `float32`. This is paid once, when the store
-is built. lightly's linear evaluation trains for 90 epochs by gradient descent and selects no weight decay."""
+In *formats*, both sides give `float32` in which the values that a file declares as no data are missing. ssl_pretext
+also checks the kind and the size of each file and every floating value, which takes 10 to 20 µs per image: that shows
+where the library needs less than 100 µs, as for the slices of a volume. It is paid once, when the store is built.
+lightly's linear evaluation trains for 90 epochs by gradient descent and selects no weight decay."""
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The command line `ssl-pretext`, with the commands pretrain, probe, compare, embed, colorize, list and cache."""
+"""The command line `ssl-pretext`: pretrain, probe, compare, embed, colorize, predict, list and cache."""
 
 import logging
 import sys

@@ -1,5 +1,6 @@
 """The bands of images for the command line: their names and ranges, and the channels that a task gets by default."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ class Band(Config):
     position: int | None = None
     center: float | None = None
     scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, number in (("center", self.center), ("scale", self.scale)):
+            if number is not None and not math.isfinite(number):
+                raise ArgumentError(f"the {name} of the band {self.name!r} must be a finite number, got {number}")
 
 
 @dataclass(frozen=True)
@@ -137,28 +144,33 @@ def choose_bands(bands: Sequence[Band] | None, images: ImageFormat) -> Channels 
     return ChannelSpace.bands(SPACE, names, **statistics)[tuple(band.name for band in bands)]
 
 
+PHOTO_TASK = "cross_channel_contrast[first=lab:L;second=lab:ab]"
+
+
 def default_task(task: str | None, bands: Channels | None) -> tuple[str, dict[str, Channels], str | None]:
     """Returns the spec of a task, the channels that it gets by default, and a sentence about a task that was chosen.
 
-    Photos are colored. Images with several bands are divided into two halves, in the order of the bands, each of which
-    is predicted from the other; images with one channel are inpainted.
+    For photos, lightness and color of different crops are matched, which taught more than other tasks of the same
+    duration in the comparisons that were made. Images with several bands are divided into two halves, in the order of
+    the bands, each of which is predicted from the other; images with one channel are inpainted.
 
     Args:
         task: Spec of the task; None to choose one.
         bands: Bands of the images; None for photos.
     """
     if bands is None:
-        return task or "colorization", {}, None
+        about = "cross_channel_contrast matches the lightness of photos with their colors; --task colorization predicts"
+        return (task, {}, None) if task else (PHOTO_TASK, {}, f"{about} colors")
     if task is not None:
         name, given = parse_task(task)
         takes = signature_of(TASKS.factory(name)).parameters
         return task, {"channels": bands} if "channels" in takes and "channels" not in given else {}, None
     names, half = bands.names, bands.num_channels // 2
     if half == 0:
-        return "inpainting", {"channels": bands}, f"inpainting predicts masked parts of {names[0]}"
+        return "inpainting", {"channels": bands}, f"the images are not photos: inpainting fills in {names[0]}"
     first, second = bands.space[names[:half]], bands.space[names[half:]]
     chosen = (
-        f"split_brain predicts {joined(second.names)} from {joined(first.names)}, and the reverse; "
-        f"--task 'cross_channel[source={names[0]};target={names[-1]}]' would predict chosen bands"
+        f"the images are not photos: split_brain predicts {joined(second.names)} from {joined(first.names)}, and the "
+        f"reverse; --task 'cross_channel[source={names[0]};target={names[-1]}]' would predict chosen bands"
     )
     return "split_brain", {"first": first, "second": second}, chosen

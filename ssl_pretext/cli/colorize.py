@@ -1,7 +1,7 @@
 """The command `ssl-pretext colorize`, which colors photos of any size from their lightness."""
 
 import logging
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_pretext.cli.files import write_skipped
+from ssl_pretext.cli.jobs import Job, check_apart, folder_jobs, run_jobs
 from ssl_pretext.cli.options import Colorize
 from ssl_pretext.color import lab_to_rgb, rgb_to_lab
-from ssl_pretext.data.decode import decoder
+from ssl_pretext.data.decode import Decoded
 from ssl_pretext.data.listing import list_folder
-from ssl_pretext.data.sources import Reading
-from ssl_pretext.errors import ArgumentError, DataError, MissingDependencyError, MissingFileError, ReadError
+from ssl_pretext.data.sources import Reading, Source
+from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.system.files import atomic_write
 from ssl_pretext.tasks import Colorization
 
-__all__ = ["colorize_photo", "run"]
+__all__ = ["colorize_photo", "run", "write_photo"]
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +45,15 @@ def run(options: Colorize) -> None:
     if not options.photos.exists():
         raise MissingFileError(f"there is no photo or folder {options.photos}")
     is_folder = options.photos.is_dir()
-    jobs, ignored = _folder_jobs(options.photos, options.out) if is_folder else ([(options.photos, options.out)], [])
-    for photo, target in jobs:
-        _check_target(photo, target)
+    if is_folder:
+        check_apart(options.photos, options.out)
+        jobs, ignored = folder_jobs(list_folder(options.photos, labeled=False), options.out, lambda _source: ".png")
+    else:
+        jobs, ignored = [Job(Source((options.photos,)), options.out)], []
+    for job in jobs:
+        _check_target(job.source.files[0], job.target)
     task = Colorization.from_pretrained(options.run)
-    skipped = _colorize_all(task, jobs)
-    if len(skipped) == len(jobs):
-        raise DataError(f"no photo could be read; {skipped[0]['name']}: {skipped[0]['reason']}")
+    skipped = run_jobs(jobs, partial(_colorize, task), reading=Reading(), what="photo", doing="coloring")
     note = write_skipped(options.out, [*ignored, *skipped]) if is_folder else ""
     log.info("colored: %s%s", options.out, note)
 
@@ -76,7 +79,7 @@ def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
     if size is None:
         raise ArgumentError("the task has no record of the image size that it was trained at; pretrain it with fit()")
     small = F.interpolate(photo[None].float() / 255, size, mode="bilinear", antialias=True).clamp(0, 1)
-    ab = F.interpolate(rgb_to_lab(task.colorize(small))[:, 1:], photo.shape[-2:], mode="bilinear")[0]
+    ab = F.interpolate(rgb_to_lab(task.predict(small))[:, 1:], photo.shape[-2:], mode="bilinear")[0]
     colored = torch.empty_like(photo)
     rows = max(1, MAX_PIXELS // photo.shape[-1])
     for strip, colors, target in zip(photo.split(rows, 1), ab.split(rows, 1), colored.split(rows, 1), strict=True):
@@ -85,49 +88,21 @@ def colorize_photo(task: Colorization, photo: Tensor) -> Tensor:
     return colored
 
 
-def _colorize_all(task: Colorization, jobs: Sequence[tuple[Path, Path]]) -> list[dict[str, str]]:
-    """Colors the photos one by one; returns those that cannot be read, with the reasons."""
-    from tqdm import tqdm
-
-    skipped = []
-    decode = decoder(Reading())
-    for photo, target in tqdm(jobs, desc="coloring", unit="photo", disable=True if len(jobs) == 1 else None):
-        try:
-            decoded = decode(photo)
-        except (MissingDependencyError, ReadError) as error:  # the other photos are colored
-            decoded = str(error)
-        if not isinstance(decoded, str) and (decoded.kind, len(decoded.pixels)) != ("uint8", 3):
-            decoded = f"it is not a photo, but {len(decoded.pixels)} channels of {decoded.kind}"
-        if isinstance(decoded, str):
-            skipped.append({"name": str(photo), "reason": decoded})
-        else:
-            _write(colorize_photo(task, torch.tensor(decoded.pixels)), target)
-    return skipped
+def _colorize(task: Colorization, job: Job, photo: Decoded) -> str | None:
+    """Writes the colored photo, or returns the reason why it is none."""
+    if (photo.kind, len(photo.pixels)) != ("uint8", 3):
+        return f"it is not a photo, but {len(photo.pixels)} channels of {photo.kind}"
+    write_photo(colorize_photo(task, torch.tensor(photo.pixels)), job.target)
+    return None
 
 
-def _write(pixels: Tensor, target: Path) -> None:
+def write_photo(pixels: Tensor, target: Path) -> None:
+    """Writes a photo `(3, H, W)` as `uint8`; the suffix of the file decides its format."""
     from PIL import Image
 
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     with atomic_write(target) as part:
         image.save(part, **FORMATS[target.suffix.lower()])
-
-
-def _folder_jobs(folder: Path, out: Path) -> tuple[list[tuple[Path, Path]], list[dict[str, str]]]:
-    """Returns each photo of a folder with the PNG file to write for it, and the files that are ignored."""
-    inside, outside = sorted((folder.resolve(), out.resolve()), key=lambda path: -len(path.parts))
-    if inside.is_relative_to(outside):
-        raise ArgumentError(
-            f"one of the folders -o {out} and {folder} contains the other; choose an output folder elsewhere"
-        )
-    if out.exists() and not out.is_dir():
-        raise ArgumentError(f"-o {out} is a file; for a folder of photos, name an output folder")
-    listing = list_folder(folder, labeled=False)
-    targets = [Path(name).with_suffix(".png") for name in listing.names]
-    if len(set(targets)) < len(targets):  # such as for a.jpg and a.webp in one folder
-        targets = [Path(f"{name}.png") for name in listing.names]
-    ignored = [{**item, "name": str(folder / item["name"])} for item in listing.skipped]
-    return [(source.files[0], out / target) for source, target in zip(listing.sources, targets, strict=True)], ignored
 
 
 def _check_target(photo: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_pretext.cli.judging import evaluation_options, load_labeled_images
-from ssl_pretext.cli.networks import Network, choose_image_size, open_networks
+from ssl_pretext.cli.networks import Network, open_networks
 from ssl_pretext.cli.options import Compare
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
@@ -15,7 +15,7 @@ from ssl_pretext.probes.controls import CONTROLS
 from ssl_pretext.probes.efficiency import LabelEfficiency, score_rows
 from ssl_pretext.probes.ranking import Ranking, answer, rank
 from ssl_pretext.probes.registry import find_method
-from ssl_pretext.probes.report import difference_plot
+from ssl_pretext.probes.report_plots import difference_plot
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.probes.verdict import warnings
 from ssl_pretext.registry import duplicates, joined, split_specs
@@ -70,8 +70,7 @@ def _compare(
 ) -> None:
     each = "labels per class" if options.target == "class" else "labels"
     amounts = "all labels" if budgets is None else f"{joined(list(map(str, budgets)))} {each}"
-    size = choose_image_size(options.image_size, networks)
-    train, test, about = load_labeled_images(options, size, options.out, amounts)
+    train, test, about = load_labeled_images(options, networks, options.out, amounts)
     log.info("%s", about)
     reports = _reports(networks, controls, budgets, options, train, test)
     if rank_info().rank:

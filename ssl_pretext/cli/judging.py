@@ -6,13 +6,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.networks import Network
+from ssl_pretext.cli.networks import Network, choose_image_size
 from ssl_pretext.cli.options import Judging, split_pairs
 from ssl_pretext.data import ImageStore
+from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
 from ssl_pretext.errors import ArgumentError, DataError
-from ssl_pretext.probes.comparison import EvaluateOptions
+from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.system.processes import on_rank_zero
+from ssl_pretext.tasks import PretextTask
 
 __all__ = ["evaluation_options", "load_labeled_images"]
 
@@ -38,20 +40,24 @@ def evaluation_options(
     }
 
 
-def load_labeled_images(options: Judging, size: int, out: Path, labels: str) -> tuple[ImageStore, ImageStore, str]:
+def load_labeled_images(
+    options: Judging, networks: Sequence[Network], out: Path, labels: str
+) -> tuple[ImageStore, ImageStore, str]:
     """Returns the training images, the test images, and a description of both.
 
     Args:
         options: Options of the command.
-        size: Height and width of the images in pixels.
+        networks: Networks that take the images, which determine their size unless an option does.
         out: Output folder, to which the list of unreadable images is written.
         labels: Description of the labels that are used.
 
     Raises:
-        PretextError: The images cannot be loaded, or an option is invalid.
+        PretextError: The images cannot be loaded or do not fit the networks, or an option is invalid.
     """
     _check(options)
+    size = choose_image_size(options.image_size, networks)
     with write_skipped_on_error(out):
+        _check_channels(options, networks)
         (folder, data), *others = _open_folders(options, size)
     skipped = data.skipped
     if others:
@@ -84,6 +90,25 @@ def _check(options: Judging) -> None:
     if options.labels is None and (options.columns is not None or options.target != "class"):
         name = "--columns" if options.columns is not None else f"--target {options.target}"
         raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
+
+
+def _check_channels(options: Judging, networks: Sequence[Network]) -> None:
+    """Raises if the images have other channels than those of the runs, which a few of them show."""
+    runs = [(one.name, one.network) for one in networks if isinstance(one.network, PretextTask)]
+    wanted, example = {task.image_space.image_channels: name for name, task in runs}, None
+    if not wanted:
+        return
+    for name, image in few_images(options.data, **options.images.arguments()):
+        wanted.pop(len(image.pixels), None)
+        if not wanted:
+            return
+        example = example or (name, len(image.pixels))
+    if example is not None:
+        count, run = next(iter(wanted.items()))
+        raise ArgumentError(
+            f"{run} was trained on images with {count} channels, but those in {options.data} have {example[1]}, such "
+            f"as {example[0]}; name a folder of images like those of the run, or another run"
+        )
 
 
 def _open_folders(options: Judging, size: int) -> list[tuple[Path, ImageStore]]:

@@ -23,12 +23,14 @@ class Network:
     Attributes:
         name: Its name in tables: what was typed.
         folder: Folder of the run or the saved task; None for a network of another library.
-        representation: The layer that is read, with its pooling.
+        layer: Layer that is read; None stands for the output.
+        representation: The features of the layer, with their pooling.
         network: The task, or the network of another library.
     """
 
     name: str
     folder: Path | None
+    layer: str | None
     representation: Representation
     network: PretextTask | FrozenNetwork
 
@@ -74,7 +76,8 @@ def open_network(name: str, *, layer: str | None, pooling: str) -> Network:
         )
     else:
         network = PretextTask.from_pretrained(source)
-    return Network(name, folder, network.representation(own or layer, pooling=pooling), network)
+    read = own or layer
+    return Network(name, folder, read, network.representation(read, pooling=pooling), network)
 
 
 def open_networks(names: Sequence[str], *, layer: str | None, pooling: str) -> list[Network]:

@@ -24,6 +24,7 @@ __all__ = [
     "ImageOptions",
     "Judging",
     "List",
+    "Predict",
     "Pretrain",
     "Probe",
     "name_options",
@@ -68,6 +69,16 @@ class ImageOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingOptions(FitConfig):
+    """The options of a training, whose defaults are those of a first try and not those of the documented experiment."""
+
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    precision: str = "auto"
+    memory_format: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretrain(Config):
     """Pretrain an encoder on a folder of images without labels.
 
@@ -84,13 +95,15 @@ class Pretrain(Config):
         data: Folder of images, which may be in subfolders; or WebDataset shards, such as
             "shards/train-{0000..0009}.tar".
         task: Pretext task, with options in brackets, such as "colorization[target=rgb]" or
-            "cross_channel[source=B02+B03+B04;target=B08]"; see "ssl-pretext list tasks". If left out, photos are
-            colored, and two halves of the bands of other images are predicted from each other.
+            "cross_channel[source=B02+B03+B04;target=B08]", or a sum of tasks such as "colorization + 0.5*rotation"; see
+            "ssl-pretext list tasks". If left out, the lightness of photos is matched with their colors
+            (cross_channel_contrast), and two halves of the bands of other images are predicted from each other.
         bands: Names of the channels of images that are not photos, in order and separated by commas; or a YAML file
             with a list of bands, each with its name and, if you like, its position (counted from 1), center and scale.
             If left out, the names are those in the files, or band1, band2 and so on. Centers and scales that are not
             given are measured.
         encoder: Network to pretrain; see "ssl-pretext list encoders".
+        init_from: Folder of a run or of a task whose weights the training starts from. Its encoder must be the same.
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
         image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
             and the center is cropped. If left out, it is 64, or that of --tile.
@@ -98,6 +111,7 @@ class Pretrain(Config):
             suffix of an image alone if left out.
         epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        loggers: Where losses and learning rates are logged, separated by commas: tensorboard, csv, wandb and mlflow.
         config: YAML file of options, such as the pretrain.yaml of another run. Options on the command line override
             those of the file.
         images: Options of the images in a folder.
@@ -111,14 +125,16 @@ class Pretrain(Config):
     task: str | None = None
     bands: str | None = None
     encoder: str = "autoencoder"
+    init_from: Path | None = None
     losses: str | None = None
     image_size: int | None = None
     image_field: str | None = None
     epoch_images: int | None = None
     cache: Path | None = None
+    loggers: str = "tensorboard,csv"
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
-    fit: OmitArgPrefixes[FitConfig]
+    fit: OmitArgPrefixes[TrainingOptions]
 
     @property
     def size(self) -> int:
@@ -207,7 +223,7 @@ class Probe(Judging):
     after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
     runs: Positional[tuple[str, ...]]
-    probe: str = "linear,conv,knn"
+    probe: str = "linear,knn"
     per_class: int | None = None
     num_labels: int | None = None
     controls: str | None = None
@@ -329,6 +345,44 @@ class Colorize(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Predict(Config):
+    """Predict channels of images of any size from their other channels, such as a stain, near-infrared or depth.
+
+    The predictions have the size and the units of the images. An image may lack the predicted channels.
+
+    For example:
+      ssl-pretext predict runs/stain cells -o predicted
+      ssl-pretext predict runs/stain plate --pattern "{well}_s{site}_w{channel}.tif" -o predicted
+      ssl-pretext predict runs/nir scene.tif -o predicted --format tif
+
+    Attributes:
+        run: Output folder of pretrain with the task cross_channel, or folder of such a saved task.
+        images: An image, or a folder of images, which may be in subfolders.
+        out: Output folder, with a file for each image. Images are never overwritten.
+        format: Format of the predictions. If left out, it is tif for TIFF files, npy for other bands, and png for
+            photos. With rasterio, GeoTIFF files keep their georeference in tif.
+        missing: Value of the files that means missing, such as 0.
+        reader: Reader with options for the files of its suffixes, such as "h5[key=images]".
+        pattern: Pattern of the file names if an image is several files, as in pretrain.
+        device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
+    """
+
+    module: ClassVar[str] = "predict"
+    after_interrupt: ClassVar[str] = (
+        "The predictions that were written are complete; the same command writes all of them again."
+    )
+
+    run: Positional[Path]
+    images: Positional[Path]
+    out: Annotated[Path, arg(aliases=("-o",))]
+    format: Literal["tif", "npy", "png"] | None = None
+    missing: float | None = None
+    reader: str | None = None
+    pattern: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class List(Config):
     """List the names that the other commands know.
 
@@ -376,7 +430,7 @@ class Cache(Config):
     cache: Path | None = None
 
 
-Command = Pretrain | Probe | Compare | Embed | Colorize | List | Cache
+Command = Pretrain | Probe | Compare | Embed | Colorize | Predict | List | Cache
 
 
 def split_pairs(option: str, text: str) -> dict[str, str]:
@@ -412,11 +466,12 @@ def name_options(message: str) -> str:
         >>> name_options("FitConfig.epochs must be at least 1; pass resume=True, fewer than per_class=9")
         '--epochs must be at least 1; pass --resume, fewer than --per-class=9'
     """
-    configs = (Pretrain, Probe, Compare, Embed, Colorize, ImageOptions, FitConfig)
+    configs = (Pretrain, Probe, Compare, Embed, Colorize, Predict, ImageOptions, TrainingOptions)
     known = {field.name for config in configs for field in fields(config)}
     names = "|".join(sorted(known, key=len, reverse=True))
     long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
-    argument = rf"FitConfig\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"
+    config = "(?:FitConfig|TrainingOptions)"
+    argument = rf"{config}\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"
     found = rf"(?<![\w./-])(?:{argument})"
 
     def option(match: re.Match[str]) -> str:

@@ -15,9 +15,20 @@ from typing import Annotated, Any
 import tyro
 
 from ssl_pretext.cli.files import read_options
-from ssl_pretext.cli.options import Cache, Colorize, Command, Compare, Embed, ImageOptions, List, Pretrain, Probe
+from ssl_pretext.cli.options import (
+    Cache,
+    Colorize,
+    Command,
+    Compare,
+    Embed,
+    ImageOptions,
+    List,
+    Predict,
+    Pretrain,
+    Probe,
+    TrainingOptions,
+)
 from ssl_pretext.errors import ArgumentError, PretextError
-from ssl_pretext.training.config import FitConfig
 
 __all__ = ["parse"]
 
@@ -34,12 +45,13 @@ COMMANDS = {
     "compare": Compare,
     "embed": Embed,
     "colorize": Colorize,
+    "predict": Predict,
     "list": List,
     "cache": Cache,
 }
 # Options of each command that reads a file of options, beside its own ones.
 INCLUDED = {
-    "pretrain": (ImageOptions, FitConfig),
+    "pretrain": (ImageOptions, TrainingOptions),
     "probe": (ImageOptions,),
     "compare": (ImageOptions,),
     "embed": (ImageOptions,),

@@ -15,10 +15,12 @@ from ssl_pretext.cli.options import ImageOptions, Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownChannelsError
 from ssl_pretext.losses import parse_losses
+from ssl_pretext.registry import split_specs
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask, create_task
-from ssl_pretext.training.fit import fit, holds_run
+from ssl_pretext.tasks.warm_start import initialize_from
+from ssl_pretext.training.fit import check_request, fit, holds_run
 
 __all__ = ["run"]
 
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 OPTIONS_FILE = "pretrain.yaml"
 # Options that a resumed run may change: they affect the weights at most by rounding. Paths are among them, because
 # `fit` itself checks that the images are the same.
-CHANGEABLE = ("data", "out", "cache", "device", "compile", "checkpoint_minutes")
+CHANGEABLE = ("data", "out", "cache", "loggers", "device", "strategy", "compile", "checkpoint_minutes")
 
 
 def run(options: Pretrain) -> None:
@@ -42,6 +44,9 @@ def run(options: Pretrain) -> None:
     # The whole request is checked before the first file is written, and as much as possible before images are read.
     bands = None if options.bands is None else read_bands(options.bands)
     task = _task_of_photos(options) if bands is None else None
+    loggers = split_specs(options.loggers)
+    if task is not None:
+        check_request(task, options.fit, loggers=loggers)
     on_rank_zero("folder", lambda: _check_folder(out, options))
     with write_skipped_on_error(out):
         images = _images(options)
@@ -55,6 +60,9 @@ def run(options: Pretrain) -> None:
             f"have {found.num_channels}; choose a task for their channels, such as 'cross_channel[source=...;"
             "target=...]' with names of bands, or leave --task out"
         )
+    if options.init_from is not None:
+        initialize_from(task, options.init_from)
+    check_request(task, options.fit, loggers=loggers)
     note = ""
     with exclusive_lock(out, "checkpoints", "task"):
         if rank_info().rank == 0:
@@ -62,8 +70,10 @@ def run(options: Pretrain) -> None:
             write_options(out / OPTIONS_FILE, options.settings())
             if isinstance(images, ImageStore):  # the unreadable images of a stream are found during training
                 note = write_skipped(out, images.skipped)
+        if about := default_task(options.task, chosen)[2]:
+            log.info("%s", about)
         log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, note)
-        fit(task, images, options.fit)
+        fit(task, images, options.fit, loggers=loggers)
     quoted = shlex.quote(str(out))
     log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELED_FOLDER", out / "task", quoted)
 
@@ -98,16 +108,13 @@ def _task_of_photos(options: Pretrain) -> PretextTask | None:
 
 
 def _task(options: Pretrain, bands: Channels | None) -> PretextTask:
-    spec, given, about = default_task(options.task, bands)
+    spec, given, _ = default_task(options.task, bands)
     arguments: dict[str, Any] = {"encoder": options.encoder, **given}
     if options.losses is not None:
         arguments["losses"] = parse_losses(options.losses)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.fit.seed)
-        task = create_task(spec, spaces=[] if bands is None else [bands.space], **arguments)
-    if about is not None:
-        log.info("the images are not photos: %s", about)
-    return task
+        return create_task(spec, spaces=[] if bands is None else [bands.space], **arguments)
 
 
 def _check_folder(out: Path, options: Pretrain) -> None:
@@ -121,7 +128,10 @@ def _check_folder(out: Path, options: Pretrain) -> None:
     if (written := out / OPTIONS_FILE).exists():
         now = options.settings()
         before = {key: value for key, value in read_options(written).items() if key in now and key not in CHANGEABLE}
-        if differing := [f"{key} {value}" for key, value in before.items() if value != now[key]]:
+        differing = [f"{key} {value}" for key, value in before.items() if value != now[key]]
+        if "epochs" in before and options.fit.can_extend(before["epochs"]):
+            differing = [entry for entry in differing if not entry.startswith("epochs ")]
+        if differing:
             raise CheckpointError(
                 f"the run in {out} was started with other settings: {', '.join(differing)}. Resume it with them "
                 f"(--config {written}), or choose another folder with --out"

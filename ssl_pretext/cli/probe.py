@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssl_pretext.cli.judging import evaluation_options, load_labeled_images
-from ssl_pretext.cli.networks import Network, choose_image_size, open_networks
+from ssl_pretext.cli.networks import Network, open_network, open_networks
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeReport, evaluate
 from ssl_pretext.probes.registry import find_method
-from ssl_pretext.probes.report import difference_plot
+from ssl_pretext.probes.report_plots import difference_plot
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import joined, split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page
+from ssl_pretext.representations import Representation
 from ssl_pretext.representations.collapse import collapse_warnings, health_rows
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import rank_info
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.tasks.checkpoint import AVERAGED
 
 __all__ = ["run"]
 
@@ -50,8 +52,9 @@ def run(options: Probe) -> None:
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
     networks = open_networks(options.runs, layer=options.layer, pooling=options.pooling)
     out = _output_folder(options, networks[0])
+    compared = _compared(networks, options)
     with exclusive_lock(out):
-        _probe(networks, probes, options, out)
+        _probe(networks, compared, probes, options, out)
 
 
 def _output_folder(options: Probe, first: Network) -> Path:
@@ -62,14 +65,30 @@ def _output_folder(options: Probe, first: Network) -> Path:
     return first.folder / "probe"
 
 
-def _probe(networks: Sequence[Network], probes: Sequence[str], options: Probe, out: Path) -> None:
+def _compared(networks: Sequence[Network], options: Probe) -> dict[str, Representation]:
+    """Returns what the tables compare, by name; runs that kept a moving average of their weights have a row for it."""
+    compared: dict[str, Representation] = {}
+    for network in networks:
+        name = network.name
+        if len(networks) == 1 and isinstance(network.network, PretextTask):
+            name = network.network.name  # a single run is called by its task
+        compared[name] = network.representation
+        if network.folder is not None and (network.folder / AVERAGED).is_dir():
+            averaged = open_network(str(network.folder / AVERAGED), layer=network.layer, pooling=options.pooling)
+            compared[f"{name} (averaged weights)"] = averaged.representation
+    return compared
+
+
+def _probe(
+    networks: Sequence[Network],
+    compared: Mapping[str, Representation],
+    probes: Sequence[str],
+    options: Probe,
+    out: Path,
+) -> None:
     labels = f"{options.per_class} labels per class" if options.per_class else f"{options.num_labels or 'all'} labels"
-    size = choose_image_size(options.image_size, networks)
-    train, test, about = load_labeled_images(options, size, out, labels)
+    train, test, about = load_labeled_images(options, networks, out, labels)
     log.info("%s", about)
-    compared = {network.name: network.representation for network in networks}
-    if len(networks) == 1 and isinstance(networks[0].network, PretextTask):  # a single run is called by its task
-        compared = {networks[0].network.name: networks[0].representation}
     controls = True if options.controls is None else split_specs(options.controls)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
@@ -102,7 +121,11 @@ def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeRep
         plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
         unit = " in percentage points" * metric.percent
         figure = Figure(plot, f"{probe} probe: differences from each control{unit}, with 95% intervals")
-        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure]))
+        folded = {
+            f"For each {report.each}: {one.label_per_class}": report.class_rows(one.name)
+            for one in report.metrics_per_class()
+        }
+        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure], folded=folded))
     health = next(iter(reports.values())).card["health"]
     sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
     cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)

@@ -58,7 +58,7 @@ __all__ = [
     "publish",
 ]
 
-FORMAT = 5
+FORMAT = 6
 INDEX_FILE = "index.json"
 IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels without a header, by their dtype
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
@@ -96,7 +96,7 @@ class StoreSpec:
 
     Raises:
         ArgumentError: The size is too large, the fraction is not between 0 and 1, or the reader does not take its
-            options.
+            options or reads none of the files.
         UnknownNameError: There is no such reader.
     """
 
@@ -107,7 +107,8 @@ class StoreSpec:
 
     def __post_init__(self) -> None:
         check_image_size(self.reading.image_size)
-        ReaderTable(self.reading.reader)
+        files = (file for source in self.listing.sources for file in source.files)
+        ReaderTable(self.reading.reader).check_use(files)
         if not 0 <= self.max_unreadable <= 1:
             raise ArgumentError(f"max_unreadable must be a fraction between 0 and 1, got {self.max_unreadable}")
 

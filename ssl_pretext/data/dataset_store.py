@@ -1,11 +1,12 @@
 """Stores of the samples of a dataset: they are read once into the same kind of folder as the images of files."""
 
 import hashlib
+import json
 import logging
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from ssl_pretext.data.build import FORMAT, default_cache, digest, open_or_build_
 from ssl_pretext.data.checksums import Checksums, checksum, damaged_store_error
 from ssl_pretext.data.datasets import Key, Samples, target_array
 from ssl_pretext.data.decode import Decoded
+from ssl_pretext.data.resizing import resize_mask
 from ssl_pretext.data.sources import Reading
 from ssl_pretext.data.staging import StagedGroup, Staging
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.system.files import check_free_space
+from ssl_pretext.system.files import check_free_space, write_text
 from ssl_pretext.system.locks import shared_lock
 
 __all__ = ["StoredSamples", "store_samples"]
 
+NAMES = "names.jsonl"  # of classes, in the staging folder
 TARGETS = "targets"  # staging folder of the targets, and later their file
 TARGET_BUFFER = 2**12  # bytes; a larger one would hold the numbers of so many samples that much was read again
 
@@ -40,12 +43,14 @@ class StoredSamples:
         index: Index of the store.
         checksums: Checksums of the images.
         targets: Targets `(N,)`, `(N, K)` or `(N, H, W)`, or None if the samples have none.
+        names: Names of the classes by number, if the targets were names; else empty.
     """
 
     pixels: npt.NDArray[Any]
     index: dict[str, Any]
     checksums: Checksums | None
     targets: npt.NDArray[Any] | None
+    names: list[str]
 
 
 def store_samples(samples: Samples, *, target: Key | None, name: str | None, cache: str | Path | None) -> StoredSamples:
@@ -93,7 +98,7 @@ def store_samples(samples: Samples, *, target: Key | None, name: str | None, cac
         if identity is None:
             pixels.filename = None  # type: ignore[attr-defined]  # the file exists as long as it is mapped
             shutil.rmtree(folder)
-    return StoredSamples(pixels, index, checksums, targets)
+    return StoredSamples(pixels, index, checksums, targets, index["samples"]["names"] if index["samples"] else [])
 
 
 @contextmanager
@@ -108,11 +113,56 @@ def _removing(part: Path, *, kept: bool) -> Iterator[None]:
         raise
 
 
-def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGroup, StagedGroup | None]:
+class _ClassNames:
+    """The numbers of the classes that targets name by text, in the order in which they first occur.
+
+    Args:
+        file: File of the names, from which a killed build is resumed.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._numbers: dict[str, int] = {}
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            with suppress(ValueError):  # a line that was not written to its end
+                self._numbers.setdefault(json.loads(line), len(self._numbers))
+        write_text(file, "".join(map(_as_line, self._numbers)))
+
+    @property
+    def names(self) -> list[str]:
+        """The names by their numbers."""
+        return [*self._numbers]
+
+    def number(self, target: Any, position: int) -> Any:
+        """Returns the number of the class that a target names; a target that is no text as it is.
+
+        Raises:
+            ArgumentError: Only some targets are texts.
+        """
+        if isinstance(target, str) != bool(self._numbers) and position:
+            raise ArgumentError(
+                f"the target of sample {position} is {target!r}, and others are "
+                f"{'names' if self._numbers else 'numbers'}; targets must all be names of classes, or all be numbers"
+            )
+        if not isinstance(target, str):
+            return target
+        if target not in self._numbers:
+            self._numbers[target] = len(self._numbers)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(_as_line(target))
+        return self._numbers[target]
+
+
+def _as_line(name: str) -> str:
+    return json.dumps(name) + "\n"
+
+
+def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGroup, StagedGroup | None, list[str]]:
     """Reads all samples, or those that a killed build did not reach, into a staging folder."""
     from tqdm import tqdm
 
     (part / TARGETS).mkdir(exist_ok=True)
+    names = _ClassNames(part / NAMES)
     count = len(samples.source) if samples.is_indexed else None
     with Staging(part) as images, Staging(part / TARGETS, buffer=TARGET_BUFFER) as targets:
         start = min(images.done, targets.done)
@@ -129,12 +179,10 @@ def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGrou
             if i >= targets.done and given_target is None:
                 targets.skip(i, "no target")
             elif i >= targets.done:
-                array = target_array(given_target, i)
+                array = target_array(names.number(given_target, i), i)
                 if samples.image_size is not None and len(array) < array.size:
-                    raise ArgumentError(
-                        f"the images of {samples.name} are resized and their masks are not; resize both in the "
-                        "dataset, and leave image_size out"
-                    )
+                    samples.check_mask(given, array, i)
+                    array = resize_mask(array, samples.image_size)
                 known = Decoded(array, array.dtype.name)
                 formats[1] = formats[1] or known.description
                 if known.description != formats[1]:
@@ -150,7 +198,7 @@ def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGrou
     if group_of_targets is not None and targets.unreadable:
         first = min(targets.unreadable)
         raise ArgumentError(f"sample {first} of {samples.name} has no target, and others have one")
-    return group, group_of_targets
+    return group, group_of_targets, names.names
 
 
 def _format(staging: Staging) -> str | None:
@@ -158,7 +206,14 @@ def _format(staging: Staging) -> str | None:
     return None if group is None else group.description
 
 
-def _publish(part: Path, folder: Path, images: StagedGroup, targets: StagedGroup | None, about: dict[str, Any]) -> None:
+def _publish(
+    part: Path,
+    folder: Path,
+    images: StagedGroup,
+    targets: StagedGroup | None,
+    names: list[str],
+    about: dict[str, Any],
+) -> None:
     count = len(images.positions)
     index = about | {
         "classes": ["unlabeled"],
@@ -176,7 +231,8 @@ def _publish(part: Path, folder: Path, images: StagedGroup, targets: StagedGroup
     }
     keep = []
     if targets is not None:
-        index["samples"] = {"dtype": targets.dtype, "shape": targets.shape, "checksums": targets.checksums}
+        described = {"dtype": targets.dtype, "shape": targets.shape, "checksums": targets.checksums}
+        index["samples"] = described | {"names": names}
         keep = [targets.file.rename(part / f"{TARGETS}.raw")]
     publish(part, folder, images, index, keep=keep)
 
@@ -192,5 +248,7 @@ def _read_targets(folder: Path, index: dict[str, Any]) -> npt.NDArray[Any] | Non
     except (OSError, ValueError) as error:
         raise damaged_store_error(folder, error) from error
     Checksums(described["checksums"], folder).check(found, np.arange(len(found)))
-    # A number for each image, several numbers, or a mask; see `target_array`.
-    return found.squeeze((1, 2, 3)) if found[0].size == 1 else found.squeeze((2, 3) if found.shape[1] > 1 else 1)
+    # A number for each image, several numbers, a mask, or several maps; see `target_array`.
+    if found.shape[1] == 1:
+        found = found.squeeze(1)
+    return found.squeeze((-2, -1)) if found.shape[-2:] == (1, 1) else found

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.build import check_image_size
 from ssl_pretext.data.decode import Decoded, decode_in_memory
+from ssl_pretext.data.photo import upright_size
 from ssl_pretext.errors import ArgumentError
 
 __all__ = ["Key", "Sample", "Samples", "is_source", "target_array"]
@@ -48,9 +49,11 @@ class Samples:
             other object with `__getitem__` and `__len__`, or with `__iter__`. Of a DataLoader, a batch is a tensor
             `(B, C, H, W)`, a pair of images and targets, a dict of both, or a list of samples that are dicts.
         image: Key or position of the image in a sample; by default `"image"` in a dict and 0 in a tuple.
-        target: Key or position of the target; by default `"label"` (for masks, `"mask"`) in a dict and 1 in a tuple.
+        target: Key or position of the target; by default 1 in a tuple, and in a dict `"label"` (for masks `"mask"`,
+            for maps `"map"`).
         image_size: The shortest side is resized to this number of pixels and the center is cropped, as those of files
-            are. By default, images keep their size, which must then be the same for all.
+            are; so are masks, where each pixel keeps the value that is nearest. By default, images keep their size,
+            which must then be the same for all.
 
     Raises:
         ArgumentError: `source` is not a dataset or a loader, or the size is not positive or too large.
@@ -161,6 +164,22 @@ class Samples:
         except (TypeError, ValueError) as error:
             raise ArgumentError(f"the image of sample {position} of {self.name} cannot be used: {error}") from error
 
+    def check_mask(self, image: Any, mask: npt.NDArray[Any], position: int) -> None:
+        """Raises unless a mask `(1, H, W)` has the height and width of its image.
+
+        Args:
+            image: The image as the source returns it.
+            mask: The mask.
+            position: Position of the sample.
+        """
+        is_array = isinstance(image, Tensor | np.ndarray)
+        height, width = image.shape[-2:] if is_array else upright_size(image)[::-1]
+        if mask.shape[1:] != (height, width):
+            raise ArgumentError(
+                f"the mask of sample {position} of {self.name} has {mask.shape[1]}×{mask.shape[2]} pixels and its "
+                f"image {height}×{width}; both are resized together, and must have one size"
+            )
+
     def check_format(self, image: Decoded, position: int, first: Decoded | str) -> None:
         """Raises unless an image has the channels, dtype and size of the first one.
 
@@ -213,10 +232,10 @@ def is_source(data: Any) -> bool:
 
 
 def target_array(target: Any, position: int) -> npt.NDArray[Any]:
-    """Converts a target to an array of three dimensions: a number, `K` numbers `(K, 1, 1)`, or a mask `(1, H, W)`.
+    """Converts a target to an array of three dimensions: `K` numbers `(K, 1, 1)`, a mask `(1, H, W)`, or `K` maps.
 
     Args:
-        target: A number, a vector of numbers, or a mask `(H, W)` or `(1, H, W)`.
+        target: A number, a vector of numbers, a mask `(H, W)`, or maps `(K, H, W)`.
         position: Position of the sample, for messages.
 
     Raises:
@@ -228,10 +247,10 @@ def target_array(target: Any, position: int) -> npt.NDArray[Any]:
     array = np.asarray(target)
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"the target of sample {position} must be one or several numbers, got {target!r:.80}")
-    if array.ndim > 3 or (array.ndim == 3 and len(array) != 1):
+    if array.ndim > 3:
         raise ArgumentError(
-            f"the target of sample {position} must be a number, several numbers (K,) or a mask (H, W), got an array of "
-            f"shape {array.shape}"
+            f"the target of sample {position} must be a number, several numbers (K,), a mask (H, W) or maps (K, H, W), "
+            f"got an array of shape {array.shape}"
         )
     shape = {0: (1, 1, 1), 1: (-1, 1, 1), 2: (1, *array.shape), 3: array.shape}[array.ndim]
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")).reshape(shape))

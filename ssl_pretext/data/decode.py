@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ssl_pretext.data.opening import OpenFiles, PhotoFile, open_image
 from ssl_pretext.data.photo import Content
-from ssl_pretext.data.readers.base import Array, ImageFile
+from ssl_pretext.data.readers.base import Array, ImageFile, are_channels_last
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import crop_array, enlarge, resize_array
 from ssl_pretext.data.sources import RESAMPLING, Reading, Source, Tiles
@@ -22,6 +23,7 @@ from ssl_pretext.registry import joined
 
 __all__ = ["Decoded", "LeftOut", "decode_in_memory", "decoder", "fitting_integers", "reason_of", "stored_dtype"]
 
+SAME_PLACE = 1e-3  # millimeters by which the entries of affines may differ
 EXACT = 2**24  # float32 holds integers up to this one
 
 
@@ -76,7 +78,7 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
         path = source.files[0]  # in turn each file, for the message
         whole = source[1:] == (None, None) and len(source.files) == 1 and not reading.crop and reading.missing is None
         try:
-            arrays, names = [], []
+            arrays, names, affines = [], [], []
             for path in source.files:
                 with opened(source, path) as file:
                     if whole and isinstance(file, PhotoFile):
@@ -86,6 +88,8 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
                         array = array._replace(values=array.values[:1])  # the channels are equal
                     arrays.append(array)
                     names.append(file.channel_names)
+                    affines.append(file.affine)
+            _check_one_grid(source, affines)
             return _decode_arrays(arrays, names, reading)
         except Exception as error:  # the decoding libraries raise almost any error on a damaged file
             return reason_of(error, path)
@@ -117,31 +121,47 @@ def _member(source: Source, file: ImageFile) -> int | None:
     return member
 
 
+def _check_one_grid(source: Source, affines: Sequence[npt.NDArray[np.float64] | None]) -> None:
+    """Raises unless the pixels of all files of an image are at the same places in space, as far as the files say."""
+    for path, affine in zip(source.files, affines, strict=True):
+        if affine is None or affines[0] is None or (gap := np.abs(affine - affines[0])).max() <= SAME_PLACE:
+            continue
+        row, column = np.unravel_index(gap.argmax(), gap.shape)
+        raise ValueError(
+            f"{source.files[0].name} and {path.name} lie differently in space: entry ({row}, {column}) of their "
+            f"affines is {affines[0][row, column]:g} and {affine[row, column]:g}; resample them to one grid, such "
+            "as with nibabel.processing.resample_from_to"
+        )
+
+
 def _decode_arrays(
     arrays: Sequence[Array], names: Sequence[tuple[str, ...] | None], reading: Reading
 ) -> Decoded | LeftOut:
     """Joins the channels of the files of an image, unless it is a tile that is left out."""
-    decoded = _of_one_size([_pixels(array, reading.missing) for array in arrays], reading)
-    pixels = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
-    if _is_left_out(pixels, reading.tiles):
+    decoded, lacking = zip(*(_pixels(array, reading.missing) for array in arrays), strict=True)
+    pixels = decoded[0]
+    if len(decoded) > 1:
+        decoded = _of_one_size(decoded, reading)
+        pixels = np.concatenate(decoded)
+    if any(lacking) and _is_left_out(pixels, reading.tiles):
         return LeftOut("too many pixels of the tile are missing")
     if reading.files:
         names = [_numbered(name, len(part)) for name, part in zip(reading.files, decoded, strict=True)]
     known = [name for some in names if some is not None for name in some]
-    kind = joined(sorted({_kind(array) for array in arrays}))
+    kinds = {_kind(array) for array in arrays}
+    kind = joined(sorted(kinds)) if len(kinds) > 1 else kinds.pop()
     if reading.image_size is not None:
         pixels = (crop_array if reading.crop else resize_array)(pixels, reading.image_size)
     return Decoded(pixels, kind, tuple(known) if len(known) == len(pixels) else None)
 
 
 def _is_left_out(pixels: npt.NDArray[Any], tiles: Tiles | None) -> bool:
-    """Whether an array is a tile with too few valid pixels.
+    """Whether an array with missing values is a tile with too few valid pixels.
 
     Raises:
         ValueError: Every value is missing.
     """
-    if pixels.dtype != np.float32 or not (absent := np.isnan(pixels)).any():
-        return False
+    absent = np.isnan(pixels)
     if tiles is not None and 1 - absent.any(axis=0).mean() < tiles.min_valid:
         return True
     if absent.all():
@@ -149,13 +169,12 @@ def _is_left_out(pixels: npt.NDArray[Any], tiles: Tiles | None) -> bool:
     return False
 
 
-def _of_one_size(parts: Sequence[npt.NDArray[Any]], reading: Reading) -> list[npt.NDArray[Any]]:
+def _of_one_size(parts: Sequence[npt.NDArray[Any]], reading: Reading) -> tuple[npt.NDArray[Any], ...]:
     """Enlarges the parts of an image to the height and width of the largest one."""
     size = max(part.shape[1:] for part in parts)
-    return [
-        part if part.shape[1:] == size else _enlarged(part, size, rule)
-        for part, rule in zip(parts, reading.resample or [None] * len(parts), strict=True)
-    ]
+    rules = reading.resample or [None] * len(parts)
+    pairs = zip(parts, rules, strict=True)
+    return tuple(part if part.shape[1:] == size else _enlarged(part, size, rule) for part, rule in pairs)
 
 
 def _enlarged(part: npt.NDArray[Any], size: tuple[int, int], rule: str | None) -> npt.NDArray[Any]:
@@ -173,8 +192,11 @@ def _numbered(name: str, channels: int) -> tuple[str, ...]:
     return (name,) if channels == 1 else tuple(f"{name}.{number}" for number in range(1, channels + 1))
 
 
-def _pixels(array: Array, missing: float | None) -> npt.NDArray[Any]:
-    """Converts an array to the dtype of the store; its missing values become NaN, unless they stay `uint8`."""
+def _pixels(array: Array, missing: float | None) -> tuple[npt.NDArray[Any], bool]:
+    """Converts an array to the dtype of the store, in which missing values become NaN; also returns if there are any.
+
+    `uint8` stays as it is, unless a value that means missing is given.
+    """
     read = fitting_integers(array.values)
     dtype = stored_dtype(read.dtype)
     if read.ndim != 3 or 0 in read.shape or dtype is None:
@@ -183,36 +205,48 @@ def _pixels(array: Array, missing: float | None) -> npt.NDArray[Any]:
             f"float, or integers up to {EXACT:,}; got shape {read.shape} and dtype {read.dtype}"
         )
     if dtype is np.uint8 and array.scale is None and missing is None:
-        return np.array(read, order="C")
+        return np.array(read, order="C"), False
     with np.errstate(over="ignore"):  # the lowest float64 overflows; it often marks missing values
         if array.scale is None:
             pixels = np.array(read, dtype=np.float32, order="C")
         else:
             scale, offset = (np.asarray(numbers)[:, None, None] for numbers in (array.scale, array.offset))
             pixels = np.array(read * scale + offset, dtype=np.float32, order="C")
+    lacks = array.valid is not None
     for value in (array.missing, missing):
-        if value is not None:
-            pixels[read == value] = np.nan
+        if value is not None and (absent := _equal(read, value)).any():
+            pixels[absent], lacks = np.nan, True
     if array.valid is not None:
         pixels[:, ~array.valid] = np.nan
-    if np.issubdtype(read.dtype, np.floating):
-        pixels[~np.isfinite(pixels)] = np.nan
-    return pixels
+    if read.dtype.kind == "f" and not (finite := np.isfinite(pixels)).all():
+        pixels[~finite], lacks = np.nan, True
+    return pixels, lacks
+
+
+def _equal(values: npt.NDArray[Any], value: float) -> npt.NDArray[np.bool_]:
+    """Where an array has a value; integers are compared with integers, because NumPy would convert them to float64."""
+    same: npt.NDArray[np.bool_] = values == (int(value) if values.dtype.kind in "iu" and value == value // 1 else value)
+    return same
 
 
 def _kind(array: Array) -> str:
-    floating = array.scale is not None or np.issubdtype(array.values.dtype, np.floating)
-    return "float" if floating else array.values.dtype.name
+    return "float" if array.scale is not None else _dtype_name(array.values.dtype)
+
+
+@cache  # the names of dtypes are made anew at each use, which takes as long as converting a small image
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return "float" if dtype.kind == "f" else dtype.name
 
 
 def fitting_integers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Returns integers of 32 or 64 bits as floating values if all of them are exact then; others as they are."""
-    large = np.issubdtype(values.dtype, np.integer) and values.dtype.itemsize > 2
+    large = values.dtype.kind in "iu" and values.dtype.itemsize > 2
     if not large or not values.size or max(abs(int(values.min())), abs(int(values.max()))) > EXACT:
         return values
     return values.astype(np.float32)
 
 
+@cache
 def stored_dtype(dtype: np.dtype[Any]) -> type[np.uint8] | type[np.float32] | None:
     """The dtype in which a store holds values exactly: `uint8` or `float32`; None for unsupported dtypes."""
     dtype = dtype.newbyteorder("=")
@@ -248,5 +282,10 @@ def decode_in_memory(image: Any, image_size: int | None = None) -> Decoded:
         values = image
     else:
         raise TypeError(f"an image must be a Pillow image, a tensor or an array, got {type(image).__name__}")
+    if are_channels_last(values.shape):
+        raise ValueError(
+            f"it has shape {values.shape}, whose channels seem to be last; move them in front, (C, H, W), such as with "
+            "image.transpose(2, 0, 1)"
+        )
     array = Array(values[None] if values.ndim == 2 else values)
     return cast(Decoded, _decode_arrays([array], [None], Reading(image_size=image_size)))  # only tiles are left out

@@ -48,7 +48,7 @@ def expand(listing: Listing, reading: Reading) -> Expanded:
     readers = ReaderTable(reading.reader)
 
     def is_one(source: Source) -> bool:
-        reader = readers.find(source.files[0].name)
+        reader = None if source.member is not None else readers.find_by_content(source.files[0])
         known = source.member is not None or reader is None or not reader.may_hold_several(source.files[0])
         return reading.tiles is None and known
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ssl_pretext.data.photo import format_by_suffix
-from ssl_pretext.data.readers.registry import ReaderTable, find_suffix, reader_suffixes
+from ssl_pretext.data.readers.registry import ReaderTable, find_suffix, is_dicom, reader_suffixes
 from ssl_pretext.data.sources import Source
 from ssl_pretext.data.splits import find_splits
 from ssl_pretext.data.temporary import is_readable, temporary_error
@@ -181,7 +181,7 @@ def find_images(root: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Finds the image files of a folder at any depth.
 
     Args:
-        root: The folder.
+        root: The folder. If no name in it is that of an image, DICOM files are found by their first bytes.
 
     Returns:
         The paths of the images relative to the folder, and what was skipped, as `{"name", "reason"}`; both are sorted.
@@ -193,7 +193,8 @@ def find_images(root: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not root.is_dir():
         raise DataError(_no_folder(root))
     search = _Search(root)
-    return sorted(search.images()), sorted(search.skipped, key=lambda item: item["name"])
+    names = [*search.images()] or [name for name in search.others if is_dicom(root / name)]
+    return sorted(names), sorted(search.skipped, key=lambda item: item["name"])
 
 
 def _no_folder(root: Path) -> str:
@@ -210,6 +211,7 @@ class _Search:
         self.root = root
         self.readers = ReaderTable()
         self.skipped: list[dict[str, str]] = []
+        self.others: list[str] = []  # files that their names do not show to be images, and that are not hidden
         self._entered: set[tuple[int, int]] = set()
         self._links: list[str] = []
 
@@ -249,6 +251,8 @@ class _Search:
                 if not is_image(name):
                     if not _hidden(name) and (reason := why_not_read(name)):
                         self._skip(path, reason)
+                    elif not _hidden(name):
+                        self.others.append(self._name(path))
                 elif _hidden(name):
                     self._skip(path, HIDDEN)
                 else:

@@ -29,7 +29,7 @@ from ssl_pretext.data.readers.raster import JpegTwoThousandReader, RasterFile
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.resizing import resize_and_crop, resized_shape
 from ssl_pretext.data.sources import Reading, Window
-from ssl_pretext.data.tags import is_photo, is_plain_rgb, is_tiff, is_tiff_photo
+from ssl_pretext.data.tags import is_photo, is_plain_rgb, tiff_content
 from ssl_pretext.errors import DataError, MissingDependencyError
 
 __all__ = ["OpenFiles", "PhotoFile", "chw", "open_image"]
@@ -105,16 +105,17 @@ def open_image(path: Path | Content, reading: Reading, readers: ReaderTable, *, 
         MissingDependencyError: The package that reads the file is missing.
         Exception: Any error if the file is damaged.
     """
-    name = path.name
-    reader = readers.find(name)
-    is_pillows = reader is None or (_is_suffix_of_pillow(path) and not readers.is_chosen(name))
+    reader, size = readers.find(path.name), 0
     if isinstance(path, Path):
         status = path.stat()
+        size = status.st_size
         is_right = stat.S_ISDIR if reader is not None and reader.folders else stat.S_ISREG
         if not is_right(status.st_mode):  # opening a pipe would block until something writes to it
             raise DataError("the path is not a regular file")
-        if whole and (is_pillows or isinstance(reader, NpyReader)):  # the others know what the image takes of the file
-            check_bytes(status.st_size)
+    reader = reader or readers.find_by_content(path)
+    is_pillows = reader is None or (_is_suffix_of_pillow(path) and not readers.is_chosen(reader))
+    if whole and (is_pillows or isinstance(reader, NpyReader)):  # the others know what the image takes of the file
+        check_bytes(size)
     if reader is not None and not is_pillows:
         return reader.open(path)
     if _is_tiff_array(path, reading):
@@ -150,7 +151,8 @@ def _alpha_is_a_band(image: Any) -> bool:
 
 def _is_tiff_array(path: Path | Content, reading: Reading) -> bool:
     """Whether a file is a TIFF file by its content, and no photograph."""
-    return is_tiff(path) and (reading.channels is not None or not is_tiff_photo(path))
+    content = tiff_content(path)
+    return content == "array" or (content == "photo" and reading.channels is not None)
 
 
 def _is_suffix_of_pillow(path: Path | Content) -> bool:

@@ -44,7 +44,7 @@ def parse_pattern(text: str) -> Pattern:
 
     A part in braces stands for text without a slash, as long as possible, or for one of the alternatives after the
     colon. `*` stands for any text without a slash, and `**/` for any folders. A part that is named twice must be the
-    same text both times.
+    same text both times; its alternatives are written the first time.
 
     Args:
         text: The pattern of the path relative to the folder of the images.
@@ -69,6 +69,10 @@ def parse_pattern(text: str) -> Pattern:
             )
         if name is None:
             expression += "(?:.*/)?" if match["folders"] else "[^/]*"
+        elif name in parts and match["choices"] is not None:
+            raise ArgumentError(
+                f"the pattern {text!r} names the part {name!r} twice; write its alternatives where it comes first only"
+            )
         elif name in parts:
             expression += f"(?P={name})"
         else:

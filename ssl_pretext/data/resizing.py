@@ -9,18 +9,25 @@ from torch import Tensor
 
 from ssl_pretext.data.photo import MAX_PIXELS
 
-__all__ = ["crop_array", "enlarge", "resize_and_crop", "resize_array", "resized_shape"]
+__all__ = ["crop_array", "enlarge", "resize_and_crop", "resize_array", "resize_mask", "resized_shape"]
 
 MAX_MISSING = 0.5  # a resized pixel is missing if more than this weight of the pixels averaged in it is missing
 
 
-def resize_array(pixels: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]:
-    """Resizes like a photograph, excluding missing values from every mean: `resize(v · valid) / resize(valid)`."""
+def resize_array(pixels: npt.NDArray[Any], image_size: int, *, crop: bool = True) -> npt.NDArray[Any]:
+    """Resizes like a photograph, excluding missing values from every mean: `resize(v · valid) / resize(valid)`.
+
+    Args:
+        pixels: The array `(C, H, W)`, in which missing values are NaN.
+        image_size: Number of pixels of the shortest side.
+        crop: Whether the center is cut to a square.
+    """
+    resize = resize_and_crop if crop else _resize
     values = torch.from_numpy(pixels).float()
     valid = ~values.isnan()
-    resized = resize_and_crop(values.where(valid, 0), image_size)
+    resized = resize(values.where(valid, 0), image_size)
     if not valid.all():
-        weight = resize_and_crop(valid.float(), image_size)
+        weight = resize(valid.float(), image_size)
         resized = (resized / weight).where(weight >= 1 - MAX_MISSING, torch.nan)
     if pixels.dtype == np.uint8:
         resized = resized.round().clamp(0, 255).to(torch.uint8)
@@ -28,7 +35,7 @@ def resize_array(pixels: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]:
 
 
 def enlarge(pixels: npt.NDArray[Any], size: tuple[int, int], rule: str) -> npt.NDArray[Any]:
-    """Enlarges an array `(C, h, w)` to a height and width.
+    """Enlarges an array `(C, h, w)` to a height and width, which by the rule `"nearest"` may also be smaller.
 
     Args:
         pixels: The array, of type `uint8` or `float32`, in which missing values are NaN.
@@ -57,6 +64,15 @@ def enlarge(pixels: npt.NDArray[Any], size: tuple[int, int], rule: str) -> npt.N
     return found
 
 
+def resize_mask(mask: npt.NDArray[Any], image_size: int) -> npt.NDArray[Any]:
+    """Resizes a mask `(1, H, W)` as its image is resized, where each pixel keeps the value that is nearest."""
+    from torchvision.transforms import functional as F
+
+    width, height = resized_shape(mask.shape[2], mask.shape[1], image_size)
+    resized = torch.from_numpy(enlarge(mask, (height, width), "nearest"))
+    return np.ascontiguousarray(F.center_crop(resized, [image_size]).numpy())
+
+
 def crop_array(pixels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """Cuts the center of an array `(C, H, W)`.
 
@@ -74,10 +90,17 @@ def resize_and_crop(image: Any, image_size: int) -> Any:
     """Resizes a Pillow image or a tensor `(C, H, W)`, and cuts the center."""
     from torchvision.transforms import functional as F
 
+    return F.center_crop(_resize(image, image_size), [image_size])
+
+
+def _resize(image: Any, image_size: int) -> Any:
+    """Resizes the shortest side of a Pillow image or a tensor `(C, H, W)` to a number of pixels."""
+    from torchvision.transforms import functional as F
+
     width, height = image.shape[:0:-1] if isinstance(image, Tensor) else image.size
     width, height = resized_shape(width, height, image_size)
     # Tensors are antialiased only on request; Pillow images always are.
-    return F.center_crop(F.resize(image, [height, width], antialias=True), [image_size])
+    return F.resize(image, [height, width], antialias=True)
 
 
 def resized_shape(width: int, height: int, image_size: int) -> tuple[int, int]:

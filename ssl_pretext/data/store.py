@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,60 +16,18 @@ from ssl_pretext.data.checksums import Checksums
 from ssl_pretext.data.dataset_store import store_samples
 from ssl_pretext.data.datasets import Key, Samples
 from ssl_pretext.data.decode import fitting_integers, stored_dtype
+from ssl_pretext.data.folder_options import FolderOptions, list_images, reading_of, spec_of
 from ssl_pretext.data.integers import as_indices, as_labels
-from ssl_pretext.data.listing import Listing, list_files, list_folder, list_food101
-from ssl_pretext.data.patterns import list_pattern, resampling_of
-from ssl_pretext.data.sources import Reading, Tiles
+from ssl_pretext.data.listing import list_food101
+from ssl_pretext.data.readers.base import are_channels_last
+from ssl_pretext.data.sources import Reading
 from ssl_pretext.data.splits import Role, holdout_split, stated_split
 from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError, DataError
-from ssl_pretext.registry import did_you_mean
 
-__all__ = ["FolderOptions", "ImageStore", "store_of"]
+__all__ = ["ImageStore", "store_of"]
 
 MOST_CLASSES = 2**20  # larger whole numbers are not classes, such as the time of an image
-MAX_UNREADABLE = MIN_VALID = 0.9
-
-
-class FolderOptions(TypedDict, total=False):
-    """How the files of a folder become images of a store; all options may be left out.
-
-    Attributes:
-        crop: Whether the center of `image_size` pixels is cropped without resizing; smaller images are skipped.
-        tile: Height and width in pixels of the tiles that images are cut into, such as those of a satellite scene.
-            Tiles are read in parts of the file where the format has them, and are then resized to `image_size`.
-        stride: Number of pixels from one tile to the next; by default `tile`.
-        min_valid: Fraction of the pixels of a tile that must be valid in all channels, by default 0.9; other tiles are
-            left out.
-        channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the number
-            is that of most images, and the tags of an 8-bit TIFF file say whether it is a photograph.
-        missing: Value of the files that means missing, such as 0; `uint8` images then become `float32` too.
-        reader: Reader with options for the files of its suffixes, such as `h5[key=images]` or `nii[z=max]`.
-        pattern: Pattern of the names of the files, such as `"{well}_s{site}_w{channel}.tif"` or
-            `"{channel:rgb|depth}/{id}.png"`, if an image is several files or its name says more of it. The part
-            `channel` names the files whose channels are joined, in the order of its alternatives, or else sorted. The
-            part `label` or `class` is the class, the part `group` the group, and all parts but `channel` are the name
-            of the image. Files that do not match are left out; so are images that lack a channel, with a reason in
-            `skipped`.
-        resample: How files of an image that are smaller than the largest are enlarged: `"bilinear"`, or `"nearest"` for
-            classes and depth; a mapping gives the rule of each channel, such as `{"depth": "nearest"}`. By default,
-            images from files of different sizes are left out.
-        cache: Folder of the stores; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
-        max_unreadable: Fraction of unreadable images above which an error is raised, by default 0.9. Otherwise they are
-            skipped, and `skipped` has the reasons. The same limit holds for images that lack a channel.
-    """
-
-    crop: bool
-    tile: int | None
-    stride: int | None
-    min_valid: float
-    channels: int | None
-    missing: float | None
-    reader: str | None
-    pattern: str | None
-    resample: str | Mapping[str, str] | None
-    cache: str | Path | None
-    max_unreadable: float
 
 
 class ImageStore:
@@ -86,7 +43,7 @@ class ImageStore:
         skipped: Files that were skipped, as `{"name", "reason"}`.
         resize: Description of how the images were resized.
         targets: What else is known of the images, as `evaluate` takes it: a mapping from names to labels or numbers
-            `(N,)`, or masks `(N, H, W)`; None if there is nothing.
+            `(N,)`, masks `(N, H, W)`, or maps `(N, K, H, W)`; None if there is nothing.
         groups: Group of each image, such as its scene or patient, whose images belong on one side of a split.
         splits: What each image is for, `"train"`, `"val"` or `"test"`, if a table says so.
         channel_names: Names of the channels, if the files have them.
@@ -152,6 +109,11 @@ class ImageStore:
         pixels = fitting_integers(np.asarray(images))
         if pixels.ndim != 4 or 0 in pixels.shape[1:]:
             raise ArgumentError(f"from_arrays takes images (N, C, H, W), got shape {pixels.shape}")
+        if are_channels_last(pixels.shape[1:]):
+            raise ArgumentError(
+                f"from_arrays takes images (N, C, H, W), and the channels of shape {pixels.shape} seem to be last; "
+                "pass images.transpose(0, 3, 1, 2)"
+            )
         dtype = stored_dtype(pixels.dtype)
         if dtype is None:
             raise ArgumentError(
@@ -211,15 +173,9 @@ class ImageStore:
             ReadError: An image cannot be read for a reason that says nothing about it, such as a lack of memory. The
                 next call continues with it.
         """
-        reading, pattern = _reading("from_folder", image_size, options), options.get("pattern")
-        if pattern is not None:
-            limit = options.get("max_unreadable", MAX_UNREADABLE)
-            listing = list_pattern(folder, pattern, labeled=labeled, group=group, max_incomplete=limit)
-        elif group is not None:
-            raise ArgumentError(f"group names a part of a pattern, such as {{{group}}}; pass the pattern, too")
-        else:
-            listing = list_folder(folder, labeled=labeled)
-        return cls._open(_spec(listing, reading, options))[0]
+        reading = reading_of("from_folder", image_size, options)
+        listing = list_images(folder, options, labeled=labeled, group=group)
+        return cls._open(spec_of(listing, reading, options))[0]
 
     @classmethod
     def from_table(
@@ -274,15 +230,11 @@ class ImageStore:
             >>> train.classes, train.names, test.names
             (['cat', 'dog'], ['a.npy', 'b.npy'], ['c.npy'])
         """
-        reading = _reading("from_table", image_size, options)
+        reading = reading_of("from_table", image_size, options)
         labels = read_table(table, columns, target)
-        if (pattern := options.get("pattern")) is None:
-            listing = list_files(folder)
-        else:
-            limit = options.get("max_unreadable", MAX_UNREADABLE)
-            listing = list_pattern(folder, pattern, labeled=False, max_incomplete=limit)
+        listing = list_images(folder, options, labeled=None)
         chosen, notes = labels.find(listing)
-        store, rows = cls._open(_spec(listing.subset(chosen), reading, options))
+        store, rows = cls._open(spec_of(listing.subset(chosen), reading, options))
         known = notes.subset(rows)
         store.labels, store.classes = torch.tensor(known.labels), known.classes
         store.targets, store.splits = known.targets, known.splits
@@ -325,9 +277,9 @@ class ImageStore:
     ) -> "ImageStore":
         """Reads the samples of a dataset or a loader once, one after another, and keeps them in a mapped file.
 
-        Whole numbers as targets are classes, named after the dataset's `classes` or its ClassLabel; other targets
-        (numbers, several numbers per image, masks) become `targets`. Random transforms of the dataset are applied
-        once: each image is the same in every epoch.
+        Whole numbers as targets are classes, named after the dataset's `classes` or its ClassLabel, and so are texts,
+        which are the names of their classes; other targets (numbers, several numbers per image, masks) become
+        `targets`. Random transforms of the dataset are applied once: each image is the same in every epoch.
 
         A dataset has no identity that is known here, so its store is deleted when this process no longer uses it,
         unless `name` is given. A Hugging Face dataset has one, its fingerprint. A named store is kept in the cache and
@@ -500,36 +452,6 @@ class ImageStore:
         return self.subset(kept), self.subset(held_out)
 
 
-def _reading(function: str, image_size: int | None, options: FolderOptions) -> Reading:
-    """How files are read, given the options of a public function, which are checked."""
-    if unknown := sorted(options.keys() - FolderOptions.__annotations__):
-        hint = did_you_mean(unknown[0], FolderOptions.__annotations__)
-        raise ArgumentError(f"{function}() has no option {unknown[0]!r}.{hint}")
-    tile, stride = options.get("tile"), options.get("stride")
-    if stride is not None and tile is None:
-        raise ArgumentError(f"stride={stride} is the distance of tiles; pass tile= too")
-    tiles = None
-    if tile is not None:
-        min_valid = options.get("min_valid", MIN_VALID)
-        tiles = Tiles(size=tile, stride=tile if stride is None else stride, min_valid=min_valid)
-    return Reading(
-        image_size=image_size,
-        crop=options.get("crop", False),
-        channels=options.get("channels"),
-        missing=options.get("missing"),
-        tiles=tiles,
-        reader=options.get("reader"),
-    )
-
-
-def _spec(listing: Listing, reading: Reading, options: FolderOptions) -> StoreSpec:
-    """The specification of the store of listed files."""
-    channels = listing.file_channels
-    reading = replace(reading, files=tuple(channels or ()), resample=resampling_of(options.get("resample"), channels))
-    limit = options.get("max_unreadable", MAX_UNREADABLE)
-    return StoreSpec(listing=listing, reading=reading, cache=options.get("cache"), max_unreadable=limit)
-
-
 def store_of(
     samples: Samples, *, target: Key | None, name: str | None = None, cache: str | Path | None = None
 ) -> ImageStore:
@@ -547,6 +469,11 @@ def store_of(
     stored = store_samples(samples, target=target, name=name, cache=cache)
     index, targets = stored.index, stored.targets
     labels, classes = index["labels"], index["classes"]
+    if targets is not None and stored.names:
+        given = samples.classes(target or "label") or []
+        classes = given if {*stored.names} <= {*given} else sorted(stored.names)
+        places = np.array([classes.index(name) for name in stored.names])
+        labels, targets = places[targets].tolist(), None
     are_classes = targets is not None and targets.ndim == 1 and targets.dtype.kind in "bui"
     if targets is not None and are_classes and targets.max() < MOST_CLASSES:
         known, lowest, highest = samples.classes(target or "label"), int(targets.min()), int(targets.max())

@@ -23,6 +23,7 @@ __all__ = ["TARGETS", "Annotations", "Table", "read_table"]
 TARGETS = ("class", "labels", "numbers")
 COLUMNS = ("file", "label", "split", "group")
 SEPARATORS = re.compile(r"[|;]")  # between the names of labels
+WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 EXAMPLES = 3
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,9 @@ class Table:
 
     def _positions(self, listing: Listing) -> list[int]:
         """The position in a listing of the file of each row."""
-        root = listing.folder.as_posix().rstrip("/")
+        # A table may have absolute paths, and the folder may be given as a relative one or as a link.
+        folders = (listing.folder, listing.folder.absolute(), listing.folder.resolve())
+        roots = [f"{folder.as_posix().rstrip('/')}/" for folder in folders]
         # In each mapping the positions of images by a way to name them; the first way that leads to an image counts.
         ways: list[dict[str, set[int]]] = [{}, {}, {}, {}]
         for position, (name, source) in enumerate(zip(listing.names, listing.sources, strict=True)):
@@ -116,7 +119,8 @@ class Table:
         found: list[int] = []
         lost: dict[str, None] = {}
         for file in self.files:
-            key = file.replace("\\", "/").removeprefix(f"{root}/").removeprefix("./")
+            key = file.replace("\\", "/")
+            key = key.removeprefix(next(filter(key.startswith, roots), "./"))
             positions = next((way[key] for way in ways if key in way), set())
             if len(positions) > 1:
                 names = joined([listing.names[i] for i in sorted(positions)[:EXAMPLES]])
@@ -153,14 +157,30 @@ class Table:
         if unknown := sum(all(column[i] is None for column in cells) for i in range(len(rows))):
             log.info("%d of the %d images that %s names have no label", unknown, len(rows), self.name)
         if self.target == "class":
-            classes = _order({cell for cell in cells[0] if cell is not None})
+            given = self._class_names(cells[0])
+            classes = _order({name for name in given if name is not None})
             places = {name: place for place, name in enumerate(classes)}
-            labels = [MISSING if cell is None else places[cell] for cell in cells[0]]
+            labels = [MISSING if name is None else places[name] for name in given]
             return Annotations(labels, classes, None, groups, splits)
         targets = (
             self._several(cells[0]) if self.target == "labels" and len(cells) == 1 else self._numbers(cells, names)
         )
         return Annotations([0] * len(rows), ["unlabeled"], targets, groups, splits)
+
+    def _class_names(self, cells: Column) -> Column:
+        """The classes of a column; whole numbers lose their point, with which pandas writes columns that have gaps."""
+        known = {cell for cell in cells if cell is not None}
+        if all(map(WHOLE.fullmatch, known)):
+            return [cell and cell.partition(".")[0] for cell in cells]
+        numbers = {cell: _number(cell) for cell in sorted(known)}
+        named: dict[float, str] = {}
+        for cell, number in numbers.items() if all(map(math.isfinite, numbers.values())) else ():
+            if named.setdefault(number, cell) != cell:
+                raise DataError(
+                    f"the column {self.columns['label'][0]} of {self.name} has the classes {named[number]} and {cell}, "
+                    "which are the same number; write each class in one way, or set target to numbers"
+                )
+        return cells
 
     def _role(self, value: str | None, name: str) -> Role:
         role = None if value is None else split_role(value)
@@ -216,7 +236,7 @@ def read_table(table: Any, columns: Mapping[str, str | Sequence[str]] | None, ta
     if target == "class" and chosen["label"] == ("labels",) and "label" not in (columns or {}):
         raise ArgumentError(
             f"{name} has the column labels, which is for several labels per image; set target to labels, or, if it "
-            "has one class per image, name it in columns: label=labels"
+            "has one class per image, name it: {_option('label=labels')}"
         )
     if target == "class" and len(chosen["label"]) > 1:
         raise ArgumentError(
@@ -249,11 +269,17 @@ def _choose(what: str, columns: Mapping[str, str | Sequence[str]], known: Sequen
     for title in titles:
         if title not in known:
             hint = did_you_mean(title, known)
-            advice = "" if what in columns else f"; name the one for the {what} in columns: {what}=NAME"
+            advice = "" if what in columns else f"; name the one for the {what}: {_option(f'{what}=NAME')}"
             raise ArgumentError(f"{name} has no column {title!r}.{hint} It has the columns {joined(known)}{advice}")
     if not titles:
         raise ArgumentError("columns must name at least one column for the label, got none")
     return titles
+
+
+def _option(text: str) -> str:
+    """How a column is named in Python and on the command line."""
+    what, _, title = text.partition("=")
+    return f"columns={{'{what}': '{title}'}}, or --columns {text} on the command line"
 
 
 def _number(text: str) -> float:

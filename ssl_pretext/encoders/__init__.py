@@ -4,12 +4,15 @@ from ssl_pretext.encoders.autoencoder import AutoencoderDecoder, AutoencoderEnco
 from ssl_pretext.encoders.decoders import UpsamplingDecoder, create_decoder, decoder_for
 from ssl_pretext.encoders.inspection import EncoderShape, feature_layers, feature_maps, measure_encoder
 from ssl_pretext.encoders.registry import create_encoder, half_width, list_encoders, register_encoder
+from ssl_pretext.encoders.unet import SkipDecoder, UNetDecoder
 from ssl_pretext.encoders.untrained import without_weights
 
 __all__ = [
     "AutoencoderDecoder",
     "AutoencoderEncoder",
     "EncoderShape",
+    "SkipDecoder",
+    "UNetDecoder",
     "UpsamplingDecoder",
     "create_decoder",
     "create_encoder",

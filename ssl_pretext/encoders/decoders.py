@@ -10,6 +10,7 @@ from typing_extensions import override
 from ssl_pretext.encoders.autoencoder import AutoencoderDecoder, AutoencoderEncoder
 from ssl_pretext.encoders.copies import unwrapped
 from ssl_pretext.encoders.inspection import EncoderShape
+from ssl_pretext.encoders.unet import UNetDecoder, skip_layers
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 
 __all__ = ["DECODERS", "UpsamplingDecoder", "create_decoder", "decoder_for"]
@@ -46,6 +47,7 @@ class UpsamplingDecoder(nn.Module):
         return cast(Tensor, self.layers(features))
 
 
+UNET = "unet"
 DECODERS: dict[str, Callable[..., nn.Module]] = {"autoencoder": AutoencoderDecoder, "upsampling": UpsamplingDecoder}
 
 
@@ -54,33 +56,44 @@ def decoder_for(encoder: nn.Module) -> str:
     return "autoencoder" if isinstance(encoder, AutoencoderEncoder) else "upsampling"
 
 
-def create_decoder(decoder: str | nn.Module, shape: EncoderShape, out_channels: int) -> nn.Module:
+def create_decoder(
+    decoder: str | nn.Module, encoder: nn.Module, shape: EncoderShape, out_channels: int, *, output_stride: int = 1
+) -> nn.Module:
     """Creates a decoder by name; a module is returned as it is, without the wrappers that `create_encoder` removes.
 
-    A decoder doubles the size as often as needed to reach the size of the encoder's input. If the reduction of the
-    encoder is not a power of two, the output of the decoder is larger than the input, and the task resizes it.
+    `"unet"` joins the maps of the encoder's layers and its input. The other decoders double the size of the encoder's
+    output as often as needed to reach the size of the prediction. If the reduction of the encoder is not a power of
+    two, their output is larger than that, and the task resizes it.
 
     Args:
-        decoder: `"autoencoder"`, `"upsampling"`, or a module that maps `(B, C, h, w)` to `(B, out_channels, H, W)`.
+        decoder: `"autoencoder"`, `"upsampling"`, `"unet"`, a `SkipDecoder`, or a module that maps `(B, C, h, w)` to
+            `(B, out_channels, H, W)`.
+        encoder: The encoder.
         shape: Shape of the encoder, from `measure_encoder`.
         out_channels: Number of channels to predict.
+        output_stride: Pixels of the image per pixel of the prediction.
 
     Raises:
         UnknownNameError: There is no decoder of this name.
-        ArgumentError: `decoder` is neither a name nor a module.
+        ArgumentError: `decoder` is neither a name nor a module, or the encoder does not run.
 
     Examples:
         >>> import torch
+        >>> encoder = nn.Conv2d(3, 192, kernel_size=14, stride=14)
         >>> shape = EncoderShape(in_channels=3, channels=192, reduction=14)
-        >>> create_decoder("autoencoder", shape, 2)(torch.zeros(1, 192, 2, 2)).shape
+        >>> create_decoder("autoencoder", encoder, shape, 2)(encoder(torch.zeros(1, 3, 28, 28))).shape
         torch.Size([1, 2, 32, 32])
     """
     if isinstance(decoder, nn.Module):
         return unwrapped(decoder)
     if not isinstance(decoder, str):
         raise ArgumentError(f"a decoder must be a name or an nn.Module instance, got {type(decoder).__name__}")
+    if decoder == UNET:
+        skips = skip_layers(encoder, shape, output_stride=output_stride)
+        return UNetDecoder(shape, out_channels, skips=skips, output_stride=output_stride)
     if decoder not in DECODERS:
-        raise UnknownNameError(f"there is no decoder named {decoder!r}; the decoders are {', '.join(sorted(DECODERS))}")
+        names = ", ".join(sorted([*DECODERS, UNET]))
+        raise UnknownNameError(f"there is no decoder named {decoder!r}; the decoders are {names}")
     # A reduction measured on odd sizes can have a logarithm such as 2.0000001; rounding keeps it from becoming three.
-    doublings = math.ceil(round(math.log2(max(1.0, shape.reduction)), 6))
+    doublings = math.ceil(round(math.log2(max(1.0, shape.reduction / output_stride)), 6))
     return DECODERS[decoder](shape.channels, out_channels, doublings=doublings)

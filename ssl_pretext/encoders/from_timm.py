@@ -43,8 +43,11 @@ class TimmEncoder(MapEncoder):
         self.last_norm = last_norm
         self.has_class_token = last_norm and getattr(body, "cls_token", None) is not None
 
-    def _output(self, images: Tensor) -> Tensor:
-        return self._intermediates(images, [len(self._layers) - 1], norm=self.last_norm)[0]
+    def _output_and_maps(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        chosen = [self._layers.index(layer) for layer in layers]
+        indices = sorted({*chosen, len(self._layers) - 1})
+        maps = dict(zip(indices, self._intermediates(images, indices, norm=self.last_norm), strict=True))
+        return maps[indices[-1]], [maps[index] for index in chosen]
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         inner = [layer for layer in layers if layer != CLASS_TOKEN]

@@ -36,8 +36,10 @@ class TorchvisionEncoder(MapEncoder):
         self.channels_last = frozenset(channels_last)
         self.has_class_token = isinstance(body, PatchTransformer)
 
-    def _output(self, images: Tensor) -> Tensor:
-        return self._maps(images, self._layers[-1:])[self._layers[-1]]
+    def _output_and_maps(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        last = self._layers[-1]
+        maps = self._maps(images, [*layers, last])
+        return maps[last], [maps[layer] for layer in layers]
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         # Hooks get the features even of networks whose `forward` pools them itself.

@@ -21,6 +21,8 @@ __all__ = [
     "fixed_size",
     "layers_with_maps",
     "measure_encoder",
+    "measure_layers",
+    "output_and_maps",
     "record_outputs",
 ]
 
@@ -155,6 +157,27 @@ def feature_layers(encoder: nn.Module, in_channels: int, *, image_size: int | No
     return layers_with_maps(encoder, lambda: measure_encoder(encoder, in_channels, image_size=image_size))
 
 
+def measure_layers(encoder: nn.Module, in_channels: int) -> dict[str, EncoderShape]:
+    """Measures the shape of the map of each layer by running the encoder on one blank image.
+
+    Args:
+        encoder: A module that maps `(B, in_channels, H, W)` to `(B, C, h, w)`.
+        in_channels: Number of channels of the input.
+
+    Raises:
+        ArgumentError: The encoder does not run, or does not return a feature map.
+    """
+    layers = feature_layers(encoder, in_channels)
+    with torch.no_grad():
+        size, _ = dry_run(encoder, in_channels)
+        with _without_side_effects(encoder):
+            _, maps = output_and_maps(encoder, _blank_image(encoder, in_channels, size), layers)
+    return {
+        layer: EncoderShape(in_channels, map.shape[1], size[1] / map.shape[-1])
+        for layer, map in zip(layers, maps, strict=True)
+    }
+
+
 def layers_with_maps(module: nn.Module, run: Callable[[], object]) -> list[str]:
     """Returns the names of the submodules, at most two levels deep, that return maps `(B, C, h, w)`.
 
@@ -216,6 +239,27 @@ def feature_maps(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> d
             )
         maps[layer] = output
     return maps
+
+
+def output_and_maps(encoder: nn.Module, inputs: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """Returns the output of an encoder and the maps of its layers from one forward pass, as decoders need them.
+
+    The encoder keeps its mode, so that it can be trained. If it is a `MapEncoder`, the maps of its layers may differ
+    from those of `feature_maps` by the last norm of the network.
+
+    Args:
+        encoder: The encoder to run.
+        inputs: Input of the encoder, `(B, in_channels, H, W)`.
+        layers: Names of layers from `feature_layers`.
+
+    Raises:
+        UnknownNameError: The encoder has no such layer.
+        ArgumentError: A layer did not run, or did not return a feature map, or the images have a wrong size.
+    """
+    if isinstance(encoder, MapEncoder):
+        return encoder.output_and_maps(inputs, layers)
+    maps = feature_maps(encoder, inputs, [*layers, ""])
+    return maps[""], [maps[layer] for layer in layers]
 
 
 @contextmanager

@@ -68,7 +68,27 @@ class MapEncoder(nn.Module):
         except (AssertionError, RuntimeError) as error:
             raise self._with_explanation(error, images) from error
 
+    def output_and_maps(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """Returns the output and the maps of layers from one forward pass.
+
+        Some networks apply their last norm to all of these maps, and not only to the output.
+
+        Args:
+            images: Input of the encoder, `(B, in_channels, H, W)`.
+            layers: Names from `layers()`.
+
+        Raises:
+            ArgumentError: The network does not accept images of this size, dtype or device.
+        """
+        try:
+            return self._output_and_maps(images, layers)
+        except (AssertionError, RuntimeError) as error:
+            raise self._with_explanation(error, images) from error
+
     def _output(self, images: Tensor) -> Tensor:
+        return self._output_and_maps(images, [])[0]
+
+    def _output_and_maps(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         raise NotImplementedError
 
     def _maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:

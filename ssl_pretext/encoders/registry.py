@@ -13,8 +13,9 @@ from ssl_pretext.encoders.autoencoder import AutoencoderEncoder
 from ssl_pretext.encoders.copies import unwrapped
 from ssl_pretext.encoders.from_timm import timm_encoder, timm_names
 from ssl_pretext.encoders.from_torchvision import torchvision_encoder, torchvision_names
+from ssl_pretext.encoders.weights_file import WEIGHTS, WEIGHTS_SHA256, load_weights_file
 from ssl_pretext.errors import ArgumentError, UnknownNameError
-from ssl_pretext.registry import Registry, check_option_types, format_spec, parse_spec
+from ssl_pretext.registry import Option, Registry, check_option_types, format_spec, parse_spec
 
 __all__ = [
     "ENCODERS",
@@ -54,6 +55,9 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
     `pretrained=true`, and pass other options on to the library:
     `"timm/vit_tiny_patch16_224[pretrained=true;img_size=64]"`.
 
+    All names take `weights=FILE`, a file of weights that were trained elsewhere, in the format of safetensors or of
+    `torch.save`: `"timm/resnet18[weights=moco.pth]"`. With `weights_sha256=...` it must be a file with this hash.
+
     Args:
         encoder: A name of `list_encoders()`, or a module that maps `(B, in_channels, H, W)` to `(B, C, h, w)`.
         in_channels: Number of channels of the input.
@@ -61,6 +65,7 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
     Raises:
         UnknownNameError: There is no encoder of this name.
         MissingFileError: Pretrained weights were requested, but they are not on disk and cannot be downloaded.
+        CheckpointError: The file of weights is damaged or does not fit the encoder.
         ArgumentError: `encoder` is neither a name nor a module, or the encoder does not take the options.
 
     Examples:
@@ -76,6 +81,19 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
     if not isinstance(encoder, str):
         raise ArgumentError(f"an encoder must be a name or an nn.Module instance, got {type(encoder).__name__}")
     name, options = parse_spec(encoder)
+    weights, sha256 = options.pop(WEIGHTS, None), options.pop(WEIGHTS_SHA256, None)
+    if weights is None and sha256 is not None:
+        raise ArgumentError(f"the encoder {encoder!r} has weights_sha256 but no weights; give it weights=FILE")
+    if weights is not None and options.get("pretrained"):
+        raise ArgumentError(f"the encoder {encoder!r} has both pretrained=true and weights; choose one of them")
+    created = _create(name, options, in_channels)
+    if weights is not None:
+        load_weights_file(created, name, weights, sha256, in_channels)
+    return created
+
+
+def _create(name: str, options: dict[str, Option], in_channels: int) -> nn.Module:
+    """Creates an encoder with published weights or random ones."""
     library, _, network = name.partition("/")
     if library in SOURCES and name not in ENCODERS.names():
         reserved: dict[str, Any] = {"in_channels": in_channels}
@@ -87,7 +105,7 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
         check_option_types(f"the encoder {name!r}", SOURCES[library].create, options)
         return SOURCES[library].create(network, **options, **reserved)
     try:
-        return ENCODERS.create(encoder, in_channels=in_channels)
+        return ENCODERS.create(format_spec(name, options), in_channels=in_channels)
     except UnknownNameError as error:
         libraries = " and ".join(f"{source}/<name>" for source in SOURCES)
         raise UnknownNameError(
@@ -120,7 +138,10 @@ def list_encoders(pattern: str | None = None) -> list[str]:
 
 
 def register_encoder(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Returns a decorator that registers a factory, which must take `in_channels`, under `name`."""
+    """Returns a decorator that registers a factory, which must take `in_channels`, under `name`.
+
+    The options `weights` and `weights_sha256` are those of `create_encoder`, and are not passed to the factory.
+    """
     return ENCODERS.register(name)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_pretext.encoders.weights_file import WEIGHTS, WEIGHTS_SHA256
 from ssl_pretext.registry import format_spec, parse_spec
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "without_weights",
 ]
 
+STARTING_WEIGHTS = ("pretrained", WEIGHTS, WEIGHTS_SHA256)  # options of encoders
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Names of the parameters that timm, torchvision and the papers' code multiply a residual branch by: LayerScale (Touvron
@@ -35,17 +37,18 @@ def without_weights(encoder: str) -> str:
         'timm/resnet18[layer=layer3]'
     """
     name, options = parse_spec(encoder)
-    return format_spec(name, {key: value for key, value in options.items() if key != "pretrained"})
+    return format_spec(name, {key: value for key, value in options.items() if key not in STARTING_WEIGHTS})
 
 
 def starts_from_weights(encoder: str) -> bool:
-    """Whether the name of an encoder asks for published weights.
+    """Whether the name of an encoder asks for published weights or for those of a file.
 
     Examples:
         >>> starts_from_weights("timm/resnet18[pretrained=true]"), starts_from_weights("timm/resnet18")
         (True, False)
     """
-    return parse_spec(encoder)[1].get("pretrained") is True
+    options = parse_spec(encoder)[1]
+    return options.get("pretrained") is True or WEIGHTS in options
 
 
 def open_residual_branches(module: nn.Module) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssl_pretext.encoders.from_timm import TimmEncoder, build
 from ssl_pretext.encoders.from_torchvision import HEADS, RGB, TorchvisionEncoder, constructor_options
 from ssl_pretext.encoders.map_encoder import as_numbers
+from ssl_pretext.encoders.untrained import without_weights
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import parse_spec
 
@@ -69,9 +70,9 @@ def native_weights(encoder: nn.Module, spec: str | None, in_channels: int) -> Na
     Raises:
         ArgumentError: The installed version of timm builds another network by this name.
     """
-    name, options = parse_spec(spec) if spec else ("", {})
+    name, options = parse_spec(without_weights(spec)) if spec else ("", {})
     library, _, network = name.partition("/")
-    given = {key: as_numbers(value) for key, value in options.items() if key != "pretrained"}
+    given = {key: as_numbers(value) for key, value in options.items()}
     # timm cannot load an encoder that ends at an inner layer. The exported network has no classes; a classifier can be
     # added with timm's `reset_classifier`.
     if isinstance(encoder, TimmEncoder) and library == "timm" and "layer" not in given:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from ssl_pretext.errors import ArgumentError, CheckpointError, MissingFileError, UnknownNameError
+from ssl_pretext.errors import ArgumentError, MissingFileError, UnknownNameError
 from ssl_pretext.losses.base import Loss, register_loss, uncast
+from ssl_pretext.saving.weights import read_tensors
 
 __all__ = ["Perceptual"]
 
@@ -87,7 +88,7 @@ def _load_backbone(name: str, stages: str, weights: str) -> tuple[nn.Module, lis
         ) from error
     options = {"out_indices": chosen} if chosen else {}
     # Not the option `file`, with which some versions of timm load pickles.
-    overlay = {"state_dict": _read_weights(Path(weights))} if weights else None
+    overlay = {"state_dict": read_tensors(Path(weights), "the perceptual loss")} if weights else None
     try:
         network = timm.create_model(
             name, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay, **options
@@ -105,16 +106,3 @@ def _load_backbone(name: str, stages: str, weights: str) -> tuple[nn.Module, lis
     config = network.pretrained_cfg
     config.pop("state_dict", None)  # the network has its own copy
     return network.requires_grad_(False).eval(), list(config["mean"]), list(config["std"])
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """Reads tensors by name from a file of safetensors or of `torch.save`; nothing else in such a file is loaded."""
-    from safetensors.torch import load_file
-
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # pickle, zipfile and safetensors raise nearly anything on a damaged file
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{file} is not a file of weights for the perceptual loss: {reason}") from error

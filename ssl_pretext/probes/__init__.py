@@ -3,12 +3,14 @@
 from ssl_pretext.probes.controls import before_name, untrained_name
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.efficiency import LabelEfficiency
-from ssl_pretext.probes.evaluation import EvaluateOptions, evaluate, label_efficiency
+from ssl_pretext.probes.evaluation import evaluate, label_efficiency
 from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.metrics import ACCURACY, Metric, find_metrics
+from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.probes.registry import create_probe, list_probes, register_probe
-from ssl_pretext.probes.report import ProbeReport, difference_plot
+from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.probes.report_plots import difference_plot
 from ssl_pretext.probes.resnet import ResNetProbe
 from ssl_pretext.probes.statistics import (
     Interval,

@@ -7,43 +7,39 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.band_statistics import measure_bands, warn_of_other_units
-from ssl_pretext.data import ImageStore, as_store
+from ssl_pretext.data import as_store
 from ssl_pretext.data.duplicates import find_repeats
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, check_modes, find_controls
+from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
+from ssl_pretext.probes.given import Given, One, as_cache, as_seeds, check_images, describe, has_network, per_seed
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
-from ssl_pretext.probes.metrics import find_metrics, image_scores
+from ssl_pretext.probes.metrics import class_scores, find_metrics, image_scores
 from ssl_pretext.probes.outcome import pack_scores
-from ssl_pretext.probes.problem import ClassProblem, NumberProblem, Problem, check_classes, check_targets
+from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, Problem, check_classes, check_targets
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import starting_points, strongest_twins
 from ssl_pretext.representations.base import Backbone, Representation
-from ssl_pretext.representations.cache import Cache, cached_features, code_identity, is_cacheable, network_identity
+from ssl_pretext.representations.cache import cached_features, code_identity, is_cacheable
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
-from ssl_pretext.representations.network import FrozenNetwork
-from ssl_pretext.representations.owner import BackboneOwner
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.team import Team
 from ssl_pretext.version import __version__
 
-__all__ = ["ONE_AT_A_TIME", "Comparison", "EvaluateOptions", "Given", "One"]
-
-One = Representation | BackboneOwner | nn.Module | str
-Given = One | Sequence[One]
+__all__ = ["ONE_AT_A_TIME", "Comparison"]
 
 MEASURED_IMAGES = 64  # training images whose bands are compared with those that a network was trained on
 
@@ -51,50 +47,6 @@ MEASURED_IMAGES = 64  # training images whose bands are compared with those that
 # numbers belong to the whole process.
 ONE_AT_A_TIME = threading.RLock()
 HEALTH_IMAGES = 512  # on which the features of a network are examined before it is fine-tuned
-
-
-class EvaluateOptions(TypedDict, total=False):
-    """The options that `evaluate` and `label_efficiency` share; all may be left out.
-
-    Attributes:
-        target: What the probe predicts: `"class"` (the default), `"labels"` (several per image), `"numbers"` or
-            `"mask"` (a class per pixel). For all but classes, `train` and `test` are pairs `(images, targets)`:
-            labels are an array `(N, K)` of 0 and 1, numbers `(N,)` or `(N, K)`, masks `(N, H, W)`; labels and numbers
-            can also be a mapping from names to arrays `(N,)`, such as a DataFrame. Unknown targets are NaN; unknown
-            classes, also of pixels, are -1.
-        metrics: Names of metrics of the target to report; the first one decides tables and sentences unless another is
-            asked for. By default `accuracy` and `balanced_accuracy` for classes, and all metrics for other targets.
-        probe: Name of a probe from `list_probes()`, with options in brackets such as `"knn[k=5]"`, or a function from
-            `(in_channels, num_outputs)` to a module.
-        epochs: Passes over the labeled images for networks such as `"conv"`, by default 10, and 30 for `"finetune"`;
-            other probes have none.
-        seeds: The number of seeds, or the seeds themselves; 5 by default.
-        pretraining: The images that the representations were trained on, as an `ImageStore`, a dataset or a loader, or
-            as a mapping from their `digests()` to their names. The report then says how many test images repeat them.
-        controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
-            weights, in the version that is strongest on the training images), `"before"` (the same network with the
-            published weights that its training started from, if there are any), `"pixels"`, `"source"` (the channels
-            that the network sees), `"reduced"` (pixels averaged to the size of its feature maps) and `"histogram"` (of
-            colors). True, the default, stands for all of them.
-        unseen_classes: Whether test images may belong to classes without training images. No probe can predict these
-            classes, so such images count as errors.
-        training: Configuration of the training, for probes that are networks.
-        cache: A folder for features and finished probes, so that an interrupted call can continue. An entry is used
-            only for the same weights, images, settings and code.
-        device: `"auto"` (the default), `"cpu"`, `"cuda"`, a numbered GPU such as `"cuda:1"`, or `"mps"`.
-    """
-
-    target: str
-    metrics: Sequence[str] | None
-    probe: str | ProbeFactory
-    epochs: int | None
-    seeds: int | Sequence[int]
-    pretraining: Any
-    controls: bool | Collection[str]
-    unseen_classes: bool
-    training: ProbeConfig | None
-    cache: str | Path | None
-    device: str
 
 
 class Comparison:
@@ -124,29 +76,27 @@ class Comparison:
         self.targets = {"train": trained, "test": tested}
         is_converted = pretraining is None or isinstance(pretraining, Mapping)
         self.pretraining = pretraining if is_converted else as_store(pretraining, target=None)
-        self.seeds = _seeds(seeds)
+        self.seeds = as_seeds(seeds)
         self.method = find_method(probe, training, self.kind)
         self.linear = find_method("linear", None, self.kind)
         self.epochs = self.method.epochs if epochs is None else whole_number("epochs", epochs)
-        representations = _named(representations)
-        if wrong := [name for name in representations if not isinstance(name, str) or not name]:
-            raise ArgumentError(f"the names of representations must be text, such as 'mine', got {wrong[0]!r}")
-        per_seed = {name: _per_seed(name, given, self.seeds, self.train) for name, given in representations.items()}
-        for name, of_seeds in per_seed.items():
-            _check_networks(name, of_seeds)
-            for representation in of_seeds:
-                check_modes(name, representation)
+        of_seeds = per_seed(representations, self.seeds, self.train)
         if not isinstance(unseen_classes, bool):
             raise ArgumentError(f"unseen_classes must be True or False, got {unseen_classes!r}")
-        _check_images(self.train, self.test)
+        check_images(self.train, self.test)
         self.names_of_targets = check_targets(trained, tested, unseen_classes)
+        if len(self.names_of_targets) > 1 and self.metrics[0].has_units:
+            raise ArgumentError(
+                f"{self.metrics[0].name} has a unit of its own for each {self.kind.each}, so it cannot be the main "
+                f"metric; name another one first, such as {find_metrics(self.kind.name)[0].name}"
+            )
         self.unseen_classes = check_classes(trained, tested, unseen_classes) if target == "class" else []
         self.hashes = {"train": self.train.sha256, "test": self.test.sha256}
-        self._warn_of_other_units(per_seed)
+        self._warn_of_other_units(of_seeds)
         self.device = resolve_device(device)
-        self.cache = _cache(cache)
+        self.cache = as_cache(cache)
         self.controls = find_controls(
-            {name: of_seeds[0] for name, of_seeds in per_seed.items()},
+            {name: each[0] for name, each in of_seeds.items()},
             self.train,
             wanted=controls,
             reduce=shrink if self.method.pooled else lambda maps: maps,
@@ -154,8 +104,8 @@ class Comparison:
         )
         # By name, and for each seed in order; without the untrained networks, which are drawn seed by seed.
         self.representations = (
-            per_seed
-            | starting_points(per_seed, self.controls.against)
+            of_seeds
+            | starting_points(of_seeds, self.controls.against)
             | {name: [control] * len(self.seeds) for name, control in self.controls.added.items()}
         )
         self.names = list(_ordered_names(self.representations, self.controls))
@@ -199,7 +149,7 @@ class Comparison:
                 bar.set_postfix_str(name)
                 if name not in health:
                     health[name] = feature_health(features[0])
-                identity = _identity(representation)
+                identity = describe(representation)
                 if identity not in described[name]:
                     described[name].append(identity)
                 number = self.seeds.index(seed)
@@ -207,7 +157,8 @@ class Comparison:
                     run = self._cached_run(representation, identity, features, sets.full[number], seed)
                     if number < len(sets.parts):
                         part = self._cached_run(representation, identity, features, sets.parts[number], seed)
-                        run |= {"part_labels": part["labels"], "part_scores": part["scores"]}
+                        of_part = ("labels", "scores", "class_scores")
+                        run |= {f"part_{key}": part[key] for key in of_part}
                     runs[budget].append({"representation": name, "probe": self.method.name, "seed": seed, **run})
                     bar.update()
         order = {(name, seed): (i, j) for i, name in enumerate(self.names) for j, seed in enumerate(self.seeds)}
@@ -272,7 +223,7 @@ class Comparison:
 
     def _is_finetuned(self, representation: Representation) -> bool:
         """Whether a network is trained on images, so that its features before are needed for their health alone."""
-        return self.method.finetunes and _has_network(representation)
+        return self.method.finetunes and has_network(representation)
 
     def _sample_features(self, representation: Representation) -> tuple[Tensor, Tensor]:
         """The features of a few training images, and none of test images."""
@@ -331,7 +282,8 @@ class Comparison:
     ) -> dict[str, Any]:
         """Trains and tests a probe once, on the labeled images with the given indices."""
         targets = self.targets["train"].values[labeled]
-        pose = {"class": self._class_problem, "numbers": NumberProblem}.get(self.kind.name, Problem)
+        poses = {"class": self._class_problem, "numbers": NumberProblem, "map": MapProblem}
+        pose = poses.get(self.kind.name, Problem)
         problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
         options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
         finetunes = self._is_finetuned(representation)
@@ -351,7 +303,14 @@ class Comparison:
             history, settings, predictions = train_probe(*splits, **options)
         outputs = problem.predictions(predictions.cpu())
         truth = self.kind.truth(self.targets["test"].values, len(self.names_of_targets))
-        scores = {metric.name: image_scores(metric, outputs, truth) for metric in self.metrics}
+        single = len(self.names_of_targets) == 1
+        averaged = [metric for metric in self.metrics if single or not metric.has_units]
+        scores = {metric.name: pack_scores(image_scores(metric, outputs, truth)) for metric in averaged}
+        of_classes = {
+            metric.name: [one if one is None else pack_scores(one) for one in class_scores(metric, outputs, truth)]
+            for metric in self.metrics
+            if metric.per_class is not None
+        }
         if "test_accuracy" in history[-1] and problem.tested is not None:
             for row in history:  # images of unseen classes count as errors; their loss is undefined, so it is left out
                 if "test_accuracy" in row:
@@ -359,7 +318,8 @@ class Comparison:
         return {
             "labels": len(targets),
             "history": history,
-            "scores": {name: pack_scores(values) for name, values in scores.items()},
+            "scores": scores,
+            "class_scores": of_classes,
             **settings,
         }
 
@@ -377,6 +337,7 @@ class Comparison:
             "target": self.kind.name,
             "metrics": [metric.name for metric in self.metrics],
             "names": self.names_of_targets,
+            "test_images_per_class": self.targets["test"].images_per_name(len(self.names_of_targets)),
             "unlabeled": {split: targets.missing for split, targets in self.targets.items()},
             **self.method.card,
             "epochs": self.epochs,
@@ -403,7 +364,7 @@ class Comparison:
         return {
             "without_network": {
                 "probe": self.linear.name,
-                "names": [name for name, of_seeds in self.representations.items() if not _has_network(of_seeds[0])],
+                "names": [name for name, of_seeds in self.representations.items() if not has_network(of_seeds[0])],
                 **self.linear.card,
             }
         }
@@ -419,113 +380,6 @@ class Comparison:
         }
 
 
-def _has_network(representation: Representation) -> bool:
-    return any(part.backbone.module is not None for part in representation.parts)
-
-
-def _cache(folder: object) -> Cache | None:
-    if folder is None:
-        return None
-    if not isinstance(folder, str | Path) or not str(folder) or "\0" in str(folder):
-        raise ArgumentError(f"cache must be the path of a folder or None, got {folder!r}")
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise ArgumentError(f"cache must be a folder, but {folder} is a file")
-    return Cache(folder)
-
-
-def _seeds(seeds: object) -> list[int]:
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-        return list(range(whole_number("seeds", seeds)))
-    chosen = [whole_number("a seed", seed, least=0) for seed in seeds]
-    if large := [seed for seed in chosen if seed >= 2**63]:
-        raise ArgumentError(f"a seed must be less than 2**63, got {large[0]}")
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise ArgumentError(f"seeds must contain at least one seed and no seed twice, got {chosen}")
-    return chosen
-
-
-def _named(representations: object) -> Mapping[str, Given]:
-    """Returns representations by name; a single one is called by its own name."""
-    if isinstance(representations, str):
-        return {representations: representations}
-    if isinstance(representations, Representation | BackboneOwner | nn.Module):
-        own = getattr(representations, "name", None)
-        return {own if isinstance(own, str) and own else type(representations).__name__: representations}
-    if not isinstance(representations, Mapping) or not representations:
-        raise ArgumentError(
-            "evaluate() needs a task, a network, the name of an encoder or a representation, or a mapping from names "
-            f"to them with at least one entry, such as {{'mine': task}}; got {repr(representations)[:80]}"
-        )
-    return representations
-
-
-def _per_seed(name: str, given: Given, seeds: Sequence[int], images: ImageStore) -> list[Representation]:
-    """The representation of each seed."""
-    if isinstance(given, Sequence) and not isinstance(given, str | nn.Module):
-        of_seeds = [_as_representation(name, each, images) for each in given]
-    else:
-        of_seeds = [_as_representation(name, given, images)] * len(seeds)
-    if len(of_seeds) != len(seeds):
-        raise ArgumentError(
-            f"{name!r} is a sequence of {len(of_seeds)} representations for {len(seeds)} seeds; pass one for each seed"
-        )
-    if len({each.untrained is None for each in of_seeds}) > 1:
-        raise ArgumentError(
-            f"some representations of {name!r} have an untrained twin and some have none; pass only one kind"
-        )
-    if len({each.before is None for each in of_seeds}) > 1:
-        raise ArgumentError(
-            f"some representations of {name!r} started from published weights and some did not; pass only one kind"
-        )
-    return list(of_seeds)
-
-
-def _as_representation(name: str, given: object, images: ImageStore) -> Representation:
-    """The output of a task or a network, or the representation that is given."""
-    if isinstance(given, Representation):
-        return given
-    if isinstance(given, BackboneOwner):
-        return given.representation()
-    if isinstance(given, str):
-        return FrozenNetwork(given).representation()
-    if isinstance(given, nn.Module):
-        if images.num_channels != 3:
-            raise ArgumentError(
-                f"{name!r} is a module, and which of the {images.num_channels} channels it sees is unknown; pass "
-                "FrozenNetwork(module, channels=...)"
-            )
-        return FrozenNetwork(given).representation()
-    raise ArgumentError(
-        f"{name!r} must be a task, a network, the name of an encoder or a representation, or a sequence with one of "
-        f"them for each seed; got {type(given).__name__}"
-    )
-
-
-def _check_networks(name: str, of_seeds: Sequence[Representation]) -> None:
-    """Raises if a network is given for some seeds but not for all: they would count as independent pretrainings."""
-    if all(each is of_seeds[0] for each in of_seeds):
-        return
-    different = len({json.dumps(_identity(each), sort_keys=True, default=str) for each in of_seeds})
-    if 1 < different < len(of_seeds):
-        raise ArgumentError(
-            f"{name!r} has {different} different networks for {len(of_seeds)} seeds; pass another one for each seed, "
-            "so that the interval can cover the pretraining, or one for all"
-        )
-
-
-def _check_images(train: ImageStore, test: ImageStore) -> None:
-    """Raises unless there are training and test images of one shape."""
-    for split, store in (("train", train), ("test", test)):
-        if len(store) == 0:
-            raise ArgumentError(f"evaluate() got no {split} images")
-    shapes = [(store.num_channels, store.image_size) for store in (train, test)]
-    if shapes[0] != shapes[1]:
-        raise ArgumentError(
-            "train and test must have images of the same size and number of channels; train has {} channels and size "
-            "{}, test has {} channels and size {}".format(*shapes[0], *shapes[1])
-        )
-
-
 def _ordered_names(representations: Mapping[str, object], controls: Controls) -> Iterator[str]:
     """Yields the names of the representations, each followed by its own network's controls, and then of the others."""
     own = {before_name(name) for name, against in controls.against.items() if BEFORE in against}
@@ -534,12 +388,3 @@ def _ordered_names(representations: Mapping[str, object], controls: Controls) ->
             yield name
             against = controls.against.get(name, {})
             yield from (against[label] for label in (UNTRAINED, BEFORE) if label in against)
-
-
-def _identity(representation: Representation) -> dict[str, Any]:
-    """The description of a representation in the probe card, with hashes of the weights of its networks."""
-    modules = [part.backbone.module for part in representation.parts]
-    networks = [network_identity(module) for module in modules if module is not None]
-    described = representation.describe or {"kind": "function", "name": representation.name}
-    drawn = {} if representation.initialization is None else {"initialization": representation.initialization}
-    return {**described, **drawn, **({"networks": networks} if networks else {})}

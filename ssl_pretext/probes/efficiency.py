@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.reporting.page import markdown_table
 from ssl_pretext.reporting.plots import lines
 from ssl_pretext.system.files import read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["LabelEfficiency", "score_rows"]
 
@@ -27,6 +31,22 @@ class LabelEfficiency:
         """Returns the main metric as a Markdown table, with a column for each number of labels."""
         rows = score_rows({str(count): report for count, report in self.reports.items()})
         return markdown_table(rows, list(rows[0]))
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """Returns a row for each number of labels, representation and seed as a pandas DataFrame.
+
+        The first column is the number of labels, `per_class` or (if the targets are no classes) `num_labels`; the
+        others are those of `ProbeReport.to_frame`.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        frames = {count: report.to_frame() for count, report in self.reports.items()}
+        import pandas
+
+        target = next(iter(self.reports.values())).card["target"]
+        name = "per_class" if target == "class" else "num_labels"
+        return pandas.concat(frames, names=[name]).reset_index(level=name).reset_index(drop=True)
 
     def to_json(self, path: str | Path) -> None:
         """Writes all reports with their cards to a JSON file."""

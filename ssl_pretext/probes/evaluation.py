@@ -7,13 +7,15 @@ from typing_extensions import Unpack
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes.comparison import ONE_AT_A_TIME, Comparison, EvaluateOptions, Given, One
+from ssl_pretext.probes.comparison import ONE_AT_A_TIME, Comparison
 from ssl_pretext.probes.efficiency import LabelEfficiency
+from ssl_pretext.probes.given import Given, One
 from ssl_pretext.probes.label_budget import LabelBudget
+from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.registry import did_you_mean
 
-__all__ = ["EvaluateOptions", "evaluate", "label_efficiency"]
+__all__ = ["evaluate", "label_efficiency"]
 
 PER_CLASS, NUM_LABELS = (1, 2, 5, 10, 20), (10, 20, 50, 100, 200)
 

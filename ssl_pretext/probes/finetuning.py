@@ -53,8 +53,8 @@ def finetune(
     """Trains a network and a linear layer on its features by AdamW, and tests them after the last epoch.
 
     The learning rate rises linearly over the first tenth of the steps and then falls to 0 along a cosine. Each training
-    image is flipped horizontally with a probability of one half, unless the targets are masks. The weights of the
-    network are restored afterward.
+    image is flipped horizontally with a probability of one half, unless there is a target for each pixel. The
+    weights of the network are restored afterward.
 
     Args:
         representation: The representation whose networks are trained.
@@ -80,7 +80,7 @@ def finetune(
         torch.manual_seed(seed)
         with torch.no_grad():
             channels = representation.features(images.images([0]).to(device)).shape[1]
-        head = (LinearMapProbe if kind.name == "mask" else _PooledLinear)(channels, num_outputs).to(device)
+        head = (LinearMapProbe if kind.has_pixels else _PooledLinear)(channels, num_outputs).to(device)
         parameters = [parameter for network in (*networks, head) for parameter in _trainable(network)]
         optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
         batches = max(1, count // training.batch_size)
@@ -93,7 +93,7 @@ def finetune(
             for batch in order.tensor_split(batches):
                 pixels = images.images(batch).to(device)
                 flipped = torch.rand(len(batch), generator=generator) < 0.5
-                if kind.name != "mask":
+                if not kind.has_pixels:
                     pixels = torch.where(flipped.to(device)[:, None, None, None], pixels.flip(-1), pixels)
                 truth = targets[batch].to(device)
                 with ExitStack() as modes:

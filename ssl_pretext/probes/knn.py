@@ -1,7 +1,7 @@
 """The knn probe, which classifies by nearest neighbors and is not trained: no learning rate, weight decay or epochs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.linear import MAX_FEATURES, Standardized, pool
 from ssl_pretext.probes.outcome import Outcome
-from ssl_pretext.probes.targets import KINDS, Kind, accuracy
+from ssl_pretext.probes.targets import KINDS, Kind
 
 __all__ = ["KNN_CARD", "KNNProbe", "neighbor_means", "train_knn"]
 
@@ -22,7 +22,9 @@ K, TEMPERATURE = 20, 0.07  # Wu et al. 2018 (1805.01978) and, with k = 20, Caron
 # logarithm would make the mean loss infinite. A thousandth is below chance for up to 1,000 classes, and the loss of
 # such an image, 6.9 nats, does not dominate the mean.
 FLOOR = 1e-3
-QUERIES = 1_024  # number of images whose similarities to all training images are in memory at a time
+# Images are classified in blocks, so that the similarities to all training images take little memory.
+QUERIES = 1_024  # largest number of images in a block
+SIMILARITIES = 2**25  # largest number of similarities in a block: 128 MB
 KNN_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
     "standardize": True,
@@ -96,6 +98,10 @@ class KNNProbe(nn.Module):
         Raises:
             ArgumentError: The probe has no training images yet.
         """
+        return torch.cat([*self.vote_blocks(features)])
+
+    def vote_blocks(self, features: Tensor | None = None) -> Iterator[Tensor]:
+        """Yields the same as `votes` for some images at a time, so that those of all images need not be in memory."""
         if not len(self.labels):
             raise ArgumentError("the knn probe has no training images yet; call remember(features, labels) first")
         bank, queries = self.features, None if features is None else pool(features)
@@ -104,7 +110,8 @@ class KNNProbe(nn.Module):
             return weights.new_zeros(len(weights), self.num_classes).scatter_add(1, self.labels[neighbors], weights)
 
         found = _neighbors(bank, queries, self.k, self.temperature, self.standardize)
-        return torch.cat([fractions(*some) for some in found])
+        for some in found:
+            yield fractions(*some)
 
 
 def _neighbors(
@@ -124,8 +131,9 @@ def _neighbors(
         parts = Standardized.of(images, asked)
         images, asked = parts.train, parts.test
     images, asked = F.normalize(images), F.normalize(asked)
-    for start in range(0, len(asked), QUERIES):
-        similarities = asked[start : start + QUERIES] @ images.T
+    size = max(1, min(QUERIES, SIMILARITIES // len(images)))
+    for start in range(0, len(asked), size):
+        similarities = asked[start : start + size] @ images.T
         if queries is None:
             similarities.diagonal(offset=start).fill_(-math.inf)
         nearest = similarities.topk(min(k, len(images) - (queries is None)), dim=1)
@@ -208,9 +216,9 @@ def train_knn(
     row: dict[str, float] = {"epoch": 1}
     if kind.name == "class":
         probe.remember(maps, targets)
-        known, found = probe.votes(), probe.votes(test_maps)
-        row |= {"train_accuracy": accuracy(known, targets), "test_accuracy": accuracy(found, test_targets)}
-        row |= {"train_loss": _loss(known, targets), "test_loss": _loss(found, test_targets)}
+        found = probe.votes(test_maps)
+        row["train_loss"], row["train_accuracy"] = _score(probe.vote_blocks(), targets)
+        row["test_loss"], row["test_accuracy"] = _score([found], test_targets)
         if targets.bincount().max() > 1:  # otherwise no image has another one of its class
             settings["validation_accuracy"] = row["train_accuracy"]
         return Outcome([row], settings, found)
@@ -220,8 +228,15 @@ def train_knn(
     return Outcome([row], settings | {"validation_loss": row["train_loss"]}, found)
 
 
-def _loss(votes: Tensor, labels: Tensor) -> float:
-    return F.nll_loss(votes.clamp(min=FLOOR).log(), labels).item()
+def _score(blocks: Iterable[Tensor], labels: Tensor) -> tuple[float, float]:
+    """The mean loss and the accuracy of votes, which come in blocks of images."""
+    loss, hits, start = 0.0, 0, 0
+    for votes in blocks:
+        known = labels[start : start + len(votes)]
+        of_known = votes.gather(1, known[:, None]).clamp(min=FLOOR)
+        loss, hits = loss - of_known.log().sum().item(), hits + int((votes.argmax(dim=1) == known).sum())
+        start += len(votes)
+    return loss / len(labels), hits / len(labels)
 
 
 def _mean_loss(kind: Kind, means: Tensor, targets: Tensor) -> float:

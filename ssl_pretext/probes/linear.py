@@ -13,7 +13,7 @@ from typing_extensions import override
 from ssl_pretext.data import holdout_split
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.outcome import Outcome
-from ssl_pretext.probes.targets import KINDS, Kind, accuracy
+from ssl_pretext.probes.targets import KINDS, Kind
 from ssl_pretext.representations.base import average_down
 
 __all__ = ["LINEAR_CARD", "LinearProbe", "Standardized", "pool", "shrink", "train_linear"]
@@ -31,6 +31,7 @@ ABNORMAL = 2  # the status of SciPy if no step along the gradient lowers the los
 # In the coordinates of `_minimize`, the loss is about the squared gradient above its minimum. So L-BFGS stops if no
 # component of the gradient exceeds TOLERANCE times the square root of the loss.
 TOLERANCE = 2e-4
+BLOCK = 2**22  # number of logits in double precision that are in memory at a time: 32 MB
 LINEAR_CARD = {
     "pooling": f"average, to at most {MAX_FEATURES} features",
     "normalization": "mean and variance of all training images, including the held-out ones (but not their labels)",
@@ -151,23 +152,21 @@ def train_linear(
         fits = _fit_path(features[kept], targets[kept], descending, start, objective)
         converged = all(fit.converged for fit in fits)
         scores = [_score(kind, features[held_out], targets[held_out], fit.weights) for fit in fits]
-        accuracies = [accuracy(logits, targets[held_out]) if is_class else 0.0 for _, logits in scores]
-        best = min(range(len(fits)), key=lambda index: (-accuracies[index], scores[index][0]))
+        best = min(range(len(fits)), key=lambda index: (-scores[index].accuracy, scores[index].loss))
         decay, start = descending[best], fits[best].weights
-        chosen = {"validation_accuracy": accuracies[best]} if is_class else {"validation_loss": scores[best][0]}
+        score = scores[best]
+        chosen = {"validation_accuracy": score.accuracy} if is_class else {"validation_loss": score.loss}
         chosen["at_edge"] = len(decays) > 1 and best in (0, len(decays) - 1)
     fit = _minimize(features, targets, decay, start, objective)
-    train_loss, train_logits = _score(kind, features, targets, fit.weights)
+    on_train = _score(kind, features, targets, fit.weights)
     weights = torch.cat([rotate_back(fit.weights[:, :-1]), fit.weights[:, -1:]], dim=1)
-    test_loss, test_logits = _score(kind, parts.test, test_targets, weights)
-    row = {"epoch": 1, "train_loss": train_loss, "test_loss": test_loss}
+    predictions: list[Tensor] = []
+    on_test = _score(kind, parts.test, test_targets, weights, predictions)
+    row = {"epoch": 1, "train_loss": on_train.loss, "test_loss": on_test.loss}
     if is_class:
-        row |= {
-            "train_accuracy": accuracy(train_logits, targets),
-            "test_accuracy": accuracy(test_logits, test_targets),
-        }
+        row |= {"train_accuracy": on_train.accuracy, "test_accuracy": on_test.accuracy}
     done = {"iterations": fit.iterations, "converged": converged and fit.converged}
-    return Outcome([row], {"weight_decay": decay, **chosen, **done}, kind.predict(test_logits, test_targets))
+    return Outcome([row], {"weight_decay": decay, **chosen, **done}, torch.cat(predictions))
 
 
 def _rotate(features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -199,53 +198,59 @@ class _Fit(NamedTuple):
 
 
 class _Objective(NamedTuple):
-    """A loss as a function of logits.
+    """A loss as a function of logits, which is a sum over blocks of n of the N images.
 
     Attributes:
-        loss: Function from logits `(K, N)` and targets to the loss and its derivative `(K, N)` with respect to the
-            logits. It may change the logits.
-        curvature: Function from logits to an estimate of the mean second derivative.
+        loss: Function from logits `(K, n)`, targets, and the number of known targets among all N images, `(K, 1)`, to
+            the loss of the n images and its derivative `(K, n)` with respect to the logits. It may change the logits.
+        curvature: Function from logits to an estimate of the sum of the second derivatives.
     """
 
-    loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    loss: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     curvature: Callable[[Tensor], Tensor]
 
 
-def _class_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _class_loss(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     images = torch.arange(len(labels), device=labels.device)
     scores = logits.log_softmax(dim=0)
-    loss = -scores[labels, images].mean()
+    loss = -scores[labels, images].sum() / counts[0, 0]
     error = scores.exp_()
     error[labels, images] -= 1
-    return loss, error.div_(len(labels))
+    return loss, error.div_(counts)
 
 
-def _label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    share, true = _shares(labels)
+def _label_loss(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    share, true = _shares(labels, counts)
     losses = F.binary_cross_entropy_with_logits(logits, true, weight=share, reduction="sum")
     return losses, (logits.sigmoid_() - true).mul_(share)
 
 
-def _number_loss(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    share, true = _shares(numbers)
+def _number_loss(logits: Tensor, numbers: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    share, true = _shares(numbers, counts)
     error = (logits - true).mul_(share.sqrt())
     return error.square().sum() / 2, error.mul_(share.sqrt())
 
 
-def _shares(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight of each image in the mean of each target, 0 where it is missing, and the targets, both `(K, N)`."""
-    known = ~targets.T.isnan()
-    return known / known.sum(dim=1, keepdim=True).clamp(min=1).double(), targets.T.nan_to_num(0).double()
+def _shares(targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight of each image in the mean of each target, 0 where it is missing, and the targets, both `(K, n)`."""
+    return ~targets.T.isnan() / counts, targets.T.nan_to_num(0).double()
 
 
-def _mean_variance(probabilities: Tensor) -> Tensor:
-    return (probabilities * (1 - probabilities)).mean()
+def _known(targets: Tensor) -> Tensor:
+    """The number of images with each target, `(K, 1)`, at least 1; of classes `(1, 1)`, because all are known."""
+    if targets.dim() == 1:
+        return torch.full((1, 1), len(targets), dtype=torch.float64, device=targets.device)
+    return (~targets.isnan()).sum(dim=0)[:, None].clamp(min=1).double()
+
+
+def _sum_of_variances(probabilities: Tensor) -> Tensor:
+    return (probabilities * (1 - probabilities)).sum()
 
 
 OBJECTIVES = {
-    "class": _Objective(_class_loss, lambda logits: _mean_variance(logits.softmax(dim=0))),
-    "labels": _Objective(_label_loss, lambda logits: _mean_variance(logits.sigmoid())),
-    "numbers": _Objective(_number_loss, lambda logits: logits.new_ones(())),
+    "class": _Objective(_class_loss, lambda logits: _sum_of_variances(logits.softmax(dim=0))),
+    "labels": _Objective(_label_loss, lambda logits: _sum_of_variances(logits.sigmoid())),
+    "numbers": _Objective(_number_loss, lambda logits: logits.new_tensor(logits.numel())),
 }
 
 
@@ -279,18 +284,23 @@ def _minimize(features: Tensor, targets: Tensor, decay: float, start: Tensor, ob
     variances = torch.cat([features.square().mean(dim=0), features.new_ones(1)]).double()
     penalties = torch.full_like(variances, decay)
     penalties[-1] = 0.0
+    counts, blocks = _known(targets), _blocks(len(features), len(start))
 
     def value(weights: Tensor) -> tuple[float, Tensor]:
         """Computes the loss and its gradient."""
-        loss, error = objective.loss(_logits(features, weights), targets)
-        loss = loss + (penalties * weights.square()).sum() / 2
-        slope = torch.cat([(error.to(features.dtype) @ features).double(), error.sum(dim=1, keepdim=True)], dim=1)
-        return loss.item(), slope.addcmul_(penalties, weights)
+        loss, slope = (penalties * weights.square()).sum() / 2, penalties * weights
+        for block in blocks:
+            some = features[block]
+            part, error = objective.loss(_logits(some, weights), targets[block], counts)
+            loss = loss + part
+            slope += torch.cat([(error.to(some.dtype) @ some).double(), error.sum(dim=1, keepdim=True)], dim=1)
+        return loss.item(), slope
 
     weights, iterations = start.double(), 0
     loss, _ = value(weights)
     while True:
-        curvature = objective.curvature(_logits(features, weights)).clamp(min=1e-6)
+        curvatures = [objective.curvature(_logits(features[block], weights)) for block in blocks]
+        curvature = (torch.stack(curvatures).sum() / (len(start) * len(features))).clamp(min=1e-6)
         scale = (curvature * variances + penalties).rsqrt()
 
         def scaled(point: Any, scale: Tensor = scale) -> tuple[float, Any]:
@@ -326,7 +336,30 @@ def _logits(features: Tensor, weights: Tensor) -> Tensor:
     return torch.addmm(weights[:, -1:], weights[:, :-1], features.T).double()
 
 
-def _score(kind: Kind, features: Tensor, targets: Tensor, weights: Tensor) -> tuple[float, Tensor]:
-    """Computes the mean loss, and the logits `(N, K)`."""
-    logits = _logits(features, weights).T
-    return kind.loss(logits, targets).item(), logits
+class _Score(NamedTuple):
+    """The mean loss and, for classes, the accuracy (otherwise 0)."""
+
+    loss: float
+    accuracy: float
+
+
+def _score(
+    kind: Kind, features: Tensor, targets: Tensor, weights: Tensor, predictions: list[Tensor] | None = None
+) -> _Score:
+    """Computes loss and accuracy; `predictions` receives the predictions of each block of images."""
+    loss = hits = known = 0.0
+    for block in _blocks(len(features), len(weights)):
+        logits, some = _logits(features[block], weights).T, targets[block]
+        count = some.numel() if kind.name == "class" else (~some.isnan()).sum().item()
+        loss, known = loss + count * kind.loss(logits, some).item(), known + count
+        if kind.name == "class":
+            hits += (logits.argmax(dim=1) == some).sum().item()
+        if predictions is not None:
+            predictions.append(kind.predict(logits, some))
+    return _Score(loss / max(1, known), hits / len(features))
+
+
+def _blocks(images: int, outputs: int) -> list[slice]:
+    """Divides images so that the logits of a block take little memory, however many images and classes there are."""
+    size = max(1, BLOCK // outputs)
+    return [slice(first, first + size) for first in range(0, images, size)]

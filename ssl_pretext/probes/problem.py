@@ -9,7 +9,7 @@ from typing_extensions import override
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.targets import MISSING, Targets
 
-__all__ = ["ClassProblem", "NumberProblem", "Problem", "check_classes", "check_targets"]
+__all__ = ["ClassProblem", "MapProblem", "NumberProblem", "Problem", "check_classes", "check_targets"]
 
 
 class Problem:
@@ -58,15 +58,27 @@ class NumberProblem(Problem):
 
     def __init__(self, train: Tensor, test: Tensor, num_outputs: int) -> None:
         known = ~train.isnan()
-        count = known.sum(dim=0).clamp(min=1)
-        self._mean = train.nan_to_num(0).sum(dim=0) / count
-        std = ((train - self._mean).nan_to_num(0).square().sum(dim=0) / count).sqrt()
-        self._std = torch.where(std > 0, std, 1.0)
-        super().__init__((train - self._mean) / self._std, (test - self._mean) / self._std, num_outputs)
+        rest = (0, *range(2, train.dim()))  # images, and the pixels of maps
+        count = known.sum(dim=rest, keepdim=True).clamp(min=1)
+        mean = train.nan_to_num(0).sum(dim=rest, keepdim=True, dtype=torch.float64) / count
+        centered = train - mean.to(train.dtype)
+        std = (centered.nan_to_num(0).square().sum(dim=rest, keepdim=True, dtype=torch.float64) / count).sqrt()
+        std = torch.where(std > 0, std, 1.0)
+        self._mean, self._std = mean.flatten(), std.flatten()
+        of_test = (test - mean.to(test.dtype)) / std.to(test.dtype)
+        super().__init__(centered / std.to(train.dtype), of_test, num_outputs)
 
     @override
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.double() * self._std + self._mean
+
+
+class MapProblem(NumberProblem):
+    """Maps are standardized as numbers are; the predictions of a probe are its squared errors `(m, K)`."""
+
+    @override
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs * self._std.square()
 
 
 def check_targets(train: Targets, test: Targets, unseen_classes: bool = False) -> list[str]:
@@ -76,8 +88,8 @@ def check_targets(train: Targets, test: Targets, unseen_classes: bool = False) -
     starts_alike = is_numbered and long[: len(short)] == short  # numbers as classes may lack the last classes
     may_lack = {"class": long == train.names or unseen_classes, "mask": True}.get(train.kind.name, False)
     if train.names != test.names and not (starts_alike and may_lack):
-        what = "classes" if train.kind.name in ("class", "mask") else train.kind.name
-        lacking = _describe_missing(train.names, test.names, what)
+        what = {"class": "classes"}.get(train.kind.each, f"{train.kind.each}s")
+        lacking = _describe_missing(train.names, test.names, train.kind.each, what)
         raise ArgumentError(
             f"train and test must have the same {what} in the same order: "
             + (lacking or f"the order is {train.names[:5]} in train and {test.names[:5]} in test")
@@ -91,24 +103,20 @@ def check_targets(train: Targets, test: Targets, unseen_classes: bool = False) -
         )
     if train.kind.name == "labels" and not (test.values == 1).any():
         raise ArgumentError("no test image has any of the labels, so there is no precision to measure")
-    if train.kind.name == "numbers":
+    if train.kind.each in ("number", "map"):
         for split, targets in (("train", train), ("test", test)):
-            known = ~targets.values.isnan()
-            constant = [
-                name
-                for name, column, is_known in zip(targets.names, targets.values.T, known.T, strict=True)
-                if len(column[is_known].unique()) < 2
-            ]
-            if constant:
-                raise ArgumentError(
-                    f"the number {constant[0]!r} must take at least two values among the {split} images; leave it out"
-                )
+            for name, values in zip(targets.names, targets.values.unbind(dim=1), strict=True):
+                known = values[~values.isnan()]
+                if not len(known) or known.min() == known.max():
+                    raise ArgumentError(
+                        f"the {train.kind.each} {name!r} must take at least two values among the {split} images; leave "
+                        "it out"
+                    )
     return long
 
 
-def _describe_missing(train: Sequence[str], test: Sequence[str], what: str) -> str:
+def _describe_missing(train: Sequence[str], test: Sequence[str], one: str, what: str) -> str:
     """Names what the training or the test images lack; empty if they differ only in their order."""
-    one = {"classes": "class", "labels": "label", "numbers": "number"}[what]
     return ", and ".join(
         f"the {split} images have no {one} {', '.join(map(repr, missing[:5]))}"
         + f" and {len(missing) - 5} other {what} of the {other} images" * (len(missing) > 5)
@@ -122,6 +130,11 @@ def _describe_missing(train: Sequence[str], test: Sequence[str], what: str) -> s
 
 def check_classes(train: Targets, test: Targets, unseen_classes: bool) -> list[str]:
     """Raises unless a probe can learn the classes; returns the classes that have no training image."""
+    if train.names == ["unlabeled"]:
+        raise ArgumentError(
+            "evaluate() needs labels, and the training images have none: give from_arrays() labels, from_folder() a "
+            "folder with one subfolder per class, or read a table with from_table()"
+        )
     if len(train.values.unique()) < 2:
         raise ArgumentError("evaluate() needs training images of at least two classes, got one")
     names = max(train.names, test.names, key=len)

@@ -49,6 +49,7 @@ LOSSES = {
     "labels": "binary cross-entropy",
     "numbers": "squared error of standardized numbers",
     "mask": "cross-entropy of pixels",
+    "map": "squared error of standardized numbers",
 }
 
 
@@ -106,7 +107,7 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None, kind: K
                 raise ArgumentError("finetune takes no options in brackets; pass epochs= and training= to evaluate()")
             return _finetuning(training or FINETUNING, kind)
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown names and options
-        if kind.name == "mask":
+        if kind.has_pixels:
             return _map_method(name, training or MAP_TRAINING, kind)
         if name in ("linear", "knn", DINO):
             return _fitted_method(name, options, training, kind)
@@ -140,9 +141,9 @@ def _fitted_method(name: str, options: Mapping[str, Option], training: ProbeConf
 
 
 def _map_method(name: str, training: ProbeConfig, kind: Kind) -> Method:
-    """The probes that predict a class for each pixel."""
+    """The probes that predict a class or numbers for each pixel."""
     if name not in MAP_PROBES:
-        raise ArgumentError(f"the {name} probe predicts no masks; probes that do: {', '.join(MAP_PROBES)}")
+        raise ArgumentError(f"the {name} probe predicts no {kind.name}s; probes that do: {', '.join(MAP_PROBES)}")
     return _network_method(name, MAP_PROBES[name], training, kind, MAP_PROBES[name], {})
 
 
@@ -151,7 +152,7 @@ def _finetuning(training: ProbeConfig, kind: Kind) -> Method:
     if training.regularizers or not training.standardize:
         raise ArgumentError("fine-tuning takes no regularizers, and standardize=False has no meaning for it")
     schedule = "linear warm-up over a tenth of the steps, then cosine"
-    flips = "none" if kind.name == "mask" else "horizontal flips"
+    flips = "none" if kind.has_pixels else "horizontal flips"
     return Method(
         FINETUNE,
         partial(finetune, training=training, kind=kind),

@@ -1,4 +1,4 @@
-"""Probes that predict a class for each pixel from feature maps."""
+"""Probes that predict a class or numbers for each pixel from feature maps."""
 
 from typing import cast
 
@@ -10,14 +10,14 @@ __all__ = ["ConvMapProbe", "LinearMapProbe"]
 
 
 class LinearMapProbe(nn.Module):
-    """A linear classifier of each position of the feature map, the same for all positions (a 1×1 convolution).
+    """A linear model of each position of the feature map, the same for all positions (a 1×1 convolution).
 
     `evaluate(target="mask", probe="linear")` interpolates its logits bilinearly to the size of the masks, as the linear
-    segmentation probe of Oquab et al. 2023 (DINOv2, 2304.07193) does.
+    segmentation probe of Oquab et al. 2023 (DINOv2, 2304.07193) does; `target="map"` does so with its numbers.
 
     Args:
         in_channels: Number of channels of the features `(B, in_channels, h, w)`.
-        num_classes: Number of classes; the output is logits `(B, num_classes, h, w)`.
+        num_classes: Number of classes or maps; the output is `(B, num_classes, h, w)`.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -34,7 +34,7 @@ class ConvMapProbe(nn.Module):
 
     Args:
         in_channels: Number of channels of the features `(B, in_channels, h, w)`.
-        num_classes: Number of classes; the output is logits `(B, num_classes, h, w)`.
+        num_classes: Number of classes or maps; the output is `(B, num_classes, h, w)`.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""What probes predict: a class, labels, numbers or a mask; how each kind of target is checked, trained and scored."""
+"""What probes predict: a class, labels, numbers, a mask or a map; how each kind is checked, trained and scored."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -29,12 +29,16 @@ class Kind:
         loss: Function from outputs of a network and targets to the mean loss, over the targets that are not missing.
         predict: Function from outputs of a network and targets to predictions, in the form that `metrics` takes.
         truth: Function from targets and their number of classes or values to true targets in this form.
+        each: What each of the names of the targets names, such as a class.
+        has_pixels: Whether there is a target for each pixel, which is predicted from feature maps.
     """
 
     name: str
     loss: Callable[[Tensor, Tensor], Tensor]
     predict: Callable[[Tensor, Tensor], Tensor]
     truth: Callable[[Tensor, int], Tensor] = lambda targets, _: targets
+    each: str = "class"
+    has_pixels: bool = False
 
     def strata(self, values: Tensor) -> Tensor:
         """A group for each image, `(N,)`, for drawing images of each class; one group if there are no classes."""
@@ -49,8 +53,9 @@ class Targets:
         kind: Kind of the targets.
         values: For `"class"`, the class of each image `(N,)`. For `"labels"`, 1 where a label applies and 0 where it
             does not, `(N, K)`. For `"numbers"`, `(N, K)` values. For `"mask"`, the class of each pixel, `(N, H, W)`.
-            Classes are int64 and `MISSING` where unknown; others are float64 and NaN where unknown.
-        names: Names of the classes, labels or numbers.
+            For `"map"`, K numbers for each pixel, `(N, K, H, W)`. Classes are int64 and `MISSING` where unknown;
+            others are float64 (float32 for maps) and NaN where unknown.
+        names: Names of the classes, labels, numbers or maps.
         missing: Number of images that were left out because all of their targets are missing.
     """
 
@@ -69,6 +74,19 @@ class Targets:
         """A hash of kind, names and values."""
         head = "\t".join([self.kind.name, *self.names]).encode()
         return hashlib.sha256(head + self.values.numpy().tobytes()).hexdigest()
+
+    def images_per_name(self, count: int) -> list[int]:
+        """Counts the images of each of `count` classes, with each label, or where each number or map is known."""
+        values = self.values
+        if self.kind.name == "class":
+            return values.bincount(minlength=count).tolist()
+        if self.kind.name == "mask":
+            has = _pixel_counts(values, count) > 0
+        elif self.kind.name == "labels":
+            has = values == 1
+        else:
+            has = ~values.isnan().flatten(2).all(dim=2) if self.kind.has_pixels else ~values.isnan()
+        return has.sum(dim=0).tolist()
 
     def subset(self, indices: Tensor) -> "Targets":
         """Returns the targets of some images."""
@@ -98,7 +116,8 @@ def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
     Args:
         data: A pair of images and targets, an `ImageStore` with them, or a dataset or a loader of samples with them.
             The images of a pair are an array `(N, C, H, W)`, an `ImageStore`, or a dataset or a loader. Its targets are
-            an array in the form of `Targets.values`, or a mapping from names to arrays `(N,)`, such as a DataFrame.
+            an array in the form of `Targets.values`, or a mapping from names to arrays `(N,)`, such as a DataFrame, or
+            to maps `(N, H, W)`.
         kind: Kind of the targets.
 
     Raises:
@@ -109,8 +128,8 @@ def as_images_with_targets(data: Any, kind: Kind) -> tuple[ImageStore, Targets]:
         columns = {str(name): np.asarray(given[name]) for name in given}
         if len({column.shape for column in columns.values()}) > 1:
             shapes = {name: column.shape for name, column in columns.items()}
-            raise ArgumentError(f"all targets of a mapping must have one value per image; got the shapes {shapes}")
-        names, given = list(columns), np.stack(list(columns.values()), axis=-1)
+            raise ArgumentError(f"all targets of a mapping must have one shape, with one entry per image; got {shapes}")
+        names, given = list(columns), np.stack(list(columns.values()), axis=1)
     values = _check_values(given, kind)
     if len(store) != len(values):
         raise ArgumentError(
@@ -136,7 +155,7 @@ def _split(data: Any, kind: Kind) -> tuple[ImageStore, Any, list[str] | None]:
         images, targets = data
         is_array = isinstance(images, Tensor | np.ndarray)
         return ImageStore.from_arrays(images) if is_array else as_store(images, target=None), targets, None
-    is_store, key = isinstance(data, ImageStore), "mask" if kind.name == "mask" else "label"
+    is_store, key = isinstance(data, ImageStore), kind.name if kind.has_pixels else "label"
     store = as_store(data, target=key)
     if kind.name == "class" and (store.targets is None or is_store):
         return store, store.labels, store.classes
@@ -170,18 +189,19 @@ def _check_values(given: Any, kind: Kind) -> Tensor:
         given = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     values: Tensor = given.detach().cpu()
     is_integer = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
-    if kind.name in ("labels", "numbers") and values.dim() == 1:
+    if (kind.name in ("labels", "numbers") and values.dim() == 1) or (kind.name == "map" and values.dim() == 3):
         values = values[:, None]
     if kind.name == "class" and not values.numel():
         values = values.long()  # an empty list has no type
         is_integer = True
-    dimensions = {"class": 1, "labels": 2, "numbers": 2, "mask": 3}[kind.name]
+    dimensions = {"class": 1, "labels": 2, "numbers": 2, "mask": 3, "map": 4}[kind.name]
     if values.dim() != dimensions or values.is_complex() or (kind.name in ("class", "mask") and not is_integer):
         forms = {
             "class": "whole numbers (N,), one class per image",
             "labels": "an array (N, K) of 0 and 1, with NaN where a label is unknown",
             "numbers": "an array (N,) or (N, K) of numbers, with NaN where one is unknown",
             "mask": f"whole numbers (N, H, W), the class of each pixel, with {MISSING} where it is unknown",
+            "map": "an array (N, H, W) or (N, K, H, W) of numbers, with NaN where one is unknown",
         }
         raise ArgumentError(
             f"for target={kind.name!r}, targets must be {forms[kind.name]}; got {values.dtype} of shape "
@@ -194,7 +214,7 @@ def _check_values(given: Any, kind: Kind) -> Tensor:
         if values.numel() and values.min() < MISSING:
             raise ArgumentError(f"classes must be counted from 0, or {MISSING} where unknown; got {values.min()}")
         return values
-    values = values.double()
+    values = values.float() if kind.has_pixels else values.double()  # maps are large
     if kind.name == "labels" and not ((values == 0) | (values == 1) | values.isnan()).all():
         raise ArgumentError("labels must be 0, 1 or NaN; for other numbers use target='numbers'")
     if values.isinf().any():
@@ -232,8 +252,12 @@ def _mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return loss / (targets != MISSING).sum().clamp(min=1)
 
 
-def _resized(logits: Tensor, masks: Tensor) -> Tensor:
-    return F.interpolate(logits, masks.shape[-2:], mode="bilinear")
+def _map_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return _number_loss(_resized(outputs, targets), targets)
+
+
+def _resized(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.interpolate(logits, targets.shape[-2:], mode="bilinear")
 
 
 def _mask_predictions(logits: Tensor, targets: Tensor) -> Tensor:
@@ -253,9 +277,33 @@ def _pixel_counts(maps: Tensor, classes: int) -> Tensor:
     return counts.scatter_add(1, flat, torch.ones_like(flat))[:, :classes]
 
 
+def _map_errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The sum of the squared errors over the pixels that are known, `(m, K)`."""
+    known = ~targets.isnan()
+    errors = (_resized(outputs, targets) - targets.nan_to_num(0)).double()
+    return (errors.square() * known).sum(dim=(2, 3))
+
+
+def _map_moments(maps: Tensor, _: int) -> Tensor:
+    """For each image, the number of known pixels, and the sum and the sum of squares of their values, `(m, K, 3)`.
+
+    The mean over all images is subtracted from the values before, because squares of large values are inexact.
+    """
+    known = ~maps.isnan()
+    values = maps.nan_to_num(0)
+    mean = values.sum(dim=(0, 2, 3), dtype=torch.float64) / known.sum(dim=(0, 2, 3)).clamp(min=1)
+    found = []
+    for image, is_known in zip(values, known, strict=True):  # one at a time, because float64 takes twice the memory
+        centered = (image.double() - mean[:, None, None]) * is_known
+        sums = (is_known.double(), centered, centered.square())
+        found.append(torch.stack([one.sum(dim=(1, 2)) for one in sums], dim=1))
+    return torch.stack(found)
+
+
 KINDS = {
-    "class": Kind("class", _class_loss, lambda logits, _: logits.softmax(dim=1)),
-    "labels": Kind("labels", _label_loss, lambda logits, _: logits.sigmoid()),
-    "numbers": Kind("numbers", _number_loss, lambda logits, _: logits),
-    "mask": Kind("mask", _mask_loss, _mask_predictions, _pixel_counts),
+    "class": Kind("class", _class_loss, lambda logits, _: logits.softmax(dim=1).float()),
+    "labels": Kind("labels", _label_loss, lambda logits, _: logits.sigmoid(), each="label"),
+    "numbers": Kind("numbers", _number_loss, lambda logits, _: logits, each="number"),
+    "mask": Kind("mask", _mask_loss, _mask_predictions, _pixel_counts, has_pixels=True),
+    "map": Kind("map", _map_loss, _map_errors, _map_moments, each="map", has_pixels=True),
 }

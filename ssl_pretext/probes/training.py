@@ -183,8 +183,8 @@ def run_on_test_images(
 
 
 def _check_logits(logits: object, count: int, num_outputs: int, kind: Kind) -> Tensor:
-    """Raises unless a probe returned outputs `(count, num_outputs)`, or `(count, num_outputs, h, w)` for masks."""
-    dimensions = 4 if kind.name == "mask" else 2
+    """Raises unless a probe returned outputs `(count, num_outputs)`, or `(count, num_outputs, h, w)` for pixels."""
+    dimensions = 4 if kind.has_pixels else 2
     if (
         isinstance(logits, Tensor)
         and logits.dim() == dimensions
@@ -196,5 +196,5 @@ def _check_logits(logits: object, count: int, num_outputs: int, kind: Kind) -> T
     shape = f"({count}, {num_outputs}" + (", h, w)" if dimensions == 4 else ")")
     raise ArgumentError(
         f"the probe returned {what}, but it must return floating logits of shape {shape}: one for each "
-        f"{'class' if kind.name in ('class', 'mask') else 'target'}, for each image of the batch"
+        f"{kind.each}, for each image of the batch"
     )

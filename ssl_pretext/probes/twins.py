@@ -265,6 +265,8 @@ def _leave_one_out(features: Tensor, targets: Targets) -> float:
     if targets.kind.name == "mask":  # the fraction of each class in the image
         values = targets.kind.truth(values, len(targets.names)).double()
         values = values / values.sum(dim=1, keepdim=True)
+    elif targets.kind.name == "map":  # the mean of each map
+        values = values.double().nanmean(dim=(2, 3))
     std = (values - values.nanmean(dim=0)).square().nanmean(dim=0).sqrt()
     error = (neighbor_means(pool(features), values) - values) / torch.where(std > 0, std, 1.0)
     return -error.square().nanmean().item()

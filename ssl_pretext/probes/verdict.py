@@ -226,5 +226,5 @@ def few_steps_warning(card: Card, labels: int) -> str | None:
     if steps >= FEW_STEPS:
         return None
     return f"Warning: {labels} labels give only {steps} training steps, too few for the {card['probe']} probe. " + (
-        "Use more epochs." if card.get("target") == "mask" else WITH_FEW_LABELS
+        "Use more epochs." if card.get("target") in ("mask", "map") else WITH_FEW_LABELS
     )

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -36,6 +36,7 @@ class Section:
         table: Rows of a table, by column; the keys of the first row are the headings.
         figures: Images with captions.
         code: Text that is shown unchanged in a monospaced font.
+        folded: Further tables by title, which are shown when their title is clicked.
         html: Markup that is inserted as it is; all text in it must have been escaped.
     """
 
@@ -44,6 +45,7 @@ class Section:
     table: Sequence[Mapping[str, object]] = ()
     figures: Sequence[Figure] = ()
     code: str = ""
+    folded: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
     html: str = ""
 
 
@@ -136,6 +138,14 @@ def render(template: str, **values: object) -> str:
 
 
 TEMPLATE = """\
+{% macro show(rows) %}
+<div class="scroll"><table>
+<tr>{% for column in rows[0] %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for row in rows %}
+<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -157,6 +167,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
+details { margin: 1rem 0; } summary { cursor: pointer; color: var(--soft); }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figcaption { color: var(--soft); font-size: .9rem; }
 pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint); border-radius: 4px;
@@ -176,13 +187,13 @@ pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint)
 <p>{{ paragraph }}</p>
 {% endfor %}
 {% if section.table %}
-<div class="scroll"><table>
-<tr>{% for column in section.table[0] %}<th>{{ column }}</th>{% endfor %}</tr>
-{% for row in section.table %}
-<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</table></div>
+{{ show(section.table) }}
 {% endif %}
+{% for title, rows in section.folded.items() %}
+<details><summary>{{ title }}</summary>
+{{ show(rows) }}
+</details>
+{% endfor %}
 {% for figure in section.figures %}
 <figure><div class="scroll"><img src="{{ figure.source }}" alt="{{ figure.caption }}"></div>
 <figcaption>{{ figure.caption }}</figcaption></figure>

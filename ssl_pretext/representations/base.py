@@ -50,6 +50,7 @@ class Backbone:
         before: A function that returns the same network with the published weights that its training started from.
             Leave it out if training started from random weights, or if the network was not trained further.
         class_token: The name by which `feature_maps` takes the class token, `(B, C, 1, 1)`, if the network has one.
+        prediction: The name by which `feature_maps` takes the prediction of the network's decoder, if it has one.
 
     Examples:
         >>> network = nn.Conv2d(3, 8, 2, stride=2)
@@ -70,10 +71,11 @@ class Backbone:
         untrained: "Callable[[int], Backbone] | None" = None,
         before: "Callable[[], Backbone] | None" = None,
         class_token: str | None = None,
+        prediction: str | None = None,
     ) -> None:
         self.feature_maps, self.name, self.layers = feature_maps, name, layers
         self.module, self.channels, self.untrained, self.before = module, channels, untrained, before
-        self.class_token = class_token
+        self.class_token, self.prediction = class_token, prediction
         self.describe = None if describe is None else dict(describe)
 
     def __eq__(self, other: object) -> bool:
@@ -134,7 +136,7 @@ class Backbone:
 
     def _check_layers(self, layers: Sequence[str]) -> list[str]:
         known = self.layers()
-        if unknown := [layer for layer in layers if layer not in known]:
+        if unknown := [layer for layer in layers if layer not in (*known, self.class_token, self.prediction)]:
             raise UnknownNameError(f"{self.name} has no layer {unknown[0]!r}; its layers: {', '.join(known)}")
         return known
 

@@ -1,7 +1,7 @@
 """The contract of a saved task: its name, options and training, verified before the task is created."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,13 @@ class TrainedOn:
         image_size: Height and width of the training images in pixels, or `(H, W)` if they are not square.
         resize: How the images were resized, such as `"center crop"`.
         settings: The settings of the training and the number and hash of the images, as `fit` records them.
+        initialized_from: Hash of the weights of another task that the training started from.
     """
 
     image_size: int | tuple[int, int] | None = None
     resize: str | None = None
     settings: Mapping[str, Any] | None = None
+    initialized_from: str | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainedOn":
@@ -67,19 +69,22 @@ class TrainedOn:
         Raises:
             ValueError: A key is unknown or missing, or a value has the wrong type.
         """
-        if values.keys() != {"image_size", "resize", "settings"}:
-            raise ValueError(f"trained_on needs the keys image_size, resize and settings, got {', '.join(values)}")
-        size, resize, settings = values["image_size"], values["resize"], values["settings"]
+        keys = [field.name for field in fields(cls)]
+        if values.keys() != {*keys}:
+            raise ValueError(f"trained_on needs the keys {', '.join(keys)}, got {', '.join(values)}")
+        size, resize, settings, initialized_from = (values[key] for key in keys)
         size = tuple(size) if isinstance(size, list) else size
         if not _is_size(size):
             raise ValueError(f"image_size is {values['image_size']!r:.80}")
         if not isinstance(resize, str | None) or not isinstance(settings, dict | None):
             raise ValueError(f"resize is {resize!r:.80} and settings are {settings!r:.80}")
-        return cls(image_size=size, resize=resize, settings=settings)
+        if not isinstance(initialized_from, str | None):
+            raise ValueError(f"initialized_from is {initialized_from!r:.80}")
+        return cls(image_size=size, resize=resize, settings=settings, initialized_from=initialized_from)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as JSON-serializable values."""
-        return {"image_size": self.image_size, "resize": self.resize, "settings": self.settings}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def write_contract(folder: Path, contract: dict[str, Any]) -> None:

@@ -4,13 +4,15 @@ import errno
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.system.files import atomic_write, check_regular_file
 
-__all__ = ["load_weights", "save_tensors", "save_weights"]
+__all__ = ["load_weights", "read_tensors", "save_tensors", "save_weights"]
 
 
 def save_weights(module: nn.Module, file: Path) -> None:
@@ -72,3 +74,27 @@ def load_weights(module: nn.Module, file: Path, what: str) -> None:
         load_model(module, str(file), strict=True)
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"the weights {file} do not fit the {what}: {error}") from error
+
+
+def read_tensors(file: Path, what: str) -> dict[str, Any]:
+    """Reads tensors by name from a file of safetensors or of `torch.save`; nothing in such a file can run code.
+
+    Args:
+        file: The file; one with another suffix than `.safetensors` was written by `torch.save`.
+        what: What the weights are for, for messages, such as `"the perceptual loss"`.
+
+    Returns:
+        The content of the file. A file of `torch.save` may hold more than tensors, such as numbers.
+
+    Raises:
+        CheckpointError: The file is damaged or holds something else.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # pickle, zipfile and safetensors raise nearly anything on a damaged file
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{file} is not a file of weights for {what}: {reason}") from error

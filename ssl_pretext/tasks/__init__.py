@@ -16,6 +16,7 @@ from ssl_pretext.tasks.rotation import Rotation
 from ssl_pretext.tasks.simsiam import SimSiam
 from ssl_pretext.tasks.split_brain import SplitBrain
 from ssl_pretext.tasks.vicreg import VICReg
+from ssl_pretext.tasks.warm_start import initialize_from
 
 __all__ = [
     "BarlowTwins",
@@ -36,6 +37,7 @@ __all__ = [
     "TaskOutput",
     "VICReg",
     "create_task",
+    "initialize_from",
     "list_tasks",
     "register_task",
 ]

@@ -23,6 +23,7 @@ from ssl_pretext.encoders.map_encoder import class_token_of
 from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.encoders.untrained import starts_from_weights, without_weights
+from ssl_pretext.encoders.weights_file import with_weights_sha256
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.registry import Registry, format_spec, parse_spec, signature_of
 from ssl_pretext.representations.base import OUTPUT, Backbone
@@ -128,9 +129,19 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             raise ArgumentError(f"the encoder of {self.name} needs at least one channel, got {channels!r}")
         # Loading returns the spec in this normalized form. In another form, a probe card of the task and one of the
         # same task after loading would describe different networks.
-        self.encoder_name = format_spec(*parse_spec(encoder)) if isinstance(encoder, str) else None
-        self.encoder = create_encoder(encoder, in_channels=self.channels.num_channels)
+        self.encoder_name = with_weights_sha256(encoder) if isinstance(encoder, str) else None
+        self.encoder = create_encoder(self.encoder_name or encoder, in_channels=self.channels.num_channels)
         self.shape = measure_encoder(self.encoder, self.channels.num_channels)
+
+    def __call__(self, images: Tensor) -> TaskOutput:
+        """Calls `forward`; in training it also records the size of the images, which `fit` would do."""
+        if self.training and torch.is_grad_enabled():
+            height, width = images.shape[-2:]
+            size = height if height == width else (height, width)
+            if size != self.trained_on.image_size:
+                self.trained_on = replace(self.trained_on, image_size=size, resize=None, settings=None)
+        output: TaskOutput = super().__call__(images)
+        return output
 
     def forward(self, images: Tensor) -> TaskOutput:
         """Predicts the hidden part of a batch of images and computes the loss.
@@ -263,18 +274,21 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         return self._created_again(options_without_weights(self.options()), seed)
 
     def before(self) -> Self:
-        """Creates the task as it was before it was trained: encoders with published weights get these again.
+        """Creates the task as it was before it was trained: encoders get the weights again that they started from.
+
+        These are published weights, or those of a file, which must still be there.
 
         All other parts get random weights, which are always the same.
 
         Raises:
-            ArgumentError: No encoder started from published weights, or a part that was given as a module has
+            ArgumentError: All encoders started from random weights, or a part that was given as a module has
                 parameters that cannot be drawn again.
-            MissingFileError: The published weights are not on disk and cannot be downloaded.
+            MissingFileError: The weights are not on disk and cannot be downloaded.
+            CheckpointError: The file of weights is no longer the same.
         """
         if not self._starts_from_weights():
             raise ArgumentError(
-                f"the encoder of this {self.name} task did not start from published weights, as "
+                f"the encoder of this {self.name} task did not start from published weights or from a file, as "
                 "'timm/resnet18[pretrained=true]' does; use untrained(seed)"
             )
         return self._created_again(self._starting_options(), seed=0)
@@ -434,7 +448,7 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         return {"encoder": self.encoder_name}
 
     def _starts_from_weights(self) -> bool:
-        """Whether an encoder had published weights when training started."""
+        """Whether an encoder had published weights, or those of a file, when training started."""
         return self.encoder_name is not None and starts_from_weights(self.encoder_name)
 
     def _starting_options(self) -> dict[str, Any]:

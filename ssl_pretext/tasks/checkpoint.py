@@ -16,9 +16,10 @@ from ssl_pretext.saving.memory_limit import MemoryLimit
 from ssl_pretext.saving.weights import load_weights
 from ssl_pretext.version import __version__
 
-__all__ = ["check_loadable", "load_task", "options_without_weights"]
+__all__ = ["AVERAGED", "check_loadable", "load_task", "local_folder", "options_without_weights"]
 
 RUN_FILE = "fit.json"  # which `fit` writes when it starts
+AVERAGED = "task-ema"  # folder of a run for the task with the moving average of the weights
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -74,7 +75,7 @@ def load_task(
         CheckpointError: The contract or the weights are damaged, or do not fit each other or this version of the
             library, or the training run has not finished.
     """
-    path = _local_folder(folder, revision)
+    path = local_folder(folder, revision)
     contract = read_contract(path)
     weights = path / WEIGHTS_FILE
     try:
@@ -126,7 +127,17 @@ def _task_folder(folder: Path) -> Path:
     return folder
 
 
-def _local_folder(folder: str | Path, revision: str | None) -> Path:
+def local_folder(folder: str | Path, revision: str | None) -> Path:
+    """Returns the folder of a task, of the task of a training run, or of a repository that is fetched from the hub.
+
+    Args:
+        folder: The folder, or the name of the repository.
+        revision: Branch, tag or commit of the repository.
+
+    Raises:
+        MissingFileError: The folder does not exist, or the repository cannot be fetched.
+        CheckpointError: The training run has not finished.
+    """
     if os.path.isdir(folder):
         return _task_folder(Path(folder))
     if isinstance(folder, Path) or str(folder).count("/") != 1 or str(folder).startswith((".", "/")):

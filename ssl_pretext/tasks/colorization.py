@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels, join
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses
-from ssl_pretext.losses.weighted import as_signed_rgb
 from ssl_pretext.tasks.base import register_task
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
 
@@ -17,7 +15,7 @@ __all__ = ["Colorization"]
 
 @register_task("colorization")
 class Colorization(CrossChannelPrediction):
-    """Predicts the colors of an image from its lightness, `lab:L`.
+    """Predicts the colors of an image from its lightness, `lab:L`; `predict` returns the colored images.
 
     Args:
         encoder: Name of an encoder (see `list_encoders`), or a module from `(B, 1, H, W)` to `(B, C, h, w)`.
@@ -32,8 +30,9 @@ class Colorization(CrossChannelPrediction):
         ArgumentError: The target is neither `lab:ab` nor `rgb`, or the encoder, decoder and losses do not fit together.
 
     Examples:
+        >>> import torch
         >>> task = Colorization("autoencoder", target="rgb")
-        >>> task.colorize(torch.rand(2, 3, 32, 32)).shape
+        >>> task.predict(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 3, 32, 32])
     """
 
@@ -61,20 +60,6 @@ class Colorization(CrossChannelPrediction):
             regularizers=regularizers,
             output_stride=output_stride,
         )
-
-    @torch.no_grad()
-    def colorize(self, images: Tensor) -> Tensor:
-        """Predicts the colors of images from their lightness, in eval mode.
-
-        Args:
-            images: Images `(B, 3, H, W)`, sRGB in `[0, 1]` or `uint8`. Gray images have three equal channels.
-
-        Returns:
-            Colored images `(B, 3, H, W)`, sRGB in `[0, 1]`.
-        """
-        images = self._check_images(images)
-        prediction = self.predict(self._extract(self.source, images))
-        return (as_signed_rgb(prediction, self.target, images) + 1) / 2
 
     @staticmethod
     def lightness(images: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Cross-channel prediction (Zhang et al. 2017, section 3): predicts one group of channels from another."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,17 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ssl_pretext.channels import Channels
+from ssl_pretext.channels import Channels, join
 from ssl_pretext.data import ImageStore
-from ssl_pretext.encoders import create_decoder, decoder_for
+from ssl_pretext.encoders import SkipDecoder, create_decoder, decoder_for
+from ssl_pretext.encoders.inspection import output_and_maps
 from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Losses, WeightedLosses
+from ssl_pretext.losses.weighted import as_signed_rgb
 from ssl_pretext.regularizers import WeightedRegularizers
+from ssl_pretext.representations.base import Backbone, Representation
 from ssl_pretext.tasks.base import PretextTask, TaskOutput, parse_channel_pair, register_task
 from ssl_pretext.tasks.gray_photos import check_colors
 
-__all__ = ["CrossChannelPrediction"]
+__all__ = ["PREDICTION", "CrossChannelPrediction"]
+
+PREDICTION = "(prediction)"  # stands for the prediction among the layers, whose names have no parentheses
+PREDICTED_AT_ONCE = 64  # images; more take more memory and no less time
 
 
 @register_task("cross_channel")
@@ -39,8 +44,9 @@ class CrossChannelPrediction(PretextTask):
         source: Channels that the encoder sees, such as `"lab:L"`.
         target: Channels of the same images to predict, such as `"lab:ab"` or `"rgb"`.
         encoder: Name of an encoder (see `list_encoders`), or a module from `(B, n, H, W)` to `(B, C, h, w)`.
-        decoder: `"upsampling"`, `"autoencoder"` (diffusers' blocks), or a module from `(B, C, h, w)` to
-            `(B, m, H, W)`. By default the decoder that belongs to the encoder.
+        decoder: `"upsampling"`, `"autoencoder"` (diffusers' blocks), `"unet"`, which joins the encoder's layers and its
+            input for a prediction in full detail, or a module from `(B, C, h, w)` to `(B, m, H, W)`. By default the
+            decoder that belongs to the encoder.
         losses: Weight of each loss, by spec or by `Loss` instance.
         regularizers: Weight of each regularizer of the encoder, by spec.
         output_stride: Pixels of the image per pixel of the network's output, 4 in Zhang et al. 2016. Predictions are
@@ -97,28 +103,79 @@ class CrossChannelPrediction(PretextTask):
         if decoder is None:
             decoder = decoder_for(self.encoder)
         self.decoder_name = decoder if isinstance(decoder, str) else None
-        self.decoder = create_decoder(
-            decoder, replace(self.shape, reduction=self.shape.reduction / output_stride), outputs
-        )
+        self.decoder = create_decoder(decoder, self.encoder, self.shape, outputs, output_stride=output_stride)
 
     @override
     def forward(self, images: Tensor) -> TaskOutput:
         images = self._check_images(images)
         source, target = self._extract(self.source, images), self._extract(self.target, images)
         inputs, where = self._corrupt(self._fill_missing(source))
-        features = self.encoder(inputs)
-        output = self._output(features)
+        features, output = self._run(inputs)
         prediction = self._decode(output, source)
         terms = self.losses(prediction, target, images, output, where=where) | self.regularizers(self.encoder, features)
         return TaskOutput(torch.stack(list(terms.values())).sum(), terms, prediction, target)
 
-    def predict(self, source: Tensor) -> Tensor:
-        """Predicts normalized target channels `(B, m, H, W)` from normalized source channels `(B, n, H, W)`.
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Predicts the target channels of images, in the units of the images.
 
-        The networks compute in eval mode, in whatever mode the task is.
+        The networks compute in eval mode, in whatever mode the task is, and on a few images at a time. Where there are
+        no target channels, such as a stain that was never made, fill them with NaN; they are not read.
+
+        Args:
+            images: Images `(B, C, H, W)` as the task takes them.
+
+        Returns:
+            The predicted channels `(B, m, H, W)`, floating; `uint8` images count as values in `[0, 1]`, as everywhere.
+            If the target belongs to a color space, these are RGB images `(B, 3, H, W)` in `[0, 1]`, in which the
+            predicted channels are joined with the other channels of the image.
+
+        Raises:
+            ArgumentError: The shape, dtype or value range of the images does not fit the task.
+
+        Examples:
+            >>> from ssl_pretext import ChannelSpace
+            >>> cells = ChannelSpace.bands("cells", ["bright field", "DNA"], center=1000.0, scale=500.0)
+            >>> task = CrossChannelPrediction(
+            ...     cells["bright field"], cells["DNA"], "timm/resnet10t[layer=layer1]", decoder="unet"
+            ... )
+            >>> task.predict(torch.full((2, 2, 40, 40), 900.0)).shape
+            torch.Size([2, 1, 40, 40])
         """
-        with eval_mode(self):
-            return self._decode(self._output(self.encoder(self._fill_missing(source))), source)
+        images = self._check_images(images)
+        return torch.cat([self._in_image_units(self._predict(part), part) for part in images.split(PREDICTED_AT_ONCE)])
+
+    @override
+    def feature_maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        inner = [layer for layer in layers if layer != PREDICTION]
+        maps = super().feature_maps(images, inner) if inner else {}
+        return maps if len(inner) == len(layers) else maps | {PREDICTION: self._predict(self._check_images(images))}
+
+    def prediction_representation(self, name: str | None = None, *, pooling: str = "map") -> Representation:
+        """Returns the prediction as a representation for probes, such as a predicted stain.
+
+        Its untrained control is the prediction of the untrained task.
+
+        Args:
+            name: The name of the representation in messages.
+            pooling: `"map"` for the normalized predicted channels `(B, m, H, W)`, or `"gap"` for the mean of each,
+                `(B, m, 1, 1)`. For images of one size, the mean is the total in another unit.
+
+        Raises:
+            ArgumentError: There is no such pooling.
+
+        Examples:
+            >>> task = CrossChannelPrediction("lab:L", "lab:ab", "autoencoder")
+            >>> task.prediction_representation(pooling="gap").features(torch.rand(2, 3, 32, 32)).shape
+            torch.Size([2, 2, 1, 1])
+        """
+        return self.backbone().representation(PREDICTION, name, pooling=pooling)
+
+    @override
+    def backbone(self) -> Backbone:
+        backbone = super().backbone()
+        backbone.prediction = PREDICTION
+        return backbone
 
     @property
     def source(self) -> Channels:
@@ -127,7 +184,9 @@ class CrossChannelPrediction(PretextTask):
 
     @override
     def networks(self) -> list[nn.Module]:
-        return [self.encoder, self.decoder]
+        # For a decoder with skip connections, hooks on the encoder's layers read their maps, and compiled code ignores
+        # hooks.
+        return [self.decoder] if isinstance(self.decoder, SkipDecoder) else [self.encoder, self.decoder]
 
     @override
     def prepare(self, images: ImageStore) -> None:
@@ -156,9 +215,16 @@ class CrossChannelPrediction(PretextTask):
             source = source * (torch.rand_like(source[:, :1]) >= self.input_drop)
         return source, None
 
-    def _output(self, features: Tensor) -> Tensor:
-        """Runs the decoder and checks the number of its output channels."""
-        output: Tensor = self.decoder(features)
+    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs both networks and checks the number of output channels; returns the outputs of encoder and decoder."""
+        features: Tensor
+        output: Tensor
+        if isinstance(self.decoder, SkipDecoder):
+            features, maps = output_and_maps(self.encoder, inputs, self.decoder.layers)
+            output = self.decoder(features, maps, inputs)
+        else:
+            features = self.encoder(inputs)
+            output = self.decoder(features)
         logits = self.losses.logits
         expected = logits.num_outputs if logits else self.target.num_channels
         if output.shape[1] != expected:
@@ -166,7 +232,21 @@ class CrossChannelPrediction(PretextTask):
                 f"the decoder of {self.name} returned {output.shape[1]} channels, but predicting {self.target!r} needs "
                 f"{expected}"
             )
-        return output
+        return features, output
+
+    def _predict(self, images: Tensor) -> Tensor:
+        """Predicts the normalized target channels of images that were checked, in eval mode."""
+        source = self._extract(self.source, images)
+        with eval_mode(self):
+            return self._decode(self._run(self._fill_missing(source))[1], source)
+
+    def _in_image_units(self, prediction: Tensor, images: Tensor) -> Tensor:
+        """Converts normalized target channels to the units of the images, which they were predicted from."""
+        if self.target.space.is_color:
+            return (as_signed_rgb(prediction, self.target, images) + 1) / 2
+        # Bands are converted together, because a function of the space may need all of them.
+        others = self.target.complement()
+        return join({self.target: prediction, others: self._extract(others, images)})[:, self.target.indices]
 
     def _decode(self, output: Tensor, source: Tensor) -> Tensor:
         """Converts the network's output to normalized target channels, resized to the height and width of `source`."""

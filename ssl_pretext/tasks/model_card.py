@@ -135,6 +135,8 @@ def _about(task: CardTask) -> str:
 def _trained(task: CardTask, datasets: Sequence[str]) -> str:
     """Returns the data sets and the training settings as Markdown."""
     named = f"Data: {', '.join(datasets) or 'not stated'}"
+    if task.trained_on.initialized_from is not None:
+        named += f". The training started from weights with the SHA-256 hash `{task.trained_on.initialized_from}`"
     if task.trained_on.settings is None:
         return f"{named}. The training settings are unknown, because the task was not trained with `fit`."
     rows: list[dict[str, object]] = [

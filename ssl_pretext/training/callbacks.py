@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 
 from ssl_pretext.data import ImageStream
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.processes import gather_from_all
 from ssl_pretext.training.config import FitConfig
 from ssl_pretext.training.image_manifest import Images
+from ssl_pretext.training.trainer import is_resumable
 
 __all__ = ["callbacks"]
 
@@ -26,10 +28,11 @@ log = logging.getLogger(__name__)
 TIMED_STEPS = 10  # steps that the time estimate is computed from, after one step of warm-up
 
 
-def callbacks(images: Images, out: Path, config: FitConfig) -> list[Callback]:
-    """Returns the callbacks of a run, without the one that stops it."""
+def callbacks(images: Images, out: Path, config: FitConfig, others: Sequence[Callback]) -> list[Callback]:
+    """Returns the callbacks of a run, without the one that stops it; `others` are those that the caller adds."""
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
+        *([] if config.max_steps is None else [_StopAfterSteps(config.max_steps)]),
         _TimeEstimate(),
         # Both write the same file, because a run resumes from last.ckpt.
         _LastCheckpoint(folder, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
@@ -37,7 +40,26 @@ def callbacks(images: Images, out: Path, config: FitConfig) -> list[Callback]:
     ]
     if isinstance(images, ImageStream):
         callbacks.append(_SkippedImages(images, out / "skipped.json"))
-    return [*callbacks, TQDMProgressBar()] if sys.stderr.isatty() else callbacks
+    if sys.stderr.isatty() and not any(isinstance(callback, ProgressBar) for callback in others):
+        callbacks.append(TQDMProgressBar())
+    return [*callbacks, *others]
+
+
+class _StopAfterSteps(Callback):
+    """Ends a run after a number of optimizer steps, with the end of an epoch.
+
+    The option `max_steps` of Lightning's Trainer is not used, because a run that has it resumes from the end of an
+    epoch by ending that epoch once more.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.max_steps  # if a run that has ended is resumed
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.max_steps
 
 
 class _LastCheckpoint(ModelCheckpoint):
@@ -51,8 +73,7 @@ class _LastCheckpoint(ModelCheckpoint):
         return f"{type(self).__name__}{self._train_time_interval}"
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        # From a checkpoint after the last batch, Lightning would resume in the next epoch and skip the end of this one.
-        if not trainer.is_last_batch:
+        if is_resumable(trainer, arguments[-1]):
             super().on_train_batch_end(trainer, *arguments)
 
 
@@ -78,19 +99,24 @@ class _TimeEstimate(Callback):
     def __init__(self) -> None:
         self.start: float | None = None
         self.first_step = 0
+        self.logged = False
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *arguments: Any) -> None:
+        if self.logged or (arguments[-1] + 1) % trainer.accumulate_grad_batches:
+            return
+        steps = trainer.global_step - self.first_step
         if self.start is None:
             self.start, self.first_step = time.perf_counter(), trainer.global_step
-        elif trainer.global_step == self.first_step + TIMED_STEPS:
+        elif steps >= TIMED_STEPS:
+            self.logged = True
             if torch.cuda.is_available() and trainer.strategy.root_device.type == "cuda":
                 torch.cuda.synchronize()
                 memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory"
             else:
                 memory = f"{_peak_memory():.1f} GiB of memory"
-            seconds = (time.perf_counter() - self.start) / TIMED_STEPS
-            left = trainer.estimated_stepping_batches - trainer.global_step
-            if left == math.inf:  # the length of the loader is unknown
+            seconds = (time.perf_counter() - self.start) / steps
+            left = module.total_steps - trainer.global_step
+            if left == math.inf:
                 log.info("%.2f s per step; %s used so far", seconds, memory)
             else:
                 log.info(

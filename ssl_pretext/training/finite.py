@@ -113,11 +113,11 @@ class FiniteCheck:
         }
         write_json(self.out / REPORT_FILE, report)
         shown = ", ".join(files[:MAX_NAMES]) + (f" and {len(files) - MAX_NAMES} more" if len(files) > MAX_NAMES else "")
+        images = f"The images of this step were {shown} ({self.out / REPORT_FILE} lists all of them); " if files else ""
         last_good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         raise NotFiniteError(
-            f"{problem}. The images of this step were {shown} ({self.out / REPORT_FILE} lists all of them); "
-            f"{last_good}. Resuming the run would fail again at this step: start in another folder with a lower "
-            "learning_rate, or without the images that cause the failure."
+            f"{problem}. {images}{last_good}. Resuming the run would fail again at this step: start in another folder "
+            "with a lower learning_rate, or without the images that cause the failure."
         )
 
 

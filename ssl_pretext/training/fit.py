@@ -1,18 +1,21 @@
 """The function `fit`, which pretrains a task in an output folder and resumes an interrupted run there."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
 
 try:
-    import lightning.pytorch  # noqa: F401
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
 except ImportError as error:
     raise MissingDependencyError(
         "fit() needs Lightning, which is not installed: pip install 'ssl-pretext[train]'"
@@ -21,29 +24,36 @@ except ImportError as error:
 from ssl_pretext.augment import Augment, Augmentation, PerImage, create_augmentation
 from ssl_pretext.data import ImageStore, ImageStream, as_store
 from ssl_pretext.data.convert import as_training_images
-from ssl_pretext.data.loader import BatchLoader
+from ssl_pretext.data.loader import BatchLoader, Loader
 from ssl_pretext.data.sample_stream import SampleLoader, SampleStream
 from ssl_pretext.data.stream_loader import StreamLoader
-from ssl_pretext.saving.contract import TrainedOn
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import json_sha256, read_json, storage_errors, write_json
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask
-from ssl_pretext.training.callbacks import callbacks
+from ssl_pretext.tasks.checkpoint import AVERAGED
+from ssl_pretext.training.callbacks import callbacks as run_callbacks
 from ssl_pretext.training.checkpoints import check_checkpoint
-from ssl_pretext.training.config import DOUBLE, HALF_MIXED, FitConfig
+from ssl_pretext.training.compute_format import ComputeFormat, choose_format, set_memory_format
+from ssl_pretext.training.config import AUTO, CONTIGUOUS, DOUBLE, HALF_MIXED, FitConfig
 from ssl_pretext.training.feature_check import check_features
 from ssl_pretext.training.image_manifest import Images, manifest_changes, write_manifest
 from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule
+from ssl_pretext.training.loggers import check_loggers, create_loggers
 from ssl_pretext.training.modes import set_train_mode
+from ssl_pretext.training.optimization import check_optimization, gradient_checkpointing
 from ssl_pretext.training.stopping import StopOnSignal
 from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings, unused_parameters
 
-__all__ = ["fit", "holds_run"]
+__all__ = ["check_request", "fit", "holds_run"]
 
 FIT_FILE = "fit.json"
+RAISING = (
+    ". Only a run with schedule='constant', warmup=0 and no max_steps can be given more epochs, because other learning "
+    "rates depend on the number of steps from the start; initialize_from() starts a new run from the trained weights"
+)
 
 
 def fit(
@@ -53,12 +63,15 @@ def fit(
     *,
     validation: Any = None,
     augment: Callable[[Tensor], Tensor] | None = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[str | Logger] = ("tensorboard", "csv"),
 ) -> list[dict[str, Any]]:
     """Pretrains a task in place, and writes checkpoints, logs and the trained task to the output folder.
 
     The folder `config.out` then holds `checkpoints/last.ckpt` (written after each epoch, every `checkpoint_minutes`,
     and on a signal), `logs/` (for TensorBoard and as CSV), `fit.json` (the settings), `images.json` (the images),
     `history.json`, `task/` (for `PretextTask.from_pretrained`) and `health.json` (whether the features have collapsed).
+    With `config.ema_decay`, `task-ema/` is the task with the averaged weights.
     A run that was killed and is resumed with `resume=True` ends with the same weights as a run that was not. Under
     `torchrun`, each batch is divided among the processes.
 
@@ -83,14 +96,19 @@ def fit(
         augment: A transform from elsewhere instead of `config.augment`, such as one of torchvision or kornia: a
             function from an image `(C, H, W)` of floats to one of the same shape. It is called for each image, with
             its own seed, so that a resumed run gets the same images.
+        callbacks: Callbacks of Lightning, which run after those of the library.
+        loggers: Names `"tensorboard"`, `"csv"`, `"wandb"` or `"mlflow"`, or loggers of Lightning.
 
     Returns:
         One row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
 
     Raises:
         ArgumentError: An argument has the wrong type; there are no images; the device is not available; `batch_size`
-            is smaller than the number of processes; the saved task could not be loaded again; or another launcher than
-            `torchrun` has started several processes.
+            is smaller than the number of processes; the saved task could not be loaded again; the optimizer, the
+            schedule or the encoder does not support what `config` asks for; or another launcher than `torchrun` has
+            started several processes.
+        UnknownNameError: There is no optimizer or logger of this name.
+        MissingDependencyError: The library of a logger is not installed.
         CheckpointError: `out` contains a run and `resume` is off; the run in it has other settings or other images (the
             message says what changed); or its checkpoint is damaged.
         FolderInUseError: Another process is training in `out`.
@@ -101,13 +119,14 @@ def fit(
             128 plus the number of the signal.
     """
     check_launcher()
-    _check_arguments(task, config)
+    check_request(task, config, augment=augment, callbacks=callbacks, loggers=loggers)
     augmentation = _augmentation(task, config, augment)
-    task.check_loadable()
     images = as_training_images(images)
     if not isinstance(images, SampleStream) and len(images) == 0:
         raise ArgumentError(f"fit() needs at least one image, got an empty {type(images).__name__}")
     validation = None if validation is None else as_store(validation, target=None)
+    if isinstance(images, SampleStream) and images.num_batches is None and config.max_steps is None:
+        check_optimization(task, config, steps_known=False)
     out = Path(config.out)
     world = rank_info().world
     if config.batch_size < world:
@@ -116,11 +135,21 @@ def fit(
             f"got {config.batch_size}"
         )
     with exclusive_lock(out, "checkpoints", "task"), lightning_settings():
-        return _fit(task, images, config, out, validation, augmentation)
+        return _fit(task, images, config, out, validation, augmentation, callbacks, loggers)
 
 
-def _check_arguments(task: object, config: object) -> None:
-    """Raises an error for arguments that are easily mistaken."""
+def check_request(
+    task: PretextTask,
+    config: FitConfig,
+    *,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[str | Logger] = (),
+) -> None:
+    """Checks all arguments of `fit` but the images. The command `pretrain` calls it before it writes its first file.
+
+    The arguments and errors are those of `fit`.
+    """
     if not isinstance(task, PretextTask):
         raise ArgumentError(f"fit() needs a pretext task, such as create_task() returns, got {type(task).__name__}")
     if not isinstance(config, FitConfig):
@@ -134,6 +163,20 @@ def _check_arguments(task: object, config: object) -> None:
         )
     if config.precision == HALF_MIXED and device == "cpu":
         raise ArgumentError(f"FitConfig.precision {HALF_MIXED!r} needs a GPU; use 'bf16-mixed' on a CPU")
+    if isinstance(callbacks, Callback) or any(not isinstance(callback, Callback) for callback in callbacks):
+        raise ArgumentError(f"fit() needs a list of Lightning's callbacks as callbacks, got {callbacks!r}")
+    check_loggers(loggers)
+    task.check_loadable()
+    _augmentation(task, config, augment)
+    check_optimization(task, config, steps_known=True)
+
+
+def _total_steps(batches: Loader[Any], config: FitConfig) -> float:
+    """The number of optimizer steps of the run; infinity if it is unknown."""
+    most = math.inf if config.max_steps is None else config.max_steps
+    if isinstance(batches, SampleLoader) and batches.images.num_batches is None:
+        return most
+    return min(most, config.epochs * -(-len(batches) // config.accumulate))
 
 
 def _augmentation(
@@ -156,19 +199,23 @@ def _fit(
     out: Path,
     validation: ImageStore | None,
     augment: Augment | None,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[str | Logger],
 ) -> list[dict[str, Any]]:
     sample = images if isinstance(images, ImageStore) else images.sample()
     task.measure(sample)  # also in a resumed run, whose images are the same; what is measured belongs to its identity
+    config = _with_format(task, sample, config, out)
     checkpoint = on_rank_zero("fit", lambda: _prepare(out, config, images, task, augment))
-    task.trained_on = TrainedOn(image_size=images.image_size, resize=images.resize)
+    task.trained_on = replace(task.trained_on, image_size=images.image_size, resize=images.resize, settings=None)
     if checkpoint is None:  # a checkpoint already contains these statistics
         task.prepare(sample)
-    module = PretextModule(task, config)
+    set_memory_format(task, config.memory_format)
     stop = StopOnSignal(out / CHECKPOINT)
     trainer = create_trainer(
         out,
         config,
-        [*callbacks(images, out, config), stop],
+        [*run_callbacks(images, out, config, callbacks), stop],
+        create_loggers(loggers, out),
         num_images=None if isinstance(images, SampleStream) else len(images),
         all_used=_all_used(task, sample),
     )
@@ -177,6 +224,7 @@ def _fit(
     training_batches = loader_type(
         images, config.batch_size, seed=config.seed, augment=augment, views=task.num_views, device=device
     )
+    module = PretextModule(task, config, total_steps=_total_steps(training_batches, config))
     validation_batches = (
         None
         if validation is None
@@ -190,7 +238,8 @@ def _fit(
         )
     )
     memory = keep_freed_memory() if device.type == "cpu" else nullcontext()
-    with memory, torch_settings(config.precision, device), stop.handling_signals(), storage_errors(out):
+    recomputing = gradient_checkpointing(task) if config.gradient_checkpointing else nullcontext()
+    with memory, recomputing, torch_settings(config.precision, device), stop.handling_signals(), storage_errors(out):
         set_train_mode(task)
         try:
             trainer.fit(
@@ -201,15 +250,41 @@ def _fit(
                 weights_only=True,
             )
         finally:
-            task.eval()
+            module.eval()
+            set_memory_format(module, CONTIGUOUS)
             if config.precision == DOUBLE:
-                task.float()
+                module.float()
     run_settings = {"images": training_batches.images_per_epoch, "sha256": images.sha256, **config.fingerprint()}
     run_settings["augment"] = repr(augment)
     task.trained_on = replace(task.trained_on, settings=run_settings)
-    on_rank_zero("fit", lambda: _finish(task, sample, out, device))
+    on_rank_zero("fit", lambda: _finish(task, module.average, sample, out, device))
     task.to("cpu")
     return module.history
+
+
+def _with_format(task: PretextTask, images: ImageStore, config: FitConfig, out: Path) -> FitConfig:
+    """Replaces `"auto"` by what the run in the folder was started with, or else by what is fastest."""
+    if AUTO not in (config.precision, config.memory_format):
+        return config
+
+    def choose() -> dict[str, Any]:
+        names = [name for name in ComputeFormat._fields if getattr(config, name) == AUTO]
+        before = read_json(out / FIT_FILE) if config.resume and holds_run(out) else None
+        if isinstance(before, dict) and before.keys() >= {*names}:
+            return {name: before[name] for name in names}
+        device = torch.device(resolve_device(config.device, "FitConfig.device"))
+        with keep_freed_memory() if device.type == "cpu" else nullcontext():
+            chosen = choose_format(
+                task,
+                images,
+                batch_size=max(1, config.batch_size // rank_info().world),
+                device=device,
+                precision=config.precision,
+                memory_format=config.memory_format,
+            )
+        return chosen._asdict()
+
+    return replace(config, **on_rank_zero("format", choose))
 
 
 def _all_used(task: PretextTask, images: ImageStore) -> bool:
@@ -218,8 +293,14 @@ def _all_used(task: PretextTask, images: ImageStore) -> bool:
     return rank_info().world == 1 or on_rank_zero("fit", lambda: not unused_parameters(task, images.images(few)))
 
 
-def _finish(task: PretextTask, images: ImageStore, out: Path, device: torch.device) -> None:
+def _finish(
+    task: PretextTask, average: AveragedModel | None, images: ImageStore, out: Path, device: torch.device
+) -> None:
     task.save_pretrained(out / "task")
+    if average is not None:
+        averaged = cast(PretextTask, average.module)
+        averaged.trained_on = task.trained_on
+        averaged.save_pretrained(out / AVERAGED)
     check_features(task, images, out, device)
 
 
@@ -234,6 +315,8 @@ def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask, au
     identity["augment"] = repr(augment)
     # Tasks with other losses, or with bands of another center and scale, may have the same weights.
     spaces = [space.describe() for space in task.channel_spaces()]
+    if task.trained_on.initialized_from is not None:
+        identity["initialized_from"] = task.trained_on.initialized_from
     identity["task"] = json_sha256([task.name, task.options(), spaces])
     written, checkpoint = out / FIT_FILE, out / CHECKPOINT
     if holds_run(out):
@@ -244,7 +327,9 @@ def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask, au
         before = read_json(written)
         if not isinstance(before, dict):
             raise CheckpointError(f"{written} does not hold the settings of a run; it may be damaged")
-        differing = [key for key, value in before.items() if identity.get(key) != value]
+        differing = [key for key in {**before, **identity} if identity.get(key) != before.get(key)]
+        if "epochs" in differing and config.can_extend(before["epochs"]):
+            differing.remove("epochs")
         if differing == ["images"]:
             raise CheckpointError(
                 f"the images are not those that the run in {out} was started with: {manifest_changes(out, images)}. "
@@ -253,7 +338,7 @@ def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask, au
         if differing:
             raise CheckpointError(
                 f"the run in {out} was started with other settings ({', '.join(differing)}); resume it with the same "
-                "settings, or start in another folder"
+                f"settings, or start in another folder{RAISING * ('epochs' in differing)}"
             )
     else:
         write_manifest(out, images)

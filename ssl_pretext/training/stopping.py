@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from ssl_pretext.system.processes import rank_info
 from ssl_pretext.system.signals import handle_stop_signals, signal_name, stop_error, stop_signals
+from ssl_pretext.training.trainer import is_resumable
 
 __all__ = ["StopOnSignal"]
 
@@ -99,9 +100,9 @@ class StopOnSignal(Callback):
             signal.signal(signal.SIGTERM, self._receive)  # by now Lightning has replaced this handler by its own
 
     @override
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         self.agreed = self.agreed or self._agree()
-        if self.agreed and not trainer.is_last_batch:  # the last batch is followed by the checkpoint of the epoch
+        if self.agreed and is_resumable(trainer, arguments[-1]):  # the last batch is followed by a checkpoint anyway
             self._cancel_timer()
             trainer.save_checkpoint(self.checkpoint)
             self._stop(trainer)

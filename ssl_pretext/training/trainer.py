@@ -1,7 +1,6 @@
 """The Trainer of Lightning that a run uses, and the settings of Lightning and PyTorch during a run."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -23,11 +22,17 @@ from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.checkpoints import AtomicCheckpointIO
 from ssl_pretext.training.config import TF32, FitConfig
 
-__all__ = ["create_trainer", "lightning_settings", "torch_settings", "unused_parameters"]
+__all__ = ["create_trainer", "is_resumable", "lightning_settings", "torch_settings", "unused_parameters"]
 
 
 def create_trainer(
-    out: Path, config: FitConfig, callbacks: Sequence[Callback], *, num_images: int | None, all_used: bool
+    out: Path,
+    config: FitConfig,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    *,
+    num_images: int | None,
+    all_used: bool,
 ) -> pl.Trainer:
     """Creates the Trainer of a run.
 
@@ -35,19 +40,23 @@ def create_trainer(
         out: Folder of the run.
         config: Configuration of the run.
         callbacks: Callbacks of the run.
+        loggers: Loggers of the run.
         num_images: Number of training images, or None if it is unknown.
         all_used: Whether all trained parameters get gradients; see `unused_parameters`.
     """
     _, world, local = rank_info()
     kind, _, number = config.device.partition(":")
+    automatic = config.strategy == "auto"
     return pl.Trainer(
         accelerator={"cuda": "gpu"}.get(kind, kind),
-        strategy=DDPStrategy(find_unused_parameters=not all_used) if world > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=not all_used) if world > 1 and automatic else config.strategy,
         devices=[int(number)] if number else local,
         num_nodes=world // local,
         precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,
-        logger=[TensorBoardLogger(out, "logs", "tensorboard"), CSVLogger(out, "logs", _next_csv_folder(out / "logs"))],
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip_norm or None,
+        logger=list(loggers),
         callbacks=list(callbacks),
         # Lightning would otherwise take its processes from the variables of Slurm and of other launchers, and save
         # and resume at the signals of Slurm in its own way.
@@ -55,12 +64,26 @@ def create_trainer(
         # In a job of Slurm, Lightning resumes from a file hpc_ckpt_*.ckpt in this folder without being asked, so it is
         # one that does not exist. Nothing is written to it.
         default_root_dir=out / "none",
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         log_every_n_steps=10 if num_images is None or num_images > 49 * config.batch_size else 1,
     )
+
+
+def is_resumable(trainer: pl.Trainer, batch: int) -> bool:
+    """Whether a run that resumes from a checkpoint after this batch ends like one that was not interrupted.
+
+    That is so between two optimizer steps, because a checkpoint holds no gradients. From a checkpoint after the last
+    batch of an epoch or of the run, Lightning would skip the end of the epoch, which saves a checkpoint anyway.
+
+    Args:
+        trainer: The Trainer of the run.
+        batch: Index of the batch in its epoch.
+    """
+    is_last = trainer.is_last_batch or trainer.should_stop
+    return not is_last and (batch + 1) % trainer.accumulate_grad_batches == 0
 
 
 def unused_parameters(task: PretextTask, images: Tensor) -> list[str]:
@@ -82,12 +105,6 @@ def unused_parameters(task: PretextTask, images: Tensor) -> list[str]:
         loss = task(views.to(device)).loss
         gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
-
-
-def _next_csv_folder(logs: Path) -> str:
-    """Names a new folder for the CSV file of each start of a run, because Lightning would overwrite an old file."""
-    existing = len(list(logs.glob("csv*")))
-    return f"csv-{existing + 1}" if existing else "csv"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_pretext.data.photo import Content
-from ssl_pretext.data.readers.base import Array, ImageFile, Reader, check_bytes, needed
+from ssl_pretext.data.readers.base import Array, ImageFile, Reader, are_channels_last, check_bytes, needed
 from ssl_pretext.data.readers.registry import register_reader
 from ssl_pretext.data.sources import Window
 from ssl_pretext.data.temporary import is_readable
@@ -20,6 +20,7 @@ from ssl_pretext.registry import joined
 
 __all__ = ["AxesFile", "Hdf5Reader", "NpyReader", "ZarrReader"]
 
+OME_AXES = {"t": "T", "c": "C", "z": "N", "y": "H", "x": "W"}  # slices along Z are images
 USUAL_AXES = {2: "HW", 3: "CHW", 4: "NCHW"}  # by the number of dimensions
 NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when several threads parse literals
 NPY_START = 2**8  # bytes, which nearly always contain the shape
@@ -33,7 +34,7 @@ class AxesFile(ImageFile):
 
     Args:
         data: What has the shape, the dtype and the values of the array: an array, or a data set of HDF5 or zarr.
-        axes: Its axes, such as `NHWC`; None for the usual ones.
+        axes: Its axes, such as `NHWC`; None for the usual ones. An axis `T` has the length 1 and is left out.
         opened: The open file, which is closed with this one.
 
     Raises:
@@ -46,6 +47,11 @@ class AxesFile(ImageFile):
         if len(self._axes) != len(data.shape) or not self._axes:
             wanted = f"the axes {axes}" if axes else "shape (C, H, W), (H, W) for one channel, or (N, C, H, W)"
             raise ValueError(f"an array must have {wanted}; got shape {tuple(data.shape)} and dtype {data.dtype}")
+        if axes is None and are_channels_last(data.shape[-3:]):
+            raise ValueError(
+                f"the array has shape {tuple(data.shape)}, whose channels seem to be last; name its axes, such as "
+                f"reader='npy[axes={'N' * (len(data.shape) == 4)}HWC]' for .npy files, or move the channels in front"
+            )
         self._sizes = dict(zip(self._axes, data.shape, strict=True))
         self.count, self.height, self.width = self._sizes.get("N"), self._sizes["H"], self._sizes["W"]
         chunks = getattr(data, "chunks", None)
@@ -90,10 +96,10 @@ class AxesFile(ImageFile):
 
     def _read(self, images: slice, rows: slice, columns: slice) -> npt.NDArray[Any]:
         """Reads values `(N, C, H, W)`."""
-        parts = {"N": images, "C": slice(None), "H": rows, "W": columns}
+        parts = {"T": 0, "N": images, "C": slice(None), "H": rows, "W": columns}
         values = np.asarray(self._data[tuple(parts[axis] for axis in self._axes)])
-        present = [axis for axis in "NCHW" if axis in self._axes]
-        values = values.transpose([self._axes.index(axis) for axis in present])
+        axes, present = self._axes.replace("T", ""), [axis for axis in "NCHW" if axis in self._axes]
+        values = values.transpose([axes.index(axis) for axis in present])
         return np.reshape(values, [values.shape[present.index(axis)] if axis in present else 1 for axis in "NCHW"])
 
 
@@ -240,7 +246,11 @@ class Hdf5Reader(_KeyedReader):
 
 
 class ZarrReader(_KeyedReader):
-    """Folders in the format zarr."""
+    """Folders in the format zarr.
+
+    Of OME-Zarr, the finest level is read. Its metadata name the axes and the channels; each slice along Z is an image,
+    and there must be one point in time.
+    """
 
     folders: ClassVar[bool] = True
 
@@ -250,8 +260,34 @@ class ZarrReader(_KeyedReader):
         if not isinstance(file, Path):
             raise ValueError("a .zarr is a folder; files with this suffix are not read")
         opened = zarr.open(str(file), mode="r")
+        if self.key is None and self.axes is None and (described := _multiscale(opened)):
+            return _open_ome(opened, described)
         found = dict(_arrays(opened)) if isinstance(opened, zarr.Group) else {"": opened}
         return AxesFile(self._find(found, "zarr"), self.axes)
+
+
+def _multiscale(opened: Any) -> dict[str, Any] | None:
+    """The metadata of OME-Zarr: of version 0.5, or of 0.4 and earlier ones, which had no key of their own."""
+    attributes = dict(opened.attrs)
+    ome = attributes.get("ome", attributes)
+    return ome if ome.get("multiscales") else None
+
+
+def _open_ome(group: Any, described: dict[str, Any]) -> AxesFile:
+    first = described["multiscales"][0]
+    data = group[first["datasets"][0]["path"]]
+    names = [axis if isinstance(axis, str) else axis["name"] for axis in first.get("axes", "tczyx")]
+    if unknown := {*names} - OME_AXES.keys():
+        raise ValueError(f"the OME-Zarr axes are {joined(names)}; {joined(sorted(unknown))} cannot be read")
+    if "t" in names and (count := data.shape[names.index("t")]) > 1:
+        raise ValueError(
+            f"the file has {count} points in time, where one is needed; save each of them as its own image"
+        )
+    file = AxesFile(data, "".join(OME_AXES[name] for name in names))
+    labels = [channel.get("label", "") for channel in described.get("omero", {}).get("channels", [])]
+    if labels and all(labels) and "c" in names and len(labels) == data.shape[names.index("c")]:
+        file.channel_names = tuple(labels)
+    return file
 
 
 def _arrays(group: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -22,6 +22,7 @@ __all__ = [
     "Reader",
     "Slices",
     "StackReader",
+    "are_channels_last",
     "check_bytes",
     "check_slices",
     "needed",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 MAX_BYTES = 3 * MAX_PIXELS  # of an image that is read at once; the largest photograph has as many
+PHOTO_CHANNELS = (3, 4)
+LEAST_SIDE = 8  # arrays with fewer rows may be small images
 Slices = Literal["all", "max", "mean"] | int
 
 
@@ -67,12 +70,15 @@ class ImageFile(ABC):
         height: Height of each image in pixels.
         width: Width of each image in pixels.
         channel_names: Names of the channels, if the file has them.
+        affine: Matrix `(4, 4)` from positions in the file to positions in space, in millimeters, if the file has one.
+            It must be the same for all files of an image.
     """
 
     count: int | None = None
     height: int
     width: int
     channel_names: tuple[str, ...] | None = None
+    affine: npt.NDArray[np.float64] | None = None
 
     @abstractmethod
     def read(self, member: int | None, window: Window | None) -> Array:
@@ -196,6 +202,16 @@ def check_bytes(count: int) -> None:
             f"the image has {count:,} bytes, above the limit of {MAX_BYTES:,}; split it into smaller ones, or read it "
             "in parts with tile="
         )
+
+
+def are_channels_last(shape: Sequence[int]) -> bool:
+    """Whether the last of the axes `(C, H, W)` looks like the channels of a photo, and not like a width.
+
+    Examples:
+        >>> are_channels_last((64, 64, 3)), are_channels_last((3, 64, 64))
+        (True, False)
+    """
+    return len(shape) == 3 and shape[2] in PHOTO_CHANNELS and min(shape[:2]) >= LEAST_SIDE
 
 
 def check_slices(reader: str, z: Slices | None) -> None:

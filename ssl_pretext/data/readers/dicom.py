@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.readers.base import Array, ImageFile, Slices, StackReader, check_bytes, needed, project
@@ -13,13 +14,16 @@ from ssl_pretext.errors import MissingDependencyError
 
 __all__ = ["DicomReader"]
 
+Pixels = npt.NDArray[Any]
 LARGE = 2**16  # bytes; what is larger in a file is not part of its header
 
 
 class DicomReader(StackReader):
-    """Images of one channel, rescaled as the file says, or colors in RGB.
+    """Images of one channel in the units that the file states, or colors in RGB.
 
-    Values of MONOCHROME1, where the lowest is white, are inverted, so that they are those of MONOCHROME2.
+    The units are those of a lookup table (Modality LUT), or of a slope and an intercept of the file or of each frame.
+    Padding is missing. Values of MONOCHROME1, where the lowest is white, are inverted, so that they are those of
+    MONOCHROME2. Files without a suffix are found by their first bytes, in folders without other images.
 
     Args:
         z: What is made of several frames: `"all"` makes each frame an image, `"max"` and `"mean"` project all of them,
@@ -62,20 +66,47 @@ class _DicomFile(ImageFile):
         if self._loaded is None:
             check_bytes(self._frames * self.height * self.width * data.SamplesPerPixel * data.BitsAllocated // 8)
             self._loaded = self._pixels()
-        stack = self._loaded
-        image = stack if self._z is None else stack[member or 0] if self._z == "all" else project(stack, self._z, 0)
-        values = np.moveaxis(image, -1, 0) if data.SamplesPerPixel > 1 else image[None]
-        missing = data.get("PixelPaddingValue")
-        if data.PhotometricInterpretation == "MONOCHROME1":
-            signed, bits = data.PixelRepresentation, data.BitsStored
-            ends = -1 if signed else 2**bits - 1  # the sum of the lowest and the highest value
-            values = (ends - values.astype(np.int32)).astype(values.dtype)
-            missing = None if missing is None else ends - missing
-        array = Array(values, None if missing is None else float(missing))
-        if "RescaleSlope" in data:
-            offset = [float(data.get("RescaleIntercept", 0))]
-            array = array._replace(scale=[float(data.RescaleSlope)], offset=offset)
-        return array.cut(window)
+        stack, z = self._loaded, self._z
+        if data.SamplesPerPixel > 1:
+            colors = stack if z is None else stack[member or 0] if z == "all" else project(stack, z, 0)
+            return Array(np.moveaxis(colors, -1, 0)).cut(window)
+        if z not in ("max", "mean"):
+            number = z if isinstance(z, int) else member or 0
+            frame = stack if z is None else project(stack, number, 0)
+            values, valid = self._transformed(frame, number)
+            return Array(values[None], valid=valid).cut(window)
+        frames = [self._transformed(frame, number) for number, frame in enumerate(stack)]
+        scaled = np.stack([values for values, _ in frames])
+        padding = [~valid for _, valid in frames if valid is not None]
+        if not padding:
+            return Array(project(scaled, z, 0)[None]).cut(window)
+        masked = np.ma.masked_array(scaled.astype(np.float32), np.stack(padding))
+        found = masked.max(0) if z == "max" else masked.mean(0)
+        return Array(np.ma.filled(found, np.nan)[None]).cut(window)
+
+    def _transformed(self, frame: Pixels, number: int) -> tuple[Pixels, npt.NDArray[np.bool_] | None]:
+        """The values of a frame in the units that the file states, and which of them are no padding."""
+        data, valid = self._data, None
+        if (padding := data.get("PixelPaddingValue")) is not None:
+            low, high = sorted((padding, data.get("PixelPaddingRangeLimit", padding)))
+            valid = (frame < low) | (frame > high)
+        transform = needed("pydicom.pixels", self._file, "medical").apply_modality_lut
+        inverted = data.PhotometricInterpretation == "MONOCHROME1"
+        if data.get("ModalityLUTSequence"):
+            values = transform(frame, data)
+            return np.iinfo(values.dtype).max - values if inverted else values, valid
+        if inverted:
+            ends = -1 if data.PixelRepresentation else 2**data.BitsStored - 1  # the lowest and the highest value, added
+            frame = (ends - frame.astype(np.int32)).astype(frame.dtype)
+        return transform(frame, self._rescaling(number)), valid
+
+    def _rescaling(self, number: int) -> Any:
+        """What states the slope and the intercept of a frame: the frame, all frames together, or the file."""
+        places = (("PerFrameFunctionalGroupsSequence", number), ("SharedFunctionalGroupsSequence", 0))
+        for groups, place in ((self._data.get(name), place) for name, place in places):
+            if groups and (found := groups[place].get("PixelValueTransformationSequence")):
+                return found[0]
+        return self._data
 
     def _pixels(self) -> Any:
         pixels = needed("pydicom.pixels", self._file, "medical")

@@ -49,6 +49,7 @@ class _NiftiFile(ImageFile):
             data = gzip.decompress(file.data) if file.suffix.lower() == ".gz" else file.data
             volume = nibabel.Nifti1Image.from_bytes(data)
         self._data: Any = volume.dataobj
+        self.affine = volume.affine
         shape = self._data.shape
         if len(shape) not in (2, 3, 4):
             raise ValueError(f"a volume must have shape (H, W, Z) or (H, W, Z, C), got {shape}")

@@ -41,15 +41,17 @@ class RasterFile(ImageFile):
         scaled = {*data.scales} != {1.0} or {*data.offsets} != {0.0}
         self._scaled = {"scale": data.scales, "offset": data.offsets} if scaled else {}
         flags = rasterio.enums.MaskFlags
+        self._nodata, self._window = data.nodata, rasterio.windows.Window
+        self._bytes_per_pixel = data.count * np.dtype(data.dtypes[0]).itemsize
         self._has_mask = flags.per_dataset in data.mask_flag_enums[0] and flags.alpha not in data.mask_flag_enums[0]
 
     def read(self, member: int | None, window: Window | None) -> Array:
         """Reads the bands or a part of them."""
         top, left, height, width = window or Window(0, 0, self.height, self.width)
-        part = ((top, top + height), (left, left + width))
-        check_bytes(self._data.count * height * width * np.dtype(self._data.dtypes[0]).itemsize)
+        part = self._window(left, top, width, height)
+        check_bytes(self._bytes_per_pixel * height * width)
         valid = self._data.read_masks(1, window=part) > 0 if self._has_mask else None
-        return Array(self._data.read(window=part), self._data.nodata, **self._scaled, valid=valid)
+        return Array(self._data.read(window=part), self._nodata, **self._scaled, valid=valid)
 
     def close(self) -> None:
         """Closes the file."""

@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
+from ssl_pretext.data.photo import Content, format_by_suffix
 from ssl_pretext.data.readers.base import Reader
+from ssl_pretext.data.temporary import is_readable
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.registry import Registry, parse_spec
+from ssl_pretext.registry import Registry, joined, parse_spec
 
-__all__ = ["READERS", "ReaderTable", "find_suffix", "reader_suffixes", "register_reader"]
+__all__ = ["READERS", "ReaderTable", "find_suffix", "is_dicom", "reader_suffixes", "register_reader"]
+
+DICOM_START = 128  # bytes before the signature
 
 R = TypeVar("R", bound=Callable[..., Reader])
 
@@ -63,6 +68,7 @@ class ReaderTable:
     """
 
     def __init__(self, spec: str | None = None) -> None:
+        self._spec = spec
         self._chosen = None if spec is None else READERS.create(spec)
         self._factory = None if spec is None else READERS.factory(parse_spec(spec)[0])
         self._readers: dict[str, Reader] = {}
@@ -79,9 +85,43 @@ class ReaderTable:
             )
         return self._readers[suffix]
 
-    def is_chosen(self, name: str) -> bool:
-        """Whether the files of a name are read by the reader that was named."""
-        return self._chosen is not None and self.find(name) is self._chosen
+    def find_by_content(self, file: Path | Content) -> Reader | None:
+        """Returns the reader of a file by its suffix, and that of DICOM if the suffix says nothing and it is one."""
+        reader = self.find(file.name)
+        if reader is None and file.suffix.lower() not in format_by_suffix() and is_dicom(file):
+            return self.find(".dcm")
+        return reader
+
+    def is_chosen(self, reader: Reader | None) -> bool:
+        """Whether a reader is the one that was named."""
+        return reader is not None and reader is self._chosen
+
+    def check_use(self, files: Iterable[Path]) -> None:
+        """Raises unless the reader that was named, if there is one, reads some of the files.
+
+        Raises:
+            ArgumentError: It reads none of them.
+        """
+        if self._chosen is None:
+            return
+        name = ""
+        for file in files:
+            name = file.name
+            if self.is_chosen(self.find_by_content(file)):
+                return
+        known = joined([f".{suffix}" for suffix in READERS.names() if READERS.factory(suffix) is self._factory], "or")
+        raise ArgumentError(
+            f"reader={self._spec!r} reads files named {known}, and there are none; the images are named like {name}. "
+            "Leave the reader out, or name the one for their suffix"
+        )
+
+
+def is_dicom(file: Path | Content) -> bool:
+    """Whether a file is a DICOM file by its first bytes; False if it cannot be read."""
+    if isinstance(file, Path) and not (file.is_file() and is_readable(file)):
+        return False
+    with file.open("rb") as opened:
+        return opened.read(DICOM_START + 4)[DICOM_START:] == b"DICM"
 
 
 def find_suffix(name: str) -> str | None:

@@ -4,6 +4,8 @@ Windows of files with one page are read with rasterio if it is installed, which 
 they need. The values are those of tifffile.
 """
 
+import math
+import re
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +35,7 @@ __all__ = ["OmeTiffReader", "TiffReader"]
 
 GDAL_METADATA, GDAL_NODATA = 42112, 42113  # tags
 MASK = 4  # bit of NewSubfileType
+CHANNEL_NAME = re.compile(r"<(?:\w+:)?Channel\s[^>]*\bName=")
 
 
 class TiffReader(StackReader):
@@ -91,11 +94,10 @@ class _TiffFile(ImageFile):
             if self._turned in (5, 6, 7, 8):
                 self.height, self.width = self.width, self.height
             self.count = sizes["Z"] if "Z" in self._axes and z == "all" else None
-            channels = int(
-                np.prod([size for axis, size in sizes.items() if axis not in "XY" and axis not in self._axes])
-            )
+            channels = math.prod(size for axis, size in sizes.items() if axis not in "XY" and axis not in self._axes)
             (self._scale, self._offset), names = _gdal_metadata(tags.valueof(GDAL_METADATA), channels)
-            names = names if any(names) else _ome_names(tiff.ome_metadata)
+            if series.kind.lower() == "ome" and not any(names):
+                names = _ome_names(tiff.ome_metadata)
             self.channel_names = tuple(names) if len(names) == channels and all(names) else None
             self._single = alone and self._turned == 1
             self._opened = opened.pop_all()
@@ -181,8 +183,10 @@ def _gdal_metadata(
     text: str | None, channels: int
 ) -> tuple[tuple[list[float], list[float]] | tuple[None, None], list[str]]:
     """The scales and offsets of the channels, if there are any, and their descriptions, as GDAL writes them."""
+    if not text:
+        return (None, None), []
     found: dict[str, dict[int, str]] = {"scale": {}, "offset": {}, "description": {}}
-    for item in ElementTree.fromstring(text) if text else ():
+    for item in ElementTree.fromstring(text):
         if item.get("role") in found and item.get("sample"):
             found[item.attrib["role"]][int(item.attrib["sample"])] = item.text or ""
     scales = [float(found["scale"].get(i, 1)) for i in range(channels)]
@@ -194,7 +198,7 @@ def _gdal_metadata(
 
 def _ome_names(text: str | None) -> list[str]:
     """The names of the channels of the first image in the metadata of OME-TIFF."""
-    if not text:
+    if not text or not CHANNEL_NAME.search(text):  # parsing takes longer than the search
         return []
     pixels = next((item for item in ElementTree.fromstring(text).iter() if item.tag.endswith("}Pixels")), ())
     return [item.get("Name", "") for item in pixels if item.tag.endswith("}Channel")]
