@@ -31,7 +31,7 @@ from benchmarks.report_tables import (
 from benchmarks.speed.page import write_page as write_speed_page
 from ssl_pretext.color_metrics import HUES
 from ssl_pretext.probes import difference_plot, mean_interval
-from ssl_pretext.reporting import markdown_table
+from ssl_pretext.reporting import markdown_table, to_png
 from ssl_pretext.system.files import read_json, write_bytes, write_json, write_text
 
 __all__ = ["page", "publish", "remark_of", "store_and_publish"]
@@ -116,7 +116,8 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
     if "chosen" in results:
         for domain, name in DOMAINS.items():
             report = report_in(results, domain)
-            write_bytes(folder / f"differences_{domain}.png", difference_plot(report.against_controls(), title=name))
+            plot = difference_plot(report.against_controls(), title=name)
+            write_bytes(folder / f"differences_{domain}.png", to_png(plot))
 
 
 def _comparison(results: Mapping[str, Any], folder: Path) -> str:

@@ -31,6 +31,7 @@ from .probes import register_probe as register_probe
 from .representations import FrozenNetwork as FrozenNetwork
 from .representations import Pixels as Pixels
 from .representations import Representation as Representation
+from .selection.search import search as search
 from .tasks import Colorization as Colorization
 from .tasks import CrossChannelPrediction as CrossChannelPrediction
 from .tasks import PretextTask as PretextTask

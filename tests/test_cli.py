@@ -55,6 +55,20 @@ def test_pretrain_starts_from_another_run_and_probes_averaged_weights(capsys):
     assert "| colorization (averaged weights) |" in capsys.readouterr().out
 
 
+def test_pretrain_probes_during_the_training_and_changes_nothing(capsys):
+    probing = ["--probe-data", "labeled", "--probe-every", "1"]
+    assert main(["pretrain", "--data", "photos", "--out", "probed", *probing, *SMALL]) == 0
+    assert re.search(r"probes after epoch 1: knn [\d.]+% \(untrained [\d.]+%\); linear", capsys.readouterr().out)
+    assert "Is it learning what helps?" in Path("probed/report.html").read_text()
+    files = [Path(run, "task/model.safetensors") for run in ("run", "probed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert main(["pretrain", "--config", "probed/pretrain.yaml", "--resume"]) == 0
+    (one_class, *_) = sorted(Path("labeled").iterdir())
+    wrong = ["--out", "unwritten", "--probe-data", str(one_class)]
+    assert "outside class folders" in error_line(capsys, "pretrain", "--data", "photos", *wrong, *SMALL)
+    assert not Path("unwritten").exists()
+
+
 def test_pretrain_checks_the_optimizer_before_it_reads_images(capsys, monkeypatch):
     monkeypatch.setattr("ssl_pretext.cli.pretrain._images", interrupt)
     arguments = ["--data", "photos", "--out", "unwritten", "--optimizer", "adamx", *SMALL]
@@ -378,7 +392,8 @@ def test_list_says_what_each_task_does(capsys):
 def test_list_refuses_unknown_names_and_kinds(capsys):
     assert "there are no losses with 'l7' in their name" in error_line(capsys, "list", "losses", "--search", "l7")
     assert "invalid choice 'colors'" in error_line(capsys, "list", "colors")
-    assert "Expected one of {pretrain, probe, compare, embed, colorize, " in error_line(capsys)
+    everything = "pretrain, probe, compare, embed, search, finetune, export, push, colorize, predict, list, cache"
+    assert f"Expected one of {{{everything}}}" in error_line(capsys)
 
 
 def test_a_missing_parser_library_is_named(capsys, monkeypatch):
@@ -398,6 +413,7 @@ def test_the_version_is_printed_without_the_parser_library(capsys, monkeypatch):
 @pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
 def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     """They run as written, except for their size and for a loss that needs weights."""
+    monkeypatch.setattr("ssl_pretext.selection.search.plan_steps", lambda steps, *_: dict.fromkeys(steps, 2))
     folder = Path.cwd()
     text = (ROOT / page).read_text()
     for name in ("photos", "labeled", "labeled_test", "photo.jpg"):
@@ -411,6 +427,9 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
         "pretrain": [*SMALL, "--image-size", "32"],
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
         "compare": ["--probe", "knn", "--seeds", "1", "--per-class", "2,4"],
+        "search": "--image-size 16 --batch-size 4 --encoder timm/resnet10t[layer=layer1] --probe knn "
+        "--tasks rotation --device cpu".split(),
+        "finetune": ["--seeds", "1", "--epochs", "1", "--per-class", "2"],
     }
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("lpips[net=squeeze]", "l1")
     commands = [shlex.split(line, comments=True)[1:] for line in blocks.splitlines() if line.startswith("ssl-pretext")]

@@ -56,6 +56,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("ssl_pretext.data.samples.MAX_PATCHES", {"train": 12, "test": 4})
+    monkeypatch.setattr("ssl_pretext.selection.search.plan_steps", lambda steps, *_: dict.fromkeys(steps, 2))
     monkeypatch.setattr("torch.compile", lambda forward: forward)  # takes minutes; test_gpu.py covers it
 
 

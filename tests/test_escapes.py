@@ -1,8 +1,10 @@
 """Names with HTML, formulas or terminal escape sequences are shown literally, and have no effect."""
 
 import logging
+import math
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ import ssl_pretext as sp
 from ssl_pretext.cli import main
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.errors import DataError
-from ssl_pretext.reporting.page import Figure, Section, html_page, markdown_table
-from ssl_pretext.reporting.plots import curves, forest, lines
+from ssl_pretext.reporting.drawings import IntervalRow, interval_chart, line_chart, matrix_chart, scatter_chart
+from ssl_pretext.reporting.page import Figure, Gallery, Section, Tile, Verdict, html_page, markdown_table
+from ssl_pretext.reporting.plots import curves, forest, lines, to_png
 from ssl_pretext.saving.contract import TrainedOn
 
 NASTY = [
@@ -48,8 +51,18 @@ OUR_TAGS = {
     "img",
     "figcaption",
     "pre",
+    "ul",
+    "li",
+    "svg",
+    "line",
+    "polyline",
+    "circle",
+    "rect",
+    "text",
 }
 ATTRIBUTES = {"lang", "charset", "name", "content", "class", "src", "alt"}
+OF_DRAWINGS = {"viewbox", "role", "aria-label", "points", "transform", "text-anchor", "fill-opacity"}
+OF_DRAWINGS |= {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width", "height", "class"}
 
 
 class Page(HTMLParser):
@@ -68,7 +81,8 @@ class Page(HTMLParser):
 
     @property
     def harmless(self):
-        return all(tag in OUR_TAGS and attributes.keys() <= ATTRIBUTES for tag, attributes in self.tags) and all(
+        known = ATTRIBUTES | OF_DRAWINGS
+        return all(tag in OUR_TAGS and attributes.keys() <= known for tag, attributes in self.tags) and all(
             attributes["src"].startswith("data:image/png;base64,") for tag, attributes in self.tags if tag == "img"
         )
 
@@ -85,6 +99,26 @@ def test_a_page_shows_names_literally(nasty):
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [nasty]
 
 
+@pytest.mark.parametrize("nasty", NASTY)
+def test_drawings_galleries_and_the_verdict_show_names_literally(nasty):
+    rows = [IntervalRow(nasty, 1.0, 0.5, nasty, "main"), IntervalRow(nasty, math.nan, None, nasty, "control")]
+    drawings = [
+        interval_chart(rows, caption=nasty),
+        line_chart({nasty: [(1, 2.0)], "other": [(1, 1.0)]}, x_label=nasty, y_label=nasty, caption=nasty),
+        scatter_chart([(0.0, 1.0)], [nasty], [nasty], caption=nasty),
+        matrix_chart([[1.0]], [nasty], caption=nasty),
+    ]
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing.svg)  # well-formed
+        assert root.get("aria-label") == nasty.replace("\n", " ") or "\n" in nasty
+        assert nasty in "".join(root.itertext()) or "\n" in nasty
+    gallery = Gallery([Tile(b"png", nasty, True), Tile(b"png", nasty)], 2, nasty)
+    section = Section(nasty, drawings=drawings, galleries=[gallery], collapsed=True)
+    page = Page(html_page(nasty, [section], verdict=Verdict(nasty, nasty, [nasty], drawings[0]), lead=nasty))
+    assert page.harmless
+    assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [nasty, nasty]
+
+
 def test_a_page_without_escaping_is_detected():
     page = html_page("title", [Section("heading")])
     assert Page(page).harmless
@@ -98,18 +132,18 @@ def test_plots_show_names_literally(nasty):
     labels = {"title": nasty, "x_label": nasty}
     row = {"label": nasty, "mean": 1.0, "half": 0.5, "group": nasty}
     plain = {"label": "x", "mean": 1.0, "half": 0.5, "group": "x"}
-    assert forest([row], **labels) != forest([plain], title="x", x_label="x")
+    assert to_png(forest([row], **labels)) != to_png(forest([plain], title="x", x_label="x"))
     points = [(0, 1.0, 0.1), (1, 2.0, 0.1)]
-    for png in (
+    for figure in (
         curves({nasty: [[1.0, 2.0]]}, **labels, y_label=nasty),
         lines({nasty: points}, **labels, y_label=nasty, x_names=[nasty, "b"], reference={nasty + " ": 1.5, "r": 90}),
     ):
-        assert png.startswith(b"\x89PNG")
+        assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_a_name_with_an_underscore_stays_in_the_legend():
     def shown(name):
-        return curves({name: [[1.0, 2.0]]}, title="", x_label="", y_label="")
+        return to_png(curves({name: [[1.0, 2.0]]}, title="", x_label="", y_label=""))
 
     assert shown("_a") != shown("_b")
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
-from ssl_pretext.probes import ProbeConfig
-from ssl_pretext.probes.finetuning import _warm_up_and_cosine, finetune
+from ssl_pretext.probes import FinetuneConfig, ProbeConfig
+from ssl_pretext.probes.finetuning import _warm_up_and_cosine, finetune, finetuned
 from ssl_pretext.representations import Concatenated, Pixels
 
 
@@ -105,7 +105,7 @@ def test_targets_of_other_kinds_are_learned() -> None:
     for kind, targets in (("labels", torch.stack([labels, 1 - labels], 1)), ("numbers", numbers), ("mask", masks)):
         found = sp.evaluate(
             {"net": network()}, (images, targets), (images, targets), target=kind, probe="finetune", seeds=1,
-            controls=False, training=ProbeConfig(learning_rate=3e-3, batch_size=8),
+            controls=False, training=FinetuneConfig(learning_rate=3e-3, batch_size=8),
         )  # fmt: skip
         assert found.values("net")[0] > 0.8, kind
 
@@ -116,7 +116,7 @@ def test_the_rate_rises_linearly_and_falls_to_zero() -> None:
 
 
 def test_options_without_meaning_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="takes no regularizers"):
+    with pytest.raises(ArgumentError, match="training of the finetune probe must be a FinetuneConfig, got ProbeConfig"):
         sp.evaluate(
             {"net": network()}, stripes(8), stripes(8), probe="finetune",
             training=ProbeConfig(regularizers={"nuclear_norm": 0.1}),
@@ -200,3 +200,78 @@ def test_the_benchmark_runs_and_writes_its_page(tmp_path, monkeypatch) -> None:
     before = (out / "results.json").stat().st_mtime_ns
     assert benchmark.main() == 0, "a run that is repeated computes nothing again"
     assert (out / "results.json").stat().st_mtime_ns > before
+
+
+def test_the_number_of_epochs_is_selected_on_training_images() -> None:
+    """The selected training repeats the first epochs of one with a fixed number of epochs."""
+    options = {"probe": "finetune", "epochs": 6, "seeds": 2, "controls": False}
+    fixed, selected = (
+        sp.evaluate(
+            {"net": network()}, stripes(40), stripes(16, 1), training=FinetuneConfig(patience=patience), **options
+        )
+        for patience in (None, 2)
+    )
+    for run, whole in zip(selected.runs, fixed.runs, strict=True):
+        losses = [row["train_loss"] for row in run["history"]]
+        assert 1 <= len(losses) == run["trained_epochs"] <= 6
+        assert losses == [row["train_loss"] for row in whole["history"]][: len(losses)]
+        assert 0 <= run["validation_accuracy"] <= 1
+        assert "trained_epochs" not in whole
+    assert selected.best() == "net"
+    assert selected.card["selection"] == "epochs on 20% of the training images, then again on all of them"
+
+
+def test_training_stops_after_the_epochs_without_improvement() -> None:
+    encoded = []
+    for patience in (1, 30):
+        module, seen = network(), []
+        module.register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(len(output)))
+        config = FinetuneConfig(patience=patience, learning_rate=1e-9)
+        representation = sp.FrozenNetwork(module).representation()
+        found = finetune(representation, _store(20), _store(4), num_outputs=2, epochs=30, seed=0, training=config)
+        encoded.append((sum(seen), found.settings["trained_epochs"]))
+    (stopped, first), (whole, best) = encoded
+    assert stopped < whole
+    assert 1 <= first <= best <= 30
+
+
+def test_one_label_per_class_leaves_nothing_to_select_on() -> None:
+    found = sp.evaluate(
+        {"net": network()}, stripes(2), stripes(4, 1), probe="finetune", epochs=3, seeds=1, controls=False,
+        training=FinetuneConfig(patience=1),
+    )  # fmt: skip
+    assert [len(run["history"]) for run in found.runs] == [3]
+
+
+def test_layer_decay_slows_lower_layers_but_not_those_of_a_network_with_random_weights() -> None:
+    representation = sp.FrozenNetwork("timm/resnet10t[layer=layer1]").representation()
+    body = representation.backbone.module.body
+    start = body.conv1[0].weight.detach().clone(), body.layer1[0].conv1.weight.detach().clone()
+    images, labels = stripes(16)
+    train = sp.ImageStore.from_arrays(images.repeat(1, 1, 4, 4), labels), labels
+    changes, losses = {}, {}
+    for decay in (1.0, 1e-4):
+        for name, twin in (("trained", representation), ("drawn", copy.copy(representation))):
+            twin.initialization = "random weights" if name == "drawn" else None
+            options = {"num_outputs": 2, "epochs": 2, "seed": 0, "training": FinetuneConfig(layer_decay=decay)}
+            with finetuned(twin, train, **options) as found:
+                now = body.conv1[0].weight.detach(), body.layer1[0].conv1.weight.detach()
+                changes[name, decay] = [float((a - b).abs().mean()) for a, b in zip(now, start, strict=True)]
+                losses[name, decay] = [row["train_loss"] for row in found.history]
+    assert changes["trained", 1e-4][0] < 1e-2 * changes["trained", 1.0][0]
+    assert changes["trained", 1e-4][1] == pytest.approx(changes["trained", 1.0][1], rel=0.5)
+    assert losses["drawn", 1e-4] == losses["drawn", 1.0]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"layer_decay": 1.5}, "FinetuneConfig.layer_decay must be above 0 and at most 1, got 1.5"),
+        ({"patience": 0}, "FinetuneConfig.patience must be a whole number of at least 1, got 0"),
+        ({"batch_size": 1}, "of at least 2, got 1"),
+        ({"learning_rate": 0.0}, "FinetuneConfig.learning_rate must be a positive number, got 0.0"),
+    ],
+)
+def test_wrong_settings_are_refused(option, message) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        FinetuneConfig(**option)

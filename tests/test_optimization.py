@@ -246,7 +246,7 @@ def test_activations_are_computed_again(encoder, tmp_path):
         ({"optimizer": "sgd[momentum=-1]"}, ArgumentError, "cannot be created.*[mM]omentum"),
         ({"optimizer": "sgd[lr=1]"}, ArgumentError, "lr cannot be an option.*use learning_rate and weight_decay"),
         ({"optimizer": "adahessian"}, ArgumentError, "'adahessian' needs second derivatives"),
-        ({"layer_decay": 0.5}, ArgumentError, "layer_decay needs an encoder whose layers.*got Sequential"),
+        ({"layer_decay": 0.5}, ArgumentError, "layer_decay=0.5 needs a network whose layers.*got Sequential"),
         (
             {"gradient_checkpointing": True},
             ArgumentError,

@@ -12,16 +12,27 @@ from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.reporting import plots
 from ssl_pretext.reporting.plots import (
     arrange_rows,
-    curves,
     draw_levels,
-    forest,
     format_difference,
     interval_kind,
-    lines,
     new_figure,
     series_style,
     shifted_x,
+    to_png,
 )
+
+
+def curves(*arguments, **options):
+    return to_png(plots.curves(*arguments, **options))
+
+
+def forest(*arguments, **options):
+    return to_png(plots.forest(*arguments, **options))
+
+
+def lines(*arguments, **options):
+    return to_png(plots.lines(*arguments, **options))
+
 
 LONG = "split-brain, both halves − pixels rgb 8×8 (xy)"
 LABELS = {"title": "A title", "x_label": "across", "y_label": "up"}

@@ -541,7 +541,7 @@ def test_plots_are_png_files(tmp_path: Path, seeds: int) -> None:
     found.plot(tmp_path / "curves.png")
     found.plot(tmp_path / "loss.png", loss=True)
     found.plot_differences(tmp_path / "differences.png")
-    found.plot_layers(tmp_path / "layers.png", ["net"])
+    found.plot_layers(["net"], tmp_path / "layers.png")
     for picture in tmp_path.iterdir():
         assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -101,7 +101,7 @@ def test_shuffled_test_labels_change_nothing_but_the_test_results(probe: str) ->
         for row in (*run["history"], *other["history"]):
             for key in ("test_loss", "test_accuracy"):
                 del row[key]
-        changed = ("scores", "part_scores", "class_scores", "part_class_scores")
+        changed = ("scores", "part_scores", "class_scores", "part_class_scores", "confusions")
         assert all(run.pop(key) != other.pop(key) for key in changed)
         assert run == other
     if "conv" not in probe:
@@ -281,7 +281,7 @@ def test_seeds_that_agree_to_the_image_leave_an_interval_over_labels_and_test_im
         ({"controls": "untrained"}, "controls must be True, False or a list of some of .*; got 'untrained'"),
         ({"controls": 1}, "controls must be True, False or a list of some of .*; got 1"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps, or a numbered GPU"),
-        ({"training": {}}, r"training must be a ProbeConfig, got \{\}"),
+        ({"training": {}}, r"training of the knn probe must be a ProbeConfig, got \{\}"),
         ({"probe": 5}, "probe must be one of conv, .*, resnet or a function that creates a module, got 5"),
         ({"probe": "knn[k=2.5]"}, "k of the probe 'knn' is a whole number, got 2.5"),
         ({"probe": "knn[temperature=cold]"}, "temperature of the probe 'knn' is a number"),

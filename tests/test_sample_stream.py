@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 def train(out, images, **options):
     task = small_task()
     settings = {"epochs": 2, "batch_size": 8, "device": "cpu"} | options
-    history = sp.fit(task, images, sp.FitConfig(out=out, **settings), validation=None)
+    history = sp.fit(task, images, sp.FitConfig(schedule="constant", warmup=0, out=out, **settings), validation=None)
     return history, task.state_dict()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
 from ssl_pretext.probes import ACCURACY, before_name, difference_plot, few_steps_warning, untrained_name
-from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table
+from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table, to_png
 from ssl_pretext.representations import IMAGENET_LABELS, Health, collapse_warnings, health_rows
 from ssl_pretext.system.files import write_bytes, write_text
 
@@ -76,8 +76,8 @@ def draw(folder: Path, results: Mapping[str, Any]) -> None:
             "training": [[row["train_loss"] for row in history]],
             "validation": [[row["val_loss"] for row in history]],
         }
-        picture = curves(losses, title="Pretraining", x_label="epoch", y_label="loss")
-        write_bytes(folder / "pretraining.png", picture)
+        plot = curves(losses, title="Pretraining", x_label="epoch", y_label="loss")
+        write_bytes(folder / "pretraining.png", to_png(plot))
     for domain, heading in DOMAINS.items():
         if "conv" in results["probe_card"]:
             title = f"conv probe, {heading} classes"
@@ -104,7 +104,7 @@ def _probe_curves(results: Mapping[str, Any], domain: str, title: str, *, loss: 
             # JSON has no NaN: a value that is not finite is stored as null.
             values = [math.nan if row[key] is None else factor * row[key] for row in run["history"]]
             series.setdefault(run["representation"], []).append(values)
-    return curves(series, title=title, x_label="epoch", y_label=label)
+    return to_png(curves(series, title=title, x_label="epoch", y_label=label))
 
 
 def _differences(
@@ -112,7 +112,8 @@ def _differences(
 ) -> bytes:
     """Paired differences of a study against the controls; those of all representations by default."""
     rows = [row for row in results["differences"] if (row["study"], row["domain"]) == (study, domain)]
-    return difference_plot([row for row in rows if names is None or row["representation"] in names], title=title)
+    shown = [row for row in rows if names is None or row["representation"] in names]
+    return to_png(difference_plot(shown, title=title))
 
 
 def _layers(results: Mapping[str, Any], domain: str, title: str) -> bytes:
@@ -122,7 +123,7 @@ def _layers(results: Mapping[str, Any], domain: str, title: str) -> bytes:
     }
     layers = list(enumerate([*LAYERS, LATENT]))
     controls = results["probe_card"]["linear"][domain]["controls"]
-    return lines(
+    plot = lines(
         {
             "trained": [(i, *_in_percent(rows[name])) for i, name in layers],
             "untrained": [(i, *_in_percent(rows[untrained_name(name)])) for i, name in layers],
@@ -137,6 +138,7 @@ def _layers(results: Mapping[str, Any], domain: str, title: str) -> bytes:
             if not name.endswith((untrained_name(""), before_name("")))
         },
     )
+    return to_png(plot)
 
 
 def _label_curves(results: Mapping[str, Any], domain: str, title: str) -> bytes:
@@ -146,7 +148,8 @@ def _label_curves(results: Mapping[str, Any], domain: str, title: str) -> bytes:
         # A network trained on a million labels would flatten all other curves. The table shows it.
         if row["domain"] == domain and row["representation"] != IMAGENET_LABELS:
             series.setdefault(row["representation"], []).append((row["per_class"], *_in_percent(row)))
-    return lines(series, title=title, x_label="labeled images per class", y_label="test accuracy, %", log=True)
+    plot = lines(series, title=title, x_label="labeled images per class", y_label="test accuracy, %", log=True)
+    return to_png(plot)
 
 
 def _in_percent(row: Mapping[str, Any]) -> tuple[float, float | None]:
@@ -224,11 +227,20 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
             "Unreadable images",
             [f"{len(skipped)} files were skipped." if skipped else "All files could be read."],
             skipped[:200],
+            collapsed=True,
         ),
-        Section("What is unknown about the source", UNKNOWN),
-        Section("Configuration", [results["command"]], code=json.dumps({**config, **results["environment"]}, indent=2)),
+        Section("What is unknown about the source", UNKNOWN, collapsed=True),
         Section(
-            "Probe cards", ["The settings that decide the results."], code=json.dumps(results["probe_card"], indent=1)
+            "Configuration",
+            [results["command"]],
+            code=json.dumps({**config, **results["environment"]}, indent=2),
+            collapsed=True,
+        ),
+        Section(
+            "Probe cards",
+            ["The settings that decide the results."],
+            code=json.dumps(results["probe_card"], indent=1),
+            collapsed=True,
         ),
     ]
 

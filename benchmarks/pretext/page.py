@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.report_tables import EXPLANATION, Reports, accuracy_table, gain_table, reports_in, twin_gains
 from ssl_pretext.probes import holm, mean_interval
 from ssl_pretext.registry import joined
-from ssl_pretext.reporting import forest, markdown_table
+from ssl_pretext.reporting import forest, markdown_table, to_png
 from ssl_pretext.system.files import write_bytes
 
 __all__ = ["answer", "draw", "sections"]
@@ -108,7 +108,7 @@ def draw(results: Results, folder: Path, domains: Mapping[str, str]) -> None:
         ]
         title = f"{name.capitalize()}, {SHORT[domain]}"
         plot = forest(bars, title=title, x_label=f"test accuracy minus that of {CONTROL}, points")
-        write_bytes(folder / f"gains_{domain}.png", plot)
+        write_bytes(folder / f"gains_{domain}.png", to_png(plot))
 
 
 NOTES = (

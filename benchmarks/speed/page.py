@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_pretext.reporting import lines, markdown_table
+from ssl_pretext.reporting import lines, markdown_table, to_png
 from ssl_pretext.system.files import write_bytes, write_text
 
 __all__ = ["table", "write_page"]
@@ -93,12 +93,12 @@ def _plot(file: Path, rows: Sequence[Mapping[str, Any]]) -> str:
         first = next(other for other in rows if other["axis"] == row["axis"])
         point = (row["value"] / first["value"], row["seconds"] / first["seconds"], None)
         series.setdefault(f"{row['axis']}, starting at {first['value']:,}", []).append(point)
-    png = lines(
+    plot = lines(
         series,
         title="Time of an epoch by the size of the data",
         x_label="size, relative to the first",
         y_label="time, relative to the first",
     )
     picture = file.with_name(f"{file.stem}-scaling.png")
-    write_bytes(picture, png)
+    write_bytes(picture, to_png(plot))
     return f"![the time of an epoch by images, pixels and channels]({picture.name})"

@@ -1,4 +1,4 @@
-"""The command line `ssl-pretext`: pretrain, probe, compare, embed, colorize, predict, list and cache."""
+"""The command line `ssl-pretext`, with a module for each of its commands."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PROGRAM = "ssl-pretext"
-SHARED = ("pretrain", "probe", "compare", "embed")  # commands whose work the processes of torchrun share
+SHARED = ("pretrain", "probe", "compare", "embed", "finetune")  # commands whose work the processes of torchrun share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

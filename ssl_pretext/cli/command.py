@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from ssl_pretext.errors import PretextError, ReadError, StorageError
+from ssl_pretext.system.console import EscapingFormatter, escape_control_characters
 from ssl_pretext.system.files import WRITE_LOCK
 from ssl_pretext.system.processes import rank_info
 from ssl_pretext.system.signals import Stopped, exit_code, handle_stop_signals, signal_name, stop_error
@@ -42,7 +43,7 @@ def run_command(program: str, work: Callable[[], None]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the output's encoding does not have
     handler = _ConsoleHandler(sys.stdout)
-    handler.setFormatter(_EscapingFormatter("%(message)s"))
+    handler.setFormatter(EscapingFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     try:
         with _exit_soon_after_a_signal(program):
@@ -149,18 +150,7 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # it ha
             super().handleError(record)
 
 
-class _EscapingFormatter(logging.Formatter):
-    """Escapes control characters, because names of files can contain commands to the terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _escape_control_characters(super().format(record))
-
-
-def _escape_control_characters(text: str) -> str:
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def _report_failure(program: str, reason: str, code: int) -> int:
     with suppress(OSError):  # the terminal may be closed
-        print(f"{program}: {_escape_control_characters(' '.join(reason.split()))}", file=sys.stderr, flush=True)
+        print(f"{program}: {escape_control_characters(' '.join(reason.split()))}", file=sys.stderr, flush=True)
     return code

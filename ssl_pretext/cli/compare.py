@@ -20,6 +20,7 @@ from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.probes.verdict import warnings
 from ssl_pretext.registry import duplicates, joined, split_specs
 from ssl_pretext.reporting.page import Figure, Section, html_page, markdown_table
+from ssl_pretext.reporting.plots import to_png
 from ssl_pretext.representations.collapse import collapse_warnings
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
@@ -118,9 +119,9 @@ def _write(
     if len(reports) > 1:
         curve = LabelEfficiency({count: report for count, report in reports.items() if count is not None})
         title = f"{options.probe} probe"
-        figures.append(Figure(curve.picture(title=title), f"test {metric.label} by number of labels"))
+        figures.append(Figure(to_png(curve.plot(title=title)), f"test {metric.label} by number of labels"))
     plot = difference_plot(last.rows, title=f"{options.probe} probe, {list(rankings)[-1]}", metric=metric)
-    figures.append(Figure(plot, f"{last.best} minus each of the others, with 95% intervals"))
+    figures.append(Figure(to_png(plot), f"{last.best} minus each of the others, with 95% intervals"))
     health = last.report.card["health"]
     sections = [
         Section("Answer", [*sentences, *collapse_warnings(health)]),

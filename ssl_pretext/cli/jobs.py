@@ -63,7 +63,7 @@ def run_jobs(
     Raises:
         DataError: All images were skipped.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     skipped = []
     decode = decoder(reading)

@@ -1,4 +1,4 @@
-"""What the commands probe and compare share: labeled images, split for testing, and the options of `evaluate`."""
+"""What the commands that judge networks share: labeled images, split for testing, and the options of `evaluate`."""
 
 import logging
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
 from ssl_pretext.cli.networks import Network, choose_image_size
-from ssl_pretext.cli.options import Judging, split_pairs
+from ssl_pretext.cli.options import LabeledImages, split_pairs
 from ssl_pretext.data import ImageStore
 from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
@@ -16,7 +16,7 @@ from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.system.processes import on_rank_zero
 from ssl_pretext.tasks import PretextTask
 
-__all__ = ["evaluation_options", "load_labeled_images"]
+__all__ = ["check_labels", "describe_labels", "evaluation_options", "load_labeled_images", "open_folders"]
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ HOLDOUT = 0.25  # fraction that is held out if neither an option nor a table say
 
 
 def evaluation_options(
-    options: Judging, networks: Sequence[Network], out: Path, *, probe: str, controls: bool | Collection[str]
+    options: LabeledImages, networks: Sequence[Network], out: Path, *, probe: str, controls: bool | Collection[str]
 ) -> EvaluateOptions:
     """Returns the options of `evaluate` and `label_efficiency`; features and finished probes are kept in a folder."""
     seen = {digest: name for network in networks for digest, name in network.digests().items()}
@@ -40,8 +40,13 @@ def evaluation_options(
     }
 
 
+def describe_labels(per_class: int | None, num_labels: int | None) -> str:
+    """Describes the labels that are used."""
+    return f"{per_class} labels per class" if per_class else f"{num_labels or 'all'} labels"
+
+
 def load_labeled_images(
-    options: Judging, networks: Sequence[Network], out: Path, labels: str
+    options: LabeledImages, networks: Sequence[Network], out: Path, labels: str
 ) -> tuple[ImageStore, ImageStore, str]:
     """Returns the training images, the test images, and a description of both.
 
@@ -54,11 +59,11 @@ def load_labeled_images(
     Raises:
         PretextError: The images cannot be loaded or do not fit the networks, or an option is invalid.
     """
-    _check(options)
+    check_labels(options)
     size = choose_image_size(options.image_size, networks)
     with write_skipped_on_error(out):
         _check_channels(options, networks)
-        (folder, data), *others = _open_folders(options, size)
+        (folder, data), *others = open_folders(options, size)
     skipped = data.skipped
     if others:
         train, (test_folder, test) = data, others[0]
@@ -79,7 +84,7 @@ def load_labeled_images(
     return train, test, about
 
 
-def _check(options: Judging) -> None:
+def check_labels(options: LabeledImages) -> None:
     """Raises unless the options of the images fit each other."""
     if options.holdout is not None and not 0 < options.holdout < 1:
         raise ArgumentError(f"--holdout must be between 0 and 1, got {options.holdout}")
@@ -92,7 +97,7 @@ def _check(options: Judging) -> None:
         raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
 
 
-def _check_channels(options: Judging, networks: Sequence[Network]) -> None:
+def _check_channels(options: LabeledImages, networks: Sequence[Network]) -> None:
     """Raises if the images have other channels than those of the runs, which a few of them show."""
     runs = [(one.name, one.network) for one in networks if isinstance(one.network, PretextTask)]
     wanted, example = {task.image_space.image_channels: name for name, task in runs}, None
@@ -111,7 +116,7 @@ def _check_channels(options: Judging, networks: Sequence[Network]) -> None:
         )
 
 
-def _open_folders(options: Judging, size: int) -> list[tuple[Path, ImageStore]]:
+def open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageStore]]:
     """Opens the folder of the images, and that of the test images if there is one, named or found beside the other."""
     folders = [options.data] if options.test is None else [options.data, options.test]
     try:
@@ -128,7 +133,7 @@ def _open_folders(options: Judging, size: int) -> list[tuple[Path, ImageStore]]:
     return [(folder, _open(folder, size, options)) for folder in found]
 
 
-def _open(folder: Path, size: int, options: Judging) -> ImageStore:
+def _open(folder: Path, size: int, options: LabeledImages) -> ImageStore:
     """Opens labeled images."""
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
     if options.labels is None:

@@ -21,12 +21,16 @@ __all__ = [
     "Command",
     "Compare",
     "Embed",
+    "Export",
+    "Finetune",
     "ImageOptions",
-    "Judging",
+    "LabeledImages",
     "List",
     "Predict",
     "Pretrain",
     "Probe",
+    "Push",
+    "Search",
     "name_options",
     "split_pairs",
 ]
@@ -112,6 +116,9 @@ class Pretrain(Config):
         epoch_images: Number of images per epoch, for shards only; the number of images in all shards if left out.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
         loggers: Where losses and learning rates are logged, separated by commas: tensorboard, csv, wandb and mlflow.
+        probe_data: Folder of labeled images, with one subfolder per class, on which the network is probed during the
+            training. Do not name the images that the final result is measured on.
+        probe_every: Number of epochs from one such probing to the next.
         config: YAML file of options, such as the pretrain.yaml of another run. Options on the command line override
             those of the file.
         images: Options of the images in a folder.
@@ -132,6 +139,8 @@ class Pretrain(Config):
     epoch_images: int | None = None
     cache: Path | None = None
     loggers: str = "tensorboard,csv"
+    probe_data: Path | None = None
+    probe_every: int = 5
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     fit: OmitArgPrefixes[TrainingOptions]
@@ -149,12 +158,10 @@ class Pretrain(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging(Config):
-    """The options that probe and compare share.
+class LabeledImages(Config):
+    """What the commands that judge networks have in common: labeled images, and how the networks are judged.
 
     Attributes:
-        layer: Layer of the networks whose features are read; the output if left out.
-        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         data: Folder of labeled images, with one subfolder per class, or of the images that --labels or --pattern
             describes. If it has two such folders named like train and test, they are used.
         labels: Table of the labels: a CSV or Parquet file with the columns file and label, and perhaps group (scene,
@@ -176,8 +183,8 @@ class Judging(Config):
         device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
     """
 
-    layer: str | None = None
-    pooling: str = "map"
+    module: ClassVar[str]
+
     data: Path
     labels: Path | None = None
     columns: str | None = None
@@ -194,7 +201,7 @@ class Judging(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Judging):
+class Probe(LabeledImages):
     """Measure whether pretraining helps a small classifier with few labels, compared with controls.
 
     Prints a table per probe. Writes report.html, a JSON file per probe, card.json (all settings that determine the
@@ -210,6 +217,8 @@ class Probe(Judging):
     Attributes:
         runs: Networks to probe, which share the tables: output folders of pretrain, folders of saved tasks, or names of
             encoders, whose published weights get their published normalization. NETWORK:LAYER reads another layer.
+        layer: Layer of the networks whose features are read; the output if left out.
+        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
             list probes".
         per_class: Number of labeled training images per class; all of them if left out.
@@ -223,6 +232,8 @@ class Probe(Judging):
     after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
     runs: Positional[tuple[str, ...]]
+    layer: str | None = None
+    pooling: str = "map"
     probe: str = "linear,knn"
     per_class: int | None = None
     num_labels: int | None = None
@@ -231,7 +242,7 @@ class Probe(Judging):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Judging):
+class Compare(LabeledImages):
     """Find out which of several networks has the best features for your images, at several numbers of labels.
 
     Says in a sentence which is best, by how much and how surely. Writes report.html, compare.json (all results and
@@ -245,6 +256,8 @@ class Compare(Judging):
     Attributes:
         networks: What to compare: output folders of pretrain, folders of saved tasks, names of encoders, or controls
             such as pixels. NETWORK:LAYER reads another layer.
+        layer: Layer of the networks whose features are read; the output if left out.
+        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         probe: Probe to train on all of them, with options in brackets; see "ssl-pretext list probes".
         per_class: Numbers of labeled training images per class, separated by commas; all of them if left out.
         num_labels: Numbers of labeled training images if --target is labels or numbers, separated by commas; all of
@@ -258,6 +271,8 @@ class Compare(Judging):
     after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
     networks: Positional[tuple[str, ...]]
+    layer: str | None = None
+    pooling: str = "map"
     probe: str = "linear"
     per_class: str | None = None
     num_labels: str | None = None
@@ -318,6 +333,194 @@ class Embed(Config):
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(LabeledImages):
+    """Train a pretrained network further on labeled images, and measure whether pretraining helped that.
+
+    The same network is trained from its pretrained weights, from random weights (from scratch) and, if its pretraining
+    started from published weights, from those. A linear classifier on the frozen features shows what further training
+    adds. Prints both tables. Writes report.html, finetune.json, linear.json, card.json, finetune.yaml (all options)
+    and skipped.json; and network, the network with a classifier of its classes, fine-tuned on all labeled images
+    that are not held out for testing, for "ssl-pretext export".
+
+    For example:
+      ssl-pretext finetune runs/first --data labeled --per-class 10
+      ssl-pretext finetune runs/first --data train --test test --layer-decay 0.75 --patience 5
+      ssl-pretext finetune runs/first --config runs/first/finetune/finetune.yaml
+
+    Attributes:
+        run: Output folder of pretrain, or folder of a saved task.
+        per_class: Number of labeled training images per class; all of them if left out.
+        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
+        epochs: Number of passes over the labeled images; with --patience, the largest number.
+        learning_rate: Learning rate of AdamW at the end of the warm-up.
+        weight_decay: Weight decay of AdamW.
+        batch_size: Approximate number of images per step.
+        layer_decay: Factor by which the learning rate falls from each layer to the one below it, for encoders of timm;
+            1 stands for one rate. Training from scratch has one rate in any case.
+        patience: Number of epochs without improvement on a fifth of the labeled training images after which training
+            stops. The network is then trained again, on all of them, for the number of epochs that was best. If left
+            out, the last epoch counts.
+        out: Output folder; RUN/finetune if left out.
+    """
+
+    module: ClassVar[str] = "finetune"
+    after_interrupt: ClassVar[str] = "The same command continues; networks that were tested are not trained again."
+
+    run: Positional[Path]
+    per_class: int | None = None
+    num_labels: int | None = None
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    batch_size: int = 32
+    layer_decay: float = 1.0
+    patience: int | None = None
+    out: Path | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all options by name, as `--config` reads them, without the run and the file itself."""
+        options = {**self.to_dict(), **self.images.to_dict()}
+        return {name: value for name, value in options.items() if name not in ("run", "images", "config")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Config):
+    """Convert a pretrained encoder, or a fine-tuned network with its classifier, for use without this library.
+
+    The file or folder comes with a description of its input in JSON: image size, channels, center and scale of each,
+    and the names of the classes. ONNX is run in onnxruntime, if it is installed, and compared with PyTorch.
+
+    For example:
+      ssl-pretext export runs/first --to torch-export --out encoder.pt2
+      ssl-pretext export runs/first/finetune --to onnx --out classifier.onnx
+      ssl-pretext export runs/second --to timm --out resnet18
+
+    Attributes:
+        run: Output folder of pretrain or of finetune, or folder of a saved task.
+        to: Format. timm, torchvision and safetensors are folders of weights, and take the channels of the encoder;
+            onnx and torch-export are one file, and take whole images.
+        out: The file or the folder to write.
+        config: YAML file of options. Options on the command line override those of the file.
+    """
+
+    module: ClassVar[str] = "export"
+    after_interrupt: ClassVar[str] = "The same command exports again."
+
+    run: Positional[Path]
+    to: Literal["timm", "torchvision", "onnx", "torch-export", "safetensors"]
+    out: Annotated[Path, arg(aliases=("-o",))]
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(Config):
+    """Upload a pretrained task with its model card to the Hugging Face hub.
+
+    The card shows the scores of the linear probe, if "ssl-pretext probe" has written them to RUN/probe.
+
+    For example:
+      ssl-pretext push runs/first user/name --license apache-2.0
+      ssl-pretext push runs/first user/name --private
+
+    Attributes:
+        run: Output folder of pretrain, or folder of a saved task.
+        repository: Name of the repository, which is created if it does not exist.
+        private: Whether a new repository is private.
+        license: License of the weights, by its name on the hub.
+        datasets: Names on the hub of the data sets that the task was pretrained on, separated by commas.
+        config: YAML file of options. Options on the command line override those of the file.
+    """
+
+    module: ClassVar[str] = "push"
+    after_interrupt: ClassVar[str] = "The same command uploads again."
+
+    run: Positional[Path]
+    repository: Positional[str]
+    private: bool = False
+    license: str = "unknown"
+    datasets: str | None = None
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Config):
+    """Find out which pretext task suits your images, within a given time, or whether something cheaper is as good.
+
+    Pretrains the likely tasks for a short time, the best of them longer, and the best one for the longest time. Prints
+    a table, a recommendation, and the commands that repeat the best run. Writes search.json, report.html, search.yaml
+    (all options), the runs, and skipped.json (unreadable files). The same command continues a search that was stopped.
+
+    For example:
+      ssl-pretext search --data photos --labeled labeled --minutes 60 --out runs/search
+      ssl-pretext search --data photos --labels labels.csv --minutes 60 --out runs/search
+      ssl-pretext search --data photos --labeled train --test test --out runs/search --tasks colorization,rotation
+      ssl-pretext search --data chips --labeled labeled --bands B02,B03,B04,B08 --out runs/search
+      ssl-pretext search --config runs/search/search.yaml
+
+    Attributes:
+        data: Folder of images to pretrain on, which may be in subfolders; their labels are not used.
+        labeled: Folder of labeled images, with one subfolder per class, or of the images that --labels or --pattern
+            describes; --data if left out. If it has two such folders named like train and test, the second is used like
+            --test. At most 1,000 labeled images are used.
+        labels: Table of the labels, as in probe. Its column split states the test images.
+        columns: Names of columns of --labels that have other names, such as "file=image_id,label=diagnosis".
+        test: Folder of labeled test images, with the same subfolders. They select nothing, and show what the best task
+            is worth. At most 4,000 of them are used.
+        minutes: Minutes that the search takes, without the time to decode the images.
+        tasks: Pretext tasks to try, separated by commas, with options in brackets; see "ssl-pretext list tasks". If
+            left out, those that are likely to help with photos, or with bands.
+        encoder: Network to pretrain; see "ssl-pretext list encoders".
+        compare: Published networks to compare with, separated by commas, such as "timm/resnet18[pretrained=true]".
+        bands: Names of the channels of images that are not photos, as in pretrain.
+        probe: Classifier that scores the features: linear or knn.
+        image_size: Height and width of the images in pixels; 64, or that of --tile, if left out.
+        learning_rate: Highest learning rate of each run.
+        batch_size: Number of images per step.
+        seed: Seed of the initial weights, of the order of the images and of the folds.
+        out: Output folder.
+        cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        config: YAML file of options, such as the search.yaml of another search. Options on the command line override
+            those of the file.
+        images: Options of the images in a folder.
+        device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
+    """
+
+    module: ClassVar[str] = "search"
+    after_interrupt: ClassVar[str] = "The same command continues the search."
+
+    data: Path
+    labeled: Annotated[Path | None, arg(aliases=("--labelled",))] = None
+    labels: Path | None = None
+    columns: str | None = None
+    test: Path | None = None
+    minutes: float = 60.0
+    tasks: str | None = None
+    encoder: str = "timm/resnet18[layer=layer3]"
+    compare: str | None = None
+    bands: str | None = None
+    probe: Literal["linear", "knn"] = "linear"
+    image_size: int | None = None
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    seed: int = 0
+    out: Path
+    cache: Path | None = None
+    config: Path | None = None
+    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
+    device: str = "auto"
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images in pixels."""
+        return next(size for size in (self.image_size, self.images.tile, IMAGE_SIZE) if size is not None)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all options by name, as `--config` reads them, without `config` itself."""
+        options = {**self.to_dict(), **self.images.to_dict(), "image_size": self.size}
+        return {name: value for name, value in options.items() if name not in ("images", "config")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,7 +633,7 @@ class Cache(Config):
     cache: Path | None = None
 
 
-Command = Pretrain | Probe | Compare | Embed | Colorize | Predict | List | Cache
+Command = Pretrain | Probe | Compare | Embed | Search | Finetune | Export | Push | Colorize | Predict | List | Cache
 
 
 def split_pairs(option: str, text: str) -> dict[str, str]:
@@ -466,11 +669,11 @@ def name_options(message: str) -> str:
         >>> name_options("FitConfig.epochs must be at least 1; pass resume=True, fewer than per_class=9")
         '--epochs must be at least 1; pass --resume, fewer than --per-class=9'
     """
-    configs = (Pretrain, Probe, Compare, Embed, Colorize, Predict, ImageOptions, TrainingOptions)
+    configs = (Pretrain, Probe, Compare, Embed, Search, Finetune, Colorize, Predict, ImageOptions, TrainingOptions)
     known = {field.name for config in configs for field in fields(config)}
     names = "|".join(sorted(known, key=len, reverse=True))
     long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
-    config = "(?:FitConfig|TrainingOptions)"
+    config = "(?:FitConfig|TrainingOptions|FinetuneConfig)"
     argument = rf"{config}\.({names})\b|({names})=True\b|({names})=(?=\d)|({long})(?= must)|(?<=pass )({long})\b"
     found = rf"(?<![\w./-])(?:{argument})"
 

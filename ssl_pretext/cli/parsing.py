@@ -6,11 +6,11 @@ import operator
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import reduce
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -21,12 +21,14 @@ from ssl_pretext.cli.options import (
     Command,
     Compare,
     Embed,
-    ImageOptions,
+    Export,
+    Finetune,
     List,
     Predict,
     Pretrain,
     Probe,
-    TrainingOptions,
+    Push,
+    Search,
 )
 from ssl_pretext.errors import ArgumentError, PretextError
 
@@ -44,19 +46,17 @@ COMMANDS = {
     "probe": Probe,
     "compare": Compare,
     "embed": Embed,
+    "search": Search,
+    "finetune": Finetune,
+    "export": Export,
+    "push": Push,
     "colorize": Colorize,
     "predict": Predict,
     "list": List,
     "cache": Cache,
 }
-# Options of each command that reads a file of options, beside its own ones.
-INCLUDED = {
-    "pretrain": (ImageOptions, TrainingOptions),
-    "probe": (ImageOptions,),
-    "compare": (ImageOptions,),
-    "embed": (ImageOptions,),
-}
-NAMED = ("config", "images", "fit", "runs", "networks", "network")  # what is given on the command line alone
+# What is given on the command line alone.
+NAMED = ("config", "run", "runs", "network", "networks", "repository")
 DEFAULT_MAP = "pca"
 
 
@@ -90,7 +90,7 @@ def _command_type() -> type[Command]:
 def _completed(arguments: Sequence[str]) -> list[str]:
     """Inserts what arguments leave out: the options of a YAML file before the others, and the map of `--map` alone."""
     command, *given = arguments or [""]
-    if command not in INCLUDED:
+    if "config" not in get_type_hints(COMMANDS.get(command, List)):
         return list(arguments)
     if command == "embed":
         given = list(chain.from_iterable(_with_map(*pair) for pair in pairwise([*given, "--"])))
@@ -106,8 +106,10 @@ def _with_map(argument: str, following: str) -> list[str]:
 
 def _file_arguments(path: Path, command: str) -> list[str]:
     """Returns the options of a YAML file as arguments of the command line."""
-    configs = (COMMANDS[command], *INCLUDED[command])
-    known = {field.name for config in configs for field in fields(config)} - {*NAMED}
+    hints = get_type_hints(COMMANDS[command])
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    own = {field.name for field in fields(COMMANDS[command])} - {*NAMED, *groups}
+    known = own | {field.name for group in groups.values() for field in fields(group)}
     options = read_options(path)
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(

@@ -15,12 +15,14 @@ from ssl_pretext.cli.options import ImageOptions, Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownChannelsError
 from ssl_pretext.losses import parse_losses
+from ssl_pretext.monitoring import OnlineProbe
 from ssl_pretext.registry import split_specs
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask, create_task
 from ssl_pretext.tasks.warm_start import initialize_from
 from ssl_pretext.training.fit import check_request, fit, holds_run
+from ssl_pretext.training.run_page import PAGE
 
 __all__ = ["run"]
 
@@ -29,7 +31,10 @@ log = logging.getLogger(__name__)
 OPTIONS_FILE = "pretrain.yaml"
 # Options that a resumed run may change: they affect the weights at most by rounding. Paths are among them, because
 # `fit` itself checks that the images are the same.
-CHANGEABLE = ("data", "out", "cache", "loggers", "device", "strategy", "compile", "checkpoint_minutes")
+CHANGEABLE = (
+    *("data", "out", "cache", "loggers", "device", "strategy", "compile", "checkpoint_minutes"),
+    *("probe_data", "probe_every"),
+)
 
 
 def run(options: Pretrain) -> None:
@@ -63,6 +68,7 @@ def run(options: Pretrain) -> None:
     if options.init_from is not None:
         initialize_from(task, options.init_from)
     check_request(task, options.fit, loggers=loggers)
+    probing = _probing(options)
     note = ""
     with exclusive_lock(out, "checkpoints", "task"):
         if rank_info().rank == 0:
@@ -73,9 +79,10 @@ def run(options: Pretrain) -> None:
         if about := default_task(options.task, chosen)[2]:
             log.info("%s", about)
         log.info("%s images of %s px from %s%s", f"{len(images):,}", images.image_size, options.data, note)
-        fit(task, images, options.fit, loggers=loggers)
+        fit(task, images, options.fit, callbacks=probing, loggers=loggers)
     quoted = shlex.quote(str(out))
-    log.info("trained: %s\ndoes it help? ssl-pretext probe %s --data LABELED_FOLDER", out / "task", quoted)
+    report = f"trained: {out / 'task'}\nreport: {out / PAGE}"
+    log.info("%s\ndoes it help? ssl-pretext probe %s --data LABELED_FOLDER", report, quoted)
 
 
 def _images(options: Pretrain) -> ImageStore | ImageStream:
@@ -97,6 +104,16 @@ def _images(options: Pretrain) -> ImageStore | ImageStream:
     return ImageStore.from_folder(
         options.data, image_size=size, labeled=False, cache=cache, **options.images.arguments()
     )
+
+
+def _probing(options: Pretrain) -> list[OnlineProbe]:
+    """The probes during the training, if labeled images are named for them."""
+    if options.probe_data is None:
+        return []
+    labeled = ImageStore.from_folder(
+        options.probe_data, image_size=options.size, cache=options.cache, **options.images.arguments()
+    )
+    return [OnlineProbe(labeled, every=options.probe_every)]
 
 
 def _task_of_photos(options: Pretrain) -> PretextTask | None:

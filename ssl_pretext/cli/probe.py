@@ -1,29 +1,33 @@
 """The command `ssl-pretext probe`, which measures whether pretraining helps a classifier with few labels."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ssl_pretext.cli.judging import evaluation_options, load_labeled_images
+from ssl_pretext.cli.judging import describe_labels, evaluation_options, load_labeled_images
 from ssl_pretext.cli.networks import Network, open_network, open_networks
 from ssl_pretext.cli.options import Probe
+from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes.gallery import picture_sections
 from ssl_pretext.probes.registry import find_method
-from ssl_pretext.probes.report_plots import difference_plot
+from ssl_pretext.probes.report_page import card_sections, confusion_section
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import joined, split_specs
-from ssl_pretext.reporting.page import Figure, Section, html_page
+from ssl_pretext.reporting.page import Section, html_page
 from ssl_pretext.representations import Representation
-from ssl_pretext.representations.collapse import collapse_warnings, health_rows
-from ssl_pretext.system.files import write_json, write_text
+from ssl_pretext.representations.collapse import collapse_warnings
+from ssl_pretext.system.devices import resolve_device
+from ssl_pretext.system.files import read_json, write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import rank_info
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import AVERAGED
+from ssl_pretext.training.run_page import HISTORY, describe_training, example_sections, loss_sections
 
-__all__ = ["run"]
+__all__ = ["run", "write_results"]
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +90,7 @@ def _probe(
     options: Probe,
     out: Path,
 ) -> None:
-    labels = f"{options.per_class} labels per class" if options.per_class else f"{options.num_labels or 'all'} labels"
+    labels = describe_labels(options.per_class, options.num_labels)
     train, test, about = load_labeled_images(options, networks, out, labels)
     log.info("%s", about)
     controls = True if options.controls is None else split_specs(options.controls)
@@ -106,29 +110,63 @@ def _probe(
     # One report is enough, because all probes use the same features.
     for sentence in collapse_warnings(report.card["health"]):
         log.warning("\n%s", sentence)
-    _write(out, options, about, reports)
-    log.info("\nreport: %s", out / "report.html")
+    first = networks[0]
+    origin = f"{describe_training(first.network)}. " if isinstance(first.network, PretextTask) else ""
+    write_results(
+        out,
+        options.to_dict(),
+        reports,
+        title=f"Does pretraining help? {joined(options.runs)} on {options.data}",
+        lead=f"{origin}Judged on {about}.",
+        compared=[f"{about}.", ABOUT],
+        pictures=_pictures(options, first, *next(iter(compared.items())), train, test),
+    )
 
 
-def _write(out: Path, options: Probe, about: str, reports: Mapping[str, ProbeReport]) -> None:
+def _pictures(
+    options: Probe, network: Network, name: str, representation: Representation, train: ImageStore, test: ImageStore
+) -> list[Section]:
+    """Predictions of the task, the nearest neighbors and the map of test images, and the losses of the run."""
+    history = None if network.folder is None else network.folder / HISTORY
+    return [
+        *(example_sections(network.network, test) if isinstance(network.network, PretextTask) else []),
+        *picture_sections(name, representation, train, test, device=resolve_device(options.device)),
+        *(loss_sections(read_json(history)) if history is not None and history.is_file() else []),
+    ]
+
+
+def write_results(
+    out: Path,
+    options: Mapping[str, Any],
+    reports: Mapping[str, ProbeReport],
+    *,
+    title: str,
+    lead: str,
+    compared: Sequence[str],
+    pictures: Sequence[Section] = (),
+) -> None:
+    """Writes the reports by probe as JSON files, their cards with the options of the command, and the report page.
+
+    Args:
+        out: Folder of the files.
+        options: Options of the command.
+        reports: Reports by the name of the probe; the first one answers the question of the page.
+        title: Title of the page.
+        lead: What was trained and judged on what, in a line.
+        compared: What was compared, in sentences.
+        pictures: Sections with pictures, which follow the answer.
+    """
     cards = {probe: report.card for probe, report in reports.items()}
     for probe, report in reports.items():
         report.to_json(out / f"{probe.replace('/', '-')}.json")
-    write_json(out / "card.json", {"options": options.to_dict(), "probes": cards})
-    sections = [Section("What was compared", [f"{about}.", ABOUT])]
-    for probe, report in reports.items():
-        metric = report.metric()
-        plot = difference_plot(report.against_controls(), title=f"{probe} probe", metric=metric)
-        unit = " in percentage points" * metric.percent
-        figure = Figure(plot, f"{probe} probe: differences from each control{unit}, with 95% intervals")
-        folded = {
-            f"For each {report.each}: {one.label_per_class}": report.class_rows(one.name)
-            for one in report.metrics_per_class()
-        }
-        sections.append(Section(f"{probe} probe", report.sentences(), report.rows(), [figure], folded=folded))
-    health = next(iter(reports.values())).card["health"]
-    sections.append(Section("Health of the features", collapse_warnings(health), health_rows(health)))
-    cards_as_text = json.dumps(cards, indent=2, ensure_ascii=False)
-    sections.append(Section("Probe cards", ["All settings that determine the results."], code=cards_as_text))
-    title = f"Does pretraining help? {joined(options.runs)} on {options.data}"
-    write_text(out / "report.html", html_page(title, sections))
+    write_json(out / "card.json", {"options": dict(options), "probes": cards})
+    first = next(iter(reports.values()))
+    sections = [
+        *pictures,
+        *confusion_section(first),
+        *(report.section(f"{probe} probe") for probe, report in reports.items()),
+        Section("What was compared", compared, collapsed=True),
+        *card_sections(reports),
+    ]
+    write_text(out / "report.html", html_page(title, sections, verdict=first.verdict(), lead=lead))
+    log.info("\nreport: %s", out / "report.html")

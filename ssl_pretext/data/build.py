@@ -302,7 +302,7 @@ def _first_reasons(listing: Listing, index: Mapping[str, Any]) -> str:
 
 def _decode_all(spec: StoreSpec, part: Path) -> Staging:
     """Decodes the images into a staging folder, starting after the last image of a build that was killed."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     listing, channels = spec.listing, spec.reading.channels
     at_most = max((len(source.files) for source in listing.sources), default=1)

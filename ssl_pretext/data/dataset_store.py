@@ -159,7 +159,7 @@ def _as_line(name: str) -> str:
 
 def _stage(samples: Samples, target: Key | None, part: Path) -> tuple[StagedGroup, StagedGroup | None, list[str]]:
     """Reads all samples, or those that a killed build did not reach, into a staging folder."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     (part / TARGETS).mkdir(exist_ok=True)
     names = _ClassNames(part / NAMES)

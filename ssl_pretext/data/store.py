@@ -19,15 +19,18 @@ from ssl_pretext.data.decode import fitting_integers, stored_dtype
 from ssl_pretext.data.folder_options import FolderOptions, list_images, reading_of, spec_of
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import list_food101
+from ssl_pretext.data.preview import preview
 from ssl_pretext.data.readers.base import are_channels_last
 from ssl_pretext.data.sources import Reading
 from ssl_pretext.data.splits import Role, holdout_split, stated_split
 from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError, DataError
+from ssl_pretext.system.notebook import html_picture, html_table
 
 __all__ = ["ImageStore", "store_of"]
 
 MOST_CLASSES = 2**20  # larger whole numbers are not classes, such as the time of an image
+PREVIEWS = 8  # pictures, and classes, that a notebook shows
 
 
 class ImageStore:
@@ -361,6 +364,13 @@ class ImageStore:
     def num_channels(self) -> int:
         """The number of channels of the images."""
         return int(self._pixels.shape[1])
+
+    def _repr_html_(self) -> str:
+        size = "×".join(map(str, self._pixels.shape[2:]))
+        row = {"images": f"{len(self):,}", "size": size, "channels": self.num_channels, "dtype": self._pixels.dtype}
+        shown = range(min(PREVIEWS, len(self)))
+        pictures = (html_picture(preview(self.images([i])[0]), self.names[i]) for i in shown)
+        return html_table([row | {"classes": ", ".join(self.classes[:PREVIEWS])}]) + " ".join(pictures)
 
     @property
     def are_photos(self) -> bool:

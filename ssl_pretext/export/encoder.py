@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_pretext.channels import Channels
+from ssl_pretext.encoders import measure_encoder
 from ssl_pretext.encoders.copies import detached_copy
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.export.native import NativeWeights, native_weights
@@ -19,8 +20,9 @@ from ssl_pretext.tasks.base import PretextTask
 from ssl_pretext.tasks.two_encoders import TwoEncoderTask
 from ssl_pretext.version import __version__
 
-__all__ = ["ImageEncoder", "export_encoder"]
+__all__ = ["CONTRACT_FILE", "ImageEncoder", "describe_input", "export_encoder", "write_encoder"]
 
+CONTRACT_FILE = "encoder.json"
 README = """\
 # {name}
 
@@ -53,6 +55,9 @@ class ImageEncoder(nn.Module):
         encoders: One or more networks from normalized channels to feature maps `(B, C, h, w)`.
         channels: The channels that each network sees.
         image_size: Height and width of the training images, as one number or `(H, W)`; None if it is unknown.
+
+    Attributes:
+        num_features: Number of channels of the feature map.
     """
 
     def __init__(
@@ -61,6 +66,13 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
         self.channels, self.image_size = tuple(channels), image_size
+        shapes = [measure_encoder(one, seen.num_channels) for one, seen in zip(encoders, channels, strict=True)]
+        self.num_features = sum(shape.channels for shape in shapes)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Computes the feature map, as `forward` does; networks of timm have a method of this name."""
+        features: Tensor = self(images)
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes the feature map `(B, C, h, w)` of images as the task takes them.
@@ -113,26 +125,34 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
                 f"{task.name} has two encoders, but a folder can contain only one; call "
                 "export_encoder(task.branches[0], folder), and the same for task.branches[1] with another folder"
             )
-        _write(task, Path(folder))
+        write_encoder(task, Path(folder), native_weights(task.encoder, task.encoder_name, task.channels.num_channels))
     encoders = [detached_copy(part.encoder).cpu() for part in parts]
     return ImageEncoder(encoders, [part.channels for part in parts], task.trained_on.image_size).eval()
 
 
-def _write(task: PretextTask, folder: Path) -> None:
-    native = native_weights(task.encoder, task.encoder_name, task.channels.num_channels)
-    contract = _contract(task)
+def write_encoder(task: PretextTask, folder: Path, native: NativeWeights, **more: Any) -> None:
+    """Writes the weights of an encoder, the description of its input, and a README.
+
+    Args:
+        task: The task of the encoder.
+        folder: Folder for the files.
+        native: The weights.
+        more: Further entries of the description.
+
+    Raises:
+        StorageError: A file could not be written.
+    """
+    contract = {"encoder": task.encoder_name, "task": task.name, **describe_input(task), **more}
     save_tensors(native.weights, folder / WEIGHTS_FILE)
-    write_json(folder / "encoder.json", contract)
+    write_json(folder / CONTRACT_FILE, contract)
     write_text(folder / "README.md", _readme(task, native, contract))
 
 
-def _contract(task: PretextTask) -> dict[str, Any]:
-    """Describes the input that the encoder expects, as JSON-serializable values."""
+def describe_input(task: PretextTask) -> dict[str, Any]:
+    """Describes the input of a task's only encoder, as JSON-serializable values."""
     channels, space = task.channels, task.channels.space
     center, scale = channels.statistics
     return {
-        "encoder": task.encoder_name,
-        "task": task.name,
         "space": space.name,
         "channels": list(channels.names),
         "center": center,

@@ -1,21 +1,23 @@
 """Conversion of encoders to the weight names of timm or torchvision, with Python code that loads the weights."""
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ssl_pretext.encoders.from_timm import TimmEncoder, build
 from ssl_pretext.encoders.from_torchvision import HEADS, RGB, TorchvisionEncoder, constructor_options
-from ssl_pretext.encoders.map_encoder import as_numbers
+from ssl_pretext.encoders.map_encoder import MapEncoder, as_numbers
+from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.encoders.untrained import without_weights
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import parse_spec
 
-__all__ = ["NativeWeights", "native_weights"]
+__all__ = ["NativeWeights", "library_weights", "native_weights"]
 
 PLAIN_CODE = """\
 from safetensors.torch import load_file
@@ -39,7 +41,11 @@ from safetensors.torch import load_file
 encoder = torchvision.models.get_model({arguments})
 {changes}
 encoder.load_state_dict(load_file("model.safetensors"))
-pooled = encoder.eval()(inputs)  # the input of the removed classifier"""
+{result}"""
+POOLED_CODE = "pooled = encoder.eval()(inputs)  # the input of the removed classifier"
+SCORES_CODE = "scores = encoder.eval()(inputs)  # of the outputs that encoder.json names"
+OTHERS = "export it to another format, such as onnx"
+LIBRARIES: dict[str, type[MapEncoder]] = {"timm": TimmEncoder, "torchvision": TorchvisionEncoder}
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,85 @@ def native_weights(encoder: nn.Module, spec: str | None, in_channels: int) -> Na
     Raises:
         ArgumentError: The installed version of timm builds another network by this name.
     """
-    name, options = parse_spec(without_weights(spec)) if spec else ("", {})
-    library, _, network = name.partition("/")
-    given = {key: as_numbers(value) for key, value in options.items()}
-    # timm cannot load an encoder that ends at an inner layer. The exported network has no classes; a classifier can be
-    # added with timm's `reset_classifier`.
-    if isinstance(encoder, TimmEncoder) and library == "timm" and "layer" not in given:
-        return _from_timm(encoder, network, {"in_chans": in_channels, "num_classes": 0, **given})
-    if isinstance(encoder, TorchvisionEncoder) and library == "torchvision":
-        return _from_torchvision(encoder, network, given, in_channels)
+    for library in LIBRARIES:
+        if _why_not(encoder, spec, library) is None:
+            return library_weights(encoder, spec, in_channels, library=library)
     return NativeWeights(_copy_to_cpu(encoder.state_dict()), PLAIN_CODE)
 
 
-def _from_timm(encoder: TimmEncoder, network: str, options: Mapping[str, Any]) -> NativeWeights:
+def library_weights(
+    encoder: nn.Module,
+    spec: str | None,
+    in_channels: int,
+    *,
+    library: str,
+    classifier: nn.Linear | None = None,
+    image_size: int = 64,
+) -> NativeWeights:
+    """Converts the weights of an encoder, with a classifier or without, to those of a network of a library.
+
+    Args:
+        encoder: An encoder of this library.
+        spec: The spec that the encoder was created from; None if it was given as a module.
+        in_channels: Channels of the encoder's input.
+        library: `"timm"` or `"torchvision"`.
+        classifier: A linear layer on the encoder's averaged feature map.
+        image_size: Height and width of the images on which the network with the classifier is tried.
+
+    Raises:
+        ArgumentError: The library has no such network, builds another one by this name, or classifies something else
+            than the averaged feature map.
+    """
+    if reason := _why_not(encoder, spec, library):
+        raise ArgumentError(f"cannot export {spec or type(encoder).__name__} to {library}: {reason}")
+    name, options = parse_spec(without_weights(spec or ""))
+    network = name.partition("/")[2]
+    given = {key: as_numbers(value) for key, value in options.items()}
+    if isinstance(encoder, TimmEncoder):
+        count = 0 if classifier is None else classifier.out_features
+        complete, native = _from_timm(
+            encoder, network, {"in_chans": in_channels, "num_classes": count, **given}, classifier
+        )
+    else:
+        complete, native = _from_torchvision(cast(TorchvisionEncoder, encoder), network, given, in_channels, classifier)
+    if classifier is not None:
+        _check_scores(encoder, classifier, complete, (2, in_channels, image_size, image_size), name)
+    return native
+
+
+def _why_not(encoder: nn.Module, spec: str | None, library: str) -> str | None:
+    """Says why an encoder is no whole network of a library; None if it is one."""
+    name, options = parse_spec(spec) if spec else ("", {})
+    if not isinstance(encoder, LIBRARIES[library]) or not name.startswith(f"{library}/"):
+        return f"it is no network of {library}; {OTHERS}"
+    if library == "timm" and "layer" in options:
+        return f"it ends at an inner layer, and timm loads whole networks; {OTHERS}"
+    return None
+
+
+@torch.no_grad()
+def _check_scores(
+    encoder: nn.Module, classifier: nn.Linear, complete: nn.Module, inputs: tuple[int, ...], name: str
+) -> None:
+    """Raises unless a network of a library computes the scores of the encoder with its classifier on random inputs."""
+    values = torch.randn(inputs, generator=torch.Generator().manual_seed(0))
+    with eval_mode(encoder), eval_mode(complete):
+        scores = classifier(encoder(values).mean(dim=(2, 3)))
+        try:
+            agrees = torch.allclose(complete(values), scores, rtol=1e-3, atol=1e-3 * float(scores.abs().max()))
+        except RuntimeError:  # shapes do not fit
+            agrees = False
+    if not agrees:
+        raise ArgumentError(
+            f"cannot export {name} with its classifier: the network of the library does not classify the average of "
+            f"its feature map, as the fine-tuned network does; {OTHERS}"
+        )
+
+
+def _from_timm(
+    encoder: TimmEncoder, network: str, options: Mapping[str, Any], classifier: nn.Linear | None
+) -> tuple[nn.Module, NativeWeights]:
+    # The exported network has no classes, unless it was fine-tuned; timm's `reset_classifier` can add a classifier.
     network = network.partition(".")[0]  # without the tag of the published weights
     weights = encoder.body.state_dict()
     with torch.random.fork_rng(devices=[]):
@@ -101,30 +173,62 @@ def _from_timm(encoder: TimmEncoder, network: str, options: Mapping[str, Any]) -
             f"{', '.join(unknown[:3])}"
         )
     code = TIMM_CODE.format(arguments=_format_arguments(network, arguments), norm=encoder.last_norm)
-    return NativeWeights(_copy_to_cpu(complete.state_dict()), code, tuple(untrained))
+    if classifier is not None:
+        layer = complete.get_classifier()
+        _copy_classifier(classifier, layer, f"timm/{network}")
+        own = {f"{name}." for name, part in complete.named_modules() if part is layer}
+        untrained = [name for name in untrained if not name.startswith(tuple(own))]
+        code = f"{code}\n{SCORES_CODE}"
+    return complete, NativeWeights(_copy_to_cpu(complete.state_dict()), code, tuple(untrained))
+
+
+def _copy_classifier(classifier: nn.Linear, layer: object, name: str) -> None:
+    if not isinstance(layer, nn.Linear) or layer.weight.shape != classifier.weight.shape:
+        raise ArgumentError(
+            f"cannot export {name} with its classifier: its own is no linear layer on {classifier.in_features} "
+            f"features; {OTHERS}"
+        )
+    layer.load_state_dict(classifier.state_dict())
 
 
 def _from_torchvision(
-    encoder: TorchvisionEncoder, network: str, options: dict[str, Any], in_channels: int
-) -> NativeWeights:
+    encoder: TorchvisionEncoder,
+    network: str,
+    options: dict[str, Any],
+    in_channels: int,
+    classifier: nn.Linear | None,
+) -> tuple[nn.Module, NativeWeights]:
     from torchvision.models import VisionTransformer, get_model
 
     arguments = {"weights": None, **constructor_options(network, options)}
     blank = get_model(network, **arguments)
     weights = encoder.body.state_dict()
-    changes = [
-        f"encoder.{part} = torch.nn.Identity()"
+    heads = [
+        part
         for part, child in blank.named_children()
         if part in {*HEADS, "heads"} and any(True for _ in child.parameters())
     ]
+    for part in heads:
+        setattr(blank, part, nn.Identity())
+    if classifier is not None:
+        setattr(blank, heads[-1], copy.deepcopy(classifier))
+    changes = [f"encoder.{part} = torch.nn.{getattr(blank, part)!r}" for part in heads]
     if isinstance(blank, VisionTransformer):  # in torchvision these weights belong to its submodule `encoder`
         inside = ("pos_embedding", "layers.", "ln.")
         weights = {f"encoder.{key}" if key.startswith(inside) else key: value for key, value in weights.items()}
     if in_channels != RGB:
         path, first = next(item for item in encoder.body.named_modules() if isinstance(item[1], nn.Conv2d))
         changes.insert(0, f"encoder.{_python_path(path)} = torch.nn.{first!r}")
-    code = TORCHVISION_CODE.format(arguments=_format_arguments(network, arguments), changes="\n".join(changes))
-    return NativeWeights(_copy_to_cpu(weights), code)
+        blank.set_submodule(path, copy.deepcopy(first))
+    if classifier is not None:
+        weights |= {f"{heads[-1]}.{key}": value for key, value in classifier.state_dict().items()}
+        blank.load_state_dict(weights)
+    code = TORCHVISION_CODE.format(
+        arguments=_format_arguments(network, arguments),
+        changes="\n".join(changes),
+        result=POOLED_CODE if classifier is None else SCORES_CODE,
+    )
+    return blank, NativeWeights(_copy_to_cpu(weights), code)
 
 
 def _python_path(path: str) -> str:

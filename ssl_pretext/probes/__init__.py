@@ -4,6 +4,7 @@ from ssl_pretext.probes.controls import before_name, untrained_name
 from ssl_pretext.probes.conv import ConvProbe
 from ssl_pretext.probes.efficiency import LabelEfficiency
 from ssl_pretext.probes.evaluation import evaluate, label_efficiency
+from ssl_pretext.probes.finetuning import FinetuneConfig
 from ssl_pretext.probes.knn import KNNProbe
 from ssl_pretext.probes.linear import LinearProbe
 from ssl_pretext.probes.metrics import ACCURACY, Metric, find_metrics
@@ -29,6 +30,7 @@ __all__ = [
     "ACCURACY",
     "ConvProbe",
     "EvaluateOptions",
+    "FinetuneConfig",
     "Interval",
     "KNNProbe",
     "LabelEfficiency",

@@ -18,11 +18,12 @@ from ssl_pretext.data import as_store
 from ssl_pretext.data.duplicates import find_repeats
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
+from ssl_pretext.probes.finetuning import FinetuneConfig
 from ssl_pretext.probes.given import Given, One, as_cache, as_seeds, check_images, describe, has_network, per_seed
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.metrics import class_scores, find_metrics, image_scores
-from ssl_pretext.probes.outcome import pack_scores
+from ssl_pretext.probes.outcome import count_confusions, pack_scores
 from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, Problem, check_classes, check_targets
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
@@ -66,7 +67,7 @@ class Comparison:
         pretraining: Any = None,
         controls: bool | Collection[str] = True,
         unseen_classes: bool = False,
-        training: ProbeConfig | None = None,
+        training: ProbeConfig | FinetuneConfig | None = None,
         cache: str | Path | None = None,
         device: str = "auto",
     ) -> None:
@@ -135,7 +136,7 @@ class Comparison:
             pass
 
     def _reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         for budget in budgets:
             budget.check(self.targets["train"])
@@ -320,6 +321,7 @@ class Comparison:
             "history": history,
             "scores": scores,
             "class_scores": of_classes,
+            **({"confusions": count_confusions(outputs, truth)} if self.kind.name == "class" else {}),
             **settings,
         }
 

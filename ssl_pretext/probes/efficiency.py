@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssl_pretext.errors import CheckpointError
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.reporting.page import markdown_table
-from ssl_pretext.reporting.plots import lines
+from ssl_pretext.reporting.plots import lines, to_png
 from ssl_pretext.system.files import read_json, write_bytes, write_json
+from ssl_pretext.system.notebook import html_picture, html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -27,10 +28,18 @@ class LabelEfficiency:
 
     reports: dict[int, ProbeReport]
 
+    def _repr_html_(self) -> str:
+        picture = html_picture(to_png(self.plot()), "the metric against the number of labels")
+        return html_table(self.rows()) + picture
+
     def table(self) -> str:
-        """Returns the main metric as a Markdown table, with a column for each number of labels."""
-        rows = score_rows({str(count): report for count, report in self.reports.items()})
+        """Returns `rows` as a Markdown table."""
+        rows = self.rows()
         return markdown_table(rows, list(rows[0]))
+
+    def rows(self) -> list[dict[str, str]]:
+        """Returns a row per representation with the main metric for each number of labels."""
+        return score_rows({str(count): report for count, report in self.reports.items()})
 
     def to_frame(self) -> "pandas.DataFrame":
         """Returns a row for each number of labels, representation and seed as a pandas DataFrame.
@@ -66,35 +75,39 @@ class LabelEfficiency:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} does not hold the reports of label_efficiency()") from error
 
-    def plot(self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None) -> None:
-        """Draws the main metric against the number of labels with 95% intervals, as a PNG file.
+    def plot(
+        self, path: str | Path | None = None, names: Sequence[str] | None = None, *, title: str | None = None
+    ) -> Any:
+        """Draws the main metric against the number of labels with 95% intervals.
 
         Args:
-            path: Path of the file to write.
+            path: Path of a PNG file to write; None writes no file.
             names: Names of the representations to show, by default all.
             title: Title of the plot, by default the name of the probe.
-        """
-        write_bytes(Path(path), self.picture(names, title=title))
 
-    def picture(self, names: Sequence[str] | None = None, *, title: str | None = None) -> bytes:
-        """Returns the plot that `plot` writes, as a PNG."""
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
+        """
         first = next(iter(self.reports.values()))
         series = {
             name: [(count, *report.shown(name)) for count, report in self.reports.items()]
             for name in names or first.names
         }
-        return lines(
+        figure = lines(
             series,
             title=title or f"{first.card['probe']} probe",
             x_label="labeled images per class" if first.card["target"] == "class" else "labeled images",
             y_label=first.metric().heading,
             log=True,
         )
+        if path is not None:
+            write_bytes(Path(path), to_png(figure))
+        return figure
 
 
-def score_rows(reports: Mapping[str, ProbeReport]) -> list[dict[str, object]]:
+def score_rows(reports: Mapping[str, ProbeReport]) -> list[dict[str, str]]:
     """Returns a row per representation with the main metric of each of several reports, by their keys."""
-    rows: list[dict[str, object]] = []
-    for name in next(iter(reports.values())).names:
-        rows.append({"representation": name, **{key: report.text(name) for key, report in reports.items()}})
-    return rows
+    return [
+        {"representation": name} | {key: report.text(name) for key, report in reports.items()}
+        for name in next(iter(reports.values())).names
+    ]

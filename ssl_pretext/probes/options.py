@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ssl_pretext.probes.finetuning import FinetuneConfig
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 
 __all__ = ["EvaluateOptions"]
@@ -35,7 +36,7 @@ class EvaluateOptions(TypedDict, total=False):
             colors). True, the default, stands for all of them.
         unseen_classes: Whether test images may belong to classes without training images. No probe can predict these
             classes, so such images count as errors.
-        training: Configuration of the training, for probes that are networks.
+        training: Configuration of the training, for probes that are networks; a `FinetuneConfig` for `"finetune"`.
         cache: A folder for features and finished probes, so that an interrupted call can continue. An entry is used
             only for the same weights, images, settings and code.
         device: `"auto"` (the default), `"cpu"`, `"cuda"`, a numbered GPU such as `"cuda:1"`, or `"mps"`.
@@ -49,6 +50,6 @@ class EvaluateOptions(TypedDict, total=False):
     pretraining: Any
     controls: bool | Collection[str]
     unseen_classes: bool
-    training: ProbeConfig | None
+    training: ProbeConfig | FinetuneConfig | None
     cache: str | Path | None
     device: str

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Outcome", "pack_scores", "unpack_scores"]
+__all__ = ["Outcome", "count_confusions", "pack_scores", "unpack_confusions", "unpack_scores"]
 
 STEPS = 2**15 - 1  # of a quantized score on either side of the mean, which is stored exactly
 QUANTIZED = "q"  # base64 of compressed data never begins with it
@@ -61,6 +61,29 @@ def unpack_scores(text: str, images: int) -> NDArray[Any]:
     values = np.frombuffer(data, dtype="<i2", offset=16) * step
     # Rounding must not move the mean, which is the metric.
     return np.asarray(values - values.mean() + mean)
+
+
+def count_confusions(outputs: Tensor, truth: Tensor) -> str:
+    """Counts which classes are predicted for which; returns the counts as text, compressed and in base64.
+
+    Args:
+        outputs: Probabilities of the classes `(m, K)`.
+        truth: True classes `(m,)`.
+
+    Examples:
+        >>> import torch
+        >>> unpack_confusions(count_confusions(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1])), 2)
+        array([[1, 0],
+               [1, 0]], dtype=uint32)
+    """
+    classes = outputs.shape[1]
+    pairs = truth.cpu() * classes + outputs.argmax(1).cpu()
+    return _encode(pairs.bincount(minlength=classes**2).numpy().astype("<u4").tobytes())
+
+
+def unpack_confusions(text: str, classes: int) -> NDArray[Any]:
+    """Unpacks what `count_confusions` returned: the number of images by true and predicted class, `(K, K)`."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u4").reshape(classes, classes)
 
 
 def _encode(data: bytes) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ssl_pretext.errors import ArgumentError
@@ -71,6 +71,13 @@ class NumberProblem(Problem):
     @override
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.double() * self._std + self._mean
+
+    @torch.no_grad()
+    def in_units(self, layer: nn.Linear) -> None:
+        """Changes the last layer of a network so that its outputs are in the units of the targets."""
+        std, mean = (values.to(layer.weight) for values in (self._std, self._mean))
+        layer.weight.mul_(std[:, None])
+        layer.bias.mul_(std).add_(mean)
 
 
 class MapProblem(NumberProblem):

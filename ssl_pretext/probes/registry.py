@@ -11,7 +11,7 @@ from torch import nn
 
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.conv import ConvProbe
-from ssl_pretext.probes.finetuning import FINETUNING, finetune
+from ssl_pretext.probes.finetuning import FinetuneConfig, finetune
 from ssl_pretext.probes.knn import KNN_CARD, KNNProbe, train_knn
 from ssl_pretext.probes.linear import LINEAR_CARD, LinearProbe, train_linear
 from ssl_pretext.probes.outcome import Outcome
@@ -80,13 +80,15 @@ class Method:
     finetunes: bool = False
 
 
-def find_method(probe: str | ProbeFactory, training: ProbeConfig | None, kind: Kind = KINDS["class"]) -> Method:
+def find_method(
+    probe: str | ProbeFactory, training: ProbeConfig | FinetuneConfig | None, kind: Kind = KINDS["class"]
+) -> Method:
     """Finds out how a probe is trained and tested.
 
     Args:
         probe: A name of `list_probes()`, with options in brackets, or a function from `(in_channels, num_outputs)` to a
             module.
-        training: Configuration of the training, for probes that are networks.
+        training: Configuration of the training, for probes that are networks; a `FinetuneConfig` for `finetune`.
         kind: Kind of the targets.
 
     Raises:
@@ -94,18 +96,20 @@ def find_method(probe: str | ProbeFactory, training: ProbeConfig | None, kind: K
         ArgumentError: The probe does not take these options, these targets or no `training`, or an argument has the
             wrong type.
     """
-    if not isinstance(training, ProbeConfig | None):
-        raise ArgumentError(f"training must be a ProbeConfig, got {training!r}")
     if not callable(probe) and not isinstance(probe, str):
         raise ArgumentError(
             f"probe must be one of {', '.join(list_probes())} or a function that creates a module, got {probe!r}"
         )
     name, options = parse_spec(probe) if isinstance(probe, str) else (getattr(probe, "__name__", "custom"), {})
+    if isinstance(probe, str) and name == FINETUNE:
+        if options:
+            raise ArgumentError("finetune takes no options in brackets; pass epochs= and training= to evaluate()")
+        if not isinstance(training, FinetuneConfig | None):
+            raise ArgumentError(f"training of the {name} probe must be a FinetuneConfig, got {training!r}")
+        return _finetuning(training or FinetuneConfig(), kind)
+    if not isinstance(training, ProbeConfig | None):
+        raise ArgumentError(f"training of the {name} probe must be a ProbeConfig, got {training!r}")
     if isinstance(probe, str):
-        if name == FINETUNE:
-            if options:
-                raise ArgumentError("finetune takes no options in brackets; pass epochs= and training= to evaluate()")
-            return _finetuning(training or FINETUNING, kind)
         PROBES.create(probe, in_channels=1, num_classes=2)  # raises an error for unknown names and options
         if kind.has_pixels:
             return _map_method(name, training or MAP_TRAINING, kind)
@@ -147,16 +151,13 @@ def _map_method(name: str, training: ProbeConfig, kind: Kind) -> Method:
     return _network_method(name, MAP_PROBES[name], training, kind, MAP_PROBES[name], {})
 
 
-def _finetuning(training: ProbeConfig, kind: Kind) -> Method:
+def _finetuning(training: FinetuneConfig, kind: Kind) -> Method:
     """Fine-tuning, which trains the network itself; its linear layer has an output for each class with images."""
-    if training.regularizers or not training.standardize:
-        raise ArgumentError("fine-tuning takes no regularizers, and standardize=False has no meaning for it")
-    schedule = "linear warm-up over a tenth of the steps, then cosine"
     flips = "none" if kind.has_pixels else "horizontal flips"
     return Method(
         FINETUNE,
         partial(finetune, training=training, kind=kind),
-        {**training.card(), "loss": LOSSES[kind.name], "schedule": schedule, "augmentation": flips},
+        {**training.card(), "loss": LOSSES[kind.name], "augmentation": flips},
         EPOCHS_OF_FINETUNING,
         pooled=True,
         all_classes=False,

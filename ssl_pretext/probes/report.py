@@ -10,13 +10,16 @@ from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependency
 from ssl_pretext.probes.merging import merge
 from ssl_pretext.probes.metrics import Metric
 from ssl_pretext.probes.outcome import unpack_scores
+from ssl_pretext.probes.report_page import card_sections, confusion_section, interval_drawing, verdict_card
 from ssl_pretext.probes.report_plots import difference_plot, epoch_plot, layer_plot
 from ssl_pretext.probes.results import ProbeResults
 from ssl_pretext.probes.statistics import mean_interval
 from ssl_pretext.probes.verdict import describe_correction, warnings
-from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.reporting.page import Section, Verdict, html_page, markdown_table
+from ssl_pretext.reporting.plots import to_png
 from ssl_pretext.representations.collapse import health_rows
-from ssl_pretext.system.files import read_json, write_bytes, write_json
+from ssl_pretext.system.files import read_json, write_bytes, write_json, write_text
+from ssl_pretext.system.notebook import html_paragraphs, html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -32,6 +35,9 @@ class ProbeReport(ProbeResults):
     def __repr__(self) -> str:
         # A notebook shows this text; the text that dataclasses generate would be pages of runs.
         return f"<ProbeReport: {self.card.get('probe')} probe of {', '.join(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows()) + html_paragraphs(self.sentences())
 
     def __str__(self) -> str:
         return "\n".join([self.table(), "", *self.sentences()])
@@ -181,7 +187,8 @@ class ProbeReport(ProbeResults):
             import pandas
         except ImportError as error:
             raise MissingDependencyError("to_frame() needs pandas: pip install pandas") from error
-        left_out = {"history", "scores", "class_scores", "part_labels", "part_scores", "part_class_scores"}
+        left_out = {"history", "scores", "class_scores", "confusions"}
+        left_out |= {"part_labels", "part_scores", "part_class_scores"}
         images, controls = self.card["test"]["images"], {*self.names} - {*self.card["against"]}
 
         def mean(text: str) -> float:
@@ -207,6 +214,54 @@ class ProbeReport(ProbeResults):
     def to_json(self, path: str | Path) -> None:
         """Writes card, summary and runs to a JSON file."""
         write_json(Path(path), self.to_dict())
+
+    def verdict(self, name: str | None = None) -> Verdict:
+        """Returns the card of the report page, which answers whether a representation is better than its controls.
+
+        The answer is *Yes* if it is significantly better than every control, *No* if a control is significantly better,
+        and *Not shown* otherwise. With more than three comparisons, significant is what remains so after the correction
+        of Holm.
+
+        Args:
+            name: Name of the representation, by default the first one that is no control.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+        """
+        return verdict_card(self, name)
+
+    def section(self, heading: str | None = None) -> Section:
+        """Returns sentences, picture and tables as a part of a page, folded away.
+
+        Args:
+            heading: Heading of the section, by default the name of the probe.
+        """
+        picture = interval_drawing(self)
+        return Section(
+            heading or f"{self.card['probe']} probe",
+            ["\n".join(f"- {sentence}" for sentence in self.sentences())],
+            self.rows(),
+            folded={
+                f"For each {self.each}: {one.label_per_class}": self.class_rows(one.name)
+                for one in self.metrics_per_class()
+            },
+            drawings=[] if picture is None else [picture],
+            collapsed=True,
+        )
+
+    def to_html(self, path: str | Path, *, title: str = "Does it help?", lead: str = "") -> None:
+        """Writes a page that needs no other file: the answer, a picture of all rows, confusions and the tables.
+
+        Args:
+            path: Path of the file to write.
+            title: Title of the page.
+            lead: One line below the title, such as what was trained on what.
+
+        Raises:
+            MissingDependencyError: jinja2 is not installed.
+        """
+        sections = [*confusion_section(self), self.section(), *card_sections({self.card["probe"]: self})]
+        write_text(Path(path), html_page(title, sections, verdict=self.verdict(), lead=lead))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns card, summary and runs as values that JSON can hold."""
@@ -270,39 +325,55 @@ class ProbeReport(ProbeResults):
         """
         return ProbeReport(*merge(self, other))
 
-    def plot(self, path: str | Path, *, loss: bool = False, title: str | None = None) -> None:
-        """Draws the mean and the range over the seeds of the test accuracy or loss per epoch, as a PNG file.
+    def plot(self, path: str | Path | None = None, *, loss: bool = False, title: str | None = None) -> Any:
+        """Draws the mean and the range over the seeds of the test accuracy or loss per epoch.
 
         Args:
-            path: Path of the file to write.
+            path: Path of a PNG file to write; None writes no file.
             loss: Whether to draw the test loss in place of the accuracy; targets that are no classes have only a loss.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
         """
-        write_bytes(Path(path), epoch_plot(self, loss=loss, title=title or f"{self.card['probe']} probe"))
+        return _written(epoch_plot(self, loss=loss, title=title or f"{self.card['probe']} probe"), path)
 
     def plot_differences(
-        self, path: str | Path, names: Sequence[str] | None = None, *, title: str | None = None
-    ) -> None:
-        """Draws the paired differences from the controls with their intervals, as a PNG file.
+        self, path: str | Path | None = None, names: Sequence[str] | None = None, *, title: str | None = None
+    ) -> Any:
+        """Draws the paired differences from the controls with their intervals.
 
         Args:
-            path: Path of the file to write.
+            path: Path of a PNG file to write; None writes no file.
             names: Names of the representations to show, by default all except the controls.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
         """
         rows = [row for row in self.against_controls() if names is None or row["representation"] in names]
-        picture = difference_plot(rows, title=title or f"{self.card['probe']} probe", metric=self.metric())
-        write_bytes(Path(path), picture)
+        figure = difference_plot(rows, title=title or f"{self.card['probe']} probe", metric=self.metric())
+        return _written(figure, path)
 
-    def plot_layers(self, path: str | Path, layers: Sequence[str], *, title: str | None = None) -> None:
-        """Draws the accuracy of the layers of a network and of their untrained twins, as a PNG file.
+    def plot_layers(self, layers: Sequence[str], path: str | Path | None = None, *, title: str | None = None) -> Any:
+        """Draws the accuracy of the layers of a network and of their untrained twins.
 
         Args:
-            path: Path of the file to write.
             layers: Names of the representations of the layers, in running order.
+            path: Path of a PNG file to write; None writes no file.
             title: Title of the plot, by default the name of the probe.
+
+        Returns:
+            The plot as a `matplotlib.figure.Figure`.
 
         Raises:
             UnknownNameError: The report has no such representation.
         """
-        write_bytes(Path(path), layer_plot(self, layers, title=title or f"{self.card['probe']} probe by layer"))
+        return _written(layer_plot(self, layers, title=title or f"{self.card['probe']} probe by layer"), path)
+
+
+def _written(figure: Any, path: str | Path | None) -> Any:
+    """Writes a figure to a PNG file if there is a path, and returns it."""
+    if path is not None:
+        write_bytes(Path(path), to_png(figure))
+    return figure

@@ -12,21 +12,22 @@ from ssl_pretext.reporting.plots import curves, forest, lines
 __all__ = ["difference_plot", "epoch_plot", "layer_plot"]
 
 
-def epoch_plot(results: ProbeResults, *, loss: bool, title: str) -> bytes:
-    """Draws the mean and the range over the seeds of the test accuracy or loss per epoch; returns a PNG."""
+def epoch_plot(results: ProbeResults, *, loss: bool, title: str) -> Any:
+    """Draws the mean and the range over the seeds of the test accuracy or loss per epoch, as a figure of matplotlib."""
     key, label, factor = ("test_accuracy", ACCURACY.heading, 100)
     if loss or results.card["target"] != "class":
         key, label, factor = ("test_loss", "test loss", 1)
-    # Fine-tuning is tested only after the last epoch, and JSON has no NaN.
+    # Fine-tuning is tested only after the last epoch, whose number can differ, and JSON has no NaN.
+    epochs = max(len(run["history"]) for run in results.runs)
     series: dict[str, list[list[float]]] = {name: [] for name in results.names}
     for run in results.runs:
-        values = [row.get(key) for row in run["history"]]
+        values = [row.get(key) for row in run["history"]] + [None] * (epochs - len(run["history"]))
         series[run["representation"]].append([math.nan if value is None else factor * value for value in values])
     return curves(series, title=title, x_label="epoch", y_label=label)
 
 
-def layer_plot(results: ProbeResults, layers: Sequence[str], *, title: str) -> bytes:
-    """Draws the main metric of the layers of a network and of their untrained twins; returns a PNG."""
+def layer_plot(results: ProbeResults, layers: Sequence[str], *, title: str) -> Any:
+    """Draws the main metric of the layers of a network and of their untrained twins, as a figure of matplotlib."""
     places = list(enumerate(layers))
     series = {"trained": [(i, *results.shown(name)) for i, name in places]}
     twins = [(i, *results.shown(untrained_name(name))) for i, name in places if untrained_name(name) in results.names]
@@ -41,8 +42,8 @@ def layer_plot(results: ProbeResults, layers: Sequence[str], *, title: str) -> b
     )
 
 
-def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str, metric: Metric = ACCURACY) -> bytes:
-    """Draws rows of `against_controls`, grouped by representation; returns a PNG."""
+def difference_plot(rows: Sequence[Mapping[str, Any]], *, title: str, metric: Metric = ACCURACY) -> Any:
+    """Draws rows of `ProbeReport.against_controls`, grouped by representation, as a `matplotlib.figure.Figure`."""
     bars = [
         {
             "label": f"minus {row['reference']}",

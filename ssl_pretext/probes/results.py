@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.probes.metrics import METRICS, Metric, find_metrics
-from ssl_pretext.probes.outcome import unpack_scores
+from ssl_pretext.probes.outcome import unpack_confusions, unpack_scores
 from ssl_pretext.probes.statistics import Interval, Scores, Spread, describe_difference, holm, interval, moderated
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.probes.verdict import basis, is_prediction, share_networks, verdict
@@ -44,8 +44,9 @@ class ProbeResults:
             with `epoch`, `train_loss` and `test_loss`, and for classes `train_accuracy` and `test_accuracy`. The scores
             hold, by metric, a score of each test image, whose mean is the metric; `image_scores()` unpacks them.
             `"class_scores"` hold, by metric, such scores for each class, label, number or map, or None where the metric
-            is undefined. `"part_scores"` and `"part_class_scores"` are those of the same probe trained on a part of the
-            labels, from which the uncertainty due to the choice of the labels is computed.
+            is undefined. `"confusions"` hold the number of test images by true and predicted class, if the targets are
+            classes; `confusion()` unpacks them. `"part_scores"` and `"part_class_scores"` are scores of the same probe
+            trained on a part of the labels, from which the uncertainty due to the choice of the labels is computed.
         card: All settings that determine the results, and statistics of the features.
     """
 
@@ -165,6 +166,26 @@ class ProbeResults:
             UnknownNameError: The report has no such representation or metric.
         """
         return self._unpacked(name, self.metric(metric))
+
+    def confusion(self, name: str) -> NDArray[Any]:
+        """Returns how many test images of each class are predicted to be of each class, as means over the seeds.
+
+        Args:
+            name: Name of the representation.
+
+        Returns:
+            Counts `(K, K)` by true and predicted class, in the order of `card["names"]`. Images of classes without
+            training images are counted for the first class that the probe knows.
+
+        Raises:
+            UnknownNameError: The report has no such representation.
+            ArgumentError: The targets are no classes.
+        """
+        if self.card["target"] != "class":
+            raise ArgumentError(f"confusion() needs classes as targets; this report has {self.card['target']}")
+        classes = len(self.card["names"])
+        counts = [unpack_confusions(run["confusions"], classes) for run in self._runs(name)]
+        return np.asarray(np.mean(counts, axis=0))
 
     def interval(self, name: str, metric: str | None = None) -> Interval:
         """Returns the mean of a metric over the seeds, with its 95% interval.

@@ -2,15 +2,32 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
+from ssl_pretext.reporting.drawings import Drawing
+from ssl_pretext.reporting.template import TEMPLATE
 
-__all__ = ["Figure", "Section", "html_page", "image_grid", "markdown_table", "render"]
+__all__ = [
+    "Figure",
+    "Gallery",
+    "Section",
+    "Tile",
+    "Verdict",
+    "html_page",
+    "image_grid",
+    "image_to_png",
+    "markdown_table",
+    "render",
+]
+
+TONES = {"Yes": "good", "No": "bad"}  # of answers, by class of the style sheet; all others are neutral
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,69 @@ class Figure:
     @property
     def source(self) -> str:
         """The image as a data URI."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        return _data_uri(self.png)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A small image of a gallery.
+
+    Attributes:
+        png: The image as a PNG.
+        text: Text below it, such as its class.
+        right: Whether it is marked as right or wrong; None marks it as neither.
+    """
+
+    png: bytes
+    text: str
+    right: bool | None = None
+
+    @property
+    def source(self) -> str:
+        """The image as a data URI."""
+        return _data_uri(self.png)
+
+    @property
+    def tone(self) -> str:
+        """The class of the mark."""
+        return "" if self.right is None else "good" if self.right else "bad"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small images in rows, which fit on the screen of a phone.
+
+    Attributes:
+        tiles: The images, row by row.
+        columns: Number of images per row, from 2 to 6.
+        caption: Text below the gallery.
+    """
+
+    tiles: Sequence[Tile]
+    columns: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The card at the top of a page: a question and its answer, at first sight.
+
+    Attributes:
+        question: The question.
+        answer: `"Yes"`, `"No"`, or a neutral answer such as `"Not shown"`.
+        sentences: What the answer is based on: compared with what, by how much, with which labels.
+        drawing: A picture of the evidence.
+    """
+
+    question: str
+    answer: str
+    sentences: Sequence[str] = ()
+    drawing: Drawing | None = None
+
+    @property
+    def tone(self) -> str:
+        """The class of the answer."""
+        return TONES.get(self.answer, "open")
 
 
 @dataclass(frozen=True)
@@ -32,12 +111,15 @@ class Section:
 
     Attributes:
         heading: Heading of the section.
-        paragraphs: Texts, each of which becomes a paragraph.
+        paragraphs: Texts, of which each line becomes a paragraph, and lines that begin with a dash become a list.
         table: Rows of a table, by column; the keys of the first row are the headings.
         figures: Images with captions.
         code: Text that is shown unchanged in a monospaced font.
         folded: Further tables by title, which are shown when their title is clicked.
+        drawings: Drawings with captions.
+        galleries: Small images in rows.
         html: Markup that is inserted as it is; all text in it must have been escaped.
+        collapsed: Whether the section itself is shown only when its heading is clicked.
     """
 
     heading: str
@@ -46,7 +128,20 @@ class Section:
     figures: Sequence[Figure] = ()
     code: str = ""
     folded: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
+    drawings: Sequence[Drawing] = ()
+    galleries: Sequence[Gallery] = ()
     html: str = ""
+    collapsed: bool = False
+
+    @property
+    def blocks(self) -> list[tuple[str, Any]]:
+        """The paragraphs as `("text", line)` and `("list", items)`."""
+        found: list[tuple[str, Any]] = []
+        for text in self.paragraphs:
+            for listed, lines in itertools.groupby(text.splitlines(), key=lambda line: line.startswith("- ")):
+                shown = [line for line in lines if line.strip()]
+                found += [("list", [line[2:] for line in shown])] if listed else [("text", line) for line in shown]
+        return found
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
@@ -110,17 +205,51 @@ def image_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], *, side:
     return buffer.getvalue()
 
 
-def html_page(title: str, sections: Sequence[Section]) -> str:
+def image_to_png(image: Tensor) -> bytes:
+    """Returns an image `(C, H, W)` as a PNG for the eye.
+
+    Photos `(3, H, W)`, of type `uint8` or with values in `[0, 1]`, and single channels in this range are shown as they
+    are. Other images are shown by their first channels, each stretched from its 2nd to its 98th percentile; missing
+    values are black.
+
+    Args:
+        image: The image.
+
+    Examples:
+        >>> import torch
+        >>> image_to_png(torch.rand(3, 8, 8))[1:4]
+        b'PNG'
+    """
+    from PIL import Image
+
+    pixels = image.detach().cpu()
+    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
+    known = pixels[pixels.isfinite()]
+    if known.numel() and (len(image) > 3 or known.min() < 0 or known.max() > 1):
+        low, high = (
+            torch.stack([channel.nanquantile(share) for channel in pixels])[:, None, None] for share in (0.02, 0.98)
+        )
+        pixels = (pixels - low) / (high - low).clamp(min=1e-12)
+    buffer = io.BytesIO()
+    values = (pixels.nan_to_num(0).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(values).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def html_page(title: str, sections: Sequence[Section], *, verdict: Verdict | None = None, lead: str = "") -> str:
     """Renders sections as one HTML page that needs no other file and no network; all text is escaped.
 
     Args:
         title: Title of the page.
         sections: Sections of the page, in order.
+        verdict: The answer that the page gives, on a card above the sections.
+        lead: One line below the title, such as what was trained on what.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
-    return render(TEMPLATE, title=title, sections=sections)
+    return render(TEMPLATE, title=title, sections=sections, verdict=verdict, lead=lead)
 
 
 def render(template: str, **values: object) -> str:
@@ -137,73 +266,5 @@ def render(template: str, **values: object) -> str:
     return str(page.render(**values))
 
 
-TEMPLATE = """\
-{% macro show(rows) %}
-<div class="scroll"><table>
-<tr>{% for column in rows[0] %}<th>{{ column }}</th>{% endfor %}</tr>
-{% for row in rows %}
-<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</table></div>
-{% endmacro %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5a6069; --line: #d9dde3; --paper: #fff; --tint: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8eb; --soft: #a3a9b2; --line: #3a3f46; --paper: #16181b; --tint: #1f2226; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
-p { max-width: 46rem; white-space: pre-line; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
-details { margin: 1rem 0; } summary { cursor: pointer; color: var(--soft); }
-figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-figcaption { color: var(--soft); font-size: .9rem; }
-pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint); border-radius: 4px;
-  font-size: .82rem; }
-@media (max-width: 44rem) {
-  th, td { padding: .35rem .5rem; } td:first-child { white-space: normal; min-width: 7.5rem; }
-  figure img { max-width: none; width: 35rem; }
-}
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for section in sections %}
-<section>
-<h2>{{ section.heading }}</h2>
-{% for paragraph in section.paragraphs %}
-<p>{{ paragraph }}</p>
-{% endfor %}
-{% if section.table %}
-{{ show(section.table) }}
-{% endif %}
-{% for title, rows in section.folded.items() %}
-<details><summary>{{ title }}</summary>
-{{ show(rows) }}
-</details>
-{% endfor %}
-{% for figure in section.figures %}
-<figure><div class="scroll"><img src="{{ figure.source }}" alt="{{ figure.caption }}"></div>
-<figcaption>{{ figure.caption }}</figcaption></figure>
-{% endfor %}
-{{ section.html | safe }}
-{% if section.code %}
-<pre>{{ section.code }}</pre>
-{% endif %}
-</section>
-{% endfor %}
-</body>
-</html>
-"""
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

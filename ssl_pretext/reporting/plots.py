@@ -1,4 +1,4 @@
-"""Plots as PNG files: curves, forest plots, and lines with intervals; the same data give the same bytes."""
+"""Plots as figures of matplotlib: curves, forest plots, and lines with intervals; the same data give the same PNG."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
-__all__ = ["curves", "forest", "lines"]
+__all__ = ["curves", "forest", "lines", "to_png"]
 
 # The palette of Okabe and Ito, whose colors can be distinguished with any color vision. In black and white, dashes and
 # markers distinguish the lines.
@@ -29,7 +29,7 @@ INTERVAL_KINDS = {
 }
 
 
-def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_label: str, y_label: str) -> bytes:
+def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_label: str, y_label: str) -> Any:
     """Draws a line per series: the mean of its runs at x = 1, 2, ..., with the range of the runs shaded.
 
     Args:
@@ -39,14 +39,14 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_lab
         y_label: Label of the y axis.
 
     Returns:
-        The plot as a PNG.
+        The plot as a `matplotlib.figure.Figure`.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
 
     Examples:
-        >>> png = curves({"ours": [[2.0, 1.0], [2.2, 1.1]]}, title="Loss", x_label="epoch", y_label="loss")
-        >>> png[1:4]
+        >>> figure = curves({"ours": [[2.0, 1.0], [2.2, 1.1]]}, title="Loss", x_label="epoch", y_label="loss")
+        >>> to_png(figure)[1:4]
         b'PNG'
     """
     figure, axes = new_figure(7, 4.2)
@@ -60,10 +60,10 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], *, title: str, x_lab
     axes.xaxis.get_major_locator().set_params(integer=True)
     set_labels(axes, title, x_label, y_label)
     add_legend(figure, axes)
-    return to_png(figure)
+    return figure
 
 
-def forest(rows: Sequence[Mapping[str, Any]], *, title: str, x_label: str) -> bytes:
+def forest(rows: Sequence[Mapping[str, Any]], *, title: str, x_label: str) -> Any:
     """Draws paired differences with 95% intervals, one per row, each with its value as text.
 
     A marker is filled if the interval excludes 0 and hollow if it includes 0 (an end of the interval at 0 includes it).
@@ -76,7 +76,7 @@ def forest(rows: Sequence[Mapping[str, Any]], *, title: str, x_label: str) -> by
         x_label: Label of the x axis, which says what the differences are, and their unit.
 
     Returns:
-        The plot as a PNG.
+        The plot as a `matplotlib.figure.Figure`.
 
     Raises:
         ArgumentError: There are no rows, a row lacks a key, a number is not finite, or `half` is negative.
@@ -84,7 +84,7 @@ def forest(rows: Sequence[Mapping[str, Any]], *, title: str, x_label: str) -> by
 
     Examples:
         >>> row = {"label": "ours − pixels", "mean": 2.7, "half": 2.3, "group": None}
-        >>> forest([row], title="Does it help?", x_label="difference in accuracy, points")[1:4]
+        >>> to_png(forest([row], title="Does it help?", x_label="difference in accuracy, points"))[1:4]
         b'PNG'
     """
     check_rows(rows)
@@ -114,7 +114,7 @@ def forest(rows: Sequence[Mapping[str, Any]], *, title: str, x_label: str) -> by
     handles = [drawn[kind] for kind in INTERVAL_KINDS if kind in drawn]
     key = {"ncols": 2, "handlelength": 3, "frameon": False, "fontsize": "small"}
     figure.legend(handles=handles, loc="outside lower center", **key)
-    return to_png(figure)
+    return figure
 
 
 def lines(
@@ -126,7 +126,7 @@ def lines(
     x_names: Sequence[str] | None = None,
     log: bool = False,
     reference: Mapping[str, float] | None = None,
-) -> bytes:
+) -> Any:
     """Draws a line per series through its means, with error bars and a legend to the right.
 
     Series are shifted slightly along the x axis, so that error bars do not hide each other; ticks are at the true x.
@@ -142,7 +142,7 @@ def lines(
             that it would flatten the series is not drawn; the legend has its value and an arrow in its direction.
 
     Returns:
-        The plot as a PNG.
+        The plot as a `matplotlib.figure.Figure`.
 
     Raises:
         ArgumentError: A series is empty, a number is not finite, or `half` is negative; an x has no name, or is not
@@ -151,7 +151,8 @@ def lines(
 
     Examples:
         >>> points = [(1, 12.0, 1.5), (10, 31.5, 0.8)]
-        >>> lines({"ours": points}, title="Few labels", x_label="per class", y_label="accuracy, %", log=True)[1:4]
+        >>> figure = lines({"ours": points}, title="Few labels", x_label="per class", y_label="accuracy, %", log=True)
+        >>> to_png(figure)[1:4]
         b'PNG'
     """
     check_series(series, x_names, log)
@@ -179,7 +180,7 @@ def lines(
         axes.set_xticks(range(len(x_names)), map(escaped, x_names), **(slant if crowded else {}))
     set_labels(axes, title, x_label, y_label)
     add_legend(figure, axes, last=names)
-    return to_png(figure)
+    return figure
 
 
 def draw_levels(axes: Any, levels: Mapping[str, float], data: Sequence[float]) -> list[str]:

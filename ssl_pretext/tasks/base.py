@@ -31,6 +31,7 @@ from ssl_pretext.representations.owner import BackboneOwner
 from ssl_pretext.saving.contract import WEIGHTS_FILE, TrainedOn, write_contract
 from ssl_pretext.saving.weights import save_weights
 from ssl_pretext.system.files import check_free_space
+from ssl_pretext.system.notebook import html_table
 from ssl_pretext.tasks.checkpoint import check_loadable, load_task, options_without_weights
 from ssl_pretext.tasks.model_card import Scores, model_card
 from ssl_pretext.version import __version__
@@ -132,6 +133,13 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
         self.encoder_name = with_weights_sha256(encoder) if isinstance(encoder, str) else None
         self.encoder = create_encoder(self.encoder_name or encoder, in_channels=self.channels.num_channels)
         self.shape = measure_encoder(self.encoder, self.channels.num_channels)
+
+    def _repr_html_(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.encoder.parameters())
+        rows: list[dict[str, object]] = [{"task": key, self.name: value} for key, value in self.options().items()]
+        rows.append({"task": "parameters of the encoder", self.name: f"{parameters:,}"})
+        rows.append({"task": "trained at", self.name: self.trained_on.image_size or "not trained"})
+        return html_table(rows)
 
     def __call__(self, images: Tensor) -> TaskOutput:
         """Calls `forward`; in training it also records the size of the images, which `fit` would do."""

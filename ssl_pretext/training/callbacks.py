@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 
 from ssl_pretext.data import ImageStream
+from ssl_pretext.system.console import in_notebook
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.processes import gather_from_all
 from ssl_pretext.training.config import FitConfig
@@ -40,7 +41,7 @@ def callbacks(images: Images, out: Path, config: FitConfig, others: Sequence[Cal
     ]
     if isinstance(images, ImageStream):
         callbacks.append(_SkippedImages(images, out / "skipped.json"))
-    if sys.stderr.isatty() and not any(isinstance(callback, ProgressBar) for callback in others):
+    if (sys.stderr.isatty() or in_notebook()) and not any(isinstance(callback, ProgressBar) for callback in others):
         callbacks.append(TQDMProgressBar())
     return [*callbacks, *others]
 

@@ -27,6 +27,7 @@ from ssl_pretext.data.convert import as_training_images
 from ssl_pretext.data.loader import BatchLoader, Loader
 from ssl_pretext.data.sample_stream import SampleLoader, SampleStream
 from ssl_pretext.data.stream_loader import StreamLoader
+from ssl_pretext.system.console import progress_on_screen
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import json_sha256, read_json, storage_errors, write_json
 from ssl_pretext.system.locks import exclusive_lock
@@ -44,6 +45,7 @@ from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule
 from ssl_pretext.training.loggers import check_loggers, create_loggers
 from ssl_pretext.training.modes import set_train_mode
 from ssl_pretext.training.optimization import check_optimization, gradient_checkpointing
+from ssl_pretext.training.run_page import PagePart, RunPage
 from ssl_pretext.training.stopping import StopOnSignal
 from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings, unused_parameters
 
@@ -70,10 +72,14 @@ def fit(
 
     The folder `config.out` then holds `checkpoints/last.ckpt` (written after each epoch, every `checkpoint_minutes`,
     and on a signal), `logs/` (for TensorBoard and as CSV), `fit.json` (the settings), `images.json` (the images),
-    `history.json`, `task/` (for `PretextTask.from_pretrained`) and `health.json` (whether the features have collapsed).
+    `history.json`, `report.html` (losses and examples, written after each epoch), `task/` (for
+    `PretextTask.from_pretrained`) and `health.json` (whether the features have collapsed).
     With `config.ema_decay`, `task-ema/` is the task with the averaged weights.
     A run that was killed and is resumed with `resume=True` ends with the same weights as a run that was not. Under
     `torchrun`, each batch is divided among the processes.
+
+    The estimated time and a line per epoch are shown on the screen, in a terminal and in a notebook beside a progress
+    bar, unless the caller's logging shows them. `logging.getLogger("ssl_pretext").setLevel("WARNING")` hides the lines.
 
     The task is trained in train mode, in whatever mode it is given, and is in eval mode afterward. Frozen parts stay in
     eval mode: those that are in eval mode, have parameters, and have none that requires gradients.
@@ -100,7 +106,8 @@ def fit(
         loggers: Names `"tensorboard"`, `"csv"`, `"wandb"` or `"mlflow"`, or loggers of Lightning.
 
     Returns:
-        One row `{"epoch", "train_loss", "val_loss", "terms"}` per epoch; `val_loss` is None without `validation`.
+        One row `{"epoch", "train_loss", "val_loss", "terms", "learning_rate"}` per epoch; `val_loss` is None without
+        `validation`, and the learning rate is that after the epoch.
 
     Raises:
         ArgumentError: An argument has the wrong type; there are no images; the device is not available; `batch_size`
@@ -134,7 +141,7 @@ def fit(
             f"FitConfig.batch_size is the total over all processes; for {world} processes it must be at least {world}, "
             f"got {config.batch_size}"
         )
-    with exclusive_lock(out, "checkpoints", "task"), lightning_settings():
+    with progress_on_screen(), exclusive_lock(out, "checkpoints", "task"), lightning_settings():
         return _fit(task, images, config, out, validation, augmentation, callbacks, loggers)
 
 
@@ -211,12 +218,15 @@ def _fit(
         task.prepare(sample)
     set_memory_format(task, config.memory_format)
     stop = StopOnSignal(out / CHECKPOINT)
+    number = None if isinstance(images, SampleStream) else len(images)
+    parts = [callback for callback in callbacks if isinstance(callback, PagePart)]
+    page = RunPage(sample if validation is None else validation, number, config, parts)
     trainer = create_trainer(
         out,
         config,
-        [*run_callbacks(images, out, config, callbacks), stop],
+        [*run_callbacks(images, out, config, callbacks), page, stop],
         create_loggers(loggers, out),
-        num_images=None if isinstance(images, SampleStream) else len(images),
+        num_images=number,
         all_used=_all_used(task, sample),
     )
     device = trainer.strategy.root_device

@@ -251,6 +251,7 @@ class PretextModule(pl.LightningModule):
             "train_loss": sum(terms.values()),
             "val_loss": sum(validation_terms.values()) if validation_terms else None,
             "terms": terms,
+            "learning_rate": max(group["lr"] for group in self.optimizers().param_groups),
         }
         self.history.append(row)
         self.training_sums, self.validation_sums = _Sums(), _Sums()

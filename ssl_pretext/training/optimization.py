@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 
+from ssl_pretext.encoders.layer_decay import layer_decay_groups
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import did_you_mean, parse_spec
 from ssl_pretext.tasks import PretextTask
@@ -172,21 +173,12 @@ def _parameter_groups(task: PretextTask, config: FitConfig) -> list[Any]:
     trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
     if config.layer_decay == 1:
         return trained
-    from timm.optim import param_groups_layer_decay
-
-    groups: list[dict[str, Any]] = []
-    for encoder in _encoders(task):
-        network = next((part for part in encoder.modules() if callable(getattr(part, "group_matcher", None))), None)
-        if network is None:
-            raise ArgumentError(
-                f"layer_decay needs an encoder whose layers are in order, such as those of timm; got "
-                f"{task.encoder_name or type(encoder).__name__}. Leave layer_decay at 1, or choose another encoder"
-            )
-        groups += param_groups_layer_decay(
-            network, config.weight_decay, weight_decay_exclude_1d=False, layer_decay=config.layer_decay
-        )
-    for group in groups:
-        group["lr"] = config.learning_rate * group.pop("lr_scale")
+    groups = layer_decay_groups(
+        _encoders(task),
+        layer_decay=config.layer_decay,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
     grouped = {id(parameter) for group in groups for parameter in group["params"]}
     others = [parameter for parameter in trained if id(parameter) not in grouped]
     return [*groups, *([{"params": others}] if others else [])]

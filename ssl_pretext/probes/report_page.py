@@ -1,0 +1,195 @@
+"""The page of a probe report: the card with the answer, then the pictures, and the tables folded away."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ssl_pretext.probes.controls import BEFORE, REDUCED, SOURCE, UNTRAINED
+from ssl_pretext.probes.metrics import ACCURACY
+from ssl_pretext.probes.results import ProbeResults
+from ssl_pretext.probes.verdict import FEW_COMPARISONS, networks
+from ssl_pretext.registry import joined
+from ssl_pretext.reporting.drawings import Drawing, IntervalRow, interval_chart, matrix_chart
+from ssl_pretext.reporting.page import Section, Verdict
+from ssl_pretext.representations.collapse import collapse_warnings, health_rows
+
+__all__ = ["card_sections", "confusion_section", "interval_drawing", "verdict_card"]
+
+IN_A_MATRIX = 12  # classes; with more, the most frequent confusions are listed
+CONFUSIONS = 12  # listed
+# What the controls are, for somebody who has read nothing else.
+PLAIN = {
+    UNTRAINED: "the same network without any training",
+    BEFORE: "the same network with its published weights",
+    SOURCE: "the raw channels that the network sees",
+    REDUCED: "the pixels of the shrunken images",
+}
+
+
+def verdict_card(results: ProbeResults, name: str | None = None) -> Verdict:
+    """Returns the card that says whether a representation is better than all of its controls.
+
+    The answer is *Yes* if it is significantly better than every control, *No* if a control is significantly better, and
+    *Not shown* otherwise. What is significant follows `ProbeReport.sentences`: with more than three comparisons, it is
+    what remains so after the correction of Holm.
+
+    Args:
+        results: The report.
+        name: Name of the representation, by default the first one that is no control.
+
+    Raises:
+        UnknownNameError: The report has no such representation.
+
+    Examples:
+        >>> import torch
+        >>> import ssl_pretext as sp
+        >>> data = (torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8), [0, 1] * 4)
+        >>> network = sp.FrozenNetwork(torch.nn.Conv2d(3, 4, 2)).representation()
+        >>> verdict_card(sp.evaluate({"mine": network}, data, data, seeds=2)).answer in ("Yes", "No", "Not shown")
+        True
+    """
+    name = name or next(iter(results.card["against"]), results.names[0])
+    every = results.against_controls()
+    rows = [row for row in every if row["representation"] == name]
+    metric, direction = results.metric(), 1 if results.metric().higher_is_better else -1
+
+    def claimed(row: Mapping[str, Any]) -> bool:
+        return row["significant"] and (len(every) <= FEW_COMPARISONS or row["p_holm"] < 0.05)
+
+    better = [row for row in rows if claimed(row) and direction * row["mean"] > 0]
+    worse = [row for row in rows if claimed(row) and direction * row["mean"] < 0]
+    answer = "No" if worse else "Yes" if rows and len(better) == len(rows) else "Not shown"
+    value = _value(results, name)
+    gets = f"recognizes {value} of" if metric == ACCURACY else f"has a {metric.label} of {value} on"
+    sentences = [f"{_setting(results)} on the features of {name} {gets} the test images."]
+    if not rows:
+        sentences.append("It was compared with nothing, so this does not show whether training helped.")
+    if worse:
+        best = min(worse, key=lambda row: direction * row["mean"])
+        reference = _plain(results, name, best["reference"])
+        sentences.append(f"{_compared(results, name, best)} That is significantly worse, so use {reference} instead.")
+        sentences += _joined(results, best["reference"])
+    elif answer == "Yes":
+        strongest = min(better, key=lambda row: direction * row["mean"])
+        sentences.append(f"{_compared(results, name, strongest)} No alternative comes closer.")
+    else:
+        open_rows = [row for row in rows if row not in better]
+        sentences += [f"{_compared(results, name, row)} That does not show which is better." for row in open_rows]
+        if better:
+            beaten = joined([_plain(results, name, row["reference"]) for row in better])
+            sentences.append(f"It is significantly better than {beaten}.")
+    if networks(results.card, name) == 1 and rows:
+        sentences.append("One trained network was judged; training once more may come out differently.")
+    return Verdict(
+        f"Is {name} better than its simple alternatives?", answer, sentences, interval_drawing(results, name)
+    )
+
+
+def interval_drawing(results: ProbeResults, name: str | None = None) -> Drawing | None:
+    """Draws all rows of a report with their intervals on one axis, controls in gray; None if no value is finite.
+
+    Args:
+        results: The report.
+        name: Name of the representation that is highlighted, by default the first one that is no control.
+    """
+    against = results.card["against"]
+    name = name or next(iter(against), results.names[0])
+    rows = []
+    for shown in results.names:
+        mean, half = results.shown(shown)
+        role = "main" if shown == name else "other" if shown in against else "control"
+        label = _plain(results, name, shown) if role == "control" and len(against) == 1 else shown
+        rows.append(IntervalRow(label, mean, half, results.text(shown), role))
+    if not any(math.isfinite(row.mean) for row in rows):
+        return None
+    caption = f"{results.metric().heading} ({results.card['probe']} probe). Each bar is a 95% interval; gray rows are "
+    return interval_chart(rows, caption=f"{caption}the controls, which every trained network should beat.")
+
+
+def confusion_section(results: ProbeResults, name: str | None = None) -> list[Section]:
+    """Shows which classes are taken for which; there is no section if the targets are no classes.
+
+    Args:
+        results: The report.
+        name: Name of the representation, by default the first one that is no control.
+    """
+    if results.card["target"] != "class":
+        return []
+    name = name or next(iter(results.card["against"]), results.names[0])
+    counts, names = results.confusion(name), results.card["names"]
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, math.nan), where=totals > 0)
+    heading = "Which classes are confused?"
+    if len(names) <= IN_A_MATRIX:
+        caption = (
+            f"Of the test images of each row's class, the share in percent that {name} puts into each column's class."
+        )
+        return [Section(heading, drawings=[matrix_chart(shares.tolist(), names, caption=caption)])]
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, np.nan_to_num(shares))
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:CONFUSIONS]
+    pairs = [divmod(int(place), len(names)) for place in order]
+    rows = [
+        {"class": names[i], "is taken for": names[j], "of its test images, %": f"{100 * wrong[i, j]:.0f}"}
+        for i, j in pairs
+        if wrong[i, j] > 0
+    ]
+    return [Section(heading, [f"The most frequent confusions of {name}."], rows)] if rows else []
+
+
+def card_sections(reports: Mapping[str, ProbeResults]) -> list[Section]:
+    """The health of the features and the settings, folded away.
+
+    Args:
+        reports: Reports by the name of their probe, all on the same features.
+    """
+    health = next(iter(reports.values())).card["health"]
+    cards = json.dumps({probe: report.card for probe, report in reports.items()}, indent=2, ensure_ascii=False)
+    return [
+        Section("Health of the features", collapse_warnings(health), health_rows(health), collapsed=True),
+        Section("Probe cards", ["All settings that determine the results."], code=cards, collapsed=True),
+    ]
+
+
+def _setting(results: ProbeResults) -> str:
+    """Which probe was trained with which labels, as the beginning of a sentence."""
+    card = results.card
+    if card.get("per_class"):
+        labels = f"{card['per_class']} labeled images per class"
+    else:
+        labels = f"{results.runs[0]['labels']:,} labeled images"
+    return f"With {labels}, the {card['probe']} probe"
+
+
+def _plain(results: ProbeResults, name: str, reference: str) -> str:
+    controls = results.card["against"].get(name, {})
+    return next((PLAIN[label] for label, one in controls.items() if one == reference and label in PLAIN), reference)
+
+
+def _value(results: ProbeResults, name: str) -> str:
+    return f"{results.text(name)}{'%' if results.metric().percent else ''}"
+
+
+def _compared(results: ProbeResults, name: str, row: Mapping[str, Any]) -> str:
+    metric, reference = results.metric(), row["reference"]
+    unit = " points" if metric.percent else ""
+    return (
+        f"For {_plain(results, name, reference)} it is {_value(results, reference)}, which makes a difference of "
+        f"{metric.text(row['mean'], row['ci95'], sign=True)}{unit}."
+    )
+
+
+def _joined(results: ProbeResults, reference: str) -> list[str]:
+    """What other features add to a control, if the report has rows of both joined."""
+    described = {name: ones[0] for name, ones in results.card["representations"].items()}
+    found = []
+    for name, one in described.items():
+        if described[reference] in one.get("parts", []):
+            row, metric = results.difference(name, reference), results.metric()
+            unit = " points" if metric.percent else ""
+            change = metric.text(row["mean"], row["ci95"], sign=True)
+            shown = "" if row["significant"] else ", which is not significant"
+            found.append(f"Joined as {name}, the features change it by {change}{unit}{shown}.")
+    return found
