@@ -56,7 +56,7 @@ def test_pretrain_starts_from_another_run_and_probes_averaged_weights(capsys):
 
 
 def test_pretrain_probes_during_the_training_and_changes_nothing(capsys):
-    probing = ["--probe-data", "labeled", "--probe-every", "1"]
+    probing = ["--task", "colorization", "--probe-data", "labeled", "--probe-every", "1"]
     assert main(["pretrain", "--data", "photos", "--out", "probed", *probing, *SMALL]) == 0
     assert re.search(r"probes after epoch 1: knn [\d.]+% \(untrained [\d.]+%\); linear", capsys.readouterr().out)
     assert "Is it learning what helps?" in Path("probed/report.html").read_text()
