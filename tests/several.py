@@ -183,7 +183,7 @@ def in_two_processes(folder: Path) -> None:
     results["budgets"] = list(sp.label_efficiency(pixels, store(12), store(8), per_class=[1, 4], probe="knn").reports)
     results["shared"] = share_extraction(folder / "features")
     cli = str(folder / "cli")
-    small = ["--image-size", "16", "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
+    small = ["--encoder", "autoencoder", "--image-size", "16", "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
     results["codes"] = [
         main(["pretrain", "--data", str(folder / "photos"), "--out", cli, "--cache", str(folder / "cache"), *small]),
         main(["probe", cli, "--data", str(folder / "photos"), "--probe", "knn", "--cache", str(folder / "cache")]),

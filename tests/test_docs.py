@@ -130,7 +130,7 @@ def help_of(module: str, arguments: list[str], monkeypatch, capsys) -> str:
 
 def smaller(command: list[str]) -> list[str]:
     size = {
-        "pretrain": ["--epochs", "1"],
+        "pretrain": ["--epochs", "1", "--encoder", "timm/resnet10t[layer=layer1]"],
         "probe": ["--seeds", "2", "--per-class", "2"],
     }
     return [*command, *size.get(command[0], [])]

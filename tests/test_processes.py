@@ -162,7 +162,7 @@ def test_the_command_line_under_torchrun(results, folder):
     np.testing.assert_allclose(found.features, alone.features, rtol=1e-4, atol=1e-5)
     assert not (folder / "features.npy.parts").exists()
     assert sp.PretextTask.from_pretrained(folder / "cli/task").trained_on.settings["images"] == 8
-    assert sp.ProbeReport.from_json(folder / "cli/probe/knn.json").names[0] == "colorization"
+    assert sp.ProbeReport.from_json(folder / "cli/probe/knn.json").names[0] == "cross_channel_contrast"
     assert not list((folder / "cache").glob("*.lock"))
 
 

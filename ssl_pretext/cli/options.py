@@ -131,7 +131,7 @@ class Pretrain(Config):
     data: str
     task: str | None = None
     bands: str | None = None
-    encoder: str = "autoencoder"
+    encoder: str = "timm/resnet18[layer=layer3]"
     init_from: Path | None = None
     losses: str | None = None
     image_size: int | None = None
