@@ -68,8 +68,10 @@ def fit() -> None:
 
 
 def pretrain() -> None:
-    command = "pretrain --data photos --task colorization --encoder killed --losses smooth_l1=1,adversarial[width=4]=0.1"
-    command += " --out run --resume --image-size 16 --epochs 4 --batch-size 4 --device cpu --checkpoint-minutes 0.0005 --cache cache"
+    command = "pretrain --data photos --out run --resume --task colorization --encoder killed"
+    command += " --losses smooth_l1=1,adversarial[width=4]=0.1"
+    command += " --image-size 16 --epochs 4 --batch-size 4 --device cpu"
+    command += " --checkpoint-minutes 0.0005 --cache cache"
     assert main(command.split()) == 0
 
 

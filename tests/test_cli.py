@@ -165,6 +165,9 @@ def test_probe_takes_a_published_network_and_a_layer(capsys):
     assert main([*request, *size, "--layer", "layer2"]) == 0
     card = ProbeReport.from_json("published/knn.json").card
     assert card["representations"]["timm/resnet10t"][0]["layer"] == "layer2"
+    page = Path("published/report.html").read_text()
+    assert "What does the network find alike?" in page
+    assert '<p class="answer">' in page
     assert "has no layer 'layer9'" in error_line(capsys, *request, *size, "--layer", "layer9")
 
 
