@@ -13,6 +13,7 @@ from ssl_pretext.cli import main
 from ssl_pretext.data import build
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.probes.comparison import Comparison
+from ssl_pretext.representations import embedding
 from ssl_pretext.system.processes import on_rank_zero, rank_info
 from ssl_pretext.system.signals import Stopped
 
@@ -186,9 +187,17 @@ def in_two_processes(folder: Path) -> None:
     results["codes"] = [
         main(["pretrain", "--data", str(folder / "photos"), "--out", cli, "--cache", str(folder / "cache"), *small]),
         main(["probe", cli, "--data", str(folder / "photos"), "--probe", "knn", "--cache", str(folder / "cache")]),
+        embed(folder),
     ]
     results["calls"] = calls
     (folder / f"results-{rank}.json").write_text(json.dumps(results))
+
+
+def embed(folder: Path) -> int:
+    """Embeds the photos in blocks of three with the run that `main` trained."""
+    embedding.BLOCK = 3
+    out = ["--out", str(folder / "features.npy"), "--cache", str(folder / "cache"), "--device", "cpu"]
+    return main(["embed", str(folder / "cli"), "--data", str(folder / "photos"), *out])
 
 
 def every_task(folder: Path) -> None:

@@ -51,7 +51,7 @@ def test_chips_without_any_option_get_a_split_brain(chips, capsys):
     for name in ("a/1.npy", "b/2.npy"):
         Path("photos", name).parent.mkdir(parents=True)
         np.save(Path("photos", name), np.zeros((3, 16, 16), np.uint8))
-    for command in ("probe", "finetune"):
+    for command in ("probe", "compare", "finetune"):
         line = error_line(capsys, command, "run", "--data", "photos")
         assert "run was trained on images with 4 channels, but those in photos have 3, such as a/1.npy; name a" in line
     assert {*Path("cache").iterdir()} == stores

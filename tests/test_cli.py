@@ -56,7 +56,7 @@ def test_pretrain_starts_from_another_run_and_probes_averaged_weights(capsys):
 
 
 def test_pretrain_probes_during_the_training_and_changes_nothing(capsys):
-    probing = ["--probe-data", "labeled", "--probe-every", "1"]
+    probing = ["--task", "colorization", "--probe-data", "labeled", "--probe-every", "1"]
     assert main(["pretrain", "--data", "photos", "--out", "probed", *probing, *SMALL]) == 0
     assert re.search(r"probes after epoch 1: knn [\d.]+% \(untrained [\d.]+%\); linear", capsys.readouterr().out)
     assert "Is it learning what helps?" in Path("probed/report.html").read_text()
@@ -147,17 +147,28 @@ def test_probe_prints_a_table_and_writes_the_report_the_results_and_the_card(cap
     assert json.loads(Path("run/probe/skipped.json").read_text()) == []
 
 
-def test_probe_compares_other_runs_and_networks_in_the_same_tables(capsys):
-    others = "run/task,timm/resnet10t[layer=layer1]"
-    request = ["probe", "run", "--data", "labeled", "--probe", "knn", "--seeds", "1", "--out", "compared"]
-    assert main([*request, "--compare", others, "--pooling", "gap"]) == 0
+def test_probe_takes_several_runs_and_networks_in_the_same_tables(capsys):
+    names = ["run", "run/task", "timm/resnet10t[layer=layer1]"]
+    request = ["probe", *names, "--data", "labeled", "--probe", "knn", "--seeds", "1", "--out", "compared"]
+    assert main([*request, "--pooling", "gap"]) == 0
     report = ProbeReport.from_json("compared/knn.json")
-    names = {"colorization", "run/task", "timm/resnet10t[layer=layer1]"}
-    assert {*report.card["against"]} == names
+    assert [*report.card["against"]] == names
     assert {f"{name} (untrained)" for name in names} <= {*report.names}
-    assert report.values("run/task") == report.values("colorization")
+    assert report.values("run/task") == report.values("run")
     assert "needs a class token" in error_line(capsys, *request, "--pooling", "cls")
-    assert "there is no encoder named 'nowhere'" in error_line(capsys, *request, "--compare", "nowhere")
+
+
+def test_probe_takes_a_published_network_and_a_layer(capsys):
+    request = ["probe", "timm/resnet10t", "--data", "labeled", "--probe", "knn", "--seeds", "1", "--controls", "pixels"]
+    assert "timm/resnet10t has no folder to write to; choose one with --out" in error_line(capsys, *request)
+    size = ["--image-size", "32", "--out", "published"]
+    assert main([*request, *size, "--layer", "layer2"]) == 0
+    card = ProbeReport.from_json("published/knn.json").card
+    assert card["representations"]["timm/resnet10t"][0]["layer"] == "layer2"
+    page = Path("published/report.html").read_text()
+    assert "What does the network find alike?" in page
+    assert '<p class="answer">' in page
+    assert "has no layer 'layer9'" in error_line(capsys, *request, *size, "--layer", "layer9")
 
 
 @contextmanager
@@ -344,7 +355,7 @@ def test_probe_says_how_to_continue_after_ctrl_c(capsys, monkeypatch):
         ("run --data labeled --probe knn --per-class 9", "labeled images, fewer than --per-class=9"),
         (
             "wide --data labeled",
-            "wide records the image size (16, 24), but probe needs a single number; set --image-size",
+            "wide records the image size (16, 24), but a single number is needed; set --image-size",
         ),
     ],
 )
@@ -376,10 +387,15 @@ def test_list(arguments, names, capsys):
     assert {*capsys.readouterr().out.split()} >= names
 
 
+def test_list_says_what_each_task_does(capsys):
+    assert main(["list", "tasks", "--search", "split"]) == 0
+    assert capsys.readouterr().out.startswith("split_brain  Predicts `first` from `second` and `second` from `first`")
+
+
 def test_list_refuses_unknown_names_and_kinds(capsys):
     assert "there are no losses with 'l7' in their name" in error_line(capsys, "list", "losses", "--search", "l7")
     assert "invalid choice 'colors'" in error_line(capsys, "list", "colors")
-    everything = "pretrain, probe, finetune, export, push, colorize, predict, list, cache"
+    everything = "pretrain, probe, compare, embed, search, finetune, export, push, colorize, predict, list, cache"
     assert f"Expected one of {{{everything}}}" in error_line(capsys)
 
 
@@ -413,6 +429,7 @@ def test_the_commands_in_the_docs_run(page, tmp_path, monkeypatch):
     small = {
         "pretrain": [*SMALL, "--image-size", "32"],
         "probe": ["--probe", "knn", "--seeds", "1", "--per-class", "2"],
+        "compare": ["--probe", "knn", "--seeds", "1", "--per-class", "2,4"],
         "search": "--image-size 16 --batch-size 4 --encoder timm/resnet10t[layer=layer1] --probe knn "
         "--tasks rotation --device cpu".split(),
         "finetune": ["--seeds", "1", "--epochs", "1", "--per-class", "2"],

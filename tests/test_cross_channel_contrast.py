@@ -120,7 +120,7 @@ def test_each_encoder_sees_its_own_view():
     images = torch.rand(6, 2, 3, 16, 16)
     scores = one(images).prediction
     with torch.no_grad():
-        first, second = (branch.embed(images[:, view]) for view, branch in enumerate(one.branches))
+        first, second = (branch.vectors(images[:, view]) for view, branch in enumerate(one.branches))
     torch.testing.assert_close(scores, first @ second.mT / one.temperature)
     same = task(separate_views=False)
     assert (one.num_views, same.num_views) == (2, 1)

@@ -233,7 +233,7 @@ def test_features_that_are_not_maps_raise_an_error() -> None:
         ({"seeds": [1, 1]}, r"seeds must contain at least one seed and no seed twice, got \[1, 1\]"),
         ({"label_fraction": 0.0}, r"label_fraction must be in \(0, 1\], got 0.0"),
         ({"label_fraction": 1.5}, r"label_fraction must be in \(0, 1\], got 1.5"),
-        ({"representations": {}}, r"a mapping from names to representations, .* at least one entry; got \{\}"),
+        ({"representations": {}}, r"a mapping from names to them with at least one entry, .*; got \{\}"),
         (
             {"representations": {"net": 0.5}},
             r"'net' must be a task, a network, .*; got float",

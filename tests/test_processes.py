@@ -9,6 +9,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import several
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.representations import Embeddings
 from ssl_pretext.system.processes import RankInfo, check_launcher, on_rank_zero, rank_info
 
 ROOT = Path(sp.__file__).parents[1]
@@ -150,8 +152,15 @@ def test_processes_share_the_images_of_which_features_are_computed(results, tmp_
 
 
 def test_the_command_line_under_torchrun(results, folder):
-    assert results[0]["codes"] == results[1]["codes"] == [0, 0]
+    assert results[0]["codes"] == results[1]["codes"] == [0, 0, 0]
     assert (results[0]["calls"] + results[1]["calls"]).count("_build") == 2  # one store for pretrain and one for probe
+    found = Embeddings.load(folder / "features.npy")
+    alone = sp.PretextTask.from_pretrained(folder / "cli").embed(
+        sp.ImageStore.from_folder(folder / "photos", image_size=16, labeled=False, cache=folder / "cache"), device="cpu"
+    )
+    assert found.names == alone.names
+    np.testing.assert_allclose(found.features, alone.features, rtol=1e-4, atol=1e-5)
+    assert not (folder / "features.npy.parts").exists()
     assert sp.PretextTask.from_pretrained(folder / "cli/task").trained_on.settings["images"] == 8
     assert sp.ProbeReport.from_json(folder / "cli/probe/knn.json").names[0] == "cross_channel_contrast"
     assert not list((folder / "cache").glob("*.lock"))

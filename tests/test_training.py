@@ -164,7 +164,7 @@ def test_wrong_arguments_are_refused(tmp_path):
         assert (
             type(getattr(sp.FitConfig(out=tmp_path, **{name: np.int64(3)}), name)) is int
         )  # JSON cannot hold a number of NumPy
-    with pytest.raises(ArgumentError, match="must be one of auto, cpu, cuda, got 'tpu'"):
+    with pytest.raises(ArgumentError, match="must be one of auto, cpu, cuda, mps, .*; got 'tpu'"):
         sp.FitConfig(out=tmp_path, device="tpu")
     config = sp.FitConfig(out=tmp_path)
     with pytest.raises(ArgumentError, match="needs at least one image, got an empty ImageStore"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PROGRAM = "ssl-pretext"
-SHARED = ("pretrain", "probe", "finetune")  # commands whose work the processes of torchrun share
+SHARED = ("pretrain", "probe", "compare", "embed", "finetune")  # commands whose work the processes of torchrun share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

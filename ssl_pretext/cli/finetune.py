@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 
 from ssl_pretext.cli.files import write_options
+from ssl_pretext.cli.judging import describe_labels, evaluation_options, load_labeled_images
+from ssl_pretext.cli.networks import Network
 from ssl_pretext.cli.options import Finetune
-from ssl_pretext.cli.probe import load_images, write_results
+from ssl_pretext.cli.probe import write_results
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders.layer_decay import layer_decay_groups
 from ssl_pretext.export import finetune_classifier
@@ -14,7 +16,6 @@ from ssl_pretext.probes import EvaluateOptions, FinetuneConfig, ProbeReport, eva
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import rank_info
 from ssl_pretext.tasks import PretextTask
-from ssl_pretext.training.image_manifest import read_digests
 from ssl_pretext.training.run_page import describe_training
 
 __all__ = ["run"]
@@ -56,9 +57,11 @@ def run(options: Finetune) -> None:
         )
     out = options.out or options.run / "finetune"
     with exclusive_lock(out):
-        train, test, about = load_images(task, options.run, options, out)
+        network = Network(str(options.run), options.run, None, task.representation(), task)
+        labels = describe_labels(options.per_class, options.num_labels)
+        train, test, about = load_labeled_images(options, [network], out, labels)
         log.info("%s", about)
-        reports = _reports(task, train, test, training, options, out)
+        reports = _reports(task.name, network, train, test, training, options, out)
         if rank_info().rank:
             return  # the first process writes the results
         answer = _answer(task.name, reports)
@@ -71,30 +74,27 @@ def run(options: Finetune) -> None:
 
 
 def _reports(
-    task: PretextTask, train: ImageStore, test: ImageStore, training: FinetuneConfig, options: Finetune, out: Path
+    name: str,
+    network: Network,
+    train: ImageStore,
+    test: ImageStore,
+    training: FinetuneConfig,
+    options: Finetune,
+    out: Path,
 ) -> dict[str, ProbeReport]:
     """Returns the reports of the fine-tuned and of the frozen networks, after printing both."""
-    shared: EvaluateOptions = {
-        "target": options.target,
-        "seeds": options.seeds,
-        "pretraining": read_digests(options.run) or None,
-        "controls": CONTROLS,
-        "cache": out / "cache",
-        "device": options.device,
-    }
-    probes: dict[str, EvaluateOptions] = {
-        FINETUNED: {"probe": FINETUNED, "epochs": options.epochs, "training": training, **shared},
-        FROZEN: {"probe": FROZEN, **shared},
-    }
+    own: dict[str, EvaluateOptions] = {FINETUNED: {"epochs": options.epochs, "training": training}, FROZEN: {}}
     reports = {}
-    for probe, chosen in probes.items():
+    for probe, chosen in own.items():
+        asked = evaluation_options(options, [network], out, probe=probe, controls=CONTROLS)
+        asked.update(chosen)
         reports[probe] = evaluate(
-            {task.name: task.representation()},
+            {name: network.representation},
             train,
             test,
             per_class=options.per_class,
             num_labels=options.num_labels,
-            **chosen,
+            **asked,
         )
         log.info("\n%s probe\n\n%s", probe, reports[probe])
     return reports

@@ -19,6 +19,8 @@ __all__ = [
     "Cache",
     "Colorize",
     "Command",
+    "Compare",
+    "Embed",
     "Export",
     "Finetune",
     "ImageOptions",
@@ -157,7 +159,7 @@ class Pretrain(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledImages(Config):
-    """What the commands that judge a run have in common: labeled images, and how many of the labels are used.
+    """What the commands that judge networks have in common: labeled images, and how the networks are judged.
 
     Attributes:
         data: Folder of labeled images, with one subfolder per class, or of the images that --labels or --pattern
@@ -172,13 +174,13 @@ class LabeledImages(Config):
         holdout: Fraction of each class that is held out for testing if --test is left out. If this is left out too, the
             split of --labels is used, or 0.25 if there is none.
         holdout_seed: Seed that determines which images are held out.
-        per_class: Number of labeled training images per class; all of them if left out.
-        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
         seeds: Number of repetitions, from which the confidence intervals are computed.
-        image_size: Height and width of the images in pixels; those of pretraining if left out.
+        image_size: Height and width of the images in pixels; those of pretraining if left out, or those that a
+            published network was made for.
         cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        config: YAML file of options. Options on the command line override those of the file.
         images: Options of the images in a folder.
-        device: Device to compute on: auto, cpu or cuda.
+        device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
     """
 
     module: ClassVar[str]
@@ -190,11 +192,10 @@ class LabeledImages(Config):
     test: Path | None = None
     holdout: float | None = None
     holdout_seed: int = 0
-    per_class: int | None = None
-    num_labels: int | None = None
     seeds: int = 5
     image_size: int | None = None
     cache: Path | None = None
+    config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     device: str = "auto"
 
@@ -210,29 +211,128 @@ class Probe(LabeledImages):
       ssl-pretext probe runs/first --data labeled --per-class 10
       ssl-pretext probe runs/first --data train --test test --probe "knn[k=5]"
       ssl-pretext probe runs/first --data photos --labels labels.csv
-      ssl-pretext probe runs/first --data labeled --compare "runs/second,timm/resnet18[pretrained=true]"
+      ssl-pretext probe runs/first runs/second:layer2 --data labeled --out both
+      ssl-pretext probe "timm/resnet18[pretrained=true]" --data labeled --out published
 
     Attributes:
-        run: Output folder of pretrain, or folder of a saved task.
-        compare: Other networks to evaluate in the same tables, separated by commas: output folders of pretrain, or
-            names of encoders, whose published weights get their published normalization.
+        runs: Networks to probe, which share the tables: output folders of pretrain, folders of saved tasks, or names of
+            encoders, whose published weights get their published normalization. NETWORK:LAYER reads another layer.
+        layer: Layer of the networks whose features are read; the output if left out.
         pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
             list probes".
+        per_class: Number of labeled training images per class; all of them if left out.
+        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
         controls: Controls to compare with, separated by commas; all of them if left out. They are untrained, before,
             pixels, source, reduced and histogram.
-        out: Output folder; RUN/probe if left out.
+        out: Output folder; the folder probe in that of the first run if left out.
     """
 
     module: ClassVar[str] = "probe"
     after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
-    run: Positional[Path]
-    probe: str = "linear,knn"
-    compare: str | None = None
+    runs: Positional[tuple[str, ...]]
+    layer: str | None = None
     pooling: str = "map"
+    probe: str = "linear,knn"
+    per_class: int | None = None
+    num_labels: int | None = None
     controls: str | None = None
     out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(LabeledImages):
+    """Find out which of several networks has the best features for your images, at several numbers of labels.
+
+    Says in a sentence which is best, by how much and how surely. Writes report.html, compare.json (all results and
+    settings) and skipped.json (unreadable files).
+
+    For example:
+      ssl-pretext compare runs/first runs/second --data labeled --per-class 5,10,50
+      ssl-pretext compare runs/first:layer2 "timm/resnet18[pretrained=true]" pixels --data labeled
+      ssl-pretext compare runs/first timm/resnet18 --data photos --labels labels.csv
+
+    Attributes:
+        networks: What to compare: output folders of pretrain, folders of saved tasks, names of encoders, or controls
+            such as pixels. NETWORK:LAYER reads another layer.
+        layer: Layer of the networks whose features are read; the output if left out.
+        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
+        probe: Probe to train on all of them, with options in brackets; see "ssl-pretext list probes".
+        per_class: Numbers of labeled training images per class, separated by commas; all of them if left out.
+        num_labels: Numbers of labeled training images if --target is labels or numbers, separated by commas; all of
+            them if left out.
+        controls: Controls to compare with, separated by commas. They are untrained, before, pixels, source, reduced and
+            histogram.
+        out: Output folder.
+    """
+
+    module: ClassVar[str] = "compare"
+    after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
+
+    networks: Positional[tuple[str, ...]]
+    layer: str | None = None
+    pooling: str = "map"
+    probe: str = "linear"
+    per_class: str | None = None
+    num_labels: str | None = None
+    controls: str = "pixels,histogram"
+    out: Path = Path("compare")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Config):
+    """Write a feature vector for each image of a folder or of shards, with the file names, and draw a map of them.
+
+    The features go to a .npy file with a table of names beside it, or with their names to a Parquet or HDF5 file. A
+    JSON file beside it says where they come from.
+
+    For example:
+      ssl-pretext embed runs/first --data photos --out features.npy
+      ssl-pretext embed runs/first --data photos --out features.parquet --map
+      ssl-pretext embed runs/first --layer layer2 --data photos --labels labels.csv --out features.h5
+      ssl-pretext embed "timm/resnet18[pretrained=true]" --data 'shards/train-{0000..0009}.tar' --out features.npy
+
+    Attributes:
+        network: Output folder of pretrain, folder of a saved task, or name of an encoder, whose published weights get
+            their published normalization. NETWORK:LAYER reads another layer.
+        data: Folder of images, which may be in subfolders; or WebDataset shards, such as
+            "shards/train-{0000..0009}.tar". If all images are in subfolders, these are the labels.
+        labels: Table with the columns file and label: a CSV or Parquet file. Only its images are embedded.
+        columns: Names of columns of --labels that have other names, such as "file=image_id,label=diagnosis".
+        out: File of the features, which ends in .npy, .parquet or .h5.
+        map: Also write a page with a map of the features and the nearest neighbors of some images, by pca, tsne or
+            umap; --map alone means pca.
+        layer: Layer of the network whose features are read; the output if left out.
+        pooling: What is read from the layer: gap (its mean), cls (the class token of a transformer), gap+cls, or map
+            (all positions).
+        image_size: Height and width of the images in pixels; those of pretraining if left out, or those that a
+            published network was made for.
+        image_field: What follows the first dot in the names of the images, such as rgb.png, for shards only; the
+            suffix of an image alone if left out.
+        cache: Cache folder for decoded images; $SSL_PRETEXT_CACHE or ~/.cache/ssl_pretext if left out.
+        config: YAML file of options. Options on the command line override those of the file.
+        images: Options of the images in a folder.
+        device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
+    """
+
+    module: ClassVar[str] = "embed"
+    after_interrupt: ClassVar[str] = "The same command continues; blocks that were finished are not computed again."
+
+    network: Positional[str]
+    data: str
+    labels: Path | None = None
+    columns: str | None = None
+    out: Path
+    map: Literal["pca", "tsne", "umap"] | None = None
+    layer: str | None = None
+    pooling: str = "gap"
+    image_size: int | None = None
+    image_field: str | None = None
+    cache: Path | None = None
+    config: Path | None = None
+    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
+    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +352,8 @@ class Finetune(LabeledImages):
 
     Attributes:
         run: Output folder of pretrain, or folder of a saved task.
+        per_class: Number of labeled training images per class; all of them if left out.
+        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
         epochs: Number of passes over the labeled images; with --patience, the largest number.
         learning_rate: Learning rate of AdamW at the end of the warm-up.
         weight_decay: Weight decay of AdamW.
@@ -261,8 +363,6 @@ class Finetune(LabeledImages):
         patience: Number of epochs without improvement on a fifth of the labeled training images after which training
             stops. The network is then trained again, on all of them, for the number of epochs that was best. If left
             out, the last epoch counts.
-        config: YAML file of options, such as the finetune.yaml of another run. Options on the command line override
-            those of the file.
         out: Output folder; RUN/finetune if left out.
     """
 
@@ -270,13 +370,14 @@ class Finetune(LabeledImages):
     after_interrupt: ClassVar[str] = "The same command continues; networks that were tested are not trained again."
 
     run: Positional[Path]
+    per_class: int | None = None
+    num_labels: int | None = None
     epochs: int = 30
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     batch_size: int = 32
     layer_decay: float = 1.0
     patience: int | None = None
-    config: Path | None = None
     out: Path | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -384,7 +485,7 @@ class Search(Config):
         config: YAML file of options, such as the search.yaml of another search. Options on the command line override
             those of the file.
         images: Options of the images in a folder.
-        device: Device to compute on: auto, cpu or cuda.
+        device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
     """
 
     module: ClassVar[str] = "search"
@@ -466,7 +567,7 @@ class Predict(Config):
         missing: Value of the files that means missing, such as 0.
         reader: Reader with options for the files of its suffixes, such as "h5[key=images]".
         pattern: Pattern of the file names if an image is several files, as in pretrain.
-        device: Device to compute on: auto, cpu or cuda.
+        device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
     """
 
     module: ClassVar[str] = "predict"
@@ -532,7 +633,7 @@ class Cache(Config):
     cache: Path | None = None
 
 
-Command = Pretrain | Probe | Search | Finetune | Export | Push | Colorize | Predict | List | Cache
+Command = Pretrain | Probe | Compare | Embed | Search | Finetune | Export | Push | Colorize | Predict | List | Cache
 
 
 def split_pairs(option: str, text: str) -> dict[str, str]:
@@ -568,11 +669,8 @@ def name_options(message: str) -> str:
         >>> name_options("FitConfig.epochs must be at least 1; pass resume=True, fewer than per_class=9")
         '--epochs must be at least 1; pass --resume, fewer than --per-class=9'
     """
-    known = {
-        field.name
-        for config in (Pretrain, Probe, Search, Finetune, Colorize, Predict, ImageOptions, TrainingOptions)
-        for field in fields(config)
-    }
+    configs = (Pretrain, Probe, Compare, Embed, Search, Finetune, Colorize, Predict, ImageOptions, TrainingOptions)
+    known = {field.name for config in configs for field in fields(config)}
     names = "|".join(sorted(known, key=len, reverse=True))
     long = "|".join(name for name in known if "_" in name)  # the others are ordinary words, too
     config = "(?:FitConfig|TrainingOptions|FinetuneConfig)"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
 from functools import reduce
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -18,6 +19,8 @@ from ssl_pretext.cli.options import (
     Cache,
     Colorize,
     Command,
+    Compare,
+    Embed,
     Export,
     Finetune,
     List,
@@ -41,6 +44,8 @@ ssl-pretext --tyro-print-completion bash (or zsh, tcsh) prints a completion scri
 COMMANDS = {
     "pretrain": Pretrain,
     "probe": Probe,
+    "compare": Compare,
+    "embed": Embed,
     "search": Search,
     "finetune": Finetune,
     "export": Export,
@@ -50,8 +55,9 @@ COMMANDS = {
     "list": List,
     "cache": Cache,
 }
-
-NAMED = ("config", "run", "repository")  # what is given on the command line alone
+# What is given on the command line alone.
+NAMED = ("config", "run", "runs", "network", "networks", "repository")
+DEFAULT_MAP = "pca"
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -65,9 +71,7 @@ def parse(arguments: Sequence[str]) -> Command:
     messages = io.StringIO()
     try:
         with redirect_stderr(messages):
-            return tyro.cli(
-                _command_type(), prog="ssl-pretext", description=DESCRIPTION, args=_with_config_file(arguments)
-            )
+            return tyro.cli(_command_type(), prog="ssl-pretext", description=DESCRIPTION, args=_completed(arguments))
     except SystemExit as error:
         if not error.code:
             raise
@@ -83,15 +87,21 @@ def _command_type() -> type[Command]:
     return union
 
 
-def _with_config_file(arguments: Sequence[str]) -> list[str]:
-    """Inserts the options of the YAML file that `--config` names before the others, which override them."""
+def _completed(arguments: Sequence[str]) -> list[str]:
+    """Inserts what arguments leave out: the options of a YAML file before the others, and the map of `--map` alone."""
     command, *given = arguments or [""]
     if "config" not in get_type_hints(COMMANDS.get(command, List)):
         return list(arguments)
+    if command == "embed":
+        given = list(chain.from_iterable(_with_map(*pair) for pair in pairwise([*given, "--"])))
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?", type=Path)
     config: Path | None = finder.parse_known_args(given)[0].config
     return [command, *([] if config is None else _file_arguments(config, command)), *given]
+
+
+def _with_map(argument: str, following: str) -> list[str]:
+    return [argument, DEFAULT_MAP] if argument == "--map" and following.startswith("-") else [argument]
 
 
 def _file_arguments(path: Path, command: str) -> list[str]:

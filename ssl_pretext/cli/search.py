@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ssl_pretext.cli.bands import choose_bands, image_format, read_bands
 from ssl_pretext.cli.files import write_options, write_skipped, write_skipped_on_error
-from ssl_pretext.cli.options import ImageOptions, Probe, Search
-from ssl_pretext.cli.probe import check_labels, open_folders
+from ssl_pretext.cli.judging import check_labels, open_folders
+from ssl_pretext.cli.options import ImageOptions, LabeledImages, Search
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import split_specs
@@ -87,11 +87,7 @@ def run(options: Search) -> None:
 def _labeled_images(options: Search) -> tuple[ImageStore, ImageStore | None]:
     """Returns the labeled training images, and the test images if a folder or a table states some."""
     names = ("labels", "columns", "test", "cache", "images")
-    request = Probe(
-        run=options.out,
-        data=options.labeled or options.data,
-        **{name: getattr(options, name) for name in names},
-    )
+    request = LabeledImages(data=options.labeled or options.data, **{name: getattr(options, name) for name in names})
     check_labels(request)
     (_, data), *others = open_folders(request, options.size)
     if others:

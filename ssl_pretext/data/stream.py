@@ -137,6 +137,10 @@ class ImageStream:
         """
         return ((name, image.pixels) for name, image in self._read(seed=seed, epoch=epoch, rank=rank, world=world))
 
+    def read_once(self, shard: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Yields the names and pixels `(C, H, W)` of the images of one shard, one of `names`, in order and once."""
+        return ((name, image.pixels) for name, image in self._decoded(read_shard(shard, self._field)))
+
     def _read(self, *, seed: int | None, epoch: int, rank: int, world: int) -> Iterator[tuple[str, Decoded]]:
         if len(self.names) < world:
             raise ArgumentError(

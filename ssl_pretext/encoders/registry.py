@@ -17,7 +17,15 @@ from ssl_pretext.encoders.weights_file import WEIGHTS, WEIGHTS_SHA256, load_weig
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import Option, Registry, check_option_types, format_spec, parse_spec
 
-__all__ = ["ENCODERS", "create_encoder", "half_width", "list_encoders", "register_encoder"]
+__all__ = [
+    "ENCODERS",
+    "create_encoder",
+    "half_width",
+    "is_encoder_name",
+    "list_encoders",
+    "register_encoder",
+    "suggest_encoders",
+]
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,9 @@ def _create(name: str, options: dict[str, Option], in_channels: int) -> nn.Modul
         return ENCODERS.create(format_spec(name, options), in_channels=in_channels)
     except UnknownNameError as error:
         libraries = " and ".join(f"{source}/<name>" for source in SOURCES)
-        raise UnknownNameError(f"{error} The networks of other libraries are named {libraries}.") from None
+        raise UnknownNameError(
+            f"{error}{suggest_encoders(name)} The networks of other libraries are named {libraries}."
+        ) from None
 
 
 def list_encoders(pattern: str | None = None) -> list[str]:
@@ -133,6 +143,28 @@ def register_encoder(name: str) -> Callable[[Callable[..., nn.Module]], Callable
     The options `weights` and `weights_sha256` are those of `create_encoder`, and are not passed to the factory.
     """
     return ENCODERS.register(name)
+
+
+def is_encoder_name(encoder: str) -> bool:
+    """Whether a spec names a registered encoder or one of another library, which need not have a network of the name.
+
+    Examples:
+        >>> is_encoder_name("autoencoder[width=0.5]"), is_encoder_name("timm/resnet18"), is_encoder_name("runs/first")
+        (True, True, False)
+    """
+    name = encoder.partition("[")[0].strip()
+    return name in ENCODERS or name.partition("/")[0] in SOURCES
+
+
+def suggest_encoders(name: str) -> str:
+    """Returns a sentence that suggests the networks of other libraries with a name; empty if there are none.
+
+    Examples:
+        >>> suggest_encoders("resnet18")
+        " Did you mean 'timm/resnet18' or 'torchvision/resnet18'?"
+    """
+    found = [f"{library}/{name}" for library, source in SOURCES.items() if name in source.names()]
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def half_width(encoder: str) -> str:

@@ -19,7 +19,7 @@ from ssl_pretext.data.duplicates import find_repeats
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
 from ssl_pretext.probes.finetuning import FinetuneConfig
-from ssl_pretext.probes.given import Given, as_cache, as_seeds, check_images, describe, has_network, per_seed
+from ssl_pretext.probes.given import Given, One, as_cache, as_seeds, check_images, describe, has_network, per_seed
 from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.metrics import class_scores, find_metrics, image_scores
@@ -55,7 +55,7 @@ class Comparison:
 
     def __init__(
         self,
-        representations: Mapping[str, Given],
+        representations: Mapping[str, Given] | One,
         train: Any,
         test: Any,
         *,

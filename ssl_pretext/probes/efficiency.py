@@ -1,6 +1,6 @@
 """The report of `label_efficiency`: accuracy, or another metric, as a function of the number of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from ssl_pretext.system.notebook import html_picture, html_table
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["LabelEfficiency"]
+__all__ = ["LabelEfficiency", "score_rows"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,7 @@ class LabelEfficiency:
 
     def rows(self) -> list[dict[str, str]]:
         """Returns a row per representation with the main metric for each number of labels."""
-        names = next(iter(self.reports.values())).names
-        return [
-            {"representation": name} | {str(count): report.text(name) for count, report in self.reports.items()}
-            for name in names
-        ]
+        return score_rows({str(count): report for count, report in self.reports.items()})
 
     def to_frame(self) -> "pandas.DataFrame":
         """Returns a row for each number of labels, representation and seed as a pandas DataFrame.
@@ -107,3 +103,11 @@ class LabelEfficiency:
         if path is not None:
             write_bytes(Path(path), to_png(figure))
         return figure
+
+
+def score_rows(reports: Mapping[str, ProbeReport]) -> list[dict[str, str]]:
+    """Returns a row per representation with the main metric of each of several reports, by their keys."""
+    return [
+        {"representation": name} | {key: report.text(name) for key, report in reports.items()}
+        for name in next(iter(reports.values())).names
+    ]

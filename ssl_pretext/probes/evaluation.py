@@ -9,7 +9,7 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.comparison import ONE_AT_A_TIME, Comparison
 from ssl_pretext.probes.efficiency import LabelEfficiency
-from ssl_pretext.probes.given import Given
+from ssl_pretext.probes.given import Given, One
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.probes.report import ProbeReport
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def evaluate(
-    representations: Mapping[str, Given],
+    representations: Mapping[str, Given] | One,
     train: Any,
     test: Any,
     *,
@@ -46,9 +46,9 @@ def evaluate(
     Args:
         representations: What to compare, by name: tasks, networks (`FrozenNetwork`, or any module that takes RGB images
             normalized to about `[-1, 1]`), names of encoders such as `"timm/resnet18[pretrained=true]"`, or
-            representations such as one layer of a task. All are frozen. A sequence stands for one network per seed,
-            such as networks that were pretrained from different seeds, so that the interval includes the variation
-            between them.
+            representations such as one layer of a task. One of them alone is called by its own name. All are frozen.
+            A sequence stands for one network per seed, such as networks that were pretrained from different seeds, so
+            that the interval includes the variation between them.
         train: Training images with their targets: an `ImageStore`, a dataset or a loader of samples (see
             `ssl_pretext.data.Samples`), or a pair `(images, targets)`; see `EvaluateOptions.target`.
         test: Test images with targets of the same kind, in any of these forms.
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def label_efficiency(
-    representations: Mapping[str, Given],
+    representations: Mapping[str, Given] | One,
     train: Any,
     test: Any,
     *,

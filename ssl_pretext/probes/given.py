@@ -11,11 +11,12 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import check_modes
-from ssl_pretext.representations.base import BackboneOwner, Representation
+from ssl_pretext.representations.base import Representation
 from ssl_pretext.representations.cache import Cache, network_identity
 from ssl_pretext.representations.network import FrozenNetwork
+from ssl_pretext.representations.owner import BackboneOwner
 
-__all__ = ["Given", "as_cache", "as_seeds", "check_images", "describe", "has_network", "per_seed"]
+__all__ = ["Given", "One", "as_cache", "as_seeds", "check_images", "describe", "has_network", "per_seed"]
 
 One = Representation | BackboneOwner | nn.Module | str
 Given = One | Sequence[One]
@@ -34,19 +35,15 @@ def as_seeds(seeds: object) -> list[int]:
 
 
 def per_seed(
-    representations: Mapping[str, Given], seeds: Sequence[int], images: ImageStore
+    representations: Mapping[str, Given] | One, seeds: Sequence[int], images: ImageStore
 ) -> dict[str, list[Representation]]:
     """Converts what `evaluate` is given to a representation for each seed, by name.
 
     Raises:
-        ArgumentError: It is no mapping, a name is no text, or the networks of the seeds do not fit together.
+        ArgumentError: It is neither a representation nor a mapping to some, a name is no text, or the networks of the
+            seeds do not fit together.
     """
-    if not isinstance(representations, Mapping) or not representations:
-        given = repr(representations)[:80]
-        raise ArgumentError(
-            "evaluate() needs a mapping from names to representations, such as {'mine': task.representation()}, "
-            f"with at least one entry; got {given}"
-        )
+    representations = _named(representations)
     if wrong := [name for name in representations if not isinstance(name, str) or not name]:
         raise ArgumentError(f"the names of representations must be text, such as 'mine', got {wrong[0]!r}")
     found = {name: _of_seeds(name, given, seeds, images) for name, given in representations.items()}
@@ -55,6 +52,21 @@ def per_seed(
         for representation in of_seeds:
             check_modes(name, representation)
     return found
+
+
+def _named(representations: object) -> Mapping[str, Given]:
+    """Returns representations by name; a single one is called by its own name."""
+    if isinstance(representations, str):
+        return {representations: representations}
+    if isinstance(representations, Representation | BackboneOwner | nn.Module):
+        own = getattr(representations, "name", None)
+        return {own if isinstance(own, str) and own else type(representations).__name__: representations}
+    if not isinstance(representations, Mapping) or not representations:
+        raise ArgumentError(
+            "evaluate() needs a task, a network, the name of an encoder or a representation, or a mapping from names "
+            f"to them with at least one entry, such as {{'mine': task}}; got {repr(representations)[:80]}"
+        )
+    return representations
 
 
 def _of_seeds(name: str, given: Given, seeds: Sequence[int], images: ImageStore) -> list[Representation]:

@@ -39,7 +39,7 @@ class EvaluateOptions(TypedDict, total=False):
         training: Configuration of the training, for probes that are networks; a `FinetuneConfig` for `"finetune"`.
         cache: A folder for features and finished probes, so that an interrupted call can continue. An entry is used
             only for the same weights, images, settings and code.
-        device: `"auto"` (the default), `"cpu"` or `"cuda"`.
+        device: `"auto"` (the default), `"cpu"`, `"cuda"`, a numbered GPU such as `"cuda:1"`, or `"mps"`.
     """
 
     target: str

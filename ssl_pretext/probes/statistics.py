@@ -217,15 +217,27 @@ def describe_difference(
         'no significant difference from pixels (+0.4 points, 95% interval -0.7 to +1.5)'
     """
     unit = " points" if metric.percent else ""
+    span = describe_interval(found, basis, kind=kind, metric=metric)
+    if not found.significant:
+        return f"no significant difference from {reference} ({metric.text(found.mean, sign=True)}{unit}, {span})"
+    size, where = metric.text(abs(found.mean)), "above" if found.mean > 0 else "below"
+    return f"{size}{unit} {where} {reference} ({span})"
+
+
+def describe_interval(
+    found: Interval, basis: str = "", *, kind: str = "95% interval", metric: Metric = ACCURACY
+) -> str:
+    """Describes the interval of a difference; the arguments are those of `describe_difference`.
+
+    Examples:
+        >>> describe_interval(Interval(0.031, 0.011, 0.001), "over 5 seeds")
+        '95% interval +2.0 to +4.2 over 5 seeds'
+    """
     # A difference of two percentages is at most 100 points; an interval may reach beyond that if there are few images.
     most = 1.0 if metric.percent else math.inf
     bounds = (min(most, max(-most, found.mean + sign * found.half)) for sign in (-1, 1))
-    low, high, mean = (metric.text(value, sign=True) for value in (*bounds, found.mean))
-    span = f"{kind} {low} to {high}" + (f" {basis}" if basis else "")
-    if not found.significant:
-        return f"no significant difference from {reference} ({mean}{unit}, {span})"
-    size, where = metric.text(abs(found.mean)), "above" if found.mean > 0 else "below"
-    return f"{size}{unit} {where} {reference} ({span})"
+    low, high = (metric.text(value, sign=True) for value in bounds)
+    return f"{kind} {low} to {high}" + (f" {basis}" if basis else "")
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -24,6 +24,7 @@ __all__ = [
     "image_grid",
     "image_to_png",
     "markdown_table",
+    "render",
 ]
 
 TONES = {"Yes": "good", "No": "bad"}  # of answers, by class of the style sheet; all others are neutral
@@ -117,6 +118,7 @@ class Section:
         folded: Further tables by title, which are shown when their title is clicked.
         drawings: Drawings with captions.
         galleries: Small images in rows.
+        html: Markup that is inserted as it is; all text in it must have been escaped.
         collapsed: Whether the section itself is shown only when its heading is clicked.
     """
 
@@ -128,6 +130,7 @@ class Section:
     folded: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
     drawings: Sequence[Drawing] = ()
     galleries: Sequence[Gallery] = ()
+    html: str = ""
     collapsed: bool = False
 
     @property
@@ -246,12 +249,21 @@ def html_page(title: str, sections: Sequence[Section], *, verdict: Verdict | Non
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
+    return render(TEMPLATE, title=title, sections=sections, verdict=verdict, lead=lead)
+
+
+def render(template: str, **values: object) -> str:
+    """Renders a template of jinja2 for a page; the values are escaped.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
     try:
         from jinja2 import Environment
     except ImportError as error:
         raise MissingDependencyError("report pages need jinja2: pip install 'ssl-pretext[benchmarks]'") from error
-    page: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    return str(page.render(title=title, sections=sections, verdict=verdict, lead=lead))
+    page: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    return str(page.render(**values))
 
 
 def _data_uri(png: bytes) -> str:

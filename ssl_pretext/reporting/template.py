@@ -107,6 +107,7 @@ TEMPLATE = (
 <figure><div class="scroll"><img src="{{ figure.source }}" alt="{{ figure.caption }}"></div>
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
+{{ section.html | safe }}
 {% if section.code %}
 <pre>{{ section.code }}</pre>
 {% endif %}

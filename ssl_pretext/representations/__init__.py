@@ -2,6 +2,7 @@
 
 from ssl_pretext.representations.base import OUTPUT, Backbone, ColorHistogram, Concatenated, Pixels, Representation
 from ssl_pretext.representations.collapse import Health, collapse_warnings, feature_health, health_rows
+from ssl_pretext.representations.embedding import Embeddings
 from ssl_pretext.representations.extraction import extract_features
 from ssl_pretext.representations.network import IMAGENET_LABELS, FrozenNetwork, imagenet_reference
 
@@ -11,6 +12,7 @@ __all__ = [
     "Backbone",
     "ColorHistogram",
     "Concatenated",
+    "Embeddings",
     "FrozenNetwork",
     "Health",
     "Pixels",

@@ -19,7 +19,6 @@ from ssl_pretext.errors import ArgumentError, UnknownNameError
 __all__ = [
     "OUTPUT",
     "Backbone",
-    "BackboneOwner",
     "ColorHistogram",
     "Concatenated",
     "Pixels",
@@ -140,28 +139,6 @@ class Backbone:
         if unknown := [layer for layer in layers if layer not in (*known, self.class_token, self.prediction)]:
             raise UnknownNameError(f"{self.name} has no layer {unknown[0]!r}; its layers: {', '.join(known)}")
         return known
-
-
-class BackboneOwner:
-    """Base class of objects that hold a network and offer its layers as representations."""
-
-    def backbone(self) -> Backbone:
-        """Returns the frozen network with its layers and its output."""
-        raise NotImplementedError
-
-    def layers(self) -> list[str]:
-        """Returns the names of the layers that give feature maps, in running order."""
-        raise NotImplementedError
-
-    def representation(
-        self, layer: str | None = None, name: str | None = None, *, pooling: str = "map"
-    ) -> "Representation":
-        """Returns the frozen features of one layer, by default of the output; see `Backbone.representation`."""
-        return self.backbone().representation(layer, name, pooling=pooling)
-
-    def representations(self, layers: Sequence[str] | None = None) -> "dict[str, Representation]":
-        """Returns the frozen features of several layers, by default of all; see `Backbone.representations`."""
-        return self.backbone().representations(layers)
 
 
 class Representation:

@@ -16,7 +16,8 @@ from ssl_pretext.encoders.map_encoder import MapEncoder, class_token_of
 from ssl_pretext.encoders.modes import eval_mode
 from ssl_pretext.encoders.reinitialized import reinitialized
 from ssl_pretext.errors import ArgumentError, CheckpointError, MissingDependencyError
-from ssl_pretext.representations.base import Backbone, BackboneOwner, Representation, describe_channels
+from ssl_pretext.representations.base import Backbone, Representation, describe_channels
+from ssl_pretext.representations.owner import BackboneOwner
 
 __all__ = ["IMAGENET_LABELS", "FrozenNetwork", "imagenet_reference"]
 

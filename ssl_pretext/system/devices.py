@@ -1,35 +1,52 @@
 """Selection of the device by name, and copies from a GPU for which the CPU does not wait."""
 
+import re
+
 import torch
 from torch import Tensor
 
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["DEVICES", "CopyToHost", "is_capturing", "is_idle", "resolve_device"]
+__all__ = ["DEVICES", "CopyToHost", "check_device_name", "is_capturing", "is_idle", "resolve_device"]
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def check_device_name(device: object, argument: str = "device") -> None:
+    """Raises unless a name is one of `DEVICES` or that of a numbered GPU; this machine need not have the device.
+
+    Raises:
+        ArgumentError: The name is unknown.
+    """
+    if not isinstance(device, str) or (device not in DEVICES and not re.fullmatch(r"cuda:\d+", device)):
+        raise ArgumentError(
+            f"{argument} must be one of {', '.join(DEVICES)}, or a numbered GPU such as cuda:1; got {device!r}"
+        )
 
 
 def resolve_device(device: str, argument: str = "device") -> str:
-    """Returns `"cpu"` or `"cuda"` for the name of a device; `"auto"` selects the GPU if there is one.
+    """Returns the name of a device that PyTorch knows; `"auto"` selects the first GPU of NVIDIA if there is one.
 
     Args:
-        device: Name of the device.
+        device: `"auto"`, `"cpu"`, `"cuda"`, a numbered GPU such as `"cuda:1"`, or `"mps"`, the GPU of a Mac.
         argument: Name of the argument that `device` was passed as, for error messages.
 
     Raises:
-        ArgumentError: The name is unknown, or it is `"cuda"` and this machine has no GPU that PyTorch can use.
+        ArgumentError: The name is unknown, or this machine has no such device that PyTorch can use.
 
     Examples:
         >>> resolve_device("cpu")
         'cpu'
     """
-    if device not in DEVICES:
-        raise ArgumentError(f"{argument} must be one of {', '.join(DEVICES)}, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
+    check_device_name(device, argument)
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise ArgumentError(
-            f"{argument} is 'cuda', but PyTorch finds no CUDA device on this machine; use 'auto' or 'cpu'"
+            f"{argument} is {device!r}, but PyTorch finds no CUDA device on this machine; use 'auto' or 'cpu'"
         )
+    if device.startswith("cuda:") and int(device[5:]) >= (count := torch.cuda.device_count()):
+        raise ArgumentError(f"{argument} is {device!r}, but this machine has {count} GPUs, counted from 0")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ArgumentError(f"{argument} is 'mps', but PyTorch finds no GPU of a Mac; use 'auto' or 'cpu'")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 

@@ -26,7 +26,8 @@ from ssl_pretext.encoders.untrained import starts_from_weights, without_weights
 from ssl_pretext.encoders.weights_file import with_weights_sha256
 from ssl_pretext.errors import ArgumentError, CheckpointError
 from ssl_pretext.registry import Registry, format_spec, parse_spec, signature_of
-from ssl_pretext.representations.base import OUTPUT, Backbone, BackboneOwner
+from ssl_pretext.representations.base import OUTPUT, Backbone
+from ssl_pretext.representations.owner import BackboneOwner
 from ssl_pretext.saving.contract import WEIGHTS_FILE, TrainedOn, write_contract
 from ssl_pretext.saving.weights import save_weights
 from ssl_pretext.system.files import check_free_space

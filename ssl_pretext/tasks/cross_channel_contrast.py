@@ -40,7 +40,7 @@ class ContrastBranch(PretextTask):
         pooled = PooledHead(self.shape.channels)
         self.head = nn.Sequential(pooled, nn.Linear(pooled.width, embed_dim))
 
-    def embed(self, images: Tensor) -> Tensor:
+    def vectors(self, images: Tensor) -> Tensor:
         """Computes vectors of length one, `(B, embed_dim)`, for images `(B, C, H, W)`."""
         return F.normalize(self.head(self.encoder(self.inputs(images))), dim=1)
 
@@ -121,7 +121,7 @@ class CrossChannelContrast(TwoEncoderTask):
     def forward(self, images: Tensor) -> TaskOutput:
         views = self.views(images)
         first, second = (
-            cast(ContrastBranch, branch).embed(view)
+            cast(ContrastBranch, branch).vectors(view)
             for branch, view in zip(self._branches, (views[0], views[-1]), strict=True)
         )
         # In float32, because the division by a small temperature would magnify the rounding errors of bfloat16.

@@ -126,6 +126,8 @@ def _step(task: PretextTask, batch: Tensor, one: ComputeFormat) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _name(one: ComputeFormat) -> str:

@@ -10,7 +10,7 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.config import Config
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import did_you_mean, parse_spec
-from ssl_pretext.system.devices import DEVICES
+from ssl_pretext.system.devices import check_device_name
 
 __all__ = ["TF32", "FitConfig"]
 
@@ -78,7 +78,7 @@ class FitConfig(Config):
             by rounding. Weights are saved under the same names, and a resumed run may change this option.
         gradient_checkpointing: Whether activations are computed again in the backward pass instead of being kept, which
             needs less memory and more time. BatchNorm then counts each batch twice in its running statistics.
-        device: Device to train on: `"auto"`, `"cpu"` or `"cuda"`.
+        device: Device to train on: `"auto"`, `"cpu"`, `"cuda"`, one of several GPUs such as `"cuda:1"`, or `"mps"`.
         strategy: Strategy of Lightning for several processes, such as `"ddp_find_unused_parameters_true"`. The default
             is `"ddp"` under `torchrun`, and looks for unused parameters by itself.
         checkpoint_minutes: Minutes between checkpoints, in addition to the checkpoint after each epoch.
@@ -138,10 +138,11 @@ class FitConfig(Config):
                 f"FitConfig.precision cannot be {self.precision!r}, because {NARROW[self.precision]}; use 'bf16-mixed' "
                 "or '16-mixed', whose weights are in float32"
             )
-        choices = (("precision", PRECISIONS), ("memory_format", MEMORY_FORMATS))
-        for name, known in (*choices, ("device", DEVICES), ("strategy", STRATEGIES)):
+        choices = (("precision", PRECISIONS), ("memory_format", MEMORY_FORMATS), ("strategy", STRATEGIES))
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise ArgumentError(f"FitConfig.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        check_device_name(self.device, "FitConfig.device")
 
     def _check_schedule(self) -> None:
         if self.schedule is None:

@@ -164,6 +164,10 @@ def check_request(
             f"fit() needs a FitConfig as config, such as FitConfig(out='runs/first'), got {type(config).__name__}"
         )
     device = resolve_device(config.device, "FitConfig.device")
+    if ":" in device and rank_info().world > 1:
+        raise ArgumentError(
+            f"FitConfig.device is {device!r}, but torchrun gives each process a GPU of its own; use 'cuda'"
+        )
     if config.precision == HALF_MIXED and device == "cpu":
         raise ArgumentError(f"FitConfig.precision {HALF_MIXED!r} needs a GPU; use 'bf16-mixed' on a CPU")
     if isinstance(callbacks, Callback) or any(not isinstance(callback, Callback) for callback in callbacks):

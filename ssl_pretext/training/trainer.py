@@ -45,11 +45,12 @@ def create_trainer(
         all_used: Whether all trained parameters get gradients; see `unused_parameters`.
     """
     _, world, local = rank_info()
+    kind, _, number = config.device.partition(":")
     automatic = config.strategy == "auto"
     return pl.Trainer(
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
+        accelerator={"cuda": "gpu"}.get(kind, kind),
         strategy=DDPStrategy(find_unused_parameters=not all_used) if world > 1 and automatic else config.strategy,
-        devices=local,
+        devices=[int(number)] if number else local,
         num_nodes=world // local,
         precision="32-true" if config.precision == TF32 else config.precision,
         max_epochs=config.epochs,

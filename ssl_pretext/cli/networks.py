@@ -1,0 +1,118 @@
+"""The networks that commands name: runs, saved tasks, and networks of other libraries, each perhaps with a layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ssl_pretext.encoders.registry import is_encoder_name, suggest_encoders
+from ssl_pretext.errors import ArgumentError, UnknownNameError
+from ssl_pretext.registry import duplicates, joined
+from ssl_pretext.representations import FrozenNetwork, Representation
+from ssl_pretext.tasks import PretextTask
+from ssl_pretext.training.image_manifest import read_digests
+
+__all__ = ["Network", "choose_image_size", "open_network", "open_networks"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that a command names.
+
+    Attributes:
+        name: Its name in tables: what was typed.
+        folder: Folder of the run or the saved task; None for a network of another library.
+        layer: Layer that is read; None stands for the output.
+        representation: The features of the layer, with their pooling.
+        network: The task, or the network of another library.
+    """
+
+    name: str
+    folder: Path | None
+    layer: str | None
+    representation: Representation
+    network: PretextTask | FrozenNetwork
+
+    @property
+    def image_size(self) -> int | tuple[int, int] | None:
+        """Height and width of the images that the network was trained on or made for, if they are known."""
+        if isinstance(self.network, PretextTask):
+            return self.network.trained_on.image_size
+        size = getattr(self.network.encoder, "image_size", None)
+        return size if isinstance(size, int) else None
+
+    def digests(self) -> dict[str, str]:
+        """Returns the names of the images of the pretraining by their hashes; empty if they are unknown."""
+        return {} if self.folder is None else read_digests(self.folder)
+
+
+def open_network(name: str, *, layer: str | None, pooling: str) -> Network:
+    """Loads the network that a text names.
+
+    Args:
+        name: Folder of a run or of a saved task, a repository of a task on the Hugging Face hub, or the name of an
+            encoder; a layer may follow after a colon.
+        layer: Layer to read if the text names none; None stands for the output.
+        pooling: What is read from the layer.
+
+    Raises:
+        UnknownNameError: There is no such network or layer.
+        PretextError: The network cannot be loaded.
+    """
+    source, own = name, ""
+    if ":" in name and not Path(name).is_dir():
+        source, _, own = name.rpartition(":")
+    folder = Path(source) if Path(source).is_dir() else None
+    network: PretextTask | FrozenNetwork
+    if folder is None and is_encoder_name(source):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same weights for each command if the name asks for no published ones
+            network = FrozenNetwork(source)
+    elif folder is None and "/" not in source:
+        raise UnknownNameError(
+            f"there is no folder {source} with a saved task, and no network of this name.{suggest_encoders(source)} "
+            "Name the output folder of pretrain, or a network such as 'timm/resnet18[pretrained=true]'"
+        )
+    else:
+        network = PretextTask.from_pretrained(source)
+    read = own or layer
+    return Network(name, folder, read, network.representation(read, pooling=pooling), network)
+
+
+def open_networks(names: Sequence[str], *, layer: str | None, pooling: str) -> list[Network]:
+    """Loads several networks; see `open_network`.
+
+    Raises:
+        ArgumentError: No network is named, or one is named twice.
+        PretextError: A network cannot be loaded.
+    """
+    if not names:
+        raise ArgumentError(
+            "no network is named; name the output folder of pretrain, or a network such as "
+            "'timm/resnet18[pretrained=true]'"
+        )
+    if twice := duplicates(names):
+        raise ArgumentError(f"{twice[0]} is named twice; name each network once")
+    return [open_network(name, layer=layer, pooling=pooling) for name in names]
+
+
+def choose_image_size(given: int | None, networks: Sequence[Network]) -> int:
+    """Returns the image size that is given, or that of the networks: of the pretrained ones if there are any.
+
+    Raises:
+        ArgumentError: No size is given, and the networks have none, several ones, or one that is not square.
+    """
+    if given is not None:
+        return given
+    tasks = [one for one in networks if isinstance(one.network, PretextTask)]
+    sizes = {one.image_size: one.name for one in tasks or networks}
+    if len(sizes) > 1:
+        found = joined([f"{name} ({size})" for size, name in sizes.items()])
+        raise ArgumentError(f"the networks were made for different image sizes: {found}; set --image-size")
+    ((size, name),) = sizes.items()
+    if size is None:
+        raise ArgumentError(f"{name} records no image size; set --image-size")
+    if not isinstance(size, int):
+        raise ArgumentError(f"{name} records the image size {size}, but a single number is needed; set --image-size")
+    return size
