@@ -187,7 +187,20 @@ def test_the_commands_take_the_options_of_images(folder, capsys):
     Image.fromarray(scene).save(folder / "scene.png")
     run, cache = folder.parent / "run", folder.parent / "cache"
     arguments = ["pretrain", "--data", str(folder), "--out", str(run), "--tile", "32", "--stride", "16"]
-    small = ["--losses", "l2=1", "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--cache", str(cache)]
+    small = [
+        "--task",
+        "rotation",
+        "--encoder",
+        "autoencoder",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--cache",
+        str(cache),
+    ]
     assert main([*arguments, *small]) == 0, capsys.readouterr()
     store = opened(folder, image_size=32, tile=32, stride=16)
     assert len([*cache.glob("*/index.json")]) == 1, "the command reads the same images"

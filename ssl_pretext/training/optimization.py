@@ -78,6 +78,8 @@ def create_schedule(optimizer: Optimizer, config: FitConfig, steps: float) -> La
         ArgumentError: The schedule needs to know the number of steps, or does not fit the learning rate.
 
     Examples:
+        >>> import torch
+        >>> from torch import nn
         >>> import ssl_pretext as sp
         >>> optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         >>> scheduler = create_schedule(optimizer, sp.FitConfig(out="runs/first", schedule="linear", warmup=0.2), 10)
