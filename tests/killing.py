@@ -215,9 +215,11 @@ def interrupted(folder: Path, kind: str, number: signal.Signals) -> None:
     """Sends a signal in the middle of a step, and prints how and when the command ended, and its checkpoint's step."""
     place = prepare(folder, "interrupt", f"{kind}-{number.name}")
     command = f"pretrain --data photos --encoder slow[kind={kind}] --out run --image-size 16 --epochs 2 --batch-size 4"
-    command += " --device cpu --cache cache --checkpoint-minutes 1e-9"
+    command += " --device cpu --cache cache --checkpoint-minutes 1e-9 --task colorization --precision 32-true"
+    command += " --memory-format contiguous"
     child = start(lambda: os._exit(main(command.split())), place)
     while not (place / "begun").exists():
+        assert not os.waitpid(child, os.WNOHANG)[0], place.with_suffix(".log").read_text()
         time.sleep(0.01)
     os.kill(child, number)
     began = time.monotonic()
