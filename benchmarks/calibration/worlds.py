@@ -336,7 +336,7 @@ def photo_features(folder: Path) -> Pool:
     store = sp.ImageStore.from_folder(folder, image_size=64)
     reference = imagenet_reference(image_size=64)
     found = extract_features([reference], store, reduce=lambda maps: maps.mean(dim=(2, 3), keepdim=True))
-    values = reference.combine([found[part.backbone, part.layer] for part in reference.parts]).flatten(1)
+    values = reference.combine_parts(found).flatten(1)
     draw = torch.Generator().manual_seed(0)
     values = (values - values.mean(dim=0)) @ torch.randn(values.shape[1], 64, generator=draw)
     return Pool(values / values.std(dim=0), store.labels)

@@ -216,10 +216,7 @@ class Comparison:
                 if self._is_finetuned(representation):
                     yield seed, name, representation, self._sample_features(representation)
                     continue
-                train, test = (
-                    representation.combine([features[part.backbone, part.layer] for part in representation.parts])
-                    for features in splits
-                )
+                train, test = (representation.combine_parts(features) for features in splits)
                 yield seed, name, representation, (train, test)
 
     def _is_finetuned(self, representation: Representation) -> bool:
@@ -230,7 +227,7 @@ class Comparison:
         """The features of a few training images, and none of test images."""
         sample = self.train.subset(range(min(HEALTH_IMAGES, len(self.train))))
         found = extract_features([representation], sample, device=self.device)
-        maps = representation.combine([found[part.backbone, part.layer] for part in representation.parts])
+        maps = representation.combine_parts(found)
         return maps, maps[:0]
 
     def _extract(

@@ -9,6 +9,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.reporting.drawings import Drawing, scatter_chart
 from ssl_pretext.reporting.page import Gallery, Section, Tile, image_to_png
 from ssl_pretext.representations.base import Representation
+from ssl_pretext.representations.embedding_map import principal_components
 from ssl_pretext.representations.extraction import extract_features
 
 __all__ = ["embedding_map", "nearest_images", "picture_sections"]
@@ -80,12 +81,7 @@ def embedding_map(name: str, features: Tensor, images: ImageStore) -> Drawing:
         features: Features of the images `(m, F)`.
         images: The images.
     """
-    centered = (features - features.mean(0)).double()
-    left, sizes, _ = torch.linalg.svd(centered, full_matrices=False)
-    points = (left * sizes)[:, :2]
-    if points.shape[1] < 2:
-        points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
-    share = float(sizes[:2].square().sum() / sizes.square().sum().clamp(min=1e-300))
+    points, share = principal_components(features.numpy())
     indices = range(len(images))
     groups = [_class(images, i) if _has_classes(images) else "images" for i in indices]
     titles = [f"{_label(images, i)}: {images.names[i]}" for i in indices]
@@ -101,7 +97,7 @@ def _vectors(representation: Representation, images: ImageStore, device: str) ->
     found = extract_features(
         [representation], images, device=device, reduce=lambda maps: maps.mean((2, 3), keepdim=True)
     )
-    return representation.combine([found[part.backbone, part.layer] for part in representation.parts]).flatten(1)
+    return representation.combine_parts(found).flatten(1)
 
 
 def _spaced(count: int, most: int) -> Tensor:

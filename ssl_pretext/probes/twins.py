@@ -101,7 +101,7 @@ def strongest_twins(
         features = cached_features(rivals, sample, cache, device=device, sha256=sample.sha256, reduce=shrink, team=team)
 
     def quality(twin: Representation) -> float:
-        maps = twin.combine([features[part.backbone, part.layer] for part in twin.parts])
+        maps = twin.combine_parts(features)
         return _leave_one_out(maps.to(device), known)
 
     def choose() -> dict[str, int]:

@@ -1,6 +1,5 @@
 """Markdown tables, image grids, and self-contained HTML pages that combine them with plots."""
 
-import base64
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.reporting.drawings import Drawing
 from ssl_pretext.reporting.template import TEMPLATE
+from ssl_pretext.system.notebook import data_uri
 
 __all__ = [
     "Figure",
@@ -40,7 +40,7 @@ class Figure:
     @property
     def source(self) -> str:
         """The image as a data URI."""
-        return _data_uri(self.png)
+        return data_uri(self.png)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Tile:
     @property
     def source(self) -> str:
         """The image as a data URI."""
-        return _data_uri(self.png)
+        return data_uri(self.png)
 
     @property
     def tone(self) -> str:
@@ -264,7 +264,3 @@ def render(template: str, **values: object) -> str:
         raise MissingDependencyError("report pages need jinja2: pip install 'ssl-pretext[benchmarks]'") from error
     page: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return str(page.render(**values))
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

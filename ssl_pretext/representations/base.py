@@ -205,6 +205,10 @@ class Representation:
             return None
         return lambda: self.on(lambda backbone: backbone.before() if backbone.before else backbone)
 
+    def combine_parts(self, features: Mapping[tuple[Backbone, str], Tensor]) -> Tensor:
+        """Combines what `extract_features` returns, which may hold the features of other representations, too."""
+        return self.combine([features[part.backbone, part.layer] for part in self.parts])
+
     def on(self, replace: Callable[[Backbone], Backbone]) -> "Representation":
         """Returns the same layers of other backbones; `replace` maps each backbone to the one that takes its place."""
         return Representation(self.name, replace(self.backbone), layer=self.layer)

@@ -126,7 +126,7 @@ def label_texts(images: ImageStore) -> list[str] | None:
 def _vectors(representation: Representation, images: ImageStore, device: str) -> NDArray[np.float32]:
     """Computes the features of images, flattened to vectors `(n, F)`."""
     found = extract_features([representation], images, device=device)
-    maps: Tensor = representation.combine([found[part.backbone, part.layer] for part in representation.parts])
+    maps: Tensor = representation.combine_parts(found)
     return np.asarray(maps.flatten(1).numpy())
 
 

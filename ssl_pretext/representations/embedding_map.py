@@ -1,6 +1,5 @@
 """A page that shows embeddings: a map in two dimensions with pictures, and the nearest neighbors of some images."""
 
-import base64
 import io
 import warnings
 from collections import Counter
@@ -15,8 +14,18 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.reporting.page import Section, html_page, render
 from ssl_pretext.representations.embedding import Embeddings
+from ssl_pretext.system.notebook import data_uri
 
-__all__ = ["MAPS", "MOST_POINTS", "check_map", "embedding_page", "nearest", "project", "sample_rows"]
+__all__ = [
+    "MAPS",
+    "MOST_POINTS",
+    "check_map",
+    "embedding_page",
+    "nearest",
+    "principal_components",
+    "project",
+    "sample_rows",
+]
 
 MAPS = ("pca", "tsne", "umap")
 MOST_POINTS = 600  # images on a map; their pictures make about 2 MB of the page
@@ -105,17 +114,29 @@ def project(features: NDArray[np.float32], kind: str) -> tuple[NDArray[np.float6
         raise ArgumentError(f"a map needs at least 4 images, got {len(features)}")
     values = features.astype(np.float64)
     if kind == "pca":
-        centered = values - values.mean(axis=0)
-        left, scales, directions = np.linalg.svd(centered, full_matrices=False)
-        size = min(2, len(scales))
-        # The sign of a component is arbitrary; its largest loading is made positive, so that maps can be compared.
-        largest = np.abs(directions[:size]).argmax(axis=1)
-        signs = np.where(directions[np.arange(size), largest] < 0, -1.0, 1.0)
-        places = np.zeros((len(values), 2))
-        places[:, :size] = left[:, :size] * scales[:size] * signs
-        total = float(np.square(scales).sum())
-        return places, float(np.square(scales[:size]).sum()) / total if total else 0.0
+        return principal_components(values)
     return np.asarray(_mapper(kind, len(values)).fit_transform(values), dtype=np.float64), 0.0
+
+
+def principal_components(features: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:
+    """Computes the first two principal components of features.
+
+    Args:
+        features: Features `(N, F)`.
+
+    Returns:
+        Coordinates `(N, 2)`, and the fraction of the variance that they hold.
+    """
+    values = features.astype(np.float64)
+    left, scales, directions = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    size = min(2, len(scales))
+    # The sign of a component is arbitrary; its largest loading is made positive, so that maps can be compared.
+    largest = np.abs(directions[:size]).argmax(axis=1)
+    signs = np.where(directions[np.arange(size), largest] < 0, -1.0, 1.0)
+    places = np.zeros((len(values), 2))
+    places[:, :size] = left[:, :size] * scales[:size] * signs
+    total = float(np.square(scales).sum())
+    return places, float(np.square(scales[:size]).sum()) / total if total else 0.0
 
 
 def nearest(features: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -243,7 +264,7 @@ def _pictures(images: ImageStore) -> list[str]:
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=80)
-        found.append(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+        found.append(data_uri(buffer.getvalue(), "jpeg"))
     return found
 
 

@@ -38,8 +38,8 @@ def extract_features(
         team: Processes that share the images; only the leader gets features. By default this process does all.
 
     Returns:
-        Float32 features on the CPU by backbone and layer, from which `Representation.combine` computes the features of
-        a representation. Large arrays are memory-mapped from an unnamed temporary file.
+        Float32 features on the CPU by backbone and layer, from which `Representation.combine_parts` computes the
+        features of a representation. Large arrays are memory-mapped from an unnamed temporary file.
 
     Raises:
         ArgumentError: A representation returns something other than feature maps, or values that are not finite.

@@ -71,8 +71,7 @@ class Judge:
     def features(self, representation: Representation) -> torch.Tensor:
         """Computes the features of all images, `(N, C, h, w)`, on the device."""
         parts = extract_features([representation], self.images, device=self.device, reduce=shrink)
-        maps = representation.combine([parts[part.backbone, part.layer] for part in representation.parts])
-        return maps.to(self.device)
+        return representation.combine_parts(parts).to(self.device)
 
     def _fold_hits(self, features: torch.Tensor, fold: Sequence[int], seed: int) -> NDArray[np.bool_]:
         held_out = torch.zeros(len(features), dtype=torch.bool)

@@ -1,10 +1,10 @@
-"""HTML for notebooks: small tables and pictures, whose text is escaped."""
+"""HTML for notebooks: small tables and pictures, whose text is escaped; pictures inside of a page."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["html_paragraphs", "html_picture", "html_table"]
+__all__ = ["data_uri", "html_paragraphs", "html_picture", "html_table"]
 
 
 def html_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -24,7 +24,16 @@ def html_paragraphs(sentences: Sequence[str]) -> str:
     return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
 
 
+def data_uri(picture: bytes, kind: str = "png") -> str:
+    """Returns a picture as an address that contains it, for a page that needs no other file.
+
+    Args:
+        picture: The content of the file.
+        kind: Its format, `"png"` or `"jpeg"`.
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
 def html_picture(png: bytes, text: str) -> str:
     """Returns a PNG file as a picture inside of the page, with a text for those who do not see it."""
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<img src="{source}" alt="{escape(text)}" title="{escape(text)}">'
+    return f'<img src="{data_uri(png)}" alt="{escape(text)}" title="{escape(text)}">'

@@ -192,6 +192,10 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             )
         return list(images.unbind(1))
 
+    def repeat_as_views(self, images: Tensor) -> Tensor:
+        """Returns images `(B, C, H, W)` as a batch that the task takes, in which all views of an image are the same."""
+        return images if self.num_views == 1 else images[:, None].expand(-1, self.num_views, -1, -1, -1)
+
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
         """Computes the feature map `(B, C, h, w)` of one layer, by default of the encoder's output.
 

@@ -72,8 +72,7 @@ def choose_format(
     copied = copy.deepcopy(task).to(device).train()
     copied.prepare(images)  # some losses need statistics of the images
     batch = images.images(range(min(len(images), batch_size))).to(device)
-    views = batch if task.num_views == 1 else batch[:, None].expand(-1, task.num_views, -1, -1, -1)
-    seconds = _seconds_per_step(copied, views, formats)
+    seconds = _seconds_per_step(copied, task.repeat_as_views(batch), formats)
     chosen = min(seconds, key=lambda one: seconds[one])
     if formats[0] in seconds and seconds[formats[0]] < GAIN * seconds[chosen]:
         chosen = formats[0]

@@ -33,9 +33,7 @@ def check_features(task: PretextTask, images: ImageStore, out: Path, device: tor
     chosen = torch.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).long().unique()
     representation = task.representation()
     features = extract_features([representation], images.subset(chosen), device=device)
-    health = feature_health(
-        representation.combine([features[part.backbone, part.layer] for part in representation.parts])
-    )
+    health = feature_health(representation.combine_parts(features))
     write_json(out / "health.json", health)
     log.info(
         "features: %d channels, %d of them collapsed; effective rank %.1f; they differ between images by %.1f%%",

@@ -101,8 +101,7 @@ def unused_parameters(task: PretextTask, images: Tensor) -> list[str]:
         return []
     device = next(iter(trained.values())).device
     with eval_mode(task), torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        views = images if task.num_views == 1 else images[:, None].expand(-1, task.num_views, -1, -1, -1)
-        loss = task(views.to(device)).loss
+        loss = task(task.repeat_as_views(images).to(device)).loss
         gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
