@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibration.page import sections as calibration_sections
+from benchmarks.evidence.page import sections as evidence_sections
 from benchmarks.finetuning.page import sections as finetuning_sections
 from benchmarks.food101.report import draw as draw_experiment
 from benchmarks.food101.report import markdown_summary, quality_cell, quality_heading
@@ -46,7 +47,7 @@ COVERED_BEFORE = (
     "fixed."
 )
 # What makes the body of a page of its own kind, by the key of the results that it shows.
-SECTIONS = {"calibration": calibration_sections, "finetuning": finetuning_sections}
+SECTIONS = {"calibration": calibration_sections, "evidence": evidence_sections, "finetuning": finetuning_sections}
 MEASURES = (
     *("psnr", "ssim", "lpips", "auc_raw", "auc_rebalanced", "colorfulness", "mean_a", "mean_b", "colored"),
     *(f"hue_{name}" for name in HUES),

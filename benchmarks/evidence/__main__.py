@@ -1,0 +1,194 @@
+"""Whether predicting channels is worth labels on cells and satellite photos: `python -m benchmarks.evidence cells`.
+
+Each pretext task is pretrained from several seeds on the same images for about the same time, and evaluated with few
+labels beside its untrained network, the pixels and a network that was trained on ImageNet.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import pearsonr
+
+import ssl_pretext as sp
+from benchmarks.evidence.studies import ENCODER, STUDIES, Row, Study
+from benchmarks.food101.experiment import environment
+from benchmarks.harness import compact, folder_name
+from benchmarks.result_page import store_and_publish
+from ssl_pretext.cli.command import run_command
+from ssl_pretext.representations import IMAGENET_LABELS, imagenet_reference
+from ssl_pretext.system.devices import resolve_device
+from ssl_pretext.system.files import read_json, write_json
+from ssl_pretext.system.locks import exclusive_lock
+from ssl_pretext.training.config import FitConfig
+from ssl_pretext.training.fit import fit
+
+log = logging.getLogger("benchmarks.evidence")
+
+HELD_OUT = 0.25  # fraction of each class for testing, and of the rest for validation
+BATCH_SIZE, LEARNING_RATE = 64, 1e-3
+
+
+def run(
+    study: Study, folder: Path, out: Path, *, seeds: int, epochs: int, validate: bool, device: str
+) -> dict[str, Any]:
+    """Pretrains and evaluates all rows of a study; what the folder `out` holds already is not computed again.
+
+    With `validate`, the rows and the further ones of the study are pretrained once, on three quarters of the training
+    images, and compared on the others; no test image is read.
+    """
+    train, test = study.open(folder).split(HELD_OUT)
+    rows = study.rows
+    if validate:
+        train, test = train.split(HELD_OUT)
+        rows = (*rows, *study.tried)
+        out = out / "validation"
+    networks: dict[str, list[sp.PretextTask]] = {}
+    costs: dict[str, list[float]] = {}
+    for seed in range(1 if validate else seeds):
+        for row in rows:
+            place = out / f"{folder_name(row.name)}-{seed}"
+            task, seconds = _pretrained(row, train, seed, max(1, epochs // row.passes), place, device)
+            networks.setdefault(row.name, []).append(task)
+            costs.setdefault(row.name, []).append(seconds)
+    found = {
+        "counts": {"pretraining": len(train), "test": len(test), "classes": len(train.classes)},
+        "passes": {row.name: row.passes for row in rows},
+        "cpu_seconds": costs,
+        "reports": _reports(study, networks, train, test, out, seeds=seeds, device=device),
+    }
+    if study.target and not validate:
+        found["predicted"] = _predicted(study, _predicting(networks[study.rows[0].name]), test)
+    return found
+
+
+def _pretrained(
+    row: Row, images: sp.ImageStore, seed: int, epochs: int, out: Path, device: str
+) -> tuple[sp.PretextTask, float]:
+    """Returns a pretrained network, and the seconds of all processors that its training took."""
+    file = out / "cpu_seconds.json"
+    if not file.exists():
+        torch.manual_seed(seed)
+        task = row.create()
+        config = FitConfig(
+            out=out, epochs=epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, augment=row.augment, seed=seed,
+            memory_format="channels_last", device=device, resume=True,
+        )  # fmt: skip
+        steps = 0
+
+        def count(*_: Any) -> None:
+            nonlocal steps
+            steps += 1
+
+        started = time.process_time()
+        with task.register_forward_pre_hook(count):
+            history = fit(task, images, config)
+        # A run that was resumed counts the steps of all its parts like those of its last.
+        every = epochs * -(-len(images) // BATCH_SIZE)
+        write_json(file, (time.process_time() - started) * every / max(1, steps))
+        log.info("%s, seed %d: loss %.4f", row.name, seed, history[-1]["train_loss"])
+    return sp.PretextTask.from_pretrained(out / "task").eval(), read_json(file)
+
+
+def _reports(
+    study: Study,
+    networks: dict[str, list[sp.PretextTask]],
+    train: sp.ImageStore,
+    test: sp.ImageStore,
+    out: Path,
+    *,
+    seeds: int,
+    device: str,
+) -> dict[str, Any]:
+    """The reports by number of labels per class, as JSON holds them."""
+    file = out / f"reports-{seeds}.json"
+    if not file.exists():
+        once = len(next(iter(networks.values()))) == 1
+        compared: dict[str, Any] = {
+            name: of_seeds[0].representation() if once else [task.representation() for task in of_seeds]
+            for name, of_seeds in networks.items()
+        }
+        if study.target:
+            stains = [
+                sp.representations.Concatenated([task.representation(), task.prediction_representation()], size=5)
+                for task in _predicting(networks[study.rows[0].name])
+            ]
+            compared[f"{study.rows[0].name}, with the prediction"] = stains[0] if once else stains
+        if study.space is None:
+            compared[IMAGENET_LABELS] = imagenet_reference(image_size=128)
+        curve = sp.label_efficiency(
+            compared, train, test, per_class=list(study.per_class), seeds=seeds, cache=out / "cache", device=device
+        )
+        log.info("%s", curve.table())
+        write_json(file, {str(count): compact(report) for count, report in curve.reports.items()})
+    return dict(read_json(file))
+
+
+def _predicting(tasks: Sequence[sp.PretextTask]) -> list[sp.CrossChannelPrediction]:
+    return [task for task in tasks if isinstance(task, sp.CrossChannelPrediction)]
+
+
+def _predicted(study: Study, tasks: Sequence[sp.CrossChannelPrediction], test: sp.ImageStore) -> dict[str, list[float]]:
+    """Correlations of the predicted with the true total of the target channel, by the classes that they are over."""
+    if study.space is None or study.target is None:
+        return {}
+    images = test.images()
+    true = images[:, study.space[study.target].indices].double().sum((1, 2, 3))
+    chosen = torch.tensor([test.classes[label] in study.subset for label in test.labels.tolist()])
+    found: dict[str, list[float]] = {"all classes": [], ", ".join(study.subset): []}
+    for task in tasks:
+        total = task.predict(images).double().sum((1, 2, 3))
+        for name, which in zip(found, (torch.ones_like(chosen), chosen), strict=True):
+            found[name].append(float(pearsonr(total[which], true[which]).statistic))
+    return found
+
+
+def main() -> int:
+    """Runs a study and writes `results.json` and its page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with a folder per class")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/evidence-STUDY)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of pretrainings of each row")
+    parser.add_argument("--epochs", type=int, help="epochs of a row that sees each image once (default: the study's)")
+    parser.add_argument("--tried", action="store_true", help="compare further rows on validation images first")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options = parser.parse_args()
+    study, out = STUDIES[options.study], options.out or Path(f"runs/evidence-{options.study}")
+    epochs = options.epochs or study.epochs
+
+    def work() -> None:
+        device = resolve_device(options.device, "--device")
+        logging.getLogger("ssl_pretext.training").setLevel(logging.WARNING)
+        with exclusive_lock(out):
+            found = {
+                name: run(study, options.data, out, seeds=options.seeds, epochs=epochs, validate=one, device=device)
+                for name, one in {"tried": True, "evidence": False}.items()
+                if options.tried or not one
+            }
+        results = {
+            "title": study.title,
+            "about": study.about,
+            "command": f"python -m benchmarks.evidence {options.study} --data=DIR --seeds={options.seeds} "
+            f"--epochs={epochs}{' --tried' if options.tried else ''}",
+            "settings": {
+                "encoder": ENCODER,
+                "epochs": epochs,
+                "batch_size": BATCH_SIZE,
+                "learning_rate": LEARNING_RATE,
+            },
+            "environment": environment(device),
+            **found,
+        }
+        store_and_publish(results, out)
+
+    return run_command("benchmarks.evidence", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The results page of a study: what helped, by how much, and at what cost."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ssl_pretext.probes import ProbeReport, holm, mean_interval
+from ssl_pretext.probes.efficiency import score_rows
+from ssl_pretext.reporting import markdown_table
+
+__all__ = ["sections"]
+
+Results = Mapping[str, Any]
+
+
+def sections(results: Results) -> list[str]:
+    """The body of the page."""
+    found, settings, env = (results[key] for key in ("evidence", "settings", "environment"))
+    counts, reports = found["counts"], _reports(found)
+    first = next(iter(reports.values()))
+    parts = [
+        _answer(reports, list(found["passes"])),
+        "## The images",
+        f"{results['about']} {counts['pretraining']:,} images are pretrained on and labels are drawn from them; "
+        f"{counts['test']:,} are test images.",
+        f"```bash\n{results['command']}\n```",
+        f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
+        f"`{settings['encoder']}`, {settings['epochs']} epochs of batches of {settings['batch_size']} images; a task "
+        "that shows an encoder each image twice has half the epochs. AdamW, learning rate "
+        f"{settings['learning_rate']:g}, falling to zero along a cosine. {len(first.card['seeds'])} pretrainings of "
+        "each row. Intervals are of 95% and cover pretrainings, labeled images and test images together.",
+        "## Accuracy by number of labels per class, %",
+        _table(score_rows({str(count): report for count, report in reports.items()})),
+        *(
+            f"### With {count} labels per class, and points above each control\n\n{report.table()}"
+            for count, report in reports.items()
+        ),
+    ]
+    if "predicted" in found:
+        parts += ["## How good is the prediction?", _predicted(found["predicted"])]
+    parts += [
+        "## What pretraining costs",
+        _table(_costs(found)),
+        "Seconds of one pretraining on all processors together, on the machine named above.",
+    ]
+    if tried := results.get("tried"):
+        parts += [
+            "## What was tried",
+            "Before any test image was read, these tasks were pretrained once on "
+            f"{tried['counts']['pretraining']:,} of the training images and compared on the other "
+            f"{tried['counts']['test']:,}. The intervals do not cover the luck of pretraining.",
+            _table(score_rows({str(count): report for count, report in _reports(tried).items()})),
+        ]
+    return parts
+
+
+def _reports(found: Results) -> dict[int, ProbeReport]:
+    return {int(count): ProbeReport.from_dict(report) for count, report in found["reports"].items()}
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
+    return markdown_table(rows, list(rows[0]))
+
+
+def _answer(reports: Mapping[int, ProbeReport], tasks: list[str]) -> str:
+    """States by how much each task gains over its untrained network, and how the first compares with the others."""
+    gains = [
+        (count, row)
+        for count, report in reports.items()
+        for row in report.against_controls()
+        if row["representation"] in tasks and row["reference"].endswith("(untrained)")
+    ]
+    corrected = holm([row["p"] for _, row in gains])
+    lines = []
+    for name in tasks:
+        cells = [
+            f"{100 * row['mean']:+.1f} ± {100 * row['ci95']:.1f} with {count}{'' if p < 0.05 else ' (not significant)'}"
+            for (count, row), p in zip(gains, corrected, strict=True)
+            if row["representation"] == name
+        ]
+        lines.append(f"- **{name}**: {', '.join(cells)} labels per class")
+    best, *others = tasks
+    compared = [(count, other, report.difference(best, other)) for count, report in reports.items() for other in others]
+    corrected = holm([row["p"] for *_, row in compared])
+    versus = [
+        f"{100 * row['mean']:+.1f} ± {100 * row['ci95']:.1f} from *{other}* with {count}"
+        f"{'' if p < 0.05 else ' (not significant)'}"
+        for (count, other, row), p in zip(compared, corrected, strict=True)
+    ]
+    return (
+        "Points of accuracy that pretraining adds to the same network untrained (95% intervals; significance after "
+        f"the correction of Holm for these {len(gains)} comparisons):\n\n" + "\n".join(lines) + "\n\n"
+        f"The first row differs by {', '.join(versus)} labels per class."
+    )
+
+
+def _predicted(correlations: Mapping[str, list[float]]) -> str:
+    rows = []
+    for name, values in correlations.items():
+        mean, half = mean_interval(values)
+        rows.append({"cells of": name, "r": f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")})
+    return (
+        f"{_table(rows)}\n\n"
+        "Pearson's correlation of the predicted with the true total of the stain, over the test images; the interval "
+        "covers the pretrainings. Blasi et al. 2016 (figure 2a) reach 0.896 ± 0.007 from hand-made features of the "
+        "same two channels, over cells as they came. Here G1, S and G2 are in equal numbers, which changes the spread "
+        "of the totals and so the correlation: the two figures do not measure the same."
+    )
+
+
+def _costs(found: Results) -> list[dict[str, object]]:
+    known = {name: [one for one in seconds if one is not None] for name, seconds in found["cpu_seconds"].items()}
+    return [
+        {
+            "task": name,
+            "images per encoder and training image": found["passes"][name],
+            "CPU seconds": f"{fmean(all_):.0f}",
+        }
+        for name, all_ in known.items()
+        if all_
+    ]

@@ -1,0 +1,131 @@
+"""What the studies compare: their images, their pretext tasks, and how long each of these is trained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ssl_pretext as sp
+
+__all__ = ["STUDIES", "Row", "Study"]
+
+ENCODER = "timm/resnet18[layer=layer3]"
+FLIPS = "shift,horizontal_flip"
+TURNS = "shift,horizontal_flip,quarter_turns"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pretext task of a study.
+
+    Attributes:
+        name: Name in tables.
+        create: Creates the task with random weights.
+        passes: Number of images that an encoder sees for each training image, such as 2 for two views of it. A row
+            with two passes has half the epochs of one with a single pass, so that all have about the same time.
+        augment: Augmentation; None for that of the task.
+    """
+
+    name: str
+    create: Callable[[], sp.PretextTask]
+    passes: int = 1
+    augment: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A set of images, and the pretext tasks that are compared on it.
+
+    Attributes:
+        title: Title of the results page.
+        about: What the images are, and how they are split, in Markdown.
+        image_size: Height and width in pixels.
+        space: The channels of the images; None for photos.
+        rows: The rows that are compared on test images.
+        tried: Further rows that are compared on validation images only.
+        per_class: The numbers of labeled images per class.
+        epochs: Passes over the pretraining images for a row whose encoder sees each image once.
+        target: The channel whose prediction is compared with the truth on test images, if the first row predicts one.
+        subset: Names of the classes over which that comparison is made a second time.
+    """
+
+    title: str
+    about: str
+    image_size: int
+    space: sp.ChannelSpace | None
+    rows: Sequence[Row]
+    per_class: Sequence[int]
+    epochs: int
+    tried: Sequence[Row] = ()
+    target: str | None = None
+    subset: Sequence[str] = ()
+
+    def open(self, folder: Path) -> sp.ImageStore:
+        """Opens the images, in one folder per class."""
+        return sp.ImageStore.from_folder(folder, image_size=self.image_size)
+
+
+CELLS = sp.ChannelSpace.bands("cells", ["bright field", "DNA", "dark field"])
+UNSTAINED = CELLS["bright field", "dark field"]
+
+
+def create(name: str, **options: Any) -> Callable[[], sp.PretextTask]:
+    """A function that creates a task with random weights."""
+    return lambda: sp.create_task(name, encoder=ENCODER, **options)
+
+
+def stain(**options: Any) -> Callable[[], sp.PretextTask]:
+    """A function that creates the prediction of the DNA stain from both channels that need none."""
+    return create("cross_channel", source=UNSTAINED, target=CELLS["DNA"], **options)
+
+
+STUDIES = {
+    "cells": Study(
+        title="Cells: is predicting a stain worth labels?",
+        about="**1,653 Jurkat cells** in an imaging flow cytometer (Blasi et al. 2016, BBBC048), 40 px: bright field, "
+        "dark field, and a DNA stain. The classes are four phases of the cell cycle. A quarter of each class is held "
+        "out for testing; nothing is pretrained on it. Phases were gated on the stain, so the stain is a target of "
+        "pretraining and **never an input of a classifier**, except in the control *all channels*, which shows what "
+        "the stain itself would be worth.",
+        image_size=40,
+        space=CELLS,
+        rows=(
+            Row("bright and dark field → DNA", stain(), augment=TURNS),
+            Row("SimCLR", create("instance_contrast", channels=UNSTAINED), passes=2),
+            Row(
+                "bright field against dark field",
+                create("cross_channel_contrast", first=CELLS["bright field"], second=CELLS["dark field"]),
+                passes=2,
+            ),
+        ),
+        tried=(
+            Row("flips and shifts, no turns", stain(), augment=FLIPS),
+            Row("decoder with skip connections", stain(decoder="unet"), augment=TURNS),
+            Row("mean squared error", stain(losses={"l2": 1.0}), augment=TURNS),
+            Row("VICReg", create("vicreg", channels=UNSTAINED), passes=2),
+        ),
+        per_class=(10, 50, 200),
+        epochs=40,
+        target="DNA",
+        subset=("G1", "S_phase", "G2"),
+    ),
+    "satellite": Study(
+        title="Satellite photos: is predicting color worth labels?",
+        about="**EuroSAT in RGB** (Helber et al. 2019), 6,000 photos of 64 px, ten classes. A quarter of each class is "
+        "held out for testing; nothing is pretrained on it. Neighboring places may lie on both sides of the split, "
+        "which raises all accuracies alike.",
+        image_size=64,
+        space=None,
+        rows=(
+            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab"), passes=2),
+            Row("SimCLR", create("instance_contrast"), passes=2),
+            Row("L → ab", create("colorization"), augment=FLIPS),
+        ),
+        tried=(
+            Row("split brain", create("split_brain", first="lab:L", second="lab:ab"), passes=2, augment=FLIPS),
+            Row("VICReg", create("vicreg"), passes=2),
+        ),
+        per_class=(10, 100),
+        epochs=12,
+    ),
+}
