@@ -297,7 +297,7 @@ def pretrain_or_load(
 
 
 def time_steps(spec: TaskSpec, data: ExperimentData, config: FitConfig, folder: Path) -> float:
-    """Measures the duration of a training step of a task in seconds, or reads it if it was measured before.
+    """Measures the duration of a training step of a task in seconds, as `_timed_fit` does, or reads what it measured.
 
     It is measured once, so that all seeds are trained for the same number of steps.
 
@@ -323,16 +323,20 @@ def time_steps(spec: TaskSpec, data: ExperimentData, config: FitConfig, folder: 
 def _timed_fit(
     task: sp.PretextTask, data: ExperimentData, config: FitConfig, **options: Any
 ) -> tuple[list[dict[str, Any]], float | None]:
-    """Trains a task; returns its history and the median duration of a step in seconds."""
+    """Trains a task; returns its history and the median duration of a step in seconds.
+
+    On a CPU, these are seconds of all cores together, which other work on the machine affects less.
+    """
     starts: list[float] = []
-    with task.register_forward_pre_hook(lambda task, _: starts.append(time.perf_counter()) if task.training else None):
+    clock = time.process_time if config.device == "cpu" else time.perf_counter
+    with task.register_forward_pre_hook(lambda task, _: starts.append(clock()) if task.training else None):
         history = fit(task, data.pretrain, config, **options)
     # The median is not affected by pauses between steps, such as a validation or the time between stop and resume.
     return history, median(end - start for start, end in pairwise(starts)) if starts[2:] else None
 
 
 def step_seconds(out: Path) -> float | None:
-    """The median duration of a training step of `pretrain_or_load`, in seconds; None if it was not measured."""
+    """The median duration of a step of `pretrain_or_load`, in seconds; None if it was not measured."""
     return read_json(out / STEP_SECONDS) if (out / STEP_SECONDS).exists() else None
 
 

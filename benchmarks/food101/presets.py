@@ -25,7 +25,8 @@ class Preset(Config):
         image_size: Height and width of the images, in pixels. Unknown in the source.
         batch_size: Batch size of pretraining. Unknown in the source.
         epochs: Epochs of pretraining; 16 in the source.
-        seconds: Seconds of pretraining of each task in a comparison on equal time, instead of `epochs`.
+        seconds: Seconds of pretraining of each task in a comparison on equal time, instead of `epochs`; of processor
+            time on a CPU.
         pretrain_per_class: Number of pretraining images per in-domain class.
         validation_per_class: Number of held-out images per class for `val_loss`, color quality and grids.
         probe_classes: Number of classes per domain that the probes distinguish.

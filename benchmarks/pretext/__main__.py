@@ -122,8 +122,8 @@ PRESETS = {
     "smoke": COMPARISON_PRESETS["smoke"],
     "cpu": replace(
         COMPARISON_PRESETS["cpu"],
-        about="two hours on one core; half of the images at 32 px, all classes, 40 seconds per task and seed",
-        seconds=40,
+        about="an hour on one core; half of the images at 32 px, all classes, 30 seconds per task and seed",
+        seconds=30,
         pretrain_per_class=120,
         probe_classes=None,
         seeds=3,
