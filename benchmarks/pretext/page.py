@@ -113,8 +113,8 @@ def draw(results: Results, folder: Path, domains: Mapping[str, str]) -> None:
 
 NOTES = (
     "**Every task has the same time**: the processor time of its steps was measured before, and its number of steps "
-    "follows from it. The time includes all that a task adds to the encoder, such as a decoder, and all views, copies or "
-    "patches that it makes of an image. The linear probe takes the feature maps of all stages, averaged to 2×2 and "
+    "follows from it. The time includes all that a task adds to the encoder, such as a decoder, and all views, copies "
+    "or patches that it makes of an image. The linear probe takes the feature maps of all stages, averaged to 2×2 and "
     "concatenated.",
     "Every task that restores an image or its channels uses the mean squared error. `colorization`, `cross_channel` "
     "and `split_brain` predict at a quarter of the resolution, as in the other comparisons. All of them, and the "
