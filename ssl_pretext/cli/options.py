@@ -400,8 +400,9 @@ class Export(Config):
 
     Attributes:
         run: Output folder of pretrain or of finetune, or folder of a saved task.
-        to: Format. timm, torchvision and safetensors are folders of weights, and take the channels of the encoder;
-            onnx and torch-export are one file, and take whole images.
+        to: Format. timm, torchvision and safetensors are folders of weights, and take the channels of the encoder, or
+            of each of two encoders in a subfolder of its own; onnx and torch-export are one file, and take whole
+            images.
         out: The file or the folder to write.
         config: YAML file of options. Options on the command line override those of the file.
     """
