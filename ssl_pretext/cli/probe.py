@@ -11,6 +11,7 @@ from ssl_pretext.cli.options import Probe
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes.controls import CONTROLS, JOINED
 from ssl_pretext.probes.gallery import picture_sections
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report_page import card_sections, confusion_section
@@ -35,9 +36,10 @@ ABOUT = (
     "Each row is one frozen representation of the same images. The same kind of small classifier was trained on each "
     "of them, once per seed. The controls are the same network without training, the same network with the published "
     "weights that its training started from (if there are any), the pixels, the channels that the network takes as "
-    "input, the pixels at the size of the network's feature maps and, for photographs, a color histogram. Differences "
-    "are paired by seed and test image; ± is half the width of a 95% interval, which covers the seeds and the choice "
-    "of the labeled images and of the test images."
+    "input, the pixels at the size of the network's feature maps and, for photographs, a color histogram. Another row "
+    "has the histogram joined with the features, to see what they add to it. Differences are paired by seed and test "
+    "image; ± is half the width of a 95% interval, which covers the seeds and the choice of the labeled images and of "
+    "the test images."
 )
 
 
@@ -93,7 +95,7 @@ def _probe(
     labels = describe_labels(options.per_class, options.num_labels)
     train, test, about = load_labeled_images(options, networks, out, labels)
     log.info("%s", about)
-    controls = True if options.controls is None else split_specs(options.controls)
+    controls = [*CONTROLS, JOINED] if options.controls is None else split_specs(options.controls)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
         reports[probe] = report = evaluate(
