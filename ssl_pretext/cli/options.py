@@ -420,7 +420,7 @@ class Export(Config):
 class Push(Config):
     """Upload a pretrained task with its model card to the Hugging Face hub.
 
-    The card shows the scores of the linear probe, if "ssl-pretext probe" has written them to RUN/probe.
+    The card shows the answer and the scores of the newest "ssl-pretext probe RUN" whose results are in RUN.
 
     For example:
       ssl-pretext push runs/first user/name --license apache-2.0

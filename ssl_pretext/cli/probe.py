@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_pretext.cli.judging import describe_labels, evaluation_options, load_labeled_images
+from ssl_pretext.cli.model_cards import update_card
 from ssl_pretext.cli.networks import Network, open_network, open_networks
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.data import ImageStore
@@ -123,6 +124,8 @@ def _probe(
         compared=[f"{about}.", ABOUT],
         pictures=_pictures(options, first, *next(iter(compared.items())), train, test),
     )
+    if first.folder is not None and (card := update_card(first.folder)):
+        log.info("model card: %s", card)
 
 
 def _pictures(
