@@ -29,7 +29,7 @@ from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.run_page import HISTORY, describe_training, example_sections, loss_sections
 
-__all__ = ["run", "write_results"]
+__all__ = ["run", "run_pictures", "write_results"]
 
 log = logging.getLogger(__name__)
 
@@ -122,20 +122,26 @@ def _probe(
         title=f"Does pretraining help? {joined(options.runs)} on {options.data}",
         lead=f"{origin}Judged on {about}.",
         compared=[f"{about}.", ABOUT],
-        pictures=_pictures(options, first, *next(iter(compared.items())), train, test),
+        pictures=run_pictures(first, next(iter(compared)), train, test, device=options.device),
     )
     if first.folder is not None and (card := update_card(first.folder)):
         log.info("model card: %s", card)
 
 
-def _pictures(
-    options: Probe, network: Network, name: str, representation: Representation, train: ImageStore, test: ImageStore
-) -> list[Section]:
-    """Predictions of the task, the nearest neighbors and the map of test images, and the losses of the run."""
+def run_pictures(network: Network, name: str, train: ImageStore, test: ImageStore, *, device: str) -> list[Section]:
+    """Returns sections with predictions of the task, neighbors and a map of test images, and the losses of the run.
+
+    Args:
+        network: The network.
+        name: Its name on the page.
+        train: Images among which neighbors are sought.
+        test: Images that the pictures show.
+        device: Device to compute the features on, as the options of a command name it.
+    """
     history = None if network.folder is None else network.folder / HISTORY
     return [
         *(example_sections(network.network, test) if isinstance(network.network, PretextTask) else []),
-        *picture_sections(name, representation, train, test, device=resolve_device(options.device)),
+        *picture_sections(name, network.representation, train, test, device=resolve_device(device)),
         *(loss_sections(read_json(history)) if history is not None and history.is_file() else []),
     ]
 
