@@ -13,6 +13,8 @@ from ssl_pretext.errors import ArgumentError
 
 __all__ = ["Config"]
 
+SYNONYMS = {"lr": "learning_rate"}  # names that people type
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -20,7 +22,21 @@ class Config:
 
     Each value must have the type of its annotation. Numbers of NumPy become those of Python, which JSON can hold, and
     texts become paths where a path is needed. A subclass that has a `__post_init__` calls the one of this class first.
+
+    Raises:
+        ArgumentError: A value is invalid, or there is no such field.
     """
+
+    def __new__(cls, *_: Any, **values: Any) -> Self:
+        """Refuses unknown fields with a sentence, before `__init__` would raise a `TypeError`."""
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(values.keys() - known):
+            meant = SYNONYMS.get(unknown[0])
+            hint = f" (did you mean {meant}?)" if meant in known else ""
+            raise ArgumentError(
+                f"{cls.__name__} has no field {', '.join(unknown)}{hint}; its fields are {', '.join(sorted(known))}"
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -40,11 +56,6 @@ class Config:
         Raises:
             ArgumentError: The mapping has a key that is not a field, or a value is invalid.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ArgumentError(
-                f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}"
-            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

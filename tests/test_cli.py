@@ -110,7 +110,7 @@ def test_pretrain_can_be_repeated_after_it_failed_before_its_first_checkpoint(ca
             "there is no task named 'colors'. Known: barlow_twins, colorization",
         ),
         ("--data photos --out new --encoder timm/resnet", "timm has no network named 'resnet'. Did you mean"),
-        ("--data photos --out new --losses l1", "losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got 'l1'"),
+        ("--data photos --out new --losses l1=", "losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got 'l1='"),
         ("--data photos --out new --epochs 0", "--epochs must be a whole number of at least 1, got 0"),
         ("--data photos --out new --weight-decay -1", "--weight-decay must be a number of at least 0, "),
         ("--data photos --out new --epochs few", "Error parsing --epochs: invalid literal"),

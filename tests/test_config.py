@@ -1,7 +1,9 @@
 """Configurations check the types of their fields, and round trip through JSON."""
 
+import copy
 import dataclasses
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,11 @@ def test_configurations_are_frozen_and_refuse_unknown_keys():
         Example().epochs = 2
     with pytest.raises(ArgumentError, match="Example has no field epoch, seeed; its fields are epochs, folder"):
         Example.from_dict({"seeed": 1, "epochs": 1, "epoch": 1})
+    with pytest.raises(ArgumentError, match=r"Example has no field lr; its fields"):
+        Example(lr=1)
+    with pytest.raises(ArgumentError, match=r"FitConfig has no field lr \(did you mean learning_rate\?\); its fields"):
+        FitConfig(out="runs", lr=1e-3)
+    assert pickle.loads(pickle.dumps(Example(epochs=3))) == copy.copy(Example(epochs=3)) == Example(epochs=3)
 
 
 @dataclass(frozen=True, kw_only=True)

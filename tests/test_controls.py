@@ -9,7 +9,7 @@ import ssl_pretext as sp
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import evaluate
-from ssl_pretext.representations.base import Pixels
+from ssl_pretext.representations.base import ColorHistogram, Concatenated, Pixels
 from ssl_pretext.representations.network import FrozenNetwork
 from ssl_pretext.tasks import Colorization, CrossChannelPrediction
 
@@ -67,6 +67,29 @@ def test_a_network_that_sees_a_part_of_the_image_is_compared_with_that_part(chan
     given = {"network": network.representation()}
     report = evaluate(given, two_classes(8), two_classes(8), probe="knn", seeds=1, controls=["source"])
     assert report.card["against"]["network"] == ({"its source channels": source} if source else {})
+
+
+def test_features_joined_with_the_histogram_are_compared_with_it_alone() -> None:
+    networks = [FrozenNetwork(nn.Conv2d(3, 4, 2, stride=2)).representation() for _ in range(2)]
+    data, test = two_classes(40), two_classes(20, seed=1)
+    options = {"seeds": 2, "controls": ["pixels", "histogram", "joined"]}
+    report = evaluate({"net": networks}, data, test, **options)
+    row = "net + color histogram"
+    assert report.names == ["net", row, "pixels rgb", "color histogram"]
+    assert report.card["against"][row] == {"color histogram": "color histogram"}
+    assert [found["representation"] for found in report.against_controls()] == ["net", "net", row]
+    both = [Concatenated([network, ColorHistogram()], size=2) for network in networks]
+    again = evaluate({"both": both}, data, test, seeds=2, controls=False)
+    assert [run["scores"] for run in report.runs if run["representation"] == row] == [
+        run["scores"] for run in again.runs
+    ]
+    assert evaluate({"net": networks}, data, test, probe="conv", epochs=1, **options).names == [
+        "net", "pixels rgb", "color histogram"
+    ]  # fmt: skip
+    without = options | {"controls": ["pixels", "joined"]}
+    assert evaluate({"net": networks}, data, test, **without).names == ["net", "pixels rgb"]
+    with pytest.raises(ArgumentError, match=r"'net \+ color histogram' is the name of a row with both joined"):
+        evaluate({"net": networks, row: Pixels("rgb", size=2)}, data, test, **options)
 
 
 def test_controls_of_bands_are_bands() -> None:

@@ -74,6 +74,8 @@ def test_the_autoencoder_restores_the_size_of_its_input(size):
 def test_a_module_is_returned_unchanged():
     encoder = nn.Conv2d(3, 16, 3)
     assert create_encoder(encoder) is encoder
+    with pytest.raises(ArgumentError, match="pretrained=True loads the published weights of an encoder by its name"):
+        create_encoder(encoder, pretrained=True)
 
 
 class FixedSize(nn.Module):
@@ -357,7 +359,7 @@ def test_pretrained_weights_are_adapted_to_the_channels(channels, tmp_path, monk
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(vision.state_dict(), tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[1])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    encoder = create_encoder("torchvision/squeezenet1_1[pretrained=true]", in_channels=channels)
+    encoder = create_encoder("torchvision/squeezenet1_1", in_channels=channels, pretrained=True)
     check_adapted(first_convolution(encoder), first_convolution(vision), channels)
 
 
@@ -406,7 +408,7 @@ def test_missing_weights_are_an_error(tmp_path, monkeypatch):
     with pytest.raises(
         MissingFileError, match=r"could not be downloaded: .*no network.* Download https://.*resnet18.*\.pth .*hub/ch"
     ):
-        create_encoder("torchvision/resnet18[pretrained=true]")
+        create_encoder("torchvision/resnet18", pretrained=True)
     name = min(set(timm.list_models()) - set(timm.list_models(pretrained=True, include_tags=False)))
     with pytest.raises(MissingFileError, match=f"timm has no weights for '{name}'"):
         create_encoder(f"timm/{name}[pretrained=true]")

@@ -152,12 +152,24 @@ def test_export_of_bands_with_missing_values_and_of_two_encoders(tmp_path):
     assert (contract["channels"], contract["center"], contract["scale"]) == (["C", "A"], [3, 1], [2, 2])
     split_brain = sp.SplitBrain("lab:L", "lab:ab", "autoencoder").eval()
     assert torch.equal(sp.export_encoder(split_brain)(images()), split_brain.features(images()))
-    with pytest.raises(
-        ArgumentError, match=r"split_brain has two encoders.*export_encoder\(task.branches\[0\], folder\)"
-    ):
-        sp.export_encoder(split_brain, tmp_path)
     sp.export_encoder(split_brain.branches[1], tmp_path / "color")
     assert read_json(tmp_path / "color" / "encoder.json")["channels"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("encoder", ["timm/resnet10t", "torchvision/resnet18"])
+def test_two_encoders_are_written_to_a_folder_each_and_joined_by_the_readme(encoder, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    trained = sp.SplitBrain("lab:L", "lab:ab", encoder).eval()
+    sp.export_encoder(trained, tmp_path)
+    inputs = [sp.Channels.parse(channels).extract(images()) for channels in ("lab:L", "lab:ab")]
+    found = run(code_of(tmp_path), tmp_path, monkeypatch, inputs=inputs)["features"]
+    expected = trained.features(images())
+    torch.testing.assert_close(found, expected.mean(dim=(2, 3)) if found.dim() == 2 else expected)
+    contract = read_json(tmp_path / "encoder.json")
+    assert [one["channels"] for one in contract["inputs"]] == [["L"], ["a", "b"]]
+    assert contract["inputs"][1] == {
+        key: read_json(tmp_path / "encoder1" / "encoder.json")[key] for key in contract["inputs"][1]
+    }
 
 
 @pytest.mark.parametrize("name", ["split_brain", "cross_channel_contrast"])

@@ -36,7 +36,9 @@ def test_both_tables_and_the_answer_are_printed_and_written(finetuned, capsys):
     assert found.names == frozen.names == ["colorization", "colorization (untrained)"]
     assert found.card["epochs"] == 2
     page = (finetuned / "report.html").read_text()
-    assert all(text in page for text in ("finetune probe", "linear probe", "fine-tuned: ", "minus untrained"))
+    assert all(
+        text in page for text in ("finetune probe", "linear probe", "fine-tuned: ", "minus untrained", "find alike?")
+    )
     assert yaml.safe_load((finetuned / "finetune.yaml").read_text())["epochs"] == 2
     assert json.loads((finetuned / "skipped.json").read_text()) == []
 

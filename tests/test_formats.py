@@ -105,7 +105,6 @@ def test_any_encoder_is_exported_to_safetensors_with_a_classifier_beside_it(clas
             "run --to timm --out new",
             "cannot export autoencoder to timm: it is no network of timm; export it to another",
         ),
-        ("classified/inner --to timm --out new", "it ends at an inner layer, and timm loads whole networks"),
         ("classified/torchvision --to torchvision --out new", "does not classify the average of its feature map"),
         ("classified/torchvision --to safetensors --out new", "does not classify the average of its feature map"),
         ("classified/timm --to torchvision --out new", "it is no network of torchvision"),
@@ -134,15 +133,90 @@ def test_a_graph_that_differs_from_torch_is_refused(monkeypatch, capsys):
     assert not Path("wrong.pt2").exists()
 
 
-def test_unknown_formats_and_two_encoders_are_refused(tmp_path):
-    task = sp.SplitBrain("lab:L", "lab:ab", encoder="timm/resnet10t[layer=layer1]")
+def test_unknown_formats_are_refused(tmp_path):
+    task = sp.create_task("rotation", channels="rgb", encoder="timm/resnet10t[layer=layer1]")
     with pytest.raises(sp.PretextError, match="must be one of timm, torchvision, safetensors, onnx, torch-export; got"):
         export_network(task, tmp_path / "x", to="jpeg")
-    for to in ("timm", "safetensors"):
-        with pytest.raises(sp.PretextError, match="split_brain has two encoders, and a folder of weights holds one"):
-            export_network(task, tmp_path / "x", to=to)
     assert not [*tmp_path.iterdir()]
     assert len(FORMATS) == 5
+
+
+@pytest.fixture(scope="module")
+def two_encoders(tmp_path_factory):
+    """A fine-tuned task with the encoder and the channels of a run with default options, in another size."""
+    folder = tmp_path_factory.mktemp("two_encoders") / "classified"
+    task = sp.create_task(
+        "cross_channel_contrast", first="lab:L", second="lab:ab", encoder="timm/resnet10t[layer=layer2]"
+    )
+    store = sp.ImageStore.from_arrays(images(12), [0, 1] * 6)
+    finetune_classifier(task, store, store, folder, epochs=1, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_a_graph_of_two_encoders_takes_rgb_and_joins_their_features(to, two_encoders, tmp_path):
+    task, _ = load_classifier(two_encoders)
+    export_network(task, tmp_path / "joined", to=to)
+    expected = task.features(images())
+    if to == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        (values,) = onnxruntime.InferenceSession(tmp_path / "joined").run(None, {"images": images().numpy()})
+        found = torch.from_numpy(values)
+    else:
+        found = torch.export.load(tmp_path / "joined").module()(images())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    contract = json.loads((tmp_path / "joined.json").read_text())
+    assert contract["input"]["values"] == "sRGB in [0, 1]"
+    assert [one["channels"] for one in contract["inside"]] == [["L"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("to", ["timm", "safetensors"])
+def test_two_encoders_are_loaded_by_timm_or_from_their_weights_with_the_classifier(
+    to, two_encoders, tmp_path, monkeypatch
+):
+    task, network = load_classifier(two_encoders)
+    export_network(task, tmp_path, to=to, classifier=network)
+    inputs = [sp.Channels.parse(channels).extract(images()) for channels in ("lab:L", "lab:ab")]
+    fresh = [sp.create_encoder("timm/resnet10t[layer=layer2]", in_channels=count) for count in (1, 2)]
+    readme = (tmp_path / "README.md").read_text()
+    assert ("features_only=True" in readme) == (to == "timm")
+    for number in (0, 1):
+        readme = readme.replace("...  #", f"fresh[{number}]  #", 1)
+    (tmp_path / "README.md").write_text(readme)
+    scope = run_readme(str(tmp_path), inputs, monkeypatch, fresh=fresh)
+    torch.testing.assert_close(scope["features"], task.features(images()), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(scope["scores"], network(images()), rtol=1e-3, atol=1e-4)
+    assert len(json.loads((tmp_path / "encoder.json").read_text())["names"]) == 2
+
+
+def test_two_encoders_of_torchvision_have_no_common_classifier(tmp_path):
+    task = sp.SplitBrain("lab:L", "lab:ab", "torchvision/shufflenet_v2_x0_5")
+    store = sp.ImageStore.from_arrays(images(4), [0, 1] * 2)
+    finetune_classifier(task, store, store, tmp_path / "classified", epochs=1, device="cpu")
+    tuned, network = load_classifier(tmp_path / "classified")
+    with pytest.raises(sp.PretextError, match="because it reads two encoders; export it to onnx or torch-export"):
+        export_network(tuned, tmp_path / "x", to="torchvision", classifier=network)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_inner_layer_is_loaded_by_timm(tmp_path, monkeypatch):
+    task = sp.create_task("rotation", channels="rgb", encoder="timm/mobilenetv3_small_050[layer=blocks.1]").eval()
+    export_network(task, tmp_path, to="timm")
+    inputs = sp.Channels.parse("rgb").extract(images(size=64))
+    readme = (tmp_path / "README.md").read_text()
+    assert "The features do not depend on these weights, which are not trained: blocks." in readme
+    found = run_readme(str(tmp_path), inputs, monkeypatch)["features"]
+    torch.testing.assert_close(found, task.features(images(size=64)), rtol=1e-4, atol=1e-5)
+
+
+def test_an_inner_layer_that_timm_returns_in_another_shape_is_refused(tmp_path):
+    """`features_only` of this network returns `(B, h, w, C)`."""
+    encoder = "timm/swin_tiny_patch4_window7_224[layer=layers.1;embed_dim=24;depths=1x1x1x1]"
+    task = sp.create_task("rotation", channels="rgb", encoder=encoder).eval()
+    with pytest.raises(sp.PretextError, match="features_only of the installed version of timm computes other features"):
+        export_network(task, tmp_path / "x", to="timm")
+    assert not (tmp_path / "x").exists()
 
 
 def test_bands_are_exported_in_their_units(tmp_path):
@@ -173,6 +247,31 @@ def test_push_uploads_the_task_with_the_scores_of_its_probe(monkeypatch, capsys)
     assert pushed["private"]
     assert pushed["model_card_kwargs"]["report"].card["probe"] == "linear"
     assert "pushed: https://huggingface.co/me/colors" in capsys.readouterr().out
+
+
+def test_the_card_of_a_run_shows_its_newest_probe_and_keeps_what_was_edited(capsys):
+    card = Path("run/task/README.md")
+    assert "Not evaluated yet" in card.read_text() or "simple alternatives?" in card.read_text()
+    card.write_text(card.read_text().replace("Data: not stated", "Data: my own photos"))
+    common = ["--data", "labeled", "--seeds", "1", "--controls", "pixels"]
+    assert main(["probe", "run", *common, "--probe", "knn", "--out", "run/by_neighbors"]) == 0
+    assert "model card: run/task/README.md" in capsys.readouterr().out
+    first = card.read_text()
+    assert main(["probe", "run", *common, "--probe", "linear", "--out", "run/by_lines"]) == 0
+    second = card.read_text()
+    report = sp.ProbeReport.from_json("run/by_lines/linear.json")
+    for text, probe in ((first, "knn"), (second, "linear")):
+        assert "Data: my own photos" in text
+        assert f"Scores of a {probe} probe on frozen features" in text
+        assert text.count("## Evaluation\n") == text.count("## License\n") == 1
+        assert "Not evaluated yet" not in text
+    assert report.table() in second
+    assert report.verdict().sentences[0] in second
+    assert str(report.summary()[0]["test_accuracy_mean"]) in second.partition("---\n\n")[0]
+    assert sp.PretextTask.from_pretrained("run").name == "colorization"
+    card.write_text("# My card\n")
+    assert main(["probe", "run", *common, "--probe", "linear", "--out", "run/by_lines"]) == 0
+    assert card.read_text() == "# My card\n"
 
 
 def test_push_says_what_is_wrong(monkeypatch, capsys):

@@ -33,6 +33,13 @@ def test_the_command_line_overrides_the_options_of_a_file(tmp_path):
     assert parse(["pretrain", "--config", str(again)]).settings() == options.settings()
 
 
+@pytest.mark.parametrize("command", ["pretrain --data a --out b", "finetune a --data b", "search --data a --out b"])
+def test_lr_is_short_for_the_learning_rate(command):
+    short, long = (parse([*command.split(), option, "0.02"]) for option in ("--lr", "--learning-rate"))
+    assert short == long
+    assert short != parse(command.split())
+
+
 def nine_times(form, first):
     """YAML whose ninth line stands for 9^9 values: each line repeats the one before it nine times."""
     lines = [f"a: &a {first}"]

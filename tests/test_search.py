@@ -59,7 +59,10 @@ def test_search_ends_with_a_recommendation_and_commands_that_repeat_its_best_run
     assert "The test images had no part in the choice" in output
     assert result["report"]["card"]["test"]["images"] == 6
     page = Path("found/report.html").read_text()
-    assert all(text in page for text in ("On the test images", "<svg", "color histogram"))
+    assert all(text in page for text in ("On the test images", "<svg", "color histogram", "find alike?"))
+    answer = re.search(r'class="answer">(Yes|No|Not shown)<', page)[1]
+    assert (answer == "Not shown") == (not result["recommendation"]["shown"])
+    assert sp.PretextTask.from_pretrained("found").name == best
 
     commands = [shlex.split(line)[1:] for line in output.splitlines() if line.startswith("  ssl-pretext")]
     assert [command[0] for command in commands] == ["pretrain", "probe"]

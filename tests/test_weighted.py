@@ -9,7 +9,8 @@ from ssl_pretext.losses.weighted import as_signed_rgb
 
 def test_parse_losses():
     assert parse_losses("smooth_l1=1,lpips[net=squeeze]=0.5") == {"smooth_l1": 1.0, "lpips[net=squeeze]": 0.5}
-    for text in ("smooth_l1", "smooth_l1=", "=1", "smooth_l1=one", ""):
+    assert parse_losses("smooth_l1,lpips[net=squeeze]") == {"smooth_l1": 1.0, "lpips[net=squeeze]": 1.0}
+    for text in ("smooth_l1=", "=1", "smooth_l1,,l1", "lpips[net=squeeze]x=", "smooth_l1=one", ""):
         with pytest.raises(ArgumentError, match="losses are written"):
             parse_losses(text)
     with pytest.raises(ArgumentError, match="the loss 'l1' is named twice in 'l1=1,l1=2'"):

@@ -8,6 +8,7 @@ from typing import Any
 from ssl_pretext.cli.judging import evaluation_options, load_labeled_images
 from ssl_pretext.cli.networks import Network, open_networks
 from ssl_pretext.cli.options import Compare
+from ssl_pretext.cli.probe import run_pictures
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeReport, evaluate, label_efficiency
@@ -15,13 +16,13 @@ from ssl_pretext.probes.controls import CONTROLS
 from ssl_pretext.probes.efficiency import LabelEfficiency, score_rows
 from ssl_pretext.probes.ranking import Ranking, answer, rank
 from ssl_pretext.probes.registry import find_method
+from ssl_pretext.probes.report_page import card_sections, confusion_section, interval_drawing
 from ssl_pretext.probes.report_plots import difference_plot
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.probes.verdict import warnings
 from ssl_pretext.registry import duplicates, joined, split_specs
-from ssl_pretext.reporting.page import Figure, Section, html_page, markdown_table
+from ssl_pretext.reporting.page import Figure, Section, Verdict, html_page, markdown_table
 from ssl_pretext.reporting.plots import to_png
-from ssl_pretext.representations.collapse import collapse_warnings
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import rank_info
@@ -81,7 +82,9 @@ def _compare(
     sentences = answer(rankings)
     rows = score_rows(named)
     log.info("\n%s\n\n%s", "\n".join(sentences), markdown_table(rows, list(rows[0])))
-    _write(options, about, reports, rankings, sentences, rows)
+    best = next((one for one in networks if one.name == list(rankings.values())[-1].best), None)
+    pictures = [] if best is None else run_pictures(best, best.name, train, test, device=options.device)
+    _write(options, about, reports, rankings, sentences, rows, pictures)
     log.info("\nreport: %s", options.out / "report.html")
 
 
@@ -109,6 +112,7 @@ def _write(
     rankings: Mapping[str, Ranking],
     sentences: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
+    pictures: Sequence[Section],
 ) -> None:
     out: Path = options.out
     results = {key: ranking.report.to_dict() for key, ranking in rankings.items()}
@@ -122,15 +126,25 @@ def _write(
         figures.append(Figure(to_png(curve.plot(title=title)), f"test {metric.label} by number of labels"))
     plot = difference_plot(last.rows, title=f"{options.probe} probe, {list(rankings)[-1]}", metric=metric)
     figures.append(Figure(to_png(plot), f"{last.best} minus each of the others, with 95% intervals"))
-    health = last.report.card["health"]
+    report, key = last.report, list(rankings)[-1]
+    question = f"Which features are best on {options.data}?"
+    verdict = Verdict(
+        f"With {key}, which features are best?",
+        last.best if last.is_clear else "Not shown",
+        sentences,
+        interval_drawing(report, last.best),
+    )
     sections = [
-        Section("Answer", [*sentences, *collapse_warnings(health)]),
-        Section("What was compared", [f"{about}.", ABOUT], rows, figures),
-        *(Section(f"All differences with {key}", _differences(ranking)) for key, ranking in rankings.items()),
-        Section("Notes", warnings(last.report.card, last.report.runs)),
+        Section("How do they score?", table=rows, figures=figures),
+        *pictures,
+        *confusion_section(report, last.best),
+        *(Section(f"All differences with {key}", _differences(one), collapsed=True) for key, one in rankings.items()),
+        Section("What was compared", [ABOUT, *warnings(report.card, report.runs)], collapsed=True),
+        *card_sections({options.probe: report}),
     ]
-    write_text(out / "report.html", html_page(f"Which features are best on {options.data}?", sections))
+    page = html_page(question, sections, verdict=verdict, lead=f"Judged on {about}.")
+    write_text(out / "report.html", page)
 
 
 def _differences(ranking: Ranking) -> list[str]:
-    return [f"{ranking.best}: {ranking.describe(row)}; corrected p = {row['p_holm']:.2g}." for row in ranking.rows]
+    return [f"- {ranking.best}: {ranking.describe(row)}; corrected p = {row['p_holm']:.2g}." for row in ranking.rows]

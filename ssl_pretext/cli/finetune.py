@@ -8,7 +8,7 @@ from ssl_pretext.cli.files import write_options
 from ssl_pretext.cli.judging import describe_labels, evaluation_options, load_labeled_images
 from ssl_pretext.cli.networks import Network
 from ssl_pretext.cli.options import Finetune
-from ssl_pretext.cli.probe import write_results
+from ssl_pretext.cli.probe import run_pictures, write_results
 from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders.layer_decay import layer_decay_groups
 from ssl_pretext.export import finetune_classifier
@@ -68,7 +68,10 @@ def run(options: Finetune) -> None:
         log.info("\n%s", answer)
         title = f"Does pretraining help fine-tuning? {options.run} on {options.data}"
         lead = f"{answer} {describe_training(task)}. Judged on {about}."
-        write_results(out, options.to_dict(), reports, title=title, lead=lead, compared=[f"{about}.", ABOUT])
+        pictures = run_pictures(network, f"{task.name}, before fine-tuning,", train, test, device=options.device)
+        write_results(
+            out, options.to_dict(), reports, title=title, lead=lead, compared=[f"{about}.", ABOUT], pictures=pictures
+        )
         write_options(out / "finetune.yaml", options.settings())
         _write_network(task, train, test, training, options, out / "network")
 

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 IMAGE_SIZE = 64
+LearningRate = Annotated[float, arg(aliases=("--lr",))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class TrainingOptions(FitConfig):
     """The options of a training, whose defaults are those of a first try and not those of the documented experiment."""
 
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: LearningRate = 1e-3
     precision: str = "auto"
     memory_format: str = "auto"
 
@@ -108,7 +109,8 @@ class Pretrain(Config):
             given are measured.
         encoder: Network to pretrain; see "ssl-pretext list encoders".
         init_from: Folder of a run or of a task whose weights the training starts from. Its encoder must be the same.
-        losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=1"; the task's default losses if left out.
+        losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=0.5"; a loss alone has the weight 1. The
+            task's default losses if left out.
         image_size: Height and width of the training images in pixels. The shorter side of an image is resized to it,
             and the center is cropped. If left out, it is 64, or that of --tile.
         image_field: What follows the first dot in the names of the images, such as rgb.png, for shards only; the
@@ -224,7 +226,7 @@ class Probe(LabeledImages):
         per_class: Number of labeled training images per class; all of them if left out.
         num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
         controls: Controls to compare with, separated by commas; all of them if left out. They are untrained, before,
-            pixels, source, reduced and histogram.
+            pixels, source, reduced, histogram and, for what the features add to the histogram, joined.
         out: Output folder; the folder probe in that of the first run if left out.
     """
 
@@ -373,7 +375,7 @@ class Finetune(LabeledImages):
     per_class: int | None = None
     num_labels: int | None = None
     epochs: int = 30
-    learning_rate: float = 1e-3
+    learning_rate: LearningRate = 1e-3
     weight_decay: float = 0.05
     batch_size: int = 32
     layer_decay: float = 1.0
@@ -400,8 +402,9 @@ class Export(Config):
 
     Attributes:
         run: Output folder of pretrain or of finetune, or folder of a saved task.
-        to: Format. timm, torchvision and safetensors are folders of weights, and take the channels of the encoder;
-            onnx and torch-export are one file, and take whole images.
+        to: Format. timm, torchvision and safetensors are folders of weights, and take the channels of the encoder, or
+            of each of two encoders in a subfolder of its own; onnx and torch-export are one file, and take whole
+            images.
         out: The file or the folder to write.
         config: YAML file of options. Options on the command line override those of the file.
     """
@@ -419,7 +422,7 @@ class Export(Config):
 class Push(Config):
     """Upload a pretrained task with its model card to the Hugging Face hub.
 
-    The card shows the scores of the linear probe, if "ssl-pretext probe" has written them to RUN/probe.
+    The card shows the answer and the scores of the newest "ssl-pretext probe RUN" whose results are in RUN.
 
     For example:
       ssl-pretext push runs/first user/name --license apache-2.0
@@ -503,7 +506,7 @@ class Search(Config):
     bands: str | None = None
     probe: Literal["linear", "knn"] = "linear"
     image_size: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: LearningRate = 1e-3
     batch_size: int = 128
     seed: int = 0
     out: Path

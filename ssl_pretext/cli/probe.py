@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ssl_pretext.cli.judging import describe_labels, evaluation_options, load_labeled_images
+from ssl_pretext.cli.model_cards import update_card
 from ssl_pretext.cli.networks import Network, open_network, open_networks
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeReport, evaluate
+from ssl_pretext.probes.controls import CONTROLS, JOINED
 from ssl_pretext.probes.gallery import picture_sections
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report_page import card_sections, confusion_section
@@ -27,7 +29,7 @@ from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.run_page import HISTORY, describe_training, example_sections, loss_sections
 
-__all__ = ["run", "write_results"]
+__all__ = ["run", "run_pictures", "write_results"]
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +37,10 @@ ABOUT = (
     "Each row is one frozen representation of the same images. The same kind of small classifier was trained on each "
     "of them, once per seed. The controls are the same network without training, the same network with the published "
     "weights that its training started from (if there are any), the pixels, the channels that the network takes as "
-    "input, the pixels at the size of the network's feature maps and, for photographs, a color histogram. Differences "
-    "are paired by seed and test image; ± is half the width of a 95% interval, which covers the seeds and the choice "
-    "of the labeled images and of the test images."
+    "input, the pixels at the size of the network's feature maps and, for photographs, a color histogram. Another row "
+    "has the histogram joined with the features, to see what they add to it. Differences are paired by seed and test "
+    "image; ± is half the width of a 95% interval, which covers the seeds and the choice of the labeled images and of "
+    "the test images."
 )
 
 
@@ -93,7 +96,7 @@ def _probe(
     labels = describe_labels(options.per_class, options.num_labels)
     train, test, about = load_labeled_images(options, networks, out, labels)
     log.info("%s", about)
-    controls = True if options.controls is None else split_specs(options.controls)
+    controls = [*CONTROLS, JOINED] if options.controls is None else split_specs(options.controls)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
         reports[probe] = report = evaluate(
@@ -119,18 +122,26 @@ def _probe(
         title=f"Does pretraining help? {joined(options.runs)} on {options.data}",
         lead=f"{origin}Judged on {about}.",
         compared=[f"{about}.", ABOUT],
-        pictures=_pictures(options, first, *next(iter(compared.items())), train, test),
+        pictures=run_pictures(first, next(iter(compared)), train, test, device=options.device),
     )
+    if first.folder is not None and (card := update_card(first.folder)):
+        log.info("model card: %s", card)
 
 
-def _pictures(
-    options: Probe, network: Network, name: str, representation: Representation, train: ImageStore, test: ImageStore
-) -> list[Section]:
-    """Predictions of the task, the nearest neighbors and the map of test images, and the losses of the run."""
+def run_pictures(network: Network, name: str, train: ImageStore, test: ImageStore, *, device: str) -> list[Section]:
+    """Returns sections with predictions of the task, neighbors and a map of test images, and the losses of the run.
+
+    Args:
+        network: The network.
+        name: Its name on the page.
+        train: Images among which neighbors are sought.
+        test: Images that the pictures show.
+        device: Device to compute the features on, as the options of a command name it.
+    """
     history = None if network.folder is None else network.folder / HISTORY
     return [
         *(example_sections(network.network, test) if isinstance(network.network, PretextTask) else []),
-        *picture_sections(name, representation, train, test, device=resolve_device(options.device)),
+        *picture_sections(name, network.representation, train, test, device=resolve_device(device)),
         *(loss_sections(read_json(history)) if history is not None and history.is_file() else []),
     ]
 

@@ -4,9 +4,9 @@ import logging
 import re
 from typing import Any
 
+from ssl_pretext.cli.model_cards import newest_report
 from ssl_pretext.cli.options import Push
 from ssl_pretext.errors import ArgumentError, StorageError
-from ssl_pretext.probes import ProbeReport
 from ssl_pretext.tasks import PretextTask
 
 __all__ = ["run"]
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def run(options: Push) -> None:
-    """Uploads the task of a run; the card shows the scores of its linear probe if there are any.
+    """Uploads the task of a run; the card shows the scores of the newest probe if there are any.
 
     Raises:
         PretextError: The task cannot be loaded, or the name of the repository is not well-formed.
@@ -27,9 +27,9 @@ def run(options: Push) -> None:
     card: dict[str, Any] = {"license": options.license, "place": options.repository}
     if options.datasets:
         card["datasets"] = [name.strip() for name in options.datasets.split(",")]
-    if (scores := options.run / "probe" / "linear.json").is_file():
-        card["report"] = ProbeReport.from_json(scores)
-        log.info("the model card shows the scores of %s", scores)
+    if report := newest_report(options.run):
+        card["report"] = report
+        log.info("the model card shows the scores of the newest probe")
     try:
         task.push_to_hub(options.repository, private=options.private, model_card_kwargs=card)
     # The hub's client passes on the errors of its HTTP library, which is another one from version to version.

@@ -9,15 +9,20 @@ from pathlib import Path
 from ssl_pretext.cli.bands import choose_bands, image_format, read_bands
 from ssl_pretext.cli.files import write_options, write_skipped, write_skipped_on_error
 from ssl_pretext.cli.judging import check_labels, open_folders
+from ssl_pretext.cli.networks import open_network
 from ssl_pretext.cli.options import ImageOptions, LabeledImages, Search
+from ssl_pretext.cli.probe import run_pictures
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.probes.report_page import confusion_section, interval_drawing
 from ssl_pretext.registry import split_specs
-from ssl_pretext.reporting.page import Section, html_page
+from ssl_pretext.reporting.drawings import Drawing, IntervalRow, interval_chart
+from ssl_pretext.reporting.page import Section, Verdict, html_page
 from ssl_pretext.selection import SearchConfig, SearchResult
 from ssl_pretext.selection.search import search
 from ssl_pretext.system.files import write_text
 from ssl_pretext.system.locks import exclusive_lock
+from ssl_pretext.tasks import PretextTask
 
 __all__ = ["run"]
 
@@ -79,8 +84,10 @@ def run(options: Search) -> None:
         )
         write_options(options.out / OPTIONS_FILE, options.settings())
         commands = _commands(options, result)
-        _write_page(options, result, commands)
-    log.info("\n%s\n\nrun: %s\nto repeat it:\n%s", result, result.run, "\n".join(f"  {line}" for line in commands))
+        PretextTask.from_pretrained(result.run).save_pretrained(options.out / "task")
+        _write_page(options, result, commands, labeled, test)
+    log.info("\n%s\n\nto repeat the best run:\n%s", result, "\n".join(f"  {line}" for line in commands))
+    log.info("\nnetwork: %s", options.out / "task")
     log.info("\nreport: %s", options.out / "report.html")
 
 
@@ -120,14 +127,45 @@ def _commands(options: Search, result: SearchResult) -> list[str]:
     return [shlex.join(["ssl-pretext", *pretrain, "--out", again]), shlex.join(["ssl-pretext", *probe, *shared])]
 
 
-def _write_page(options: Search, result: SearchResult, commands: list[str]) -> None:
-    sections = [
-        Section("Recommendation", [result.recommendation.sentence, *result.remarks]),
-        Section("Tasks and controls", [ABOUT], [row.shown() for row in result.rows]),
-    ]
+def _write_page(
+    options: Search, result: SearchResult, commands: list[str], labeled: ImageStore, test: ImageStore | None
+) -> None:
+    found, best = result.recommendation, result.rows[0].name
+    answer = "Not shown" if not found.shown else "Yes" if found.use == best else "No"
+    question = f"Does pretraining on {options.data} help?"
+    drawing = _drawing(result) if result.report is None else interval_drawing(result.report, best)
+    verdict = Verdict(question, answer, [found.sentence, *result.remarks], drawing)
+    sections = [Section("The tasks that were tried", [ABOUT], [row.shown() for row in result.rows])]
+    if test is not None:
+        network = open_network(str(result.run), layer=None, pooling="map")
+        sections += run_pictures(network, best, labeled, test, device=options.device)
     if result.report is not None:
-        sections.append(result.report.section("On the test images"))
-    sections.append(Section("To repeat the best run", code="\n".join(commands)))
-    sections.append(Section("Settings", code=json.dumps(options.settings(), indent=2, ensure_ascii=False)))
+        sections += [*confusion_section(result.report, best), result.report.section("On the test images")]
+    sections += [
+        Section("To repeat the best run", code="\n".join(commands)),
+        Section("Settings", code=json.dumps(options.settings(), indent=2, ensure_ascii=False), collapsed=True),
+    ]
+    lead = (
+        f"{best} was the best of {sum(row.kind == 'task' for row in result.rows)} pretext tasks after "
+        f"{result.minutes:.0f} minutes, chosen by {len(labeled):,} labeled images."
+    )
     title = f"Which pretext task for {options.data}?"
-    write_text(Path(options.out) / "report.html", html_page(title, sections))
+    write_text(Path(options.out) / "report.html", html_page(title, sections, verdict=verdict, lead=lead))
+
+
+def _drawing(result: SearchResult) -> Drawing:
+    """All tasks and controls with their accuracies on held-out labels."""
+    rows = [
+        IntervalRow(
+            row.name,
+            100 * row.accuracy,
+            100 * row.ci95,
+            f"{100 * row.accuracy:.1f} ± {100 * row.ci95:.1f}",
+            "main" if row is result.rows[0] else "other" if row.kind == "task" else "control",
+        )
+        for row in result.rows
+        if row.accuracy is not None and row.ci95 is not None
+    ]
+    return interval_chart(
+        rows, caption="Accuracy on held-out labels, %. Each bar is a 95% interval; gray rows need no pretraining."
+    )

@@ -44,7 +44,7 @@ SOURCES = {
 }
 
 
-def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Module:
+def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1, pretrained: bool = False) -> nn.Module:
     """Creates an encoder from its name, with options in brackets; a module is returned as it is.
 
     A module in `torch.compile`, `DataParallel` or another wrapper of PyTorch is taken out of it, because wrappers
@@ -61,6 +61,7 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
     Args:
         encoder: A name of `list_encoders()`, or a module that maps `(B, in_channels, H, W)` to `(B, C, h, w)`.
         in_channels: Number of channels of the input.
+        pretrained: Whether to load the published weights, as the option `pretrained=true` of the name does.
 
     Raises:
         UnknownNameError: There is no encoder of this name.
@@ -77,10 +78,14 @@ def create_encoder(encoder: str | nn.Module, *, in_channels: int = 1) -> nn.Modu
         torch.Size([2, 512, 2, 2])
     """
     if isinstance(encoder, nn.Module):
+        if pretrained:
+            raise ArgumentError("pretrained=True loads the published weights of an encoder by its name, got a module")
         return unwrapped(encoder)
     if not isinstance(encoder, str):
         raise ArgumentError(f"an encoder must be a name or an nn.Module instance, got {type(encoder).__name__}")
     name, options = parse_spec(encoder)
+    if pretrained:
+        options["pretrained"] = True
     weights, sha256 = options.pop(WEIGHTS, None), options.pop(WEIGHTS_SHA256, None)
     if weights is None and sha256 is not None:
         raise ArgumentError(f"the encoder {encoder!r} has weights_sha256 but no weights; give it weights=FILE")

@@ -1,7 +1,9 @@
 """Export of a pretrained encoder, as a plain module on whole images and as files for other libraries."""
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +22,15 @@ from ssl_pretext.tasks.base import PretextTask
 from ssl_pretext.tasks.two_encoders import TwoEncoderTask
 from ssl_pretext.version import __version__
 
-__all__ = ["CONTRACT_FILE", "ImageEncoder", "describe_input", "export_encoder", "write_encoder"]
+__all__ = [
+    "CONTRACT_FILE",
+    "ImageEncoder",
+    "describe_input",
+    "export_encoder",
+    "native_weights_of",
+    "parts_of",
+    "write_encoders",
+]
 
 CONTRACT_FILE = "encoder.json"
 README = """\
@@ -43,6 +53,20 @@ An encoder that was pretrained with the pretext task `{task}` of ssl_pretext {ve
 images are sRGB in `[0, 1]` for the spaces rgb, lab, ycbcr, gray and hed, and otherwise contain the channels themselves.
 With ssl_pretext, `inputs = Channels.parse("{channels}").inputs(images)`.
 {untrained}"""
+JOINED_README = """\
+# {names}
+
+Two encoders that were pretrained together with the pretext task `{task}` of ssl_pretext {version}. Each has a folder
+of its own, whose `README.md` describes its input. The features of both are joined:
+
+```python
+import torch
+
+{code}
+```
+
+`inputs` is a list with the input of each encoder: {channels}.
+"""
 
 
 class ImageEncoder(nn.Module):
@@ -93,6 +117,8 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
     library. The weights of a timm encoder are those that
     `timm.create_model(name, in_chans=..., num_classes=0, checkpoint_path=...)` loads, those of a torchvision encoder
     have the names of torchvision's model, and those of other encoders are the encoder's `state_dict`.
+    Each encoder of a task with two has these files in a subfolder, `encoder0` and `encoder1`, and the `README.md`
+    beside them joins their features.
 
     Args:
         task: A trained task.
@@ -103,8 +129,7 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
         in `[0, 1]` or `uint8` or the bands of the task's space, to feature maps `(B, c, h, w)`.
 
     Raises:
-        ArgumentError: A folder is given for a task with two encoders, or timm now builds another network by the
-            encoder's name.
+        ArgumentError: A folder is given, and timm now builds another network by the encoder's name.
         StorageError: A file could not be written.
 
     Examples:
@@ -118,30 +143,71 @@ def export_encoder(task: PretextTask, folder: str | Path | None = None) -> Image
             f"export_encoder() needs a pretext task, got {type(task).__name__}; PretextTask.from_pretrained() loads a "
             "saved one"
         )
-    parts = [cast(PretextTask, branch) for branch in task.branches] if isinstance(task, TwoEncoderTask) else [task]
+    parts = parts_of(task)
     if folder is not None:
-        if len(parts) > 1:
-            raise ArgumentError(
-                f"{task.name} has two encoders, but a folder can contain only one; call "
-                "export_encoder(task.branches[0], folder), and the same for task.branches[1] with another folder"
-            )
-        write_encoder(task, Path(folder), native_weights(task.encoder, task.encoder_name, task.channels.num_channels))
+        write_encoders(task, Path(folder), [native_weights_of(part) for part in parts])
     encoders = [detached_copy(part.encoder).cpu() for part in parts]
     return ImageEncoder(encoders, [part.channels for part in parts], task.trained_on.image_size).eval()
 
 
-def write_encoder(task: PretextTask, folder: Path, native: NativeWeights, **more: Any) -> None:
-    """Writes the weights of an encoder, the description of its input, and a README.
+def parts_of(task: PretextTask) -> list[PretextTask]:
+    """Returns the tasks with one encoder that a task consists of: its two branches, or the task itself."""
+    return [cast(PretextTask, branch) for branch in task.branches] if isinstance(task, TwoEncoderTask) else [task]
+
+
+def native_weights_of(part: PretextTask) -> NativeWeights:
+    """Converts the weights of a task's only encoder so that its library can load them."""
+    return native_weights(part.encoder, part.encoder_name, part.channels.num_channels)
+
+
+def write_encoders(
+    task: PretextTask, folder: Path, natives: Sequence[NativeWeights], *, code: str = "", **more: Any
+) -> None:
+    """Writes the weights of each encoder, the description of its input, and a README.
 
     Args:
-        task: The task of the encoder.
-        folder: Folder for the files.
-        native: The weights.
+        task: The task of the encoders.
+        folder: Folder for the files; two encoders have a subfolder each.
+        natives: The weights of each encoder.
+        code: Code for the README that computes more from the features.
         more: Further entries of the description.
 
     Raises:
         StorageError: A file could not be written.
     """
+    parts = parts_of(task)
+    if len(parts) == 1:
+        _write_encoder(task, folder, replace(natives[0], code=natives[0].code + code), **more)
+        return
+    for number, (part, native) in enumerate(zip(parts, natives, strict=True)):
+        _write_encoder(part, folder / f"encoder{number}", native)
+    contract = {
+        "encoder": [part.encoder_name for part in parts],
+        "task": task.name,
+        "inputs": [describe_input(part) for part in parts],
+        **more,
+    }
+    write_json(folder / CONTRACT_FILE, contract)
+    readme = JOINED_README.format(
+        names=" and ".join(_name(part) for part in parts),
+        task=task.name,
+        version=__version__,
+        code=_joined_code(natives) + code,
+        channels=", ".join(f"`{part.channels}`" for part in parts),
+    )
+    write_text(folder / "README.md", readme)
+
+
+def _joined_code(natives: Sequence[NativeWeights]) -> str:
+    """Code that joins the features of several encoders, each from a folder of its own."""
+    blocks = []
+    for number, native in enumerate(natives):
+        block = native.code.replace(WEIGHTS_FILE, f"encoder{number}/{WEIGHTS_FILE}")
+        blocks.append(re.sub(r"\binputs\b", f"inputs[{number}]", block) + f"\nfeatures{number} = {native.output}")
+    return "\n\n".join([*blocks, "features = torch.cat([features0, features1], dim=1)"])
+
+
+def _write_encoder(task: PretextTask, folder: Path, native: NativeWeights, **more: Any) -> None:
     contract = {"encoder": task.encoder_name, "task": task.name, **describe_input(task), **more}
     save_tensors(native.weights, folder / WEIGHTS_FILE)
     write_json(folder / CONTRACT_FILE, contract)
@@ -166,7 +232,7 @@ def _readme(task: PretextTask, native: NativeWeights, contract: dict[str, Any]) 
     names = ", ".join(native.untrained)
     note = f"\nThe features do not depend on these weights, which are not trained: {names}.\n" if names else ""
     return README.format(
-        name=task.encoder_name or type(task.encoder).__name__,
+        name=_name(task),
         task=task.name,
         version=__version__,
         count=task.channels.num_channels,
@@ -177,3 +243,7 @@ def _readme(task: PretextTask, native: NativeWeights, contract: dict[str, Any]) 
         channels=task.channels,
         untrained=note,
     )
+
+
+def _name(task: PretextTask) -> str:
+    return task.encoder_name or type(task.encoder).__name__

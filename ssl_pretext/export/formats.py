@@ -3,10 +3,9 @@
 import io
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,18 @@ from torch import Tensor, nn
 from ssl_pretext.encoders.from_torchvision import TorchvisionEncoder
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.export.classifier import ImageClassifier
-from ssl_pretext.export.encoder import ImageEncoder, describe_input, export_encoder, write_encoder
-from ssl_pretext.export.native import library_weights, native_weights
+from ssl_pretext.export.encoder import (
+    ImageEncoder,
+    describe_input,
+    export_encoder,
+    native_weights_of,
+    parts_of,
+    write_encoders,
+)
+from ssl_pretext.export.native import is_whole, library_weights
 from ssl_pretext.saving.weights import save_tensors
 from ssl_pretext.system.files import write_bytes, write_json
 from ssl_pretext.tasks.base import PretextTask
-from ssl_pretext.tasks.two_encoders import TwoEncoderTask
 from ssl_pretext.version import __version__
 
 __all__ = ["FORMATS", "export_network"]
@@ -41,8 +46,11 @@ def export_network(task: PretextTask, path: str | Path, *, to: str, classifier: 
     | `to` | what is written | input |
     |---|---|---|
     | `"timm"`, `"torchvision"` | folder with weights for the library, `encoder.json` and `README.md` | channels |
-    | `"safetensors"` | the same for any encoder; a classifier has a file of its own | channels |
+    | `"safetensors"` | the same for any encoder | channels |
     | `"onnx"`, `"torch-export"` | one file, and a description in `<file>.json` | whole images |
+
+    In the folders, each of two encoders has a subfolder, `encoder0` and `encoder1`. A classifier that is no part of a
+    network of the library has a file of its own, `classifier.safetensors`.
 
     Channels are normalized as `encoder.json` says. The graphs of ONNX and `torch.export` take whole images, select
     and normalize the channels themselves, and take batches of any length and images of any size that the network takes.
@@ -89,7 +97,6 @@ def _write_graph(
 
 
 def _describe(task: PretextTask, classifier: ImageClassifier | None) -> dict[str, Any]:
-    branches = task.branches if isinstance(task, TwoEncoderTask) else [task]
     space = task.image_space
     return {
         "library_version": __version__,
@@ -103,8 +110,8 @@ def _describe(task: PretextTask, classifier: ImageClassifier | None) -> dict[str
             "resize": task.trained_on.resize,
         },
         "inside": [
-            {key: describe_input(cast(PretextTask, branch))[key] for key in ("space", "channels", "center", "scale")}
-            for branch in branches
+            {key: describe_input(part)[key] for key in ("space", "channels", "center", "scale")}
+            for part in parts_of(task)
         ],
         "output": {"name": "features", "shape": ["batch", "channels", "h", "w"]}
         if classifier is None
@@ -189,30 +196,43 @@ def _size(trained: int | tuple[int, int] | None, task: PretextTask) -> tuple[int
 
 
 def _write_weights(task: PretextTask, path: Path, classifier: ImageClassifier | None, library: str | None) -> None:
-    """Writes a folder with the weights of the encoder and, if there is one, of the classifier."""
+    """Writes a folder with the weights of the encoders and, if there is one, of the classifier."""
     if path.is_file():
         raise ArgumentError(f"{path} is a file, and this format is a folder of files; choose a folder")
-    if isinstance(task, TwoEncoderTask):
-        raise ArgumentError(
-            f"{task.name} has two encoders, and a folder of weights holds one; export it to onnx or torch-export, or "
-            "call export_encoder(task.branches[0], folder) in Python"
-        )
-    encoder, spec, channels = task.encoder, task.encoder_name, task.channels.num_channels
-    more = _outputs(classifier)
+    parts, more = parts_of(task), _outputs(classifier)
     if classifier is not None:
         more["image_size"] = classifier.encoder.image_size
     layer = None if classifier is None else classifier.head.folded()
-    if classifier is not None and library is None and isinstance(encoder, TorchvisionEncoder):
+    if classifier is not None and library is None and any(_is_pooled(part) for part in parts):
         library = "torchvision"  # its features can only be read with hooks, so the classifier is a part of the network
-    if library is not None:
-        size = _size(more.get("image_size", task.trained_on.image_size), task)[0]
-        native = library_weights(encoder, spec, channels, library=library, classifier=layer, image_size=size)
-    else:
-        native = native_weights(encoder, spec, channels)
-        if layer is not None:
-            native = replace(native, code=native.code + CLASSIFIER_CODE)
-            save_tensors({key: value.detach() for key, value in layer.state_dict().items()}, path / CLASSIFIER_FILE)
-    write_encoder(task, path, native, **more)
+    # A classifier of two encoders, or of an inner layer, is no part of a network of the library.
+    inside = library is not None and len(parts) == 1 and is_whole(task.encoder, task.encoder_name)
+    if layer is not None and not inside and any(_is_pooled(part) for part in parts):
+        raise ArgumentError(
+            f"cannot export the classifier of {task.name} to torchvision, because it reads two encoders; export it to "
+            "onnx or torch-export"
+        )
+    natives = [
+        native_weights_of(part)
+        if library is None
+        else library_weights(
+            part.encoder,
+            part.encoder_name,
+            part.channels.num_channels,
+            library=library,
+            classifier=layer if inside else None,
+            image_size=_size(more.get("image_size", task.trained_on.image_size), part)[0],
+        )
+        for part in parts
+    ]
+    beside = layer is not None and not inside
+    write_encoders(task, path, natives, code=CLASSIFIER_CODE if beside else "", **more)
+    if layer is not None and beside:
+        save_tensors({key: value.detach() for key, value in layer.state_dict().items()}, path / CLASSIFIER_FILE)
+
+
+def _is_pooled(part: PretextTask) -> bool:
+    return isinstance(part.encoder, TorchvisionEncoder)
 
 
 FORMATS: Mapping[str, Callable[[PretextTask, Path, ImageClassifier | None], None]] = {

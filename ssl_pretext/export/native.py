@@ -17,7 +17,7 @@ from ssl_pretext.encoders.untrained import without_weights
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import parse_spec
 
-__all__ = ["NativeWeights", "library_weights", "native_weights"]
+__all__ = ["NativeWeights", "is_whole", "library_weights", "native_weights"]
 
 PLAIN_CODE = """\
 from safetensors.torch import load_file
@@ -34,6 +34,12 @@ features = encoder.forward_intermediates(
     inputs, indices=1, norm={norm}, output_fmt="NCHW", intermediates_only=True
 )[-1]"""
 
+TIMM_LAYER_CODE = """\
+import timm
+
+encoder = timm.create_model({arguments}, checkpoint_path="model.safetensors").eval()
+features = encoder(inputs)[-1]"""
+
 TORCHVISION_CODE = """\
 import torch, torchvision
 from safetensors.torch import load_file
@@ -44,6 +50,7 @@ encoder.load_state_dict(load_file("model.safetensors"))
 {result}"""
 POOLED_CODE = "pooled = encoder.eval()(inputs)  # the input of the removed classifier"
 SCORES_CODE = "scores = encoder.eval()(inputs)  # of the outputs that encoder.json names"
+LAYER = "layer"  # the option of a timm encoder that ends at an inner layer
 OTHERS = "export it to another format, such as onnx"
 LIBRARIES: dict[str, type[MapEncoder]] = {"timm": TimmEncoder, "torchvision": TorchvisionEncoder}
 
@@ -56,11 +63,13 @@ class NativeWeights:
         weights: The content of `model.safetensors`.
         code: Python code that creates `encoder` from that file, without this library.
         untrained: Names of random weights that timm requires, but on which the features do not depend.
+        output: Name of the result in the code: `"features"`, or `"pooled"` for their average.
     """
 
     weights: dict[str, Tensor]
     code: str
     untrained: tuple[str, ...] = ()
+    output: str = "features"
 
 
 def native_weights(encoder: nn.Module, spec: str | None, in_channels: int) -> NativeWeights:
@@ -77,7 +86,7 @@ def native_weights(encoder: nn.Module, spec: str | None, in_channels: int) -> Na
         ArgumentError: The installed version of timm builds another network by this name.
     """
     for library in LIBRARIES:
-        if _why_not(encoder, spec, library) is None:
+        if is_whole(encoder, spec) and _why_not(encoder, spec, library) is None:
             return library_weights(encoder, spec, in_channels, library=library)
     return NativeWeights(_copy_to_cpu(encoder.state_dict()), PLAIN_CODE)
 
@@ -92,6 +101,9 @@ def library_weights(
     image_size: int = 64,
 ) -> NativeWeights:
     """Converts the weights of an encoder, with a classifier or without, to those of a network of a library.
+
+    For an encoder that ends at an inner layer, the network of timm is the one that `features_only` creates. It has no
+    classifier.
 
     Args:
         encoder: An encoder of this library.
@@ -109,7 +121,9 @@ def library_weights(
         raise ArgumentError(f"cannot export {spec or type(encoder).__name__} to {library}: {reason}")
     name, options = parse_spec(without_weights(spec or ""))
     network = name.partition("/")[2]
-    given = {key: as_numbers(value) for key, value in options.items()}
+    given = {key: as_numbers(value) for key, value in options.items() if key != LAYER}
+    if isinstance(encoder, TimmEncoder) and not is_whole(encoder, spec):
+        return _inner_layer_from_timm(encoder, network, {"in_chans": in_channels, **given})
     if isinstance(encoder, TimmEncoder):
         count = 0 if classifier is None else classifier.out_features
         complete, native = _from_timm(
@@ -124,12 +138,15 @@ def library_weights(
 
 def _why_not(encoder: nn.Module, spec: str | None, library: str) -> str | None:
     """Says why an encoder is no whole network of a library; None if it is one."""
-    name, options = parse_spec(spec) if spec else ("", {})
+    name = parse_spec(spec)[0] if spec else ""
     if not isinstance(encoder, LIBRARIES[library]) or not name.startswith(f"{library}/"):
         return f"it is no network of {library}; {OTHERS}"
-    if library == "timm" and "layer" in options:
-        return f"it ends at an inner layer, and timm loads whole networks; {OTHERS}"
     return None
+
+
+def is_whole(encoder: nn.Module, spec: str | None) -> bool:
+    """Whether an encoder is a whole network of a library, and does not end at an inner layer of timm's."""
+    return not (isinstance(encoder, TimmEncoder) and spec is not None and LAYER in parse_spec(spec)[1])
 
 
 @torch.no_grad()
@@ -182,6 +199,38 @@ def _from_timm(
     return complete, NativeWeights(_copy_to_cpu(complete.state_dict()), code, tuple(untrained))
 
 
+@torch.no_grad()
+def _inner_layer_from_timm(encoder: TimmEncoder, network: str, options: Mapping[str, Any]) -> NativeWeights:
+    """The weights of an encoder that ends at an inner layer, for the network that `features_only` of timm creates."""
+    network = network.partition(".")[0]  # without the tag of the published weights
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features_only = {"features_only": True, "out_indices": [len(encoder.layers()) - 1]}
+        inner, arguments = build(network, {**features_only, **options})
+    # timm wraps some networks, and renames the first level of others.
+    renamed = [
+        {rename(key): value for key, value in encoder.body.state_dict().items()}
+        for rename in (str, lambda key: f"model.{key}", lambda key: key.replace(".", "_", 1))
+    ]
+    expected = inner.state_dict()
+    weights = next((names for names in renamed if names.keys() <= expected.keys()), {})
+    values = torch.randn(2, options["in_chans"], *[encoder.image_size] * 2, generator=torch.Generator().manual_seed(0))
+    try:
+        untrained = inner.load_state_dict(weights, strict=False).missing_keys
+        with eval_mode(encoder), eval_mode(inner):
+            wanted, found = encoder(values), inner(values)[-1]
+        agrees = torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+    except RuntimeError:  # shapes do not fit
+        agrees = False
+    if not agrees:
+        raise ArgumentError(
+            f"cannot export timm/{network} with layer={encoder.layers()[-1]} to timm: features_only of the installed "
+            f"version of timm computes other features; {OTHERS}"
+        )
+    code = TIMM_LAYER_CODE.format(arguments=_format_arguments(network, arguments))
+    return NativeWeights(_copy_to_cpu(inner.state_dict()), code, tuple(untrained))
+
+
 def _copy_classifier(classifier: nn.Linear, layer: object, name: str) -> None:
     if not isinstance(layer, nn.Linear) or layer.weight.shape != classifier.weight.shape:
         raise ArgumentError(
@@ -228,7 +277,7 @@ def _from_torchvision(
         changes="\n".join(changes),
         result=POOLED_CODE if classifier is None else SCORES_CODE,
     )
-    return blank, NativeWeights(_copy_to_cpu(weights), code)
+    return blank, NativeWeights(_copy_to_cpu(weights), code, output="pooled")
 
 
 def _python_path(path: str) -> str:

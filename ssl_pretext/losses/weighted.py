@@ -151,7 +151,7 @@ def as_signed_rgb(prediction: Tensor, channels: Channels, images: Tensor) -> Ten
 
 
 def parse_losses(text: str) -> dict[str, float]:
-    """Parses losses in the notation of the command line, `name=weight,...`.
+    """Parses losses in the notation of the command line, `name=weight,...`; a name alone has the weight 1.
 
     Args:
         text: The specs of the losses with their weights, separated by commas.
@@ -165,15 +165,18 @@ def parse_losses(text: str) -> dict[str, float]:
     Examples:
         >>> parse_losses("smooth_l1=1,lpips[net=squeeze]=0.5")
         {'smooth_l1': 1.0, 'lpips[net=squeeze]': 0.5}
+        >>> parse_losses("smooth_l1")
+        {'smooth_l1': 1.0}
     """
     losses: dict[str, float] = {}
     for item in split_specs(text):
-        spec, equals, weight = item.rpartition("=")
+        has_weight = "=" in item and not item.endswith("]")
+        spec, _, weight = item.rpartition("=") if has_weight else (item, "", "1")
         try:
             number = float(weight)
         except ValueError:
-            equals = ""
-        if not equals or not spec:
+            spec = ""
+        if not spec:
             raise ArgumentError(f"losses are written 'smooth_l1=1,lpips[net=squeeze]=1', got {item!r} in {text!r}")
         if spec in losses:
             raise ArgumentError(f"the loss {spec!r} is named twice in {text!r}; name it once")

@@ -30,7 +30,7 @@ from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import starting_points, strongest_twins
-from ssl_pretext.representations.base import Backbone, Representation
+from ssl_pretext.representations.base import Backbone, Concatenated, Representation
 from ssl_pretext.representations.cache import cached_features, code_identity, is_cacheable
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
@@ -101,16 +101,28 @@ class Comparison:
             self.train,
             wanted=controls,
             reduce=shrink if self.method.pooled else lambda maps: maps,
+            join=self.method.pooled,
             device=self.device,
         )
         # By name, and for each seed in order; without the untrained networks, which are drawn seed by seed.
         self.representations = (
             of_seeds
+            | self._joined(of_seeds)
             | starting_points(of_seeds, self.controls.against)
             | {name: [control] * len(self.seeds) for name, control in self.controls.added.items()}
         )
         self.names = list(_ordered_names(self.representations, self.controls))
         self.team = Team()
+
+    def _joined(self, of_seeds: Mapping[str, Sequence[Representation]]) -> dict[str, list[Representation]]:
+        """The features of each seed joined with the color histogram, by the name of their row."""
+        found: dict[str, list[Representation]] = {}
+        for joined, (name, histogram, size) in self.controls.joined.items():
+            other = of_seeds[histogram][0] if histogram in of_seeds else self.controls.added[histogram]
+            # One object for all seeds with the same network, so that its features are computed once.
+            once = {id(one): Concatenated([one, other], size=size, name=joined) for one in of_seeds[name]}
+            found[joined] = [once[id(one)] for one in of_seeds[name]]
+        return found
 
     def _warn_of_other_units(self, representations: Mapping[str, Sequence[Representation]]) -> None:
         """Warns if a network sees bands in other units than those that it was trained on."""

@@ -17,6 +17,7 @@ from ssl_pretext.representations.hidden import hidden_networks
 __all__ = [
     "BEFORE",
     "CONTROLS",
+    "JOINED",
     "UNTRAINED",
     "Controls",
     "before_name",
@@ -28,6 +29,7 @@ __all__ = [
 # Labels of columns in tables.
 UNTRAINED, BEFORE, SOURCE, REDUCED = "untrained", "before", "its source channels", "pixels of its size"
 CONTROLS = ("untrained", "before", "pixels", "source", "reduced", "histogram")
+JOINED = "joined"  # no baseline, but what the features add to the color histogram
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ class Controls:
             other weights, which are "untrained" and "before".
         names: Names of all controls, including those among the given representations.
         against: For each representation that is not a control, the names of its controls by their label in tables.
+        joined: For each row of features joined with the color histogram, the name of the representation and that of the
+            histogram, and the height and width that the feature maps are averaged to.
         without_twin: Representations that should have an untrained control but have none, each with the reason.
     """
 
     added: dict[str, Representation]
     names: list[str]
     against: dict[str, dict[str, str]]
+    joined: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     without_twin: dict[str, str] = field(default_factory=dict)
 
 
@@ -55,15 +60,18 @@ def find_controls(
     wanted: bool | Collection[str],
     reduce: Callable[[Tensor], Tensor],
     device: str,
+    join: bool = False,
 ) -> Controls:
     """Finds the controls that representations are compared with.
 
     Args:
         given: Representations by name.
         images: Images to evaluate on; only the first one is looked at.
-        wanted: Some of `CONTROLS`; True stands for all of them.
+        wanted: Some of `CONTROLS`; True stands for all of them. `JOINED` adds a row that is compared with the histogram
+            alone.
         reduce: Function that the probe applies to feature maps before it uses them.
         device: Device on which the networks run.
+        join: Whether the probe takes features that are joined with the histogram, which has no positions.
 
     Raises:
         ArgumentError: There is no such control, the name of a control is already taken, or a representation does not
@@ -72,8 +80,8 @@ def find_controls(
     if isinstance(wanted, str | Mapping) or not isinstance(wanted, bool | Collection):
         raise ArgumentError(f"controls must be True, False or a list of some of {', '.join(CONTROLS)}; got {wanted!r}")
     kinds: Collection[str] = CONTROLS if wanted is True else wanted or ()
-    if unknown := [kind for kind in kinds if kind not in CONTROLS]:
-        raise ArgumentError(f"there is no control {unknown[0]!r}; known: {', '.join(CONTROLS)}")
+    if unknown := [kind for kind in kinds if kind not in (*CONTROLS, JOINED)]:
+        raise ArgumentError(f"there is no control {unknown[0]!r}; known: {', '.join((*CONTROLS, JOINED))}")
     if reserved := sorted({*given} & {UNTRAINED, BEFORE, SOURCE, REDUCED}):
         raise ArgumentError(f"{reserved[0]!r} is the label of a control in tables; rename the representation")
     known: dict[str, Representation] = {name: one for name, one in given.items() if one.control}
@@ -101,6 +109,14 @@ def find_controls(
         for other in given:
             if other in known and other not in against.values():
                 against[other] = other
+    histograms = [name for name, control in known.items() if isinstance(control, ColorHistogram)]
+    for name, against in list(controls.against.items()) if join and JOINED in kinds else ():
+        for histogram in [one for one in histograms if one in against.values()][:1]:
+            joined = f"{name} + {histogram}"
+            if joined in given:
+                raise ArgumentError(f"{joined!r} is the name of a row with both joined; rename the representation")
+            controls.against[joined] = {histogram: histogram}
+            controls.joined[joined] = name, histogram, max(_map_size(given[name], images, reduce, device))
     for labels in controls.against.values():
         controls.names.extend(labels[label] for label in (UNTRAINED, BEFORE) if label in labels)
     return controls
@@ -163,18 +179,26 @@ def _controls_of(
     if "source" in kinds and len(seen) == 1 and seen[0].num_channels < seen[0].space.image_channels:
         found.append((SOURCE, Pixels(seen[0])))
     if "reduced" in kinds:
-        with ExitStack() as stack:
-            for part in parts:
-                stack.enter_context(frozen(part.backbone.module, device))
-            image = images.images([0]).to(device)
-            maps = check_maps(representation.name, representation.features(image), 1)
-        height, width = reduce(maps).shape[-2:]
+        height, width = _map_size(representation, images, reduce, device)
         full_height, full_width = images.images([0]).shape[-2:]
         if max(height, width) > 1 and (height < full_height or width < full_width):
             found.append((REDUCED, Pixels(pixels, size=(height, width))))
     if "histogram" in kinds and pixels.space.is_color:
         found.append(("", ColorHistogram()))
     return found
+
+
+def _map_size(
+    representation: Representation, images: ImageStore, reduce: Callable[[Tensor], Tensor], device: str
+) -> tuple[int, int]:
+    """The height and width of the feature maps that the probe uses."""
+    with ExitStack() as stack:
+        for part in representation.parts:
+            stack.enter_context(frozen(part.backbone.module, device))
+        image = images.images([0]).to(device)
+        maps = check_maps(representation.name, representation.features(image), 1)
+    height, width = reduce(maps).shape[-2:]
+    return height, width
 
 
 def _all_channels(seen: Sequence[Channels], images: ImageStore) -> Channels | None:

@@ -33,7 +33,9 @@ class EvaluateOptions(TypedDict, total=False):
             weights, in the version that is strongest on the training images), `"before"` (the same network with the
             published weights that its training started from, if there are any), `"pixels"`, `"source"` (the channels
             that the network sees), `"reduced"` (pixels averaged to the size of its feature maps) and `"histogram"` (of
-            colors). True, the default, stands for all of them.
+            colors). True, the default, stands for all of them. `"joined"` adds a row for each network, its features
+            joined with the histogram, to see what they add to it; only the linear and the nearest-neighbor probe take
+            both together.
         unseen_classes: Whether test images may belong to classes without training images. No probe can predict these
             classes, so such images count as errors.
         training: Configuration of the training, for probes that are networks; a `FinetuneConfig` for `"finetune"`.

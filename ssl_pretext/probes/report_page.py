@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def verdict_card(results: ProbeResults, name: str | None = None) -> Verdict:
         best = min(worse, key=lambda row: direction * row["mean"])
         reference = _plain(results, name, best["reference"])
         sentences.append(f"{_compared(results, name, best)} That is significantly worse, so use {reference} instead.")
-        sentences += _joined(results, best["reference"])
+        sentences += _describe_joined(results, best["reference"], claimed)
     elif answer == "Yes":
         strongest = min(better, key=lambda row: direction * row["mean"])
         sentences.append(f"{_compared(results, name, strongest)} No alternative comes closer.")
@@ -97,11 +97,13 @@ def interval_drawing(results: ProbeResults, name: str | None = None) -> Drawing 
     """
     against = results.card["against"]
     name = name or next(iter(against), results.names[0])
+    controls = set(results.names) - set(against)
+    own = set(against) - {joined_row for control in controls for joined_row in _joined_with(results, control)}
     rows = []
     for shown in results.names:
         mean, half = results.shown(shown)
         role = "main" if shown == name else "other" if shown in against else "control"
-        label = _plain(results, name, shown) if role == "control" and len(against) == 1 else shown
+        label = _plain(results, name, shown) if role == "control" and len(own) == 1 else shown
         rows.append(IntervalRow(label, mean, half, results.text(shown), role))
     if not any(math.isfinite(row.mean) for row in rows):
         return None
@@ -181,15 +183,18 @@ def _compared(results: ProbeResults, name: str, row: Mapping[str, Any]) -> str:
     )
 
 
-def _joined(results: ProbeResults, reference: str) -> list[str]:
-    """What other features add to a control, if the report has rows of both joined."""
+def _joined_with(results: ProbeResults, reference: str) -> list[str]:
+    """The rows whose features are joined with those of a reference."""
     described = {name: ones[0] for name, ones in results.card["representations"].items()}
-    found = []
-    for name, one in described.items():
-        if described[reference] in one.get("parts", []):
-            row, metric = results.difference(name, reference), results.metric()
-            unit = " points" if metric.percent else ""
-            change = metric.text(row["mean"], row["ci95"], sign=True)
-            shown = "" if row["significant"] else ", which is not significant"
-            found.append(f"Joined as {name}, the features change it by {change}{unit}{shown}.")
+    return [name for name, one in described.items() if described[reference] in one.get("parts", [])]
+
+
+def _describe_joined(results: ProbeResults, reference: str, claimed: Callable[[Mapping[str, Any]], bool]) -> list[str]:
+    """What other features add to a control, if the report has rows of both joined."""
+    found, metric = [], results.metric()
+    for name in _joined_with(results, reference):
+        row = results.difference(name, reference)
+        change = f"{metric.text(row['mean'], row['ci95'], sign=True)}{' points' * metric.percent}"
+        shown = "" if claimed(row) else ", which does not show that they add anything"
+        found.append(f"Joined as {name}, the features change it by {change}{shown}.")
     return found

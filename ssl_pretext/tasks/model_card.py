@@ -1,16 +1,19 @@
 """The model card of a task: its configuration, its training, and its probe scores next to those of the controls."""
 
+import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from ssl_pretext.channels import ChannelSpace
-from ssl_pretext.reporting.page import markdown_table
+from ssl_pretext.reporting.page import Verdict, markdown_table
 from ssl_pretext.saving.contract import TrainedOn
 
-__all__ = ["Scores", "model_card"]
+__all__ = ["CARD_FILE", "Scores", "model_card", "with_scores"]
+
+CARD_FILE = "README.md"
 
 BODY = """\
 # {title}
@@ -44,6 +47,7 @@ encoder = sp.export_encoder(task)  # a plain PyTorch module for fine-tuning
 {license}
 """
 
+SCORES = re.compile(r"(?<=^## Evaluation\n\n).*?(?=\n\n## |\Z)", re.DOTALL | re.MULTILINE)
 NOT_EVALUATED = (
     "Not evaluated yet. The command `ssl-pretext probe` trains a small classifier on the features, and on those of the "
     "controls for comparison."
@@ -65,6 +69,9 @@ class Scores(Protocol):
 
     def sentences(self) -> list[str]:
         """Returns the conclusions from the comparisons with the controls."""
+
+    def verdict(self) -> Verdict:
+        """Returns the answer to the question whether the first representation is better than its controls."""
 
 
 class CardTask(Protocol):
@@ -123,6 +130,25 @@ def model_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
+def with_scores(text: str, report: Scores) -> str | None:
+    """Returns a model card with the scores of a report in place of those before.
+
+    Args:
+        text: The text of a card that `model_card` made; its other sections may have been edited.
+        report: The report.
+
+    Returns:
+        The text, or None if the card has no section `Evaluation` any more.
+    """
+    card = ModelCard(text, ignore_metadata_errors=True)
+    if not SCORES.search(card.text):
+        return None
+    data = cast(ModelCardData, card.data)
+    data.metrics, data.eval_results = ["accuracy"], _results(report)
+    body = SCORES.sub(lambda _: _scores(report), card.text.lstrip("\n"))
+    return f"---\n{data.to_yaml()}\n---\n\n{body}"
+
+
 def _about(task: CardTask) -> str:
     """Returns the options of a task and the size of its encoder as a Markdown table."""
     rows: list[dict[str, object]] = [{"": key, "value": f"`{value}`"} for key, value in task.options().items()]
@@ -147,19 +173,23 @@ def _trained(task: CardTask, datasets: Sequence[str]) -> str:
 
 def _scores(report: Scores) -> str:
     """Returns the table of a report as Markdown, with an explanation before it and the conclusions after it."""
-    card, conclusions = report.card, [f"- {sentence}" for sentence in report.sentences()]
+    card, found = report.card, report.verdict()
+    answer = f"**{found.question} {found.answer}.** {' '.join(found.sentences)}"
+    classes = f" of {card['classes']} classes" if card["target"] == "class" else ""
     about = (
-        f"Test accuracy of a {card['probe']} probe on frozen features, compared with controls. The probe was trained "
-        f"on {card['train']['images']:,} labeled images of {card['classes']} classes and tested on "
-        f"{card['test']['images']:,} images. Number of seeds: {len(card['seeds'])}. The number after ± is half the "
-        "width of the 95% interval over the seeds."
+        f"Scores of a {card['probe']} probe on frozen features, compared with controls. Labeled images were chosen "
+        f"from {card['train']['images']:,}{classes}, and the probe was tested on {card['test']['images']:,} images. "
+        f"Number of seeds: {len(card['seeds'])}. The number after ± is half the width of the 95% interval."
     )
-    return "\n\n".join([about, report.table(), "\n".join(conclusions)])
+    conclusions = "\n".join(f"- {sentence}" for sentence in report.sentences())
+    return "\n\n".join([answer, about, report.table(), conclusions])
 
 
 def _results(report: Scores) -> list[EvalResult]:
     """Returns the scores of the pretrained representations as metadata for the hub, without those of the controls."""
     card = report.card
+    if card["target"] != "class":
+        return []
     return [
         EvalResult(
             task_type="image-classification",
