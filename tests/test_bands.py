@@ -82,6 +82,49 @@ def test_other_tasks_see_all_bands_and_given_ranges(chips):
     assert space["center"] == [1700, 0, 0, 6000]
 
 
+def test_a_value_means_missing_in_one_band_and_is_valid_in_another(chips, capsys):
+    arrays = {path: np.load(path) for path in sorted(Path("chips").rglob("*.npy"))}
+    for path, values in arrays.items():
+        values[:, 3:6, 3:6] = 0
+        values[3, 8, 8] = 65535
+        np.save(path, values)
+    stacked = np.stack([*arrays.values()]).astype(np.float32)
+    stacked[:, 1][stacked[:, 1] == 0] = np.nan
+    stacked[:, 3][stacked[:, 3] == 65535] = np.nan
+    Path("bands.yaml").write_text("[blue, {name: green, missing: 0}, red, {name: near infrared, missing: 65535}]")
+    command = ["pretrain", "--data", "chips", "--bands", "bands.yaml", "--out", "run", *SMALL]
+    assert main([*command, "--probe-data", "chips"]) == 0
+    store = sp.ImageStore.from_folder("chips", image_size=16, missing={"band2": 0, "band4": 65535})
+    np.testing.assert_array_equal(store.images(), stacked)
+    probe = ["probe", "run", "--data", "chips", "--probe", "knn", "--seeds", "2", "--device", "cpu"]
+    assert main([*probe, "--missing", "band2=0,band4=65535"]) == 0
+    labeled = [*Path("cache").glob("*/index.json")]
+    assert len(labeled) == 2, "with and without labels; all commands read the same images"
+    assert "both say which value means missing" in error_line(capsys, *command, "--missing", "0", "--out", "other")
+    line = error_line(capsys, *probe, "--missing", "band5=0")
+    assert "missing names the channel 'band5', which the image does not have. Did you mean" in line
+    assert "Its channels are band1, band2, band3 and band4" in line
+    assert "--missing must be a number, or numbers with the names" in error_line(capsys, *probe, "--missing", "none")
+
+
+def test_missing_values_are_named_like_the_channels_of_the_files(chips):
+    for path in Path("chips").rglob("*.npy"):
+        image = np.load(path)
+        image[:, 0, 0] = 7
+        for number, name in enumerate(("depth", "rgb")):
+            Path("parts", path.parent.name, name).mkdir(parents=True, exist_ok=True)
+            np.save(Path("parts", path.parent.name, name, path.name), image[number * 2 : number * 2 + 2 - number])
+    pattern = "{label}/{channel:rgb|depth}/{id}.npy"
+    options = {"image_size": None, "pattern": pattern}
+    plain = sp.ImageStore.from_folder("parts", **options)
+    assert plain.channel_names == ["rgb", "depth.1", "depth.2"]
+    for missing, channel in (({"depth.2": 7}, 2), ({"rgb": 7}, 0), ({"band2": 7}, 1)):
+        images, expected = sp.ImageStore.from_folder("parts", **options, missing=missing).images(), plain.images()
+        expected[:, channel][expected[:, channel] == 7] = torch.nan
+        np.testing.assert_array_equal(images, expected)
+        assert images.isnan().sum() == len(images)
+
+
 def test_names_in_the_files_are_used(monkeypatch):
     store = sp.ImageStore.from_arrays(torch.zeros(2, 3, 8, 8), [0, 0])
     store.channel_names = ["BF", "DNA stain", "DF"]
@@ -124,10 +167,11 @@ def test_errors_say_what_is_wrong(chips, capsys, tmp_path):
         ("A: 1", "must contain a list of bands"),
         ("[[A]]", "must contain a list of bands"),
         ("[{center: 1}]", "needs a name"),
-        ("[{name: A, gain: 1}]", "Band has no field gain; its fields are center, name, position, scale"),
+        ("[{name: A, gain: 1}]", "Band has no field gain; its fields are center, missing, name, position, scale"),
         ("[{name: A, center: x}]", "Band.center must be a number or None, got 'x'"),
         ("[{name: A, center: .nan}]", "the center of the band 'A' must be a finite number, got nan"),
         ("[{name: A, scale: .inf}]", "the scale of the band 'A' must be a finite number, got inf"),
+        ("[{name: A, missing: .nan}]", "the missing value of the band 'A' must be a finite number, got nan"),
         ("[{name: A, center: 1}, B]", "give center for all bands or for none; B has none"),
     ]:
         Path("bands.yaml").write_text(content)

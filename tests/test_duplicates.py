@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 import ssl_pretext as sp
-from ssl_pretext.data.duplicates import Repeats, _nearest, difference_vectors, find_repeats
+from ssl_pretext.data.duplicates import KnownImages, Repeats, _nearest, difference_vectors, find_repeats
 from ssl_pretext.representations import Pixels
 
 PHOTOS = sp.sample_photos("train", image_size=64).subset(range(0, 1500, 25))
@@ -115,8 +115,45 @@ def test_identical_and_similar_images_are_told_apart_and_named():
     found = find_repeats(store(test, ["one", "two", "three", "four"]), store(images, names))
     assert found == Repeats(1, 3, [("one", "a"), ("two", "c")])
     assert find_repeats(store(test, ["one", "two", "three", "four"])) == Repeats(0, 1, [("four", "three")])
-    known = dict(zip(store(images).digests(), names, strict=True))
-    assert find_repeats(store(test, ["one", "two", "three", "four"]), known) == Repeats(1, 0, [("one", "a")])
+    known = [KnownImages.of(store(images[:1], names[:1])), KnownImages.of(store(images[1:], names[1:]))]
+    by_hashes = find_repeats(store(test, ["one", "two", "three", "four"]), known)
+    assert (by_hashes.identical, by_hashes.examples) == (1, found.examples)
+    assert 2 <= by_hashes.similar <= 3
+
+
+@pytest.mark.parametrize("copy", ["compressed", "resized"])
+def test_copies_of_photographs_are_found_by_their_hashes(copy):
+    known, clear = KnownImages.of(PHOTOS), difference_vectors(PHOTOS).norm(dim=1) > 0
+    assert (known.hashes.shape, known.hashes.dtype) == ((60, 8), torch.uint8)
+    copies = store(changed(PHOTOS.images(), COPIES[copy]))
+    found = known.nearest(copies)
+    photo_of = dict(zip(PHOTOS.names, PHOTOS.labels.tolist(), strict=True))
+    named = [(name, own) for name, own in zip(found, PHOTOS.names, strict=True) if name is not None]
+    assert len(named) >= 0.8 * clear.sum()
+    assert all(photo_of[name] == photo_of[own] for name, own in named)
+    others = sp.sample_photos("test", image_size=64)
+    assert sum(name is not None for name in known.nearest(others)) <= 0.005 * len(others)
+
+
+def test_hashes_differ_in_as_many_bits_as_the_angle_of_the_vectors_says():
+    """Of random directions, the fraction angle / π separates two vectors (Goemans and Williamson 1995)."""
+    draw = np.random.default_rng(0)
+    one = draw.standard_normal((400, 2, 16, 16))
+    for weight in (0.1, 0.5, 1.0):
+        both = store(torch.from_numpy(np.concatenate([one, one + weight * draw.standard_normal(one.shape)])))
+        vectors = difference_vectors(both)
+        bits = np.unpackbits(KnownImages.of(both).hashes.numpy(), axis=1)
+        differing = (bits[:400] != bits[400:]).mean()
+        angles = torch.arccos((vectors[:400] * vectors[400:]).sum(dim=1).clamp(-1, 1))
+        assert differing == pytest.approx(float(angles.mean()) / np.pi, abs=0.02)
+
+
+def test_hashes_of_other_channels_are_not_compared():
+    bands = store(torch.rand(12, 4, 16, 16))
+    known = [KnownImages.of(PHOTOS), KnownImages.of(bands)]
+    assert find_repeats(bands.subset([3]), known) == Repeats(1, 0, [("3", "3")])
+    assert find_repeats(store(PHOTOS.images([3]) / 255), known).similar == 1
+    assert find_repeats(store(torch.zeros(1, 3, 16, 16)), known) == Repeats(0, 0, [])
 
 
 def test_the_nearest_vectors_are_those_of_all_pairs():

@@ -72,8 +72,10 @@ def test_tiles_need_images_that_are_large_enough_and_of_one_size(tmp_path):
 
 
 def test_options_that_mean_nothing_are_refused(tmp_path):
-    with pytest.raises(ArgumentError, match="missing must be the value|missing must be a number"):
+    with pytest.raises(ArgumentError, match="missing must be a finite number"):
         opened(tmp_path, missing="zero")
+    with pytest.raises(ArgumentError, match="or a number for each channel that has one, .* got {'B02': nan}"):
+        opened(tmp_path, missing={"B02": float("nan")})
     with pytest.raises(ArgumentError, match="the part 'channel' of a pattern cannot be the group"):
         opened(tmp_path, pattern="{id}_{channel}.tif", group="channel")
     with pytest.raises(ArgumentError, match="from_folder\\(\\) has no option 'tiles'. Did you mean 'tile'"):

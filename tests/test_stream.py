@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import nn
@@ -419,6 +420,29 @@ def test_errors_say_what_is_wrong(shards, tmp_path):
     (tmp_path / "text.tar").write_text("no tar file")
     with pytest.raises(DataError, match=r"text.tar: the shard is damaged or truncated: ReadError"):
         stream(str(tmp_path / "text.tar"))
+
+
+def test_readers_and_missing_values_are_those_of_a_folder(tmp_path, capsys):
+    stack = np.random.default_rng(0).integers(1, 250, (4, 2, 3, 16, 16)).astype(np.uint16)
+    stack[:, :, 1, 3:9] = 0
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    for number, image in enumerate(stack):
+        tifffile.imwrite(folder / f"{number}.ome.tif", image, metadata={"axes": "ZCYX"})
+    write(tmp_path / "stacks.tar", {path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+    shard, options = str(tmp_path / "stacks.tar"), {"reader": "ome.tif[z=max]", "missing": {"band2": 0}}
+    images = stream(shard, **options)
+    store = sp.ImageStore.from_folder(folder, image_size=16, labeled=False, **options)
+    expected = stack.max(1).astype(np.float32)
+    expected[:, 1][expected[:, 1] == 0] = np.nan
+    for found in (pickle.loads(pickle.dumps(images)).sample().images().sort(dim=0)[0], store.images().sort(dim=0)[0]):
+        np.testing.assert_array_equal(found, np.sort(expected, axis=0))
+    assert images.sha256 != stream(shard, reader="ome.tif[z=mean]", missing={"band2": 0}).sha256
+    run = ["pretrain", "--data", shard, "--out", str(tmp_path / "run"), "--image-size", "16", "--max-steps", "1"]
+    given = ["--reader", "ome.tif[z=max]", "--missing", "band2=0", "--batch-size", "4", "--device", "cpu"]
+    assert main([*run, *given]) == 0, capsys.readouterr()
+    with pytest.raises(ArgumentError, match=r"reader='nii\[z=0\]' reads files named .*; the images are named like"):
+        stream(shard, reader="nii[z=0]")
 
 
 def test_the_command_line_takes_shards(shards, tmp_path, capsys):

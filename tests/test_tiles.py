@@ -207,10 +207,10 @@ def test_the_commands_take_the_options_of_images(folder, capsys):
     assert len(store) == 12
     assert {"tile: 32", "image_size: 32"} <= {*(run / "pretrain.yaml").read_text().splitlines()}
     assert main(["pretrain", "--config", str(run / "pretrain.yaml"), "--resume"]) == 0
-    shards = ["pretrain", "--data", "a-{0..1}.tar", "--out", str(run / "b"), "--missing", "0"]
+    shards = ["pretrain", "--data", "a-{0..1}.tar", "--out", str(run / "b"), "--tile", "8"]
     assert main(shards) == 2
     assert "are for folders only" in capsys.readouterr().err
     given = ["--data", "x", "--crop", "--missing=-1", "--min-valid", "0.5", "--reader", "h5[key=x]"]
-    expected = ImageOptions(crop=True, missing=-1, min_valid=0.5, reader="h5[key=x]")
+    expected = ImageOptions(crop=True, missing="-1", min_valid=0.5, reader="h5[key=x]")
     assert parse(["probe", "run", *given]).images == expected
     assert parse(["pretrain", "--out", "run", *given]).images == expected

@@ -73,6 +73,12 @@ def chips(nodata: int | None) -> Callable[[], None]:
     return make
 
 
+def chips_with_masks() -> None:
+    for number, place in enumerate(("field", "water")):
+        geotiff(f"chips/{place}_image.tif", values(4, 64, 64))
+        geotiff(f"chips/{place}_mask.tif", np.full((1, 64, 64), number, np.uint8))
+
+
 def scene() -> None:
     geotiff("scenes/big.tif", values(4, 300, 260), tiled=True, blockxsize=64, blockysize=64)
 
@@ -182,6 +188,14 @@ def shards() -> None:
                 file.addfile(label, io.BytesIO(str(number).encode()))
 
 
+def shards_of_stacks() -> None:
+    ome("stacks", "ZCYX", 3, 2, 64, 64)()
+    Path("shards").mkdir()
+    with tarfile.open("shards/0.tar", "w") as file:
+        for path in sorted(Path("stacks").iterdir()):
+            file.add(path, path.name)
+
+
 def web_dataset() -> Names:
     webdataset = pytest.importorskip("webdataset")
     shards()
@@ -206,6 +220,8 @@ MADE: dict[str, tuple[Callable[[], Names | None], tuple[int, int, int, int]]] = 
     "the class in the name of the file": (named_photos, (3, 3, 64, 64)),
     "GeoTIFF chips with many bands": (chips(0), (3, 13, 8, 8)),
     "chips in which 0 means missing": (chips(None), (3, 13, 8, 8)),
+    "chips in which 0 means missing in one band": (chips(None), (3, 13, 8, 8)),
+    "chips with masks, the class of each pixel": (chips_with_masks, (2, 4, 64, 64)),
     "a scene of thousands of pixels": (scene, (16, 4, 64, 64)),
     "a file for each band, at several resolutions": (bands_of_three_resolutions, (2, 3, 64, 64)),
     "OME-TIFF with channels": (ome("cells", "CYX", 2, 8, 8), (2, 2, 8, 8)),
@@ -225,6 +241,7 @@ MADE: dict[str, tuple[Callable[[], Names | None], tuple[int, int, int, int]]] = 
     "a Hugging Face data set": (hugging_face, (2, 3, 64, 64)),
     "a `DataLoader`": (lambda: {"loader": DataLoader(Dicts(), batch_size=3)}, (4, 5, 8, 8)),
     "WebDataset shards": (shards, (4, 3, 64, 64)),
+    "WebDataset shards of OME-TIFF stacks, projected along Z": (shards_of_stacks, (2, 2, 64, 64)),
     "WebDataset shards with labels": (web_dataset, (4, 3, 64, 64)),
 }
 CLASSES = {
@@ -266,8 +283,13 @@ def test_the_line_gives_the_images(row: str, tmp_path: Path, monkeypatch: pytest
     if row in CHANNEL_NAMES:
         assert store.channel_names == CHANNEL_NAMES[row]
     if "chips" in row:
-        assert store.images()[:, :, 0, 0].isnan().all()
-        assert store.images().isnan().sum() == 3 * 13
+        missing = {"means missing in one band": [8], "masks": []}
+        bands = next((bands for words, bands in missing.items() if words in row), [*range(13)])
+        assert store.images().isnan().sum() == 3 * len(bands)
+        assert store.images()[:, bands, 0, 0].isnan().all()
+    if "masks" in row:
+        assert store.targets[:, 0, 0].tolist() == [0, 1]
+        assert store.targets.shape == (2, 64, 64)
     if "several labels" in row:
         assert {name: column.tolist() for name, column in store.targets.items()} == {"cat": [1, 1, 1], "dog": [0, 1, 0]}
     if "plates" in row:

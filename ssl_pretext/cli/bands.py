@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ssl_pretext.channels import Channels, ChannelSpace
 from ssl_pretext.cli.files import read_yaml
+from ssl_pretext.cli.options import ImageOptions
 from ssl_pretext.config import Config
 from ssl_pretext.data import ImageStore, ImageStream
+from ssl_pretext.data.sources import numbered_channels
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import duplicates, joined, signature_of
 from ssl_pretext.tasks.base import TASKS, parse_task
 
-__all__ = ["Band", "ImageFormat", "choose_bands", "default_task", "image_format", "read_bands"]
+__all__ = ["Band", "ImageFormat", "choose_bands", "default_task", "image_format", "read_bands", "with_missing"]
 
 SPACE = "bands"  # name of the channel space of images that are not photos
 SUFFIXES = (".yaml", ".yml")
@@ -29,16 +31,18 @@ class Band(Config):
         position: Position among the channels of the images, counted from 1; its place in the list if left out.
         center: Value that is normalized to 0; measured if left out.
         scale: Distance from the center that is normalized to 1; measured if left out.
+        missing: Value of the files that means missing in this band; None if there is none.
     """
 
     name: str
     position: int | None = None
     center: float | None = None
     scale: float | None = None
+    missing: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, number in (("center", self.center), ("scale", self.scale)):
+        for name, number in (("center", self.center), ("scale", self.scale), ("missing value", self.missing)):
             if number is not None and not math.isfinite(number):
                 raise ArgumentError(f"the {name} of the band {self.name!r} must be a finite number, got {number}")
 
@@ -118,13 +122,13 @@ def choose_bands(bands: Sequence[Band] | None, images: ImageFormat) -> Channels 
         ArgumentError: The bands do not fit the channels of the images.
     """
     count = images.num_channels
-    numbered = [f"band{number}" for number in range(1, count + 1)]
+    numbered = numbered_channels(count)
     if bands is None:
         if images.is_photo:
             return None
         distinct = images.names is not None and len({*images.names}) == count and all(images.names)
         return Channels(ChannelSpace.bands(SPACE, images.names if images.names and distinct else numbered))
-    positions = [number if band.position is None else band.position for number, band in enumerate(bands, start=1)]
+    positions = _positions(bands)
     if bands[0].position is None and len(bands) != count:
         raise ArgumentError(
             f"--bands names {len(bands)} bands, but the images have {count} channels; name all of them in order, or "
@@ -142,6 +146,24 @@ def choose_bands(bands: Sequence[Band] | None, images: ImageFormat) -> Channels 
         if getattr(bands[0], key) is not None:  # channels that are not listed are not used, so any number will do
             statistics[key] = [getattr(at[n], key) if n in at else otherwise for n in range(1, count + 1)]
     return ChannelSpace.bands(SPACE, names, **statistics)[tuple(band.name for band in bands)]
+
+
+def _positions(bands: Sequence[Band]) -> list[int]:
+    """The position of each band among the channels of the images, counted from 1."""
+    return [number if band.position is None else band.position for number, band in enumerate(bands, start=1)]
+
+
+def with_missing(images: ImageOptions, bands: Sequence[Band] | None) -> ImageOptions:
+    """Returns the options of images with the values that mean missing in some of the bands, if any band has one.
+
+    Raises:
+        ArgumentError: The options have such values, too.
+    """
+    values = {at: band.missing for at, band in zip(_positions(bands or ()), bands or (), strict=True)}
+    given = [f"band{at}={value!r}" for at, value in values.items() if value is not None]
+    if given and images.missing is not None:
+        raise ArgumentError("the file of --bands and --missing both say which value means missing; leave one out")
+    return replace(images, missing=",".join(given)) if given else images
 
 
 PHOTO_TASK = "cross_channel_contrast[first=lab:L;second=lab:ab]"

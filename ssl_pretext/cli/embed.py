@@ -3,7 +3,7 @@
 import logging
 
 from ssl_pretext.cli.networks import Network, choose_image_size, open_network
-from ssl_pretext.cli.options import Embed, ImageOptions, split_pairs
+from ssl_pretext.cli.options import Embed, split_pairs
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
 from ssl_pretext.data.shards import find_shards, is_remote
 from ssl_pretext.errors import ArgumentError
@@ -42,14 +42,14 @@ def run(options: Embed) -> None:
 
 def _open_images(options: Embed, size: int) -> ImageStore | ImageStream:
     if are_shards(options.data):
-        if options.images != ImageOptions() or options.labels is not None:
-            raise ArgumentError(
-                f"{options.data} are shards, for which --labels and the options of the images in a folder are not "
-                "used; leave them out"
-            )
+        if options.labels is not None:
+            raise ArgumentError(f"--labels is for folders only, and {options.data} are shards; leave the option out")
+        arguments = options.images.of_shards(options.data)
         if remote := [shard for shard in find_shards(options.data) if is_remote(shard)]:
             raise ArgumentError(f"embed reads shards on local disks, and {remote[0]} is a URL; copy the shards first")
-        return ImageStream(options.data, image_size=size, image_field=options.image_field, cache=options.cache)
+        return ImageStream(
+            options.data, image_size=size, image_field=options.image_field, cache=options.cache, **arguments
+        )
     if options.image_field is not None:
         raise ArgumentError(f"--image-field is for shards only, and {options.data} is a folder; leave the option out")
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}

@@ -28,7 +28,7 @@ def evaluation_options(
     options: LabeledImages, networks: Sequence[Network], out: Path, *, probe: str, controls: bool | Collection[str]
 ) -> EvaluateOptions:
     """Returns the options of `evaluate` and `label_efficiency`; features and finished probes are kept in a folder."""
-    seen = {digest: name for network in networks for digest, name in network.digests().items()}
+    seen = [known for network in networks if (known := network.known_images()) is not None]
     return {
         "probe": probe,
         "target": options.target,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
+from ssl_pretext.data.duplicates import KnownImages
 from ssl_pretext.encoders.registry import is_encoder_name, suggest_encoders
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import duplicates, joined
 from ssl_pretext.representations import FrozenNetwork, Representation
 from ssl_pretext.tasks import PretextTask
-from ssl_pretext.training.image_manifest import read_digests
+from ssl_pretext.training.image_manifest import read_known_images
 
 __all__ = ["Network", "choose_image_size", "open_network", "open_networks"]
 
@@ -42,9 +43,9 @@ class Network:
         size = getattr(self.network.encoder, "image_size", None)
         return size if isinstance(size, int) else None
 
-    def digests(self) -> dict[str, str]:
-        """Returns the names of the images of the pretraining by their hashes; empty if they are unknown."""
-        return {} if self.folder is None else read_digests(self.folder)
+    def known_images(self) -> KnownImages | None:
+        """Returns what the run kept of the images of the pretraining; None if they are unknown."""
+        return None if self.folder is None else read_known_images(self.folder)
 
 
 def open_network(name: str, *, layer: str | None, pooling: str) -> Network:

@@ -5,7 +5,7 @@ The text of an attribute in a docstring is the help text of its option. Examples
 """
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -32,6 +32,7 @@ __all__ = [
     "Push",
     "Search",
     "name_options",
+    "read_missing",
     "split_pairs",
 ]
 
@@ -48,7 +49,8 @@ class ImageOptions(Config):
         tile: Height and width in pixels of the tiles that images are cut into, such as those of a satellite scene.
         stride: Number of pixels from one tile to the next; --tile if left out.
         min_valid: Fraction of the pixels of a tile that must be valid; other tiles are left out.
-        missing: Value of the files that means missing, such as 0.
+        missing: Value of the files that means missing, such as 0; or that of each channel that has one, by its name in
+            the files or its number, such as "B02=0,band13=-1".
         reader: Reader with options for the files of its suffixes, such as "h5[key=images]" or "nii[z=max]".
         pattern: Pattern of the file names if an image is several files, such as "{well}_s{site}_w{channel}.tif" or
             "{channel:rgb|depth}/{id}.png", whose part channel names the files that are joined; or if names say the
@@ -61,16 +63,28 @@ class ImageOptions(Config):
     tile: int | None = None
     stride: int | None = None
     min_valid: float = 0.9
-    missing: float | None = None
+    missing: str | None = None
     reader: str | None = None
     pattern: str | None = None
     resample: str | None = None
+
+    def of_shards(self, shards: str) -> dict[str, Any]:
+        """Returns the options that `ImageStream` takes, as its arguments.
+
+        Raises:
+            ArgumentError: Another option is set.
+        """
+        if replace(self, missing=None, reader=None) != ImageOptions():
+            names = [f"--{field.name.replace('_', '-')}" for field in fields(self)]
+            others = ", ".join(name for name in names if name not in ("--missing", "--reader"))
+            raise ArgumentError(f"{others} are for folders only, and {shards} are shards; leave the options out")
+        return {"missing": read_missing(self.missing), "reader": self.reader}
 
     def arguments(self) -> dict[str, Any]:
         """Returns the options as arguments of `ImageStore.from_folder`."""
         rules = self.resample
         resample = split_pairs("--resample", rules) if rules and "=" in rules else rules
-        return {**self.to_dict(), "resample": resample}
+        return {**self.to_dict(), "resample": resample, "missing": read_missing(self.missing)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +118,9 @@ class Pretrain(Config):
             "ssl-pretext list tasks". If left out, the lightness of photos is matched with their colors
             (cross_channel_contrast), and two halves of the bands of other images are predicted from each other.
         bands: Names of the channels of images that are not photos, in order and separated by commas; or a YAML file
-            with a list of bands, each with its name and, if you like, its position (counted from 1), center and scale.
-            If left out, the names are those in the files, or band1, band2 and so on. Centers and scales that are not
-            given are measured.
+            with a list of bands, each with its name and, if you like, its position (counted from 1), center, scale
+            and missing (the value that means missing). If left out, the names are those in the files, or band1, band2
+            and so on. Centers and scales that are not given are measured.
         encoder: Network to pretrain; see "ssl-pretext list encoders".
         init_from: Folder of a run or of a task whose weights the training starts from. Its encoder must be the same.
         losses: Weight of each loss, such as "smooth_l1=1,lpips[net=squeeze]=0.5"; a loss alone has the weight 1. The
@@ -567,7 +581,7 @@ class Predict(Config):
         out: Output folder, with a file for each image. Images are never overwritten.
         format: Format of the predictions. If left out, it is tif for TIFF files, npy for other bands, and png for
             photos. With rasterio, GeoTIFF files keep their georeference in tif.
-        missing: Value of the files that means missing, such as 0.
+        missing: Value of the files that means missing, or that of each channel, as in pretrain.
         reader: Reader with options for the files of its suffixes, such as "h5[key=images]".
         pattern: Pattern of the file names if an image is several files, as in pretrain.
         device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
@@ -582,7 +596,7 @@ class Predict(Config):
     images: Positional[Path]
     out: Annotated[Path, arg(aliases=("-o",))]
     format: Literal["tif", "npy", "png"] | None = None
-    missing: float | None = None
+    missing: str | None = None
     reader: str | None = None
     pattern: str | None = None
     device: str = "auto"
@@ -663,6 +677,27 @@ def split_pairs(option: str, text: str) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def read_missing(text: str | None) -> float | dict[str, float] | None:
+    """Reads the value of `--missing`: a number, or a number for each channel that has one.
+
+    Raises:
+        ArgumentError: The text has another form.
+
+    Examples:
+        >>> read_missing("0"), read_missing("B02=0,band13=-1")
+        (0.0, {'B02': 0.0, 'band13': -1.0})
+    """
+    if text is None:
+        return None
+    by_channel = split_pairs("--missing", text) if "=" in text else None
+    try:
+        return float(text) if by_channel is None else {name: float(value) for name, value in by_channel.items()}
+    except ValueError as error:
+        raise ArgumentError(
+            f"--missing must be a number, or numbers with the names of channels, such as B02=0,band13=-1; got {text!r}"
+        ) from error
 
 
 def name_options(message: str) -> str:

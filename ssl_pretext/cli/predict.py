@@ -14,7 +14,7 @@ from ssl_pretext.channels import Channels
 from ssl_pretext.cli.colorize import write_photo
 from ssl_pretext.cli.files import write_skipped
 from ssl_pretext.cli.jobs import Job, check_apart, folder_jobs, run_jobs
-from ssl_pretext.cli.options import Predict
+from ssl_pretext.cli.options import Predict, read_missing
 from ssl_pretext.data.decode import Decoded
 from ssl_pretext.data.listing import Listing, list_folder
 from ssl_pretext.data.patterns import list_pattern
@@ -53,7 +53,7 @@ def run(options: Predict) -> None:
     listing = _listing(options)
     jobs, ignored = folder_jobs(listing, options.out, partial(_suffix, task, options.format))
     task.to(resolve_device(options.device))
-    reading = Reading(missing=options.missing, reader=options.reader, files=listing.file_channels or ())
+    reading = Reading(missing=read_missing(options.missing), reader=options.reader, files=listing.file_channels or ())
     skipped = run_jobs(jobs, partial(_predict, task), reading=reading, what="image", doing="predicting")
     note = write_skipped(options.out, [*ignored, *skipped]) if is_folder else ""
     log.info("predicted %s of %s images: %s%s", task.target, f"{len(jobs) - len(skipped):,}", options.out, note)

@@ -2,14 +2,13 @@
 
 import logging
 import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssl_pretext.channels import Channels
-from ssl_pretext.cli.bands import choose_bands, default_task, image_format, read_bands
+from ssl_pretext.cli.bands import choose_bands, default_task, image_format, read_bands, with_missing
 from ssl_pretext.cli.files import read_options, write_options, write_skipped, write_skipped_on_error
 from ssl_pretext.cli.options import ImageOptions, Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
@@ -48,13 +47,14 @@ def run(options: Pretrain) -> None:
     out = Path(options.fit.out)
     # The whole request is checked before the first file is written, and as much as possible before images are read.
     bands = None if options.bands is None else read_bands(options.bands)
+    of_images = with_missing(options.images, bands)
     task = _task_of_photos(options) if bands is None else None
     loggers = split_specs(options.loggers)
     if task is not None:
         check_request(task, options.fit, loggers=loggers)
     on_rank_zero("folder", lambda: _check_folder(out, options))
     with write_skipped_on_error(out):
-        images = _images(options)
+        images = _images(options, of_images)
     found = image_format(images)
     chosen = choose_bands(bands, found)
     if task is None or chosen is not None:
@@ -68,7 +68,7 @@ def run(options: Pretrain) -> None:
     if options.init_from is not None:
         initialize_from(task, options.init_from)
     check_request(task, options.fit, loggers=loggers)
-    probing = _probing(options)
+    probing = _probing(options, of_images)
     note = ""
     with exclusive_lock(out, "checkpoints", "task"):
         if rank_info().rank == 0:
@@ -85,33 +85,29 @@ def run(options: Pretrain) -> None:
     log.info("%s\ndoes it help? ssl-pretext probe %s --data LABELED_FOLDER", report, quoted)
 
 
-def _images(options: Pretrain) -> ImageStore | ImageStream:
+def _images(options: Pretrain, of_images: ImageOptions) -> ImageStore | ImageStream:
     size, cache = options.size, options.cache
     if are_shards(options.data):
-        if options.images != ImageOptions():
-            names = ", ".join(f"--{field.name.replace('_', '-')}" for field in fields(ImageOptions))
-            raise ArgumentError(f"{names} are for folders only, and {options.data} are shards; leave the options out")
         return ImageStream(
             options.data,
             image_size=size,
             image_field=options.image_field,
             epoch_images=options.epoch_images,
             cache=cache,
+            **of_images.of_shards(options.data),
         )
     for name, value in (("--image-field", options.image_field), ("--epoch-images", options.epoch_images)):
         if value is not None:
             raise ArgumentError(f"{name} is for shards only, and {options.data} is a folder; leave the option out")
-    return ImageStore.from_folder(
-        options.data, image_size=size, labeled=False, cache=cache, **options.images.arguments()
-    )
+    return ImageStore.from_folder(options.data, image_size=size, labeled=False, cache=cache, **of_images.arguments())
 
 
-def _probing(options: Pretrain) -> list[OnlineProbe]:
+def _probing(options: Pretrain, of_images: ImageOptions) -> list[OnlineProbe]:
     """The probes during the training, if labeled images are named for them."""
     if options.probe_data is None:
         return []
     labeled = ImageStore.from_folder(
-        options.probe_data, image_size=options.size, cache=options.cache, **options.images.arguments()
+        options.probe_data, image_size=options.size, cache=options.cache, **of_images.arguments()
     )
     return [OnlineProbe(labeled, every=options.probe_every)]
 

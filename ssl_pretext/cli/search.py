@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from ssl_pretext.cli.bands import choose_bands, image_format, read_bands
+from ssl_pretext.cli.bands import choose_bands, image_format, read_bands, with_missing
 from ssl_pretext.cli.files import write_options, write_skipped, write_skipped_on_error
 from ssl_pretext.cli.judging import check_labels, open_folders
 from ssl_pretext.cli.networks import open_network
@@ -49,6 +49,7 @@ def run(options: Search) -> None:
             "search needs labels; name a folder of labeled images with --labeled, or a table with --labels"
         )
     bands = None if options.bands is None else read_bands(options.bands)
+    of_images = with_missing(options.images, bands)
     config = SearchConfig(
         tasks=None if options.tasks is None else tuple(split_specs(options.tasks)),
         compare=() if options.compare is None else tuple(split_specs(options.compare)),
@@ -64,9 +65,9 @@ def run(options: Search) -> None:
                 image_size=options.size,
                 labeled=False,
                 cache=options.cache,
-                **options.images.arguments(),
+                **of_images.arguments(),
             )
-            labeled, test = _labeled_images(options)
+            labeled, test = _labeled_images(options, of_images)
         log.info(
             "%s images of %s px to pretrain on, %s labeled, %s for testing; %g minutes%s",
             *(f"{len(images):,}", images.image_size, f"{len(labeled):,}", "none" if test is None else f"{len(test):,}"),
@@ -83,7 +84,7 @@ def run(options: Search) -> None:
             config=config,
         )
         write_options(options.out / OPTIONS_FILE, options.settings())
-        commands = _commands(options, result)
+        commands = _commands(options, of_images, result)
         PretextTask.from_pretrained(result.run).save_pretrained(options.out / "task")
         _write_page(options, result, commands, labeled, test)
     log.info("\n%s\n\nto repeat the best run:\n%s", result, "\n".join(f"  {line}" for line in commands))
@@ -91,10 +92,10 @@ def run(options: Search) -> None:
     log.info("\nreport: %s", options.out / "report.html")
 
 
-def _labeled_images(options: Search) -> tuple[ImageStore, ImageStore | None]:
+def _labeled_images(options: Search, of_images: ImageOptions) -> tuple[ImageStore, ImageStore | None]:
     """Returns the labeled training images, and the test images if a folder or a table states some."""
-    names = ("labels", "columns", "test", "cache", "images")
-    request = LabeledImages(data=options.labeled or options.data, **{name: getattr(options, name) for name in names})
+    given = {name: getattr(options, name) for name in ("labels", "columns", "test", "cache")}
+    request = LabeledImages(data=options.labeled or options.data, images=of_images, **given)
     check_labels(request)
     (_, data), *others = open_folders(request, options.size)
     if others:
@@ -102,15 +103,9 @@ def _labeled_images(options: Search) -> tuple[ImageStore, ImageStore | None]:
     return data.split() if data.splits is not None else (data, None)
 
 
-def _commands(options: Search, result: SearchResult) -> list[str]:
+def _commands(options: Search, of_images: ImageOptions, result: SearchResult) -> list[str]:
     """Returns the commands that repeat the best run and evaluate it."""
-    again, default = f"{options.out}-best", ImageOptions()
-    of_images = [
-        [option] if value is True else [option, str(value)]
-        for name, option in ((field.name, f"--{field.name.replace('_', '-')}") for field in fields(ImageOptions))
-        if (value := getattr(options.images, name)) != getattr(default, name)
-    ]
-    shared = [word for words in of_images for word in words]
+    again = f"{options.out}-best"
     fit = result.fit
     pretrain = [
         *("pretrain", "--data", str(options.data), "--task", result.task, "--encoder", result.encoder),
@@ -118,13 +113,24 @@ def _commands(options: Search, result: SearchResult) -> list[str]:
         *("--image-size", str(options.size), "--epochs", str(fit.epochs), "--max-steps", str(fit.max_steps)),
         *("--batch-size", str(fit.batch_size), "--learning-rate", str(fit.learning_rate), "--seed", str(fit.seed)),
         *("--precision", fit.precision, "--memory-format", fit.memory_format),
-        *shared,
+        *_words(options.images),
     ]
     probe = ["probe", again, "--data", str(options.labeled or options.data), "--probe", options.probe]
     for name in ("labels", "columns", "test"):
         if (value := getattr(options, name)) is not None:
             probe += [f"--{name}", str(value)]
-    return [shlex.join(["ssl-pretext", *pretrain, "--out", again]), shlex.join(["ssl-pretext", *probe, *shared])]
+    commands = [*pretrain, "--out", again], [*probe, *_words(of_images)]
+    return [shlex.join(["ssl-pretext", *words]) for words in commands]
+
+
+def _words(images: ImageOptions) -> list[str]:
+    """The options that are not the defaults, as they are typed."""
+    given = [
+        [option] if value is True else [option, str(value)]
+        for name, option in ((field.name, f"--{field.name.replace('_', '-')}") for field in fields(images))
+        if (value := getattr(images, name)) != getattr(ImageOptions(), name)
+    ]
+    return [word for words in given for word in words]
 
 
 def _write_page(

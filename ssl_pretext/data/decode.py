@@ -1,8 +1,9 @@
 """Decoding of one image: photographs by Pillow at the size that is asked for, and everything else as arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -11,15 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.opening import OpenFiles, PhotoFile, open_image
+from ssl_pretext.data.opening import OpenFiles, PhotoFile, open_image, open_mask
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.readers.base import Array, ImageFile, are_channels_last
 from ssl_pretext.data.readers.registry import ReaderTable
-from ssl_pretext.data.resizing import crop_array, enlarge, resize_array
-from ssl_pretext.data.sources import RESAMPLING, Reading, Source, Tiles
+from ssl_pretext.data.resizing import crop_array, enlarge, resize_array, resize_mask
+from ssl_pretext.data.sources import RESAMPLING, Reading, Source, Tiles, numbered_channels
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import PretextError
-from ssl_pretext.registry import joined
+from ssl_pretext.registry import did_you_mean, joined
 
 __all__ = ["Decoded", "LeftOut", "decode_in_memory", "decoder", "fitting_integers", "reason_of", "stored_dtype"]
 
@@ -78,6 +79,8 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
         path = source.files[0]  # in turn each file, for the message
         whole = source[1:] == (None, None) and len(source.files) == 1 and not reading.crop and reading.missing is None
         try:
+            if reading.masks:
+                return _decode_mask(source, reading, readers)
             arrays, names, affines = [], [], []
             for path in source.files:
                 with opened(source, path) as file:
@@ -138,21 +141,46 @@ def _decode_arrays(
     arrays: Sequence[Array], names: Sequence[tuple[str, ...] | None], reading: Reading
 ) -> Decoded | LeftOut:
     """Joins the channels of the files of an image, unless it is a tile that is left out."""
-    decoded, lacking = zip(*(_pixels(array, reading.missing) for array in arrays), strict=True)
+    if reading.files:
+        names = [_numbered(name, len(array.values)) for name, array in zip(reading.files, arrays, strict=True)]
+    known = [name for some in names if some is not None for name in some]
+    missing = _missing_by_file(reading.missing, [len(array.values) for array in arrays], known)
+    decoded, lacking = zip(*map(_pixels, arrays, missing), strict=True)
     pixels = decoded[0]
     if len(decoded) > 1:
         decoded = _of_one_size(decoded, reading)
         pixels = np.concatenate(decoded)
     if any(lacking) and _is_left_out(pixels, reading.tiles):
         return LeftOut("too many pixels of the tile are missing")
-    if reading.files:
-        names = [_numbered(name, len(part)) for name, part in zip(reading.files, decoded, strict=True)]
-    known = [name for some in names if some is not None for name in some]
     kinds = {_kind(array) for array in arrays}
     kind = joined(sorted(kinds)) if len(kinds) > 1 else kinds.pop()
     if reading.image_size is not None:
         pixels = (crop_array if reading.crop else resize_array)(pixels, reading.image_size)
     return Decoded(pixels, kind, tuple(known) if len(known) == len(pixels) else None)
+
+
+def _decode_mask(source: Source, reading: Reading, readers: ReaderTable) -> Decoded:
+    """Decodes a mask, in which NaN stands for unknown classes, and compares its size with that of its image."""
+    mask, *others = source.files
+    with open_mask(mask, reading, readers) as file:
+        array, size = file.read(_member(source, file), source.window), (file.height, file.width)
+    if len(array.values) != 1:
+        raise ValueError(f"a mask has one channel, the class of each pixel, and {mask.name} has {len(array.values)}")
+    sizes = []
+    for path in others:
+        with open_image(path, reading, readers) as file:
+            sizes.append((file.height, file.width))
+    if size != max(sizes):
+        (height, width), (image_height, image_width) = size, max(sizes)
+        raise ValueError(f"{mask.name} has {height}×{width} pixels, and its image has {image_height}×{image_width}")
+    if array.values.dtype == np.uint8:  # of which images keep the value that means no data
+        array = array._replace(values=array.values.astype(np.int16))
+    pixels, _ = _pixels(array, None)
+    if (fractions := pixels[(pixels != np.floor(pixels)) & ~np.isnan(pixels)]).size:
+        raise ValueError(f"the values of a mask are classes, whole numbers, and {mask.name} has {fractions[0]:g}")
+    if reading.image_size is not None:
+        pixels = (crop_array if reading.crop else resize_mask)(pixels, reading.image_size)
+    return Decoded(pixels, "class")
 
 
 def _is_left_out(pixels: npt.NDArray[Any], tiles: Tiles | None) -> bool:
@@ -192,7 +220,27 @@ def _numbered(name: str, channels: int) -> tuple[str, ...]:
     return (name,) if channels == 1 else tuple(f"{name}.{number}" for number in range(1, channels + 1))
 
 
-def _pixels(array: Array, missing: float | None) -> tuple[npt.NDArray[Any], bool]:
+def _missing_by_file(
+    missing: float | Mapping[str, float] | None, counts: Sequence[int], names: Sequence[str]
+) -> Sequence[float | Sequence[float | None] | None]:
+    """The missing value of each file, or of each of its channels, given the numbers of channels in the files."""
+    if not isinstance(missing, Mapping):
+        return [missing] * len(counts)
+    numbered = numbered_channels(sum(counts))
+    known = names if len(names) == len(numbered) else numbered
+    values: dict[int, float] = {}
+    for name, value in missing.items():
+        if name not in known and name not in numbered:
+            raise ValueError(
+                f"missing names the channel {name!r}, which the image does not have.{did_you_mean(name, known)} Its "
+                f"channels are {joined(known)}"
+            )
+        values[(known if name in known else numbered).index(name)] = value
+    channels = iter(range(len(numbered)))
+    return [tuple(values.get(channel) for channel in islice(channels, count)) for count in counts]
+
+
+def _pixels(array: Array, missing: float | Sequence[float | None] | None) -> tuple[npt.NDArray[Any], bool]:
     """Converts an array to the dtype of the store, in which missing values become NaN; also returns if there are any.
 
     `uint8` stays as it is, unless a value that means missing is given.
@@ -213,9 +261,10 @@ def _pixels(array: Array, missing: float | None) -> tuple[npt.NDArray[Any], bool
             scale, offset = (np.asarray(numbers)[:, None, None] for numbers in (array.scale, array.offset))
             pixels = np.array(read * scale + offset, dtype=np.float32, order="C")
     lacks = array.valid is not None
-    for value in (array.missing, missing):
-        if value is not None and (absent := _equal(read, value)).any():
-            pixels[absent], lacks = np.nan, True
+    given = zip(read, pixels, missing, strict=True) if isinstance(missing, Sequence) else [(read, pixels, missing)]
+    for values, floating, value in [(read, pixels, array.missing), *given]:
+        if value is not None and (absent := _equal(values, value)).any():
+            floating[absent], lacks = np.nan, True
     if array.valid is not None:
         pixels[:, ~array.valid] = np.nan
     if read.dtype.kind == "f" and not (finite := np.isfinite(pixels)).all():

@@ -35,7 +35,9 @@ class FolderOptions(TypedDict, total=False):
             left out.
         channels: Number of channels of the images; 8-bit TIFF files are then read as arrays too. By default, the number
             is that of most images, and the tags of an 8-bit TIFF file say whether it is a photograph.
-        missing: Value of the files that means missing, such as 0; `uint8` images then become `float32` too.
+        missing: Value of the files that means missing, such as 0; a mapping gives that of each channel that has one, by
+            its name in the files or in the pattern, or by its number, such as `{"B02": 0, "band13": -1}`. Images of
+            `uint8` then become `float32`, too.
         reader: Reader with options for the files of its suffixes, such as `h5[key=images]` or `nii[z=max]`.
         pattern: Pattern of the names of the files, such as `"{well}_s{site}_w{channel}.tif"` or
             `"{channel:rgb|depth}/{id}.png"`, if an image is several files or its name says more of it. The part
@@ -43,6 +45,9 @@ class FolderOptions(TypedDict, total=False):
             part `label` or `class` is the class, the part `group` the group, and all parts but `channel` are the name
             of the image. Files that do not match are left out; so are images that lack a channel, with a reason in
             `skipped`.
+        masks: Pattern of the names of the masks, such as `"{place}_mask.tif"`, with parts of the pattern of the images.
+            They have the class of each pixel, in one channel and with the height and width of the image, are resized
+            by the nearest pixel, and become `targets`. Images without a mask have the class -1 (unknown) everywhere.
         resample: How files of an image that are smaller than the largest are enlarged: `"bilinear"`, or `"nearest"` for
             classes and depth; a mapping gives the rule of each channel, such as `{"depth": "nearest"}`. By default,
             images from files of different sizes are left out.
@@ -56,9 +61,10 @@ class FolderOptions(TypedDict, total=False):
     stride: int | None
     min_valid: float
     channels: int | None
-    missing: float | None
+    missing: float | Mapping[str, float] | None
     reader: str | None
     pattern: str | None
+    masks: str | None
     resample: str | Mapping[str, str] | None
     cache: str | Path | None
     max_unreadable: float
@@ -125,12 +131,15 @@ def list_images(
         group: Part of the pattern that is the group of an image.
 
     Raises:
-        ArgumentError: The pattern is malformed, or `group` is given without it.
+        ArgumentError: A pattern is malformed, or `group` or `masks` is given without one.
         DataError: There are no images, or they are arranged in another way.
     """
+    masks = options.get("masks")
     if (pattern := options.get("pattern")) is not None:
         limit = options.get("max_unreadable", MAX_UNREADABLE)
-        return list_pattern(folder, pattern, labeled=bool(labeled), group=group, max_incomplete=limit)
+        return list_pattern(folder, pattern, labeled=bool(labeled), group=group, masks=masks, max_incomplete=limit)
+    if masks is not None:
+        raise ArgumentError("masks is a pattern with parts of that of the images; pass pattern=, too")
     if group is not None:
         raise ArgumentError(f"group names a part of a pattern, such as {{{group}}}; pass the pattern, too")
     return list_files(folder) if labeled is None else list_folder(folder, labeled=labeled)

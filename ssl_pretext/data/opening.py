@@ -4,6 +4,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ from ssl_pretext.data.sources import Reading, Window
 from ssl_pretext.data.tags import is_photo, is_plain_rgb, tiff_content
 from ssl_pretext.errors import DataError, MissingDependencyError
 
-__all__ = ["OpenFiles", "PhotoFile", "chw", "open_image"]
+__all__ = ["OpenFiles", "PhotoFile", "chw", "open_image", "open_mask"]
 
 GRAY_MODES = ("1", "L", "LA")
+MASK_MODES = ("1", "L", "P", "I", "I;16")  # one whole number for each pixel
+LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF")
 GEOREFERENCES = {33550, 33922, 34264, 34735}  # tags of GeoTIFF
 
 
@@ -137,6 +140,28 @@ def open_image(path: Path | Content, reading: Reading, readers: ReaderTable, *, 
         f"the {file_format} file has more than 8 bits per sample, which Pillow does not read; save it as .tif or .npy, "
         "which are read as arrays"
     )
+
+
+def open_mask(path: Path, reading: Reading, readers: ReaderTable) -> ImageFile:
+    """Opens a file whose values are classes, which a palette does not turn into colors.
+
+    Args:
+        path: Path of the file.
+        reading: How the file is read.
+        readers: The readers by suffix.
+
+    Raises:
+        ValueError: The format is lossy, so that the values are not those that were written.
+        Exception: As `open_image`.
+    """
+    if _is_suffix_of_pillow(path) and not readers.is_chosen(readers.find(path.name)):
+        with open_photo(path) as image:
+            if image.format in LOSSY_FORMATS:
+                raise ValueError(f"a mask is not read from the lossy format {image.format}; save it as .png or .tif")
+            if image.mode in MASK_MODES and image.format != "TIFF":
+                values = np.asarray(image)
+                return LoadedFile(Array(values.astype(np.uint8 if values.dtype == bool else values.dtype)[None]))
+    return open_image(path, replace(reading, channels=1), readers)  # so that 8-bit TIFF files are arrays
 
 
 def _alpha_is_a_band(image: Any) -> bool:

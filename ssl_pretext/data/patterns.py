@@ -12,7 +12,7 @@ from ssl_pretext.data.sources import RESAMPLING, Source
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.registry import did_you_mean, joined
 
-__all__ = ["Pattern", "list_pattern", "parse_pattern", "resampling_of"]
+__all__ = ["CHANNEL", "Pattern", "list_pattern", "parse_pattern", "resampling_of"]
 
 CHANNEL, LABELS, GROUP = "channel", ("label", "class"), "group"
 # A part in braces, whose alternatives follow a colon; or what stands for any text.
@@ -96,7 +96,13 @@ def parse_pattern(text: str) -> Pattern:
 
 
 def list_pattern(
-    folder: str | Path, pattern: str, *, labeled: bool = True, group: str | None = None, max_incomplete: float = 0.9
+    folder: str | Path,
+    pattern: str,
+    *,
+    labeled: bool = True,
+    group: str | None = None,
+    masks: str | None = None,
+    max_incomplete: float = 0.9,
 ) -> Listing:
     """Lists the images of a folder whose files match a pattern.
 
@@ -110,6 +116,7 @@ def list_pattern(
         labeled: Whether the part `label` or `class` is read, if the pattern has it. Otherwise all images have the class
             `"unlabeled"`.
         group: The part that is the group of an image; by default the part `group`, if the pattern has it.
+        masks: Pattern of files that are masks, and no images.
         max_incomplete: Fraction of images that lack a channel above which an error is raised. Otherwise they are
             skipped.
 
@@ -128,6 +135,9 @@ def list_pattern(
             f"parts are {joined(parsed.parts)}"
         )
     found, skipped = find_images(root)
+    if masks is not None:
+        is_mask = parse_pattern(masks).expression.fullmatch
+        found = [name for name in found if not is_mask(name)]
     matches = {name: match for name in found if (match := parsed.expression.fullmatch(name))}
     if not matches:
         example = f"; its images are named like {found[0]}" if found else "; it holds no images"

@@ -1,6 +1,7 @@
 """Where the pixels of one image come from, and how they are read."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.errors import ArgumentError
 
-__all__ = ["RESAMPLING", "Reading", "Source", "Tiles", "Window"]
+__all__ = ["RESAMPLING", "Reading", "Source", "Tiles", "Window", "numbered_channels"]
 
 RESIZE_RULE = "shortest side to {} px (bilinear, antialiased), center crop"
 RESAMPLING = ("bilinear", "nearest")
@@ -86,13 +87,16 @@ class Reading:
         channels: Number of channels if it is stated; 8-bit TIFF files are then read as arrays instead of photographs.
         files: Names of the channels that each file of an image adds; empty if an image is one file.
         resample: Rule by which each file of an image is brought to the size of the largest one; empty if there is none.
-        missing: Value of the files that means missing; images are then floating. None if there is none.
+        missing: Value of the files that means missing, or that of each channel that has one by the name of the channel
+            or its number, such as `band1`; images are then floating. None if there is none.
         tiles: How the images are cut into tiles before they are resized; None if they are not.
         reader: Reader with options for the files of its suffixes, such as `h5[key=images]`; None if all readers have
             their defaults.
+        masks: Whether the first file of each image is a mask, whose pixels are classes, of what the other files show.
 
     Raises:
-        ArgumentError: A number is not positive, `crop` has no `image_size`, or the reader does not take its options.
+        ArgumentError: A number is not positive, a missing value is no finite number, `crop` has no `image_size`, or the
+            reader does not take its options.
         UnknownNameError: There is no such reader.
     """
 
@@ -101,18 +105,25 @@ class Reading:
     channels: int | None = None
     files: tuple[str, ...] = ()
     resample: tuple[str | None, ...] = ()
-    missing: float | None = None
+    missing: float | Mapping[str, float] | None = None
     tiles: Tiles | None = None
     reader: str | None = None
+    masks: bool = False
 
     def __post_init__(self) -> None:
         for name, number in (("image_size", self.image_size), ("channels", self.channels)):
             if number is not None:
                 whole_number(name, number)
-        if self.missing is not None and (isinstance(self.missing, bool) or not isinstance(self.missing, int | float)):
+        given = self.missing.values() if isinstance(self.missing, Mapping) else [self.missing]
+        if self.missing is not None and not all(map(_is_finite, given)):
             raise ArgumentError(
-                f"missing must be a number, the value of the files that means missing; got {self.missing!r}"
+                "missing must be a finite number, the value of the files that means missing, or a number for each "
+                f"channel that has one, such as {{'B02': 0}}; got {self.missing!r}"
             )
+        if isinstance(self.missing, Mapping):  # in one form, because stores are named after it
+            object.__setattr__(self, "missing", {name: float(self.missing[name]) for name in sorted(self.missing)})
+        elif self.missing is not None:
+            object.__setattr__(self, "missing", float(self.missing))
         if self.crop and self.image_size is None:
             raise ArgumentError("crop=True needs the size of the crop; pass image_size=")
 
@@ -125,3 +136,17 @@ class Reading:
         if self.image_size is not None and not (self.tiles and self.tiles.size == self.image_size):
             parts.append((CROP_RULE if self.crop else RESIZE_RULE).format(self.image_size))
         return "; ".join(parts) or "none"
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+
+
+def numbered_channels(count: int) -> list[str]:
+    """Returns the names of channels that have no other names.
+
+    Examples:
+        >>> numbered_channels(2)
+        ['band1', 'band2']
+    """
+    return [f"band{number}" for number in range(1, count + 1)]

@@ -19,6 +19,7 @@ from ssl_pretext.data.decode import fitting_integers, stored_dtype
 from ssl_pretext.data.folder_options import FolderOptions, list_images, reading_of, spec_of
 from ssl_pretext.data.integers import as_indices, as_labels
 from ssl_pretext.data.listing import list_food101
+from ssl_pretext.data.mask_files import list_masks, read_masks
 from ssl_pretext.data.preview import preview
 from ssl_pretext.data.readers.base import are_channels_last
 from ssl_pretext.data.sources import Reading
@@ -178,7 +179,7 @@ class ImageStore:
         """
         reading = reading_of("from_folder", image_size, options)
         listing = list_images(folder, options, labeled=labeled, group=group)
-        return cls._open(spec_of(listing, reading, options))[0]
+        return cls._open(spec_of(listing, reading, options), options)[0]
 
     @classmethod
     def from_table(
@@ -234,13 +235,15 @@ class ImageStore:
             (['cat', 'dog'], ['a.npy', 'b.npy'], ['c.npy'])
         """
         reading = reading_of("from_table", image_size, options)
+        if target != "class" and options.get("masks") is not None:
+            raise ArgumentError(f"a store has masks or the {target} of a table, not both; leave masks or target out")
         labels = read_table(table, columns, target)
         listing = list_images(folder, options, labeled=None)
         chosen, notes = labels.find(listing)
-        store, rows = cls._open(spec_of(listing.subset(chosen), reading, options))
+        store, rows = cls._open(spec_of(listing.subset(chosen), reading, options), options)
         known = notes.subset(rows)
         store.labels, store.classes = torch.tensor(known.labels), known.classes
-        store.targets, store.splits = known.targets, known.splits
+        store.targets, store.splits = known.targets or store.targets, known.splits
         store.groups = known.groups or store.groups
         return store
 
@@ -312,8 +315,10 @@ class ImageStore:
         return store_of(samples, target="label" if labeled else None, name=name, cache=cache)
 
     @classmethod
-    def _open(cls, spec: StoreSpec) -> tuple["ImageStore", list[int]]:
-        """Opens a store; also returns the row of each image in the listing of files."""
+    def _open(cls, spec: StoreSpec, options: FolderOptions | None = None) -> tuple["ImageStore", list[int]]:
+        """Opens a store with the masks of its images; also returns the row of each image in the listing of files."""
+        pattern, masks = (options or {}).get("pattern"), (options or {}).get("masks")
+        listed = list_masks(spec.listing, pattern, masks) if pattern and masks else None
         pixels, index, checksums = open_or_build(spec)
         listing, rows = spec.listing, index["rows"]
         groups = listing.groups
@@ -321,7 +326,11 @@ class ImageStore:
             groups = listing.names  # images of one file belong on one side of a split
         kept = ("labels", "classes", "names", "digests", "resize", "skipped", "channel_names")
         fields = {key: index[key] for key in kept}
-        return cls(pixels, **fields, checksums=checksums, groups=groups and [groups[row] for row in rows]), rows
+        store = cls(pixels, **fields, checksums=checksums, groups=groups and [groups[row] for row in rows])
+        if listed is not None:
+            store.targets, unread = read_masks(store.names, listed, spec)
+            store.skipped += unread
+        return store, rows
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.data.build import CHUNKS_AHEAD, check_image_size, default_cache, in_order
 from ssl_pretext.data.decode import Decoded, decoder
 from ssl_pretext.data.listing import file_version
+from ssl_pretext.data.photo import Content
+from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.shards import Member, check_field, count_images, find_shards, is_remote, read_shard, size_of
 from ssl_pretext.data.sources import Reading
 from ssl_pretext.data.store import ImageStore
@@ -52,6 +55,8 @@ class ImageStream:
         epoch_images: Number of images per epoch. By default, it is the number of images in all shards, which is
             counted once from the headers of the shards.
         buffer: Number of encoded images in the shuffle buffer.
+        missing: Value of the files that means missing; see `FolderOptions`.
+        reader: Reader with options for the files of its suffixes, such as `ome.tif[z=max]`. A file must be one image.
         cache: Folder in which the count is stored; by default `$SSL_PRETEXT_CACHE` or `~/.cache/ssl_pretext`.
 
     Attributes:
@@ -60,8 +65,10 @@ class ImageStream:
         resize: Description of how the images are resized.
 
     Raises:
-        ArgumentError: A number is not a positive integer, `image_field` does not name images, or `epoch_images` is
+        ArgumentError: A number is not a positive integer, `image_field` does not name images, `missing` is no finite
+            number, the reader does not take its options or reads no image of the first shard, or `epoch_images` is
             missing for shards at URLs.
+        UnknownNameError: There is no such reader.
         DataError: There are no shards, a shard does not exist, or no image can be read.
     """
 
@@ -74,6 +81,8 @@ class ImageStream:
         image_field: str | None = None,
         epoch_images: int | None = None,
         buffer: int = 1_000,
+        missing: float | Mapping[str, float] | None = None,
+        reader: str | None = None,
         cache: str | Path | None = None,
     ) -> None:
         counts = {"image_size": image_size, "channels": channels, "epoch_images": epoch_images, "buffer": buffer}
@@ -84,11 +93,14 @@ class ImageStream:
         if image_field is not None:
             check_field(image_field)
         self.names, self._field = find_shards(shards), image_field
-        self.image_size, self.buffer, self.resize = image_size, buffer, Reading(image_size=image_size).description
+        self._reading = Reading(image_size=image_size, channels=channels, missing=missing, reader=reader)
+        self.image_size, self.buffer, self.resize = image_size, buffer, self._reading.description
+        if reader is not None:
+            members = (member.content for member in read_shard(self.names[0], image_field))
+            ReaderTable(reader).check_use(file for file in members if isinstance(file, Content))
         if epoch_images is None and (remote := [shard for shard in self.names if is_remote(shard)]):
             raise ArgumentError(f"images are only counted in local shards; pass epoch_images for {remote[0]}")
         self._sizes = [size_of(shard) for shard in self.names]
-        self._channels = channels
         self._skipped: dict[str, str] = {}
         self._count = epoch_images or on_rank_zero("count", lambda: self._count_images(Path(cache or default_cache())))
         self._first: Decoded | None = None
@@ -105,8 +117,9 @@ class ImageStream:
     @property
     def sha256(self) -> str:
         """A hash of the names and sizes of the shards and of the arguments; file contents are not hashed."""
-        field = "" if self._field is None else f" {self._field}"
-        return hashlib.sha256(f"{self._count} {self.buffer}{field}\n{self._shard_list()}".encode()).hexdigest()
+        given = (self._field, self._reading.missing, self._reading.reader)
+        options = "".join(f" {option}" for option in given if option is not None)
+        return hashlib.sha256(f"{self._count} {self.buffer}{options}\n{self._shard_list()}".encode()).hexdigest()
 
     def digests(self) -> list[str]:
         """Returns the size of each shard in place of a hash, which would require reading the shard."""
@@ -172,9 +185,10 @@ class ImageStream:
 
     def _decoded(self, members: Iterator[Member]) -> Iterator[tuple[str, Decoded]]:
         threads = max(1, available_cpus() // rank_info().local)
+        decode = partial(self._decode_one, decoder(self._reading))
         with (
             ThreadPoolExecutor(threads) as pool,
-            closing(in_order(pool, self._decode_one, members, CHUNKS_AHEAD * threads)) as results,
+            closing(in_order(pool, decode, members, CHUNKS_AHEAD * threads)) as results,
         ):
             for name, result in results:
                 if isinstance(result, str):
@@ -182,17 +196,15 @@ class ImageStream:
                 else:
                     yield name, result
 
-    def _decode_one(self, member: Member) -> tuple[str, Decoded | str]:
-        # Not an attribute, because it could not be pickled.
-        decode = decoder(Reading(image_size=self.image_size, channels=self._channels))
+    def _decode_one(self, decode: Callable[[Content], Decoded | str], member: Member) -> tuple[str, Decoded | str]:
         try:
             result = member.content if isinstance(member.content, str) else decode(member.content)
         except ReadError as error:  # the next epoch reads the image again
             result = str(error)
         if isinstance(result, str):
             return member.name, result
-        if self._channels not in (None, len(result.pixels)):
-            return member.name, f"the image has {result.description}, but channels={self._channels} was requested"
+        if (channels := self._reading.channels) not in (None, len(result.pixels)):
+            return member.name, f"the image has {result.description}, but channels={channels} was requested"
         if self._first is None or result.description == self._first.description:
             return member.name, result
         return member.name, f"the image has {result.description}, but the first image has {self._first.description}"

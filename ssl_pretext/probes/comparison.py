@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.band_statistics import measure_bands, warn_of_other_units
-from ssl_pretext.data import as_store
-from ssl_pretext.data.duplicates import find_repeats
+from ssl_pretext.data import ImageStore, as_store
+from ssl_pretext.data.duplicates import KnownImages, find_repeats
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
 from ssl_pretext.probes.finetuning import FinetuneConfig
@@ -75,8 +75,7 @@ class Comparison:
         self.metrics = find_metrics(self.kind.name, metrics)
         (self.train, trained), (self.test, tested) = (as_images_with_targets(one, self.kind) for one in (train, test))
         self.targets = {"train": trained, "test": tested}
-        is_converted = pretraining is None or isinstance(pretraining, Mapping)
-        self.pretraining = pretraining if is_converted else as_store(pretraining, target=None)
+        self.pretraining = _pretraining(pretraining)
         self.seeds = as_seeds(seeds)
         self.method = find_method(probe, training, self.kind)
         self.linear = find_method("linear", None, self.kind)
@@ -389,6 +388,12 @@ class Comparison:
             "guessed": (test == train.mode().values).double().mean().item(),
             "largest_class": test.bincount().max().item() / len(test),
         }
+
+
+def _pretraining(given: Any) -> ImageStore | Sequence[KnownImages] | None:
+    """Converts the images that networks were pretrained on, unless they are unknown or only their hashes are."""
+    hashes = isinstance(given, list | tuple) and given and all(isinstance(one, KnownImages) for one in given)
+    return given if given is None or hashes else as_store(given, target=None)
 
 
 def _ordered_names(representations: Mapping[str, object], controls: Controls) -> Iterator[str]:

@@ -28,7 +28,8 @@ class EvaluateOptions(TypedDict, total=False):
             other probes have none.
         seeds: The number of seeds, or the seeds themselves; 5 by default.
         pretraining: The images that the representations were trained on, as an `ImageStore`, a dataset or a loader, or
-            as a mapping from their `digests()` to their names. The report then says how many test images repeat them.
+            as a list of `KnownImages`, the hashes that each run keeps of them. The report then says how many test
+            images repeat them.
         controls: The controls to compare the representations with: some of `"untrained"` (the same network with random
             weights, in the version that is strongest on the training images), `"before"` (the same network with the
             published weights that its training started from, if there are any), `"pixels"`, `"source"` (the channels

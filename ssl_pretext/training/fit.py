@@ -71,7 +71,8 @@ def fit(
     """Pretrains a task in place, and writes checkpoints, logs and the trained task to the output folder.
 
     The folder `config.out` then holds `checkpoints/last.ckpt` (written after each epoch, every `checkpoint_minutes`,
-    and on a signal), `logs/` (for TensorBoard and as CSV), `fit.json` (the settings), `images.json` (the images),
+    and on a signal), `logs/` (for TensorBoard and as CSV), `fit.json` (the settings), `images.json` and
+    `hashes.safetensors` (the images),
     `history.json`, `report.html` (losses and examples, written after each epoch), `task/` (for
     `PretextTask.from_pretrained`) and `health.json` (whether the features have collapsed).
     With `config.ema_decay`, `task-ema/` is the task with the averaged weights.

@@ -96,7 +96,7 @@ class ReaderTable:
         """Whether a reader is the one that was named."""
         return reader is not None and reader is self._chosen
 
-    def check_use(self, files: Iterable[Path]) -> None:
+    def check_use(self, files: Iterable[Path | Content]) -> None:
         """Raises unless the reader that was named, if there is one, reads some of the files.
 
         Raises:
