@@ -1,6 +1,7 @@
 """Bands on the command line: their names, their ranges, and the task that images get by default."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,18 @@ def test_chips_without_any_option_get_a_split_brain(chips, capsys):
         np.save(Path("photos", name), np.zeros((3, 16, 16), np.uint8))
     for command in ("probe", "compare", "finetune"):
         line = error_line(capsys, command, "run", "--data", "photos")
-        assert "run was trained on images with 4 channels, but those in photos have 3, such as a/1.npy; name a" in line
-    assert {*Path("cache").iterdir()} == stores
+        assert "run was trained on images with 4 channels, but those in photos have 3, such as a/1.npy; name im" in line
+    Path("photos.csv").write_text("file,label\nphotos/a/1.npy,a\nphotos/b/2.npy,b\n")
+    with tarfile.open("photos.tar", "w") as tar:
+        tar.add("photos/a/1.npy", "1.npy")
+    for arguments in (
+        ("probe", "run", "--data", "chips", "--test", "photos"),
+        ("probe", "run", "--data", ".", "--labels", "photos.csv"),
+        ("embed", "run", "--data", "photos", "--out", "f.npy"),
+        ("embed", "run", "--data", "photos.tar", "--out", "f.npy"),
+    ):
+        assert "run was trained on images with 4 channels, but those in" in error_line(capsys, *arguments)
+    assert {path for path in Path("cache").iterdir() if path.is_dir()} == {path for path in stores if path.is_dir()}
 
 
 def test_named_bands_are_predicted_from_each_other(chips):
@@ -185,8 +196,6 @@ def test_errors_say_what_is_wrong(chips, capsys, tmp_path):
 
 
 def test_bands_of_shards(chips, monkeypatch):
-    import tarfile
-
     with tarfile.open("train.tar", "w") as tar:
         for file in sorted(Path("chips").rglob("*.npy")):
             tar.add(file, arcname=f"{file.parent.name}{file.name}")

@@ -147,6 +147,18 @@ def test_probe_prints_a_table_and_writes_the_report_the_results_and_the_card(cap
     assert json.loads(Path("run/probe/skipped.json").read_text()) == []
 
 
+def test_probe_counts_test_images_that_nearly_equal_those_of_the_pretraining(capsys):
+    for path in Path("labeled").rglob("*.png"):
+        copy = Path("copies") / path.relative_to("labeled").with_suffix(".jpg")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(copy, quality=90)
+    assert (
+        main(["probe", "run", "--data", "copies", "--holdout", "0.5", "--probe", "knn", "--seeds", "1", "--out", "out"])
+        == 0
+    )
+    assert re.search(r"[5-9] of 9 test images are nearly equal to images of the pretraining, ", capsys.readouterr().out)
+
+
 def test_probe_takes_several_runs_and_networks_in_the_same_tables(capsys):
     names = ["run", "run/task", "timm/resnet10t[layer=layer1]"]
     request = ["probe", *names, "--data", "labeled", "--probe", "knn", "--seeds", "1", "--out", "compared"]

@@ -91,7 +91,10 @@ def test_embed_says_how_to_continue_after_ctrl_c(capsys, monkeypatch):
         ("run --data labeled --out new.npy --pooling mean", "pooling must be one of map, gap, cls, gap+cls"),
         ("run --data labeled --out new.npy --columns file=a", "--columns is for the table of --labels"),
         ("run --data labeled --out new.npy --image-field png", "--image-field is for shards only"),
-        ("run --data {0..1}.tar --out new.npy --tile 8", "are shards, for which --labels and the options of the"),
+        (
+            "run --data {0..1}.tar --out new.npy --tile 8",
+            "are for folders only, and {0..1}.tar are shards",
+        ),
         ("run --data s3://x/a.tar --out new.npy", "embed reads shards on local disks, and s3://x/a.tar is a URL"),
         ("run --data labeled --out new.npy --map lle", "invalid choice 'lle'"),
         ("run --data labeled --out new.npy --device gpu", "device must be one of auto, cpu, cuda, mps, or a numbered"),

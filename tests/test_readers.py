@@ -19,9 +19,11 @@ from ssl_pretext.data.chatter import silenced
 from ssl_pretext.data.decode import decoder
 from ssl_pretext.data.expand import expand
 from ssl_pretext.data.listing import list_folder
+from ssl_pretext.data.opening import open_image
 from ssl_pretext.data.photo import Content
 from ssl_pretext.data.readers import Array, LoadedFile, Reader, TiffReader, register_reader
 from ssl_pretext.data.readers.raster import RasterFile
+from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.sources import Reading, Source, Window
 from ssl_pretext.errors import ArgumentError, MissingDependencyError, UnknownNameError
 
@@ -482,3 +484,53 @@ def test_own_readers(folder):
         opened(folder, reader="h5[z=max]")
     with pytest.raises(ArgumentError, match="z of the reader 'nii' must be all .* got 'first'"):
         opened(folder, reader="nii[z=first]")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".tif", {"photometric": "minisblack", "planarconfig": "separate"}),
+        (".tif", {"byteorder": ">"}),
+        (".tif", {"photometric": "minisblack", "volumetric": True, "rowsperstrip": 4}),
+        (".tif", {"imagej": True, "metadata": {"axes": "CYX"}}),
+        (".ome.tif", {"metadata": {"axes": "CYX", "Channel": {"Name": ["a", "b", "c"]}}}),
+    ],
+)
+def test_tags_of_a_tiff_file_like_the_one_before_are_not_read_again(folder, monkeypatch, suffix, options):
+    """OME-TIFF files differ in their number, which does not matter."""
+    arrays = values(np.uint16, 4, 3, 12, 10)
+    paths = [folder / f"{number}{suffix}" for number in range(4)]
+    for path, array in zip(paths, arrays, strict=True):
+        tifffile.imwrite(path, array, **options)
+    decode, opened, original = decoder(Reading()), [], tifffile.TiffFile
+    monkeypatch.setattr(tifffile, "TiffFile", lambda file: opened.append(file) or original(file))
+    images = [decode(path) for path in paths]
+    assert len(opened) == 1
+    monkeypatch.undo()
+    for path, image, array in zip(paths, images, arrays, strict=True):
+        np.testing.assert_array_equal(image.pixels, array)
+        np.testing.assert_array_equal(image.pixels.squeeze(), tifffile.imread(path).squeeze())
+        assert image.channel_names == images[0].channel_names == decoder(Reading())(path).channel_names
+
+
+def test_tags_that_differ_are_read(folder):
+    """The files have the same size, and pixels at the same place."""
+    array = np.arange(240, dtype=np.uint16).reshape(2, 12, 10)
+    for name, nodata in (("a", 5), ("b", 6), ("c", 7)):
+        tag = (42113, "s", 0, str(nodata), True)  # GDAL_NODATA
+        tifffile.imwrite(folder / f"{name}.tif", array, photometric="minisblack", extratags=[tag])
+    decode = decoder(Reading())
+    for name, nodata in (("a", 5), ("b", 6), ("c", 7), ("a", 5)):
+        np.testing.assert_array_equal(decode(folder / f"{name}.tif").pixels, np.where(array == nodata, np.nan, array))
+    assert len({path.stat().st_size for path in folder.glob("*.tif")}) == 1
+
+
+def test_gray_photographs_like_an_array_are_photographs(folder):
+    """Only the number of channels that is stated says which of them a file is."""
+    array = values(np.uint8, 12, 10)
+    tifffile.imwrite(folder / "a.tif", array)
+    assert decoder(Reading(channels=1))(folder / "a.tif").pixels.shape == (1, 12, 10)
+    readers = ReaderTable()
+    for channels, count in ((1, 1), (None, 3), (1, 1)):
+        with open_image(folder / "a.tif", Reading(channels=channels), readers, whole=True) as file:
+            np.testing.assert_array_equal(file.read(None, None).values, [array] * count)

@@ -1,11 +1,14 @@
 """The command `ssl-pretext embed`, which writes a feature vector for each image, and a page with a map of them."""
 
 import logging
+from itertools import islice
 
-from ssl_pretext.cli.networks import Network, choose_image_size, open_network
-from ssl_pretext.cli.options import Embed, split_pairs
+from ssl_pretext.cli.networks import Network, check_channels, choose_image_size, open_network
+from ssl_pretext.cli.options import Embed, label_columns
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
+from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.shards import find_shards, is_remote
+from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.embedding import embed
 from ssl_pretext.representations.embedding_map import check_map, embedding_page, sample_rows
@@ -32,7 +35,7 @@ def run(options: Embed) -> None:
     device = resolve_device(options.device)
     network = open_network(options.network, layer=options.layer, pooling=options.pooling)
     size = choose_image_size(options.image_size, [network])
-    images = _open_images(options, size)
+    images = _open_images(options, network, size)
     log.info("%s images of %s px from %s", f"{len(images):,}", size, options.data)
     settings = {"options": options.to_dict()}
     embed_to_file(network.representation, images, options.out, settings=settings, device=device)
@@ -40,24 +43,28 @@ def run(options: Embed) -> None:
         _report(options, network, images, device)
 
 
-def _open_images(options: Embed, size: int) -> ImageStore | ImageStream:
+def _open_images(options: Embed, network: Network, size: int) -> ImageStore | ImageStream:
     if are_shards(options.data):
         if options.labels is not None:
             raise ArgumentError(f"--labels is for folders only, and {options.data} are shards; leave the option out")
         arguments = options.images.of_shards(options.data)
         if remote := [shard for shard in find_shards(options.data) if is_remote(shard)]:
             raise ArgumentError(f"embed reads shards on local disks, and {remote[0]} is a URL; copy the shards first")
-        return ImageStream(
+        stream = ImageStream(
             options.data, image_size=size, image_field=options.image_field, cache=options.cache, **arguments
         )
+        check_channels([network], options.data, islice(stream.read(seed=None, epoch=0, rank=0, world=1), 1))
+        return stream
     if options.image_field is not None:
         raise ArgumentError(f"--image-field is for shards only, and {options.data} is a folder; leave the option out")
+    if options.columns is not None and options.labels is None:
+        raise ArgumentError("--columns is for the table of --labels; name the table, or leave the option out")
+    columns = label_columns(options.columns)
+    table = None if options.labels is None else read_table(options.labels, columns, "class")
+    check_channels([network], options.data, few_images(options.data, table, **options.images.arguments()))
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
     if options.labels is not None:
-        columns = split_pairs("--columns", options.columns) if options.columns else {}
         return ImageStore.from_table(options.labels, options.data, columns=columns, **arguments)
-    if options.columns is not None:
-        raise ArgumentError("--columns is for the table of --labels; name the table, or leave the option out")
     return _labeled_by_folders(ImageStore.from_folder(options.data, labeled=False, **arguments))
 
 

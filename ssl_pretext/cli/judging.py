@@ -6,15 +6,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ssl_pretext.cli.files import write_skipped, write_skipped_on_error
-from ssl_pretext.cli.networks import Network, choose_image_size
-from ssl_pretext.cli.options import LabeledImages, split_pairs
+from ssl_pretext.cli.networks import Network, check_channels, choose_image_size
+from ssl_pretext.cli.options import LabeledImages, label_columns
 from ssl_pretext.data import ImageStore
 from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
+from ssl_pretext.data.tables import read_table
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.system.processes import on_rank_zero
-from ssl_pretext.tasks import PretextTask
 
 __all__ = ["check_labels", "describe_labels", "evaluation_options", "load_labeled_images", "open_folders"]
 
@@ -99,21 +99,11 @@ def check_labels(options: LabeledImages) -> None:
 
 def _check_channels(options: LabeledImages, networks: Sequence[Network]) -> None:
     """Raises if the images have other channels than those of the runs, which a few of them show."""
-    runs = [(one.name, one.network) for one in networks if isinstance(one.network, PretextTask)]
-    wanted, example = {task.image_space.image_channels: name for name, task in runs}, None
-    if not wanted:
-        return
-    for name, image in few_images(options.data, **options.images.arguments()):
-        wanted.pop(len(image.pixels), None)
-        if not wanted:
-            return
-        example = example or (name, len(image.pixels))
-    if example is not None:
-        count, run = next(iter(wanted.items()))
-        raise ArgumentError(
-            f"{run} was trained on images with {count} channels, but those in {options.data} have {example[1]}, such "
-            f"as {example[0]}; name a folder of images like those of the run, or another run"
-        )
+    table = options.labels
+    named = None if table is None else read_table(table, label_columns(options.columns), options.target)
+    for folder in (options.data, options.test):
+        if folder is not None:
+            check_channels(networks, folder, few_images(folder, named, **options.images.arguments()))
 
 
 def open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageStore]]:
@@ -144,7 +134,5 @@ def _open(folder: Path, size: int, options: LabeledImages) -> ImageStore:
                 "name a table with --labels"
             )
         return store
-    columns: dict[str, str | list[str]] = {**split_pairs("--columns", options.columns)} if options.columns else {}
-    if "label" in columns:
-        columns["label"] = str(columns["label"]).split("+")
+    columns = label_columns(options.columns)
     return ImageStore.from_table(options.labels, folder, target=options.target, columns=columns, **arguments)

@@ -1,11 +1,14 @@
 """The networks that commands name: runs, saved tasks, and networks of other libraries, each perhaps with a layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
+from ssl_pretext.data.decode import Decoded
 from ssl_pretext.data.duplicates import KnownImages
 from ssl_pretext.encoders.registry import is_encoder_name, suggest_encoders
 from ssl_pretext.errors import ArgumentError, UnknownNameError
@@ -14,7 +17,7 @@ from ssl_pretext.representations import FrozenNetwork, Representation
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.image_manifest import read_known_images
 
-__all__ = ["Network", "choose_image_size", "open_network", "open_networks"]
+__all__ = ["Network", "check_channels", "choose_image_size", "open_network", "open_networks"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,37 @@ def open_networks(names: Sequence[str], *, layer: str | None, pooling: str) -> l
     if twice := duplicates(names):
         raise ArgumentError(f"{twice[0]} is named twice; name each network once")
     return [open_network(name, layer=layer, pooling=pooling) for name in names]
+
+
+def check_channels(
+    networks: Sequence[Network], source: str | Path, images: Iterable[tuple[str, Decoded | npt.NDArray[Any]]]
+) -> None:
+    """Raises if images have other channels than those that the runs were trained on.
+
+    Args:
+        networks: The networks, of which those of other libraries take any number of channels.
+        source: Folder or shards of the images, for the message.
+        images: A few images with their names, which are looked at until all networks have found theirs.
+
+    Raises:
+        ArgumentError: No image has the channels that a run was trained on.
+    """
+    runs = [(one.name, one.network) for one in networks if isinstance(one.network, PretextTask)]
+    wanted, example = {task.image_space.image_channels: name for name, task in runs}, None
+    if not wanted:
+        return
+    for name, image in images:
+        channels = len(image.pixels if isinstance(image, Decoded) else image)
+        wanted.pop(channels, None)
+        if not wanted:
+            return
+        example = example or (name, channels)
+    if example is not None:
+        count, run = next(iter(wanted.items()))
+        raise ArgumentError(
+            f"{run} was trained on images with {count} channels, but those in {source} have {example[1]}, such as "
+            f"{example[0]}; name images like those of the run, or another run"
+        )
 
 
 def choose_image_size(given: int | None, networks: Sequence[Network]) -> int:

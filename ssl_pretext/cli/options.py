@@ -31,6 +31,7 @@ __all__ = [
     "Probe",
     "Push",
     "Search",
+    "label_columns",
     "name_options",
     "read_missing",
     "split_pairs",
@@ -677,6 +678,14 @@ def split_pairs(option: str, text: str) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def label_columns(text: str | None) -> dict[str, str | list[str]]:
+    """Reads the value of `--columns`, in which several label columns are joined by `+`."""
+    columns: dict[str, str | list[str]] = {**split_pairs("--columns", text)} if text else {}
+    if "label" in columns:
+        columns["label"] = str(columns["label"]).split("+")
+    return columns
 
 
 def read_missing(text: str | None) -> float | dict[str, float] | None:

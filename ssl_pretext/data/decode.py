@@ -126,7 +126,7 @@ def _member(source: Source, file: ImageFile) -> int | None:
 
 def _check_one_grid(source: Source, affines: Sequence[npt.NDArray[np.float64] | None]) -> None:
     """Raises unless the pixels of all files of an image are at the same places in space, as far as the files say."""
-    for path, affine in zip(source.files, affines, strict=True):
+    for path, affine in zip(source.files[1:], affines[1:], strict=True):
         if affine is None or affines[0] is None or (gap := np.abs(affine - affines[0])).max() <= SAME_PLACE:
             continue
         row, column = np.unravel_index(gap.argmax(), gap.shape)

@@ -14,6 +14,7 @@ from ssl_pretext.data.expand import expand
 from ssl_pretext.data.listing import Listing, list_files, list_folder
 from ssl_pretext.data.patterns import list_pattern, resampling_of
 from ssl_pretext.data.sources import Reading, Tiles
+from ssl_pretext.data.tables import Table
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.registry import did_you_mean
 
@@ -145,11 +146,14 @@ def list_images(
     return list_files(folder) if labeled is None else list_folder(folder, labeled=labeled)
 
 
-def few_images(folder: str | Path, **options: Unpack[FolderOptions]) -> Iterator[tuple[str, Decoded]]:
+def few_images(
+    folder: str | Path, table: Table | None = None, **options: Unpack[FolderOptions]
+) -> Iterator[tuple[str, Decoded]]:
     """Decodes a few images from all over a folder, to see what they are before all of them are decoded.
 
     Args:
         folder: The folder.
+        table: Table that names the images; by default, all images are looked at.
         options: The options, of which those of the size do not matter.
 
     Yields:
@@ -159,7 +163,8 @@ def few_images(folder: str | Path, **options: Unpack[FolderOptions]) -> Iterator
         PretextError: As `ImageStore.from_folder`.
     """
     reading = reading_of("few_images", None, {**options, "crop": False})
-    spec = spec_of(list_images(folder, options, labeled=None), reading, options)
+    listing = list_images(folder, options, labeled=None)
+    spec = spec_of(listing if table is None else listing.subset(table.find(listing)[0]), reading, options)
     with silenced():
         few = expand(_few(spec.listing), spec.reading).listing  # which may be many slices or tiles
         decode = decoder(spec.reading)

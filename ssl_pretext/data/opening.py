@@ -119,10 +119,13 @@ def open_image(path: Path | Content, reading: Reading, readers: ReaderTable, *, 
     is_pillows = reader is None or (_is_suffix_of_pillow(path) and not readers.is_chosen(reader))
     if whole and (is_pillows or isinstance(reader, NpyReader)):  # the others know what the image takes of the file
         check_bytes(size)
+    tiff = reader if isinstance(reader, TiffReader) else None
+    if tiff and whole and isinstance(path, Path) and (alike := tiff.open_alike(path, size, reading.channels)):
+        return alike
     if reader is not None and not is_pillows:
-        return reader.open(path)
+        return tiff.open_array(path, reading.channels) if tiff else reader.open(path)
     if _is_tiff_array(path, reading):
-        return (reader if isinstance(reader, TiffReader) else TiffReader()).open(path)
+        return (tiff or TiffReader()).open_array(path, reading.channels)
     with ExitStack() as opened:
         image = opened.enter_context(open_photo(path))
         if image.format == "TIFF" and _alpha_is_a_band(image):

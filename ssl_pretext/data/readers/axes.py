@@ -26,6 +26,7 @@ NPY_HEADERS = threading.Lock()  # CPython 3.11 sometimes raises SystemError when
 NPY_START = 2**8  # bytes, which nearly always contain the shape
 NPY_SHAPE = re.compile(rb"'shape': \(([\d, ]*)\)")
 MAX_NPY_HEADER = 2**16  # bytes; NumPy refuses headers that are longer than 10,000 characters
+READ_AHEAD = 2**20  # bytes of whole chunks that are read at once: zarr takes longer for a call than for a small chunk
 MAX_BLOCK = 2**27  # bytes of whole chunks that are kept; larger ones are read anew for each image or window
 
 
@@ -62,13 +63,15 @@ class AxesFile(ImageFile):
         """Reads an image or a part of it; neighboring ones that share chunks decode them once."""
         top, left, height, width = window or Window(0, 0, self.height, self.width)
         rows, images = slice(top, top + height), slice(member or 0, (member or 0) + 1)
-        aligned = (self._aligned("N", images), self._aligned("H", rows))
+        aligned_rows = self._aligned("H", rows)
+        block = max(1, self._bytes(slice(0, self._chunks.get("N", 1)), aligned_rows))
+        aligned = (self._aligned("N", images, chunks=max(1, READ_AHEAD // block)), aligned_rows)
         if not self._chunks or self._bytes(*aligned) > MAX_BLOCK:
             check_bytes(self._bytes(images, rows) * width // self.width)
             return Array(self._read(images, rows, slice(left, left + width))[0])
         start, first = aligned[0].start, aligned[1].start
-        block = self._block(*aligned)[images.start - start]
-        return Array(block[:, top - first : top - first + height, left : left + width])
+        image = self._block(*aligned)[images.start - start]
+        return Array(image[:, top - first : top - first + height, left : left + width])
 
     def close(self) -> None:
         """Closes the file."""
@@ -84,9 +87,9 @@ class AxesFile(ImageFile):
             del self._blocks[next(iter(self._blocks))]
         return self._blocks[key]
 
-    def _aligned(self, axis: str, part: slice) -> slice:
-        """Extends a range to whole chunks."""
-        chunk = self._chunks.get(axis, 1)
+    def _aligned(self, axis: str, part: slice, chunks: int = 1) -> slice:
+        """Extends a range to whole chunks, or to a multiple of some chunks."""
+        chunk = self._chunks.get(axis, 1) * chunks
         stop = min(self._sizes.get(axis, 1), -(-part.stop // chunk) * chunk)
         return slice(part.start // chunk * chunk, stop)
 

@@ -7,9 +7,10 @@ they need. The values are those of tifffile.
 import math
 import re
 from contextlib import ExitStack, suppress
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -35,6 +36,9 @@ __all__ = ["OmeTiffReader", "TiffReader"]
 
 GDAL_METADATA, GDAL_NODATA = 42112, 42113  # tags
 MASK = 4  # bit of NewSubfileType
+UUID = re.compile(rb"(?<=urn:uuid:)[0-9a-fA-F-]{36}")  # in the metadata of OME-TIFF
+MOST_ALIKE = 2**24  # bytes of a file of which reading the tags takes any time that matters
+MOST_OTHERS = 16  # after so many files in a row that were not alike, no layout is kept
 CHANNEL_NAME = re.compile(r"<(?:\w+:)?Channel\s[^>]*\bName=")
 
 
@@ -52,9 +56,51 @@ class TiffReader(StackReader):
 
     name = "tif"
 
+    def __init__(self, z: Slices | None = None) -> None:
+        super().__init__(z)
+        self._layout: _Layout | None = None  # that of the last file
+        self._others = 0  # files in a row that were not like the one before
+
     def open(self, file: Path | Content) -> ImageFile:
         """Opens a file and reads its tags."""
         return _TiffFile(file, self.z)
+
+    def open_array(self, file: Path | Content, channels: int | None) -> ImageFile:
+        """Opens a file that is an array, and keeps its layout for `open_alike`.
+
+        Args:
+            file: The file.
+            channels: Number of channels, with which 8-bit files are arrays; see `Reading`.
+        """
+        opened = _TiffFile(file, self.z)
+        self._layout = None
+        if isinstance(file, Path) and self._others < MOST_OTHERS:
+            self._layout = opened.layout(file, channels)
+        self._others += 1
+        return opened
+
+    def open_alike(self, path: Path, size: int, channels: int | None) -> ImageFile | None:
+        """Opens a file by the tags of an earlier one, if all bytes but those of the pixels are the same.
+
+        So are those of many files of one program, and reading the tags of a small file takes longer than all else.
+
+        Args:
+            path: The file.
+            size: Its size in bytes.
+            channels: As that of `open_array`.
+
+        Returns:
+            None if the file is different, or no file was opened by `open_array`.
+        """
+        layout = self._layout
+        if layout is None or (size, channels) != (layout.size, layout.channels):
+            return None
+        data = path.read_bytes()
+        if layout.around(data) != layout.others:
+            return None
+        self._others = 0
+        pixels = np.frombuffer(data, layout.dtype, math.prod(layout.shape), layout.start)
+        return layout.file.with_pixels(path, pixels.reshape(layout.shape))
 
 
 class OmeTiffReader(TiffReader):
@@ -68,17 +114,46 @@ class OmeTiffReader(TiffReader):
         super().__init__(z)
 
 
+class _Layout(NamedTuple):
+    """Where the pixels of a TIFF file are, and all of its other bytes.
+
+    Attributes:
+        file: The closed file, with what its tags say.
+        size: Size of the file in bytes.
+        channels: Number of channels that was stated, with which it was opened.
+        start: Position of the first pixel.
+        dtype: Type of the pixels, with their order of bytes.
+        shape: Shape of the pixels.
+        others: The other bytes; see `around`.
+    """
+
+    file: "_TiffFile"
+    size: int
+    channels: int | None
+    start: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    others: tuple[bytes, bytes]
+
+    def around(self, data: bytes) -> tuple[bytes, bytes]:
+        """The bytes of a file before and after the pixels, without the number that OME-TIFF gives to each file."""
+        end = self.start + math.prod(self.shape) * self.dtype.itemsize
+        return UUID.sub(b"", data[: self.start]), UUID.sub(b"", data[end:])
+
+
 class _TiffFile(ImageFile):
     def __init__(self, file: Path | Content, z: Slices | None) -> None:
         tifffile = needed("tifffile", file, "microscopy")
         self._file, self._z = file, z
         self._loaded: npt.NDArray[Any] | None = None
+        self._pixels: npt.NDArray[Any] | None = None  # of a file that is like an earlier one
         self._raster: RasterFile | None = None
         self._scale: list[float] | None
         self._offset: list[float] | None
         with ExitStack() as opened:
             tiff = opened.enter_context(tifffile.TiffFile(opened.enter_context(file.open("rb"))))
             self._series = series = tiff.series[0]  # the first level of a pyramid
+            self._byteorder = tiff.byteorder
             self._axes = _channels_and_slices(series.axes, z)
             tags = series.keyframe.tags
             nodata = tags.valueof(GDAL_NODATA)
@@ -101,6 +176,27 @@ class _TiffFile(ImageFile):
             self.channel_names = tuple(names) if len(names) == channels and all(names) else None
             self._single = alone and self._turned == 1
             self._opened = opened.pop_all()
+
+    def layout(self, file: Path, channels: int | None) -> _Layout | None:
+        """Where the pixels are, if they are stored one after another as they are, and only in this file."""
+        series, size = self._series, file.stat().st_size
+        start, page = series.dataoffset, series.keyframe
+        if start is None or not page.is_contiguous or self._mask is not None or size > MOST_ALIKE:
+            return None
+        data, dtype = file.read_bytes(), series.dtype.newbyteorder(self._byteorder)
+        end = start + series.nbytes
+        if end > len(data) or b"FileName=" in data[:start] + data[end:]:  # truncated; or OME-TIFF of several files
+            return None
+        closed = copy(self)
+        closed._opened = ExitStack()
+        found = _Layout(closed, size, channels, start, dtype, series.shape, (b"", b""))
+        return found._replace(others=found.around(data))
+
+    def with_pixels(self, path: Path, pixels: npt.NDArray[Any]) -> "_TiffFile":
+        """Returns another file with the same tags and other pixels."""
+        file = copy(self)
+        file._file, file._pixels, file._opened = path, pixels, ExitStack()
+        return file
 
     def read(self, member: int | None, window: Window | None) -> Array:
         if window and self._loaded is None and self._single:
@@ -142,6 +238,8 @@ class _TiffFile(ImageFile):
         return self._loaded
 
     def _values(self) -> npt.NDArray[Any]:
+        if self._pixels is not None:
+            return self._pixels
         try:
             return np.asarray(self._series.asarray())
         except ValueError as error:
@@ -152,7 +250,7 @@ class _TiffFile(ImageFile):
             raise
 
     def close(self) -> None:
-        self._loaded = None
+        self._loaded = self._pixels = None
         if self._raster is not None:
             self._raster.close()
         self._opened.close()
