@@ -91,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
 def _execute(
     experiment_run: Any, options: argparse.Namespace, preset: Preset, *, embedded: bool, started: float
 ) -> None:
+    from benchmarks.food101.report import verdict
+
     _prepare(experiment_run, options)
     words = [
         f"--{name}" + ("" if value is True else f"={value}")
@@ -101,8 +103,8 @@ def _execute(
     _announce(experiment_run, preset, embedded)
     results = experiment_run.execute(command.strip(), started)
     if results is not None:
-        for answer in results["answers"]:
-            log.info("\n%s\n  %s", answer["question"], answer["answer"])
+        if found := verdict(results):
+            log.info("\n%s\n  %s. %s", found.question, found.answer, " ".join(found.sentences))
         log.info("\nwrote the report to %s", experiment_run.out / "report.html")
 
 
@@ -188,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", default="cpu", help="size of the run, see above (default: cpu)")
+    parser.add_argument("--preset", default="first", help="size of the run, see above (default: first)")
     parser.add_argument("--data", metavar="DIR", help="folder with food-101/ in it (default: $SSL_PRETEXT_DATA)")
     parser.add_argument("--download", action="store_true", help="download Food-101 to --data with torchvision")
     parser.add_argument("--out", metavar="DIR", help="output folder (default: runs/food101-PRESET)")

@@ -37,6 +37,9 @@ class Preset(Config):
         conv_images: Maximum number of training images per domain for the conv probe, which is the slowest.
         label_counts: Numbers of labeled images per class for the study of label efficiency. Counts that the smallest
             class does not have are left out.
+        all_rows: Whether the linear probe reads all layers of the encoder besides the latent, and has all controls. If
+            not, the controls are the same encoder untrained, RGB pixels and the color histogram: so few that their
+            differences need no correction for many comparisons.
         studies: Names of the studies to run, from `STUDIES`.
     """
 
@@ -54,10 +57,25 @@ class Preset(Config):
     seeds: int = 5
     conv_images: int | None = None
     label_counts: tuple[int, ...] = (1, 2, 5, 10, 20)
+    all_rows: bool = True
     studies: tuple[str, ...] = ("conv", "linear", "labels", "regularized", "resnet")
 
 
 PRESETS = {
+    "first": Preset(
+        about="a few minutes on two cores; the linear probe on the latent, with the three main controls",
+        image_size=32,
+        batch_size=32,
+        epochs=8,
+        pretrain_per_class=150,
+        validation_per_class=4,
+        probe_classes=10,
+        labels_per_class=15,
+        test_per_class=60,
+        seeds=10,
+        all_rows=False,
+        studies=("linear",),
+    ),
     "smoke": Preset(
         about="takes seconds; shows that everything runs, its results mean nothing",
         image_size=32,

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.food101.presets import STUDIES
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
-from ssl_pretext.probes import ACCURACY, before_name, difference_plot, few_steps_warning, untrained_name
-from ssl_pretext.reporting import Figure, Section, curves, html_page, lines, markdown_table, to_png
+from ssl_pretext.probes import ACCURACY, ProbeReport, before_name, difference_plot, few_steps_warning, untrained_name
+from ssl_pretext.reporting import Figure, Section, Verdict, curves, html_page, lines, markdown_table, to_png
 from ssl_pretext.representations import IMAGENET_LABELS, Health, collapse_warnings, health_rows
 from ssl_pretext.system.files import write_bytes, write_text
 
@@ -59,8 +59,35 @@ def write_report(out: Path, results: Mapping[str, Any], grids: Mapping[str, byte
     draw(folder, results)
     for name, png in grids.items():
         write_bytes(folder / f"grid_{name}.png", png)
-    page = html_page("Does colorizing food photos help to classify them?", sections(results, folder))
+    page = html_page(
+        "Does learning to colorize photos help to classify them?",
+        sections(results, folder),
+        verdict=verdict(results),
+        lead=lead(results),
+    )
     write_text(out / "report.html", page)
+
+
+def verdict(results: Mapping[str, Any]) -> Verdict | None:
+    """The answer at the top of the page: the first study, on the classes that the encoder was pretrained on.
+
+    None if the run had no probe.
+    """
+    study = next(iter(results["probe_card"]), None)
+    if study is None:
+        return None
+    runs = [run for run in results["probes"] if (run["study"], run["domain"]) == (study, "in")]
+    return ProbeReport(runs, results["probe_card"][study]["in"]).verdict(LATENT)
+
+
+def lead(results: Mapping[str, Any]) -> str:
+    """What was trained and on what, in a line."""
+    config, counts = results["config"], results["data"]["counts"]
+    return (
+        f"The documented autoencoder learned to predict the colors of {counts['pretraining']:,} photos from their "
+        f"lightness, for {config['epochs']} epochs at {config['image_size']} pixels, without any labels "
+        f"({results['data']['name']})."
+    )
 
 
 def draw(folder: Path, results: Mapping[str, Any]) -> None:
@@ -89,7 +116,8 @@ def draw(folder: Path, results: Mapping[str, Any]) -> None:
             shown = [LATENT, *filter(None, [results["chosen_layer"]])]
             picture = _differences(results, "linear", domain, title, shown)
             write_bytes(folder / f"linear_differences_{domain}.png", picture)
-            write_bytes(folder / f"layers_{domain}.png", _layers(results, domain, title))
+            if results["chosen_layer"]:
+                write_bytes(folder / f"layers_{domain}.png", _layers(results, domain, title))
         if any(row["domain"] == domain for row in results["label_efficiency"]):
             title = f"linear probe, {heading} classes"
             write_bytes(folder / f"labels_{domain}.png", _label_curves(results, domain, title))
@@ -169,18 +197,15 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
         return [Figure(file.read_bytes(), caption(name)) for name, file in files.items() if file.exists()]
 
     return [
-        Section(
-            f"Data: {data['name']}",
-            [data["note"]] if data["note"] else [],
-            [{"images": role, "count": f"{count:,}"} for role, count in data["counts"].items()],
-        ),
-        *(Section(answer["question"], [answer["answer"]]) for answer in results["answers"]),
+        Section("Colorized images", figures=figures("grid_validation")),
+        *(Section(answer["question"], [answer["answer"]], collapsed=True) for answer in results["answers"]),
         *(
             Section(
                 f"Test accuracy, %: {STUDIES[study]}",
                 [describe_study(results, study)],
                 summary_rows(results, study),
                 figures(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS)),
+                collapsed=True,
             )
             for study in results["probe_card"]
         ),
@@ -190,6 +215,7 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
                     f"Test accuracy, %: {STUDIES['labels']}",
                     [f"Means over {config['seeds']} seeds with 95% intervals, by the number of labels per class."],
                     figures=figures(*(f"labels_{domain}" for domain in DOMAINS)),
+                    collapsed=True,
                 )
             ]
             if results["label_efficiency"]
@@ -204,8 +230,9 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
                 *collapse_warnings(_health(results)),
             ],
             _health_rows(results),
+            collapsed=True,
         ),
-        Section("Colorized images", figures=figures("grid_train", "grid_validation", "grid_excluded")),
+        Section("More colorized images", figures=figures("grid_train", "grid_excluded"), collapsed=True),
         Section(
             "Color quality",
             [
@@ -217,11 +244,18 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
                 "(with cyan and magenta), red to 60°. The gray images have the exact lightness and no color."
             ],
             quality_rows(results),
+            collapsed=True,
         ),
         Section(
             "Pretraining",
             [f"The loss per epoch is the sum of {' and '.join(history[0]['terms'])}." if history else "No epochs."],
             figures=figures("pretraining"),
+        ),
+        Section(
+            f"Data: {data['name']}",
+            [data["note"]] if data["note"] else [],
+            [{"images": role, "count": f"{count:,}"} for role, count in data["counts"].items()],
+            collapsed=True,
         ),
         Section(
             "Unreadable images",

@@ -46,12 +46,14 @@ class Findings:
     def best_layer(self) -> str | None:
         """The layer with the best linear probe on held-out training images of the in-domain classes.
 
-        None if there are no linear probes, or if no training images were held out because each class has only one.
+        None if there are no linear probes of layers, or if no training images were held out because each class has only
+        one.
         """
         report = self.reports["linear"]["in"] if "linear" in self.reports else None
-        if report is None or not any("validation_accuracy" in run for run in report.runs):
+        layers = [] if report is None else [layer for layer in LAYERS if layer in report.names]
+        if report is None or not layers or not any("validation_accuracy" in run for run in report.runs):
             return None
-        return report.best(LAYERS)
+        return report.best(layers)
 
     def results(self) -> dict[str, Any]:
         """The part of `results.json` that is about the probes."""
@@ -110,7 +112,7 @@ def run_studies(
         task: The pretrained task.
         data: The images by role.
         config: The configuration of the run, of which `studies`, `seeds`, `probe_epochs`, `label_counts`,
-            `conv_images` and `supervised` are used.
+            `all_rows`, `conv_images` and `supervised` are used.
         cache: Folder of the run for features and finished probes.
         device: `"cpu"` or `"cuda"`.
         log: Function that logs the table of each study, with the arguments of `logging.info`.
@@ -119,7 +121,11 @@ def run_studies(
     backbone = task.backbone()
     pixels: dict[str, Representation] = {PIXELS: Pixels("rgb"), LIGHTNESS: Pixels("lab:L")}
     maps = {LATENT: backbone.representation(name=LATENT), MIDDLE: backbone.representation(MIDDLE_LAYER, MIDDLE)}
-    layers = {LATENT: maps[LATENT]} | {name: backbone.representation(name) for name in LAYERS}
+    layers = {LATENT: maps[LATENT]}
+    read = {PIXELS: pixels[PIXELS]} | layers
+    if config["all_rows"]:
+        read = pixels | layers | {name: backbone.representation(name) for name in LAYERS}
+    controls = config["all_rows"] or ("untrained", "histogram")
     reference = [imagenet_reference()] if config["supervised"] else []
     supervised = {representation.name: representation for representation in reference}
     shared = {"seeds": config["seeds"], "cache": cache, "device": device}
@@ -128,7 +134,9 @@ def run_studies(
     regularized = ProbeConfig(regularizers={"nuclear_norm": NUCLEAR_NORM})
     networks: dict[str, Callable[[ImageStore, ImageStore], ProbeReport]] = {
         "conv": lambda train, test: evaluate(pixels | maps, train, test, probe=DOCUMENTED, **by_steps),
-        "linear": lambda train, test: evaluate(pixels | layers | supervised, train, test, probe="linear", **shared),
+        "linear": lambda train, test: evaluate(
+            read | supervised, train, test, probe="linear", controls=controls, **shared
+        ),
         "regularized": lambda train, test: evaluate(
             maps, train, test, probe=DOCUMENTED, training=regularized, controls=reduced, **by_steps
         ),
@@ -141,7 +149,7 @@ def run_studies(
                 fewest = int(train.labels.unique(return_counts=True)[1].min())
                 counts = [count for count in config["label_counts"] if count <= fewest]
                 best = findings.best_layer()
-                compared = pixels | {LATENT: layers[LATENT]} | ({best: layers[best]} if best else {}) | supervised
+                compared = pixels | {LATENT: layers[LATENT]} | ({best: read[best]} if best else {}) | supervised
                 curve = label_efficiency(
                     compared, train, test, per_class=counts, controls=("untrained", "histogram"), **shared
                 )
