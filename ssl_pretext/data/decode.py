@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.opening import OpenFiles, PhotoFile, open_image
+from ssl_pretext.data.opening import OpenFiles, PhotoFile, chw, open_image
 from ssl_pretext.data.photo import Content
+from ssl_pretext.data.plain_jpeg import decode_plain_jpeg
 from ssl_pretext.data.readers.base import Array, ImageFile, are_channels_last
 from ssl_pretext.data.readers.registry import ReaderTable
-from ssl_pretext.data.resizing import crop_array, enlarge, resize_array
+from ssl_pretext.data.resizing import crop_array, enlarge, resize_and_crop, resize_array
 from ssl_pretext.data.sources import RESAMPLING, Reading, Source, Tiles
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import PretextError
@@ -78,6 +79,8 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
         path = source.files[0]  # in turn each file, for the message
         whole = source[1:] == (None, None) and len(source.files) == 1 and not reading.crop and reading.missing is None
         try:
+            if whole and readers.find(path.name) is None and (photo := decode_plain_jpeg(path)) is not None:
+                return Decoded(_fitted(photo, reading.image_size), "uint8")
             arrays, names, affines = [], [], []
             for path in source.files:
                 with opened(source, path) as file:
@@ -95,6 +98,15 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
             return reason_of(error, path)
 
     return decode
+
+
+def _fitted(photo: npt.NDArray[np.uint8], image_size: int | None) -> npt.NDArray[np.uint8]:
+    """Resizes and crops a photograph `(H, W, 3)` as `PhotoFile.resized` does; returns `(3, h, w)`."""
+    if image_size is None or photo.shape[:2] == (image_size, image_size):
+        return np.ascontiguousarray(photo.transpose(2, 0, 1))
+    from PIL import Image
+
+    return chw(resize_and_crop(Image.fromarray(photo), image_size))
 
 
 def reason_of(error: Exception, path: Path | Content) -> str:
