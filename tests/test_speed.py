@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.speed.__main__ import PARTS, SCALING, main
+from benchmarks.speed.peaks import count_flop, seconds_at_bandwidth, seconds_at_peak
 from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal, time_in_turn
 from benchmarks.speed.training import memory_limit
 from ssl_pretext.errors import ArgumentError
@@ -18,6 +19,18 @@ def test_a_measurement_has_the_ratio_of_each_variant_to_ours():
     ours, other = measurement.rows()
     assert (ours["median"], ours["times_ours"], "goal" in ours) == (2.0, 1.0, False)
     assert (other["times_ours"], other["met"], other["least"], other["most"]) == (3.0, False, 5.0, 7.0)
+
+
+def test_a_measurement_has_the_share_of_the_peak():
+    rows = Measurement(work="work", variants={OURS: [2.0], "other": [4.0]}, seconds_at_peak=1.0).rows()
+    assert [row["share_of_peak"] for row in rows] == [0.5, 0.25]
+
+
+def test_operations_are_those_of_products_and_convolutions_and_peaks_are_speeds():
+    image, conv = torch.rand(1, 3, 8, 8), torch.nn.Conv2d(3, 5, 3, padding=1)
+    assert count_flop(lambda: conv(image)) == 2 * 8 * 8 * 3 * 3 * 3 * 5
+    assert seconds_at_peak(2e9) == pytest.approx(2 * seconds_at_peak(1e9))
+    assert seconds_at_bandwidth(1e9) > 0
 
 
 def test_variants_are_timed_in_turn():

@@ -67,6 +67,7 @@ TESTED_BY = {
     "ssl_pretext.cli.files": "test_cli.py",
     "ssl_pretext.cli.jobs": "test_colorize.py",
     "ssl_pretext.cli.judging": "test_cli.py",
+    "ssl_pretext.cli.model_cards": "test_cli.py",
     "ssl_pretext.cli.names": "test_cli.py",
     "ssl_pretext.cli.networks": "test_compare.py",
     "ssl_pretext.cli.options": "test_parsing.py",

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ssl_pretext.probes import ProbeReport, holm, mean_interval
-from ssl_pretext.probes.efficiency import score_rows
+from ssl_pretext.probes import LabelEfficiency, ProbeReport, holm, mean_interval
 from ssl_pretext.reporting import markdown_table
 
 __all__ = ["sections"]
@@ -30,7 +29,7 @@ def sections(results: Results) -> list[str]:
         f"{settings['learning_rate']:g}, falling to zero along a cosine. {len(first.card['seeds'])} pretrainings of "
         "each row. Intervals are of 95% and cover pretrainings, labeled images and test images together.",
         "## Accuracy by number of labels per class, %",
-        _table(score_rows({str(count): report for count, report in reports.items()})),
+        LabelEfficiency(reports).table(),
         *(
             f"### With {count} labels per class, and points above each control\n\n{report.table()}"
             for count, report in reports.items()
@@ -49,7 +48,7 @@ def sections(results: Results) -> list[str]:
             "Before any test image was read, these tasks were pretrained once on "
             f"{tried['counts']['pretraining']:,} of the training images and compared on the other "
             f"{tried['counts']['test']:,}. The intervals do not cover the luck of pretraining.",
-            _table(score_rows({str(count): report for count, report in _reports(tried).items()})),
+            LabelEfficiency(_reports(tried)).table(),
         ]
     return parts
 
@@ -109,13 +108,7 @@ def _predicted(correlations: Mapping[str, list[float]]) -> str:
 
 
 def _costs(found: Results) -> list[dict[str, object]]:
-    known = {name: [one for one in seconds if one is not None] for name, seconds in found["cpu_seconds"].items()}
     return [
-        {
-            "task": name,
-            "images per encoder and training image": found["passes"][name],
-            "CPU seconds": f"{fmean(all_):.0f}",
-        }
-        for name, all_ in known.items()
-        if all_
+        {"task": name, "images seen per training image": found["passes"][name], "CPU seconds": f"{fmean(seconds):.0f}"}
+        for name, seconds in found["cpu_seconds"].items()
     ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.food101.experiment import environment
-from benchmarks.speed import classifiers, color, data, formats, losses, probes, training
+from benchmarks.speed import augmentation, classifiers, color, compute_formats, data, formats, losses, probes, training
 from benchmarks.speed.cpu_settings import cpu_settings
 from benchmarks.speed.page import table, write_page
 from benchmarks.speed.scaling import scaling
@@ -31,7 +31,11 @@ PARTS: dict[str, Callable[[RunOptions], list[Measurement]]] = {
     "lpips": losses.lpips,
     "reading": data.reading,
     "formats": formats.formats,
+    "augmentation": augmentation.augmentation,
     "fit": training.fitting,
+    "fit_overhead": training.fit_overhead,
+    "training_formats": compute_formats.training_formats,
+    "feature_formats": compute_formats.feature_formats,
     "conv_probe": probes.conv_probe,
     "linear_probes": probes.linear_probes,
     "linear_classifiers": classifiers.linear_classifiers,

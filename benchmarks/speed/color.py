@@ -10,6 +10,7 @@ from torch import Tensor
 
 import ssl_pretext as sp
 from benchmarks.speed.new_process import measure_in_new_process
+from benchmarks.speed.peaks import seconds_at_bandwidth
 from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal, time_in_turn
 from ssl_pretext.color import lab_to_rgb as to_rgb
 from ssl_pretext.color import rgb_to_lab as to_lab
@@ -50,6 +51,7 @@ def rgb_to_lab(options: RunOptions) -> list[Measurement]:
             goals={"kornia": 4, "OpenCV": 0.5},
             agreement=f"the largest difference from scikit-image in float64 is {error:.1g}, and {opencv_error:.1g} "
             "for OpenCV",
+            seconds_at_peak=seconds_at_bandwidth(2 * images.nbytes),
         )
     ]
 
@@ -72,6 +74,7 @@ def lab_to_rgb(options: RunOptions) -> list[Measurement]:
             variants=taken,
             goals={"kornia": 1.5},
             agreement=f"the results differ by at most {error:.1g}",
+            seconds_at_peak=seconds_at_bandwidth(2 * lab.nbytes),
         )
     ]
 
@@ -106,6 +109,7 @@ def lab_gradients(options: RunOptions) -> list[Measurement]:
                 variants=time_in_turn(variants, rounds=options.rounds),
                 goals={"kornia": 1.5},
                 agreement=f"the gradients differ by at most {error:.1g}",
+                seconds_at_peak=seconds_at_bandwidth(4 * values.nbytes),  # two images are read and two are written
             )
         )
     return measurements

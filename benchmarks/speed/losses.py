@@ -7,6 +7,7 @@ from torch import Tensor
 
 import ssl_pretext as sp
 from benchmarks.speed.new_process import measure_in_new_process
+from benchmarks.speed.peaks import count_flop, seconds_at_peak
 from benchmarks.speed.timing import OURS, Measurement, RunOptions, check_equal, time_in_turn
 from ssl_pretext.losses import create_loss
 
@@ -48,6 +49,7 @@ def lpips(options: RunOptions) -> list[Measurement]:
             variants=time_in_turn(variants, rounds=options.rounds),
             goals={"torchmetrics": 1.0, "lpips": 1.0},
             agreement=f"the gradients differ by at most {error / scale:.1g} of the largest gradient",
+            seconds_at_peak=seconds_at_peak(count_flop(variants[OURS])),
         ),
         Measurement(
             work=f"LPIPS ({NET}): memory after {steps:,} steps",

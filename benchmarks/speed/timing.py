@@ -41,6 +41,8 @@ class Measurement:
         goals: The ratio to ssl_pretext that a variant should have at least, by variant.
         unit: Unit of the values; smaller values are better.
         agreement: Sentence about how far the results of the variants differ, without its period.
+        seconds_at_peak: Seconds that the work would take if the machine did nothing but multiply float32 matrices, or
+            nothing but copy memory, whichever takes longer; 0 if that is unknown. See `benchmarks.speed.peaks`.
     """
 
     work: str
@@ -48,16 +50,20 @@ class Measurement:
     goals: Mapping[str, float] = field(default_factory=dict)
     unit: str = "s"
     agreement: str = ""
+    seconds_at_peak: float = 0.0
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per variant: its median and range, the ratio of its median to ours, and the goal for that ratio."""
         ours = statistics.median(self.variants[OURS])
         rows = []
         for variant, values in self.variants.items():
-            ratio = statistics.median(values) / ours
-            row = {"work": self.work, "side": variant, "unit": self.unit, "median": statistics.median(values)}
+            median = statistics.median(values)
+            ratio = median / ours
+            row = {"work": self.work, "side": variant, "unit": self.unit, "median": median}
             row |= {"least": min(values), "most": max(values), "rounds": len(values), "times_ours": ratio}
             row["agreement"] = self.agreement
+            if self.seconds_at_peak:
+                row["share_of_peak"] = self.seconds_at_peak / median
             if variant in self.goals:
                 row |= {"goal": self.goals[variant], "met": ratio >= self.goals[variant]}
             rows.append(row)

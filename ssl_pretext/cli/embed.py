@@ -38,7 +38,15 @@ def run(options: Embed) -> None:
     images = _open_images(options, network, size)
     log.info("%s images of %s px from %s", f"{len(images):,}", size, options.data)
     settings = {"options": options.to_dict()}
-    embed_to_file(network.representation, images, options.out, settings=settings, device=device)
+    embed_to_file(
+        network.representation,
+        images,
+        options.out,
+        settings=settings,
+        device=device,
+        precision=options.precision,
+        memory_format=options.memory_format,
+    )
     if rank_info().rank == 0:
         _report(options, network, images, device)
 

@@ -37,6 +37,8 @@ def evaluation_options(
         "controls": controls,
         "cache": out / "cache",
         "device": options.device,
+        "precision": options.precision,
+        "memory_format": options.memory_format,
     }
 
 

@@ -198,6 +198,10 @@ class LabeledImages(Config):
         config: YAML file of options. Options on the command line override those of the file.
         images: Options of the images in a folder.
         device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
+        precision: Precision of frozen networks: 32-true, bf16-mixed, or auto for the faster one, which is found by
+            timing a batch if there are at least 6,400 images.
+        memory_format: Order of the values in memory in frozen networks: contiguous, channels_last, or auto for the
+            faster one, found in the same way.
     """
 
     module: ClassVar[str]
@@ -215,6 +219,8 @@ class LabeledImages(Config):
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     device: str = "auto"
+    precision: str = "auto"
+    memory_format: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +337,10 @@ class Embed(Config):
         config: YAML file of options. Options on the command line override those of the file.
         images: Options of the images in a folder.
         device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
+        precision: Precision of frozen networks: 32-true, bf16-mixed, or auto for the faster one, which is found by
+            timing a batch if there are at least 6,400 images.
+        memory_format: Order of the values in memory in frozen networks: contiguous, channels_last, or auto for the
+            faster one, found in the same way.
     """
 
     module: ClassVar[str] = "embed"
@@ -350,6 +360,8 @@ class Embed(Config):
     config: Path | None = None
     images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
     device: str = "auto"
+    precision: str = "auto"
+    memory_format: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from ssl_pretext.data.expand import Expanded, expand
 from ssl_pretext.data.listing import Listing
 from ssl_pretext.data.opening import OpenFiles
 from ssl_pretext.data.photo import MAX_PIXELS
+from ssl_pretext.data.plain_jpeg import may_be_plain_jpeg
 from ssl_pretext.data.readers.registry import ReaderTable
 from ssl_pretext.data.sources import Reading, Source
 from ssl_pretext.data.staging import StagedGroup, Staging
@@ -64,7 +65,7 @@ IMAGE_FILES = {"uint8": "images.u8", "float32": "images.f32"}  # raw pixels with
 CHUNK = 16  # images that a thread returns at once: returning a small one costs a third of the time to decode it
 CHUNK_BYTES = 2**19  # a chunk of large images has fewer of them, so that it stays below this size
 CHUNKS_AHEAD = 4  # chunks in progress per thread; the limit keeps memory independent of the number of images
-SMALL_FILE = 2**13  # bytes; threads that decode smaller files mostly wait for Python's global lock
+SMALL_FILE = 2**13  # bytes; threads that decode smaller files with Pillow mostly wait for Python's global lock
 WARNING_FRACTION = 0.01  # a larger fraction of skipped images is logged as a warning
 
 log = logging.getLogger(__name__)
@@ -323,8 +324,8 @@ def _decode_all(spec: StoreSpec, part: Path) -> Staging:
             for image in images
         ]
 
-    threads = 1 if _are_small(listing.sources) else available_cpus()
-    # Threads suffice, because Pillow, torch, tifffile and rasterio release Python's global lock.
+    threads = 1 if _hold_the_lock(listing.sources) else available_cpus()
+    # Threads suffice, because Pillow, torch, torchvision, tifffile and rasterio release Python's global lock.
     with (
         closing(files),
         Staging(part) as staging,
@@ -378,9 +379,10 @@ def _make_index(files: Listing, expanded: Expanded, staging: Staging) -> tuple[S
     }
 
 
-def _are_small(sources: Sequence[Source]) -> bool:
-    """Whether the files are small on average, estimated from a few of them."""
+def _hold_the_lock(sources: Sequence[Source]) -> bool:
+    """Whether the files are small on average, and not decoded by torchvision; estimated from a few of them."""
     few = [file for source in sources[:: max(1, len(sources) // CHUNK)] for file in source.files]
+    few = [file for file in few if not may_be_plain_jpeg(file)]
     sizes = [file.stat().st_size for file in few if os.path.isfile(file)]
     return sum(sizes) < SMALL_FILE * len(sizes)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssl_pretext.data.opening import OpenFiles, PhotoFile, open_image, open_mask
+from ssl_pretext.data.opening import OpenFiles, PhotoFile, chw, open_image, open_mask
 from ssl_pretext.data.photo import Content
+from ssl_pretext.data.plain_jpeg import decode_plain_jpeg
 from ssl_pretext.data.readers.base import Array, ImageFile, are_channels_last
 from ssl_pretext.data.readers.registry import ReaderTable
-from ssl_pretext.data.resizing import crop_array, enlarge, resize_array, resize_mask
+from ssl_pretext.data.resizing import crop_array, enlarge, resize_and_crop, resize_array, resize_mask
 from ssl_pretext.data.sources import RESAMPLING, Reading, Source, Tiles, numbered_channels
 from ssl_pretext.data.temporary import is_readable, temporary_error
 from ssl_pretext.errors import PretextError
@@ -68,6 +70,7 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
         ArgumentError: The reader does not take its options.
     """
     readers = ReaderTable(reading.reader)
+    import_module("torchvision")  # its parts import each other, which fails if threads import different ones first
 
     def opened(source: Source, path: Path | Content) -> AbstractContextManager[ImageFile]:
         if files is not None and isinstance(path, Path) and source[1:] != (None, None):
@@ -81,6 +84,8 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
         try:
             if reading.masks:
                 return _decode_mask(source, reading, readers)
+            if whole and readers.find(path.name) is None and (photo := decode_plain_jpeg(path)) is not None:
+                return Decoded(_fitted(photo, reading.image_size), "uint8")
             arrays, names, affines = [], [], []
             for path in source.files:
                 with opened(source, path) as file:
@@ -98,6 +103,15 @@ def decoder(reading: Reading, files: OpenFiles | None = None) -> Callable[[Sourc
             return reason_of(error, path)
 
     return decode
+
+
+def _fitted(photo: npt.NDArray[np.uint8], image_size: int | None) -> npt.NDArray[np.uint8]:
+    """Resizes and crops a photograph `(H, W, 3)` as `PhotoFile.resized` does; returns `(3, h, w)`."""
+    if image_size is None or photo.shape[:2] == (image_size, image_size):
+        return np.ascontiguousarray(photo.transpose(2, 0, 1))
+    from PIL import Image
+
+    return chw(resize_and_crop(Image.fromarray(photo), image_size))
 
 
 def reason_of(error: Exception, path: Path | Content) -> str:

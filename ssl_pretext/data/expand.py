@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from ssl_pretext.data.decode import reason_of
 from ssl_pretext.data.listing import Listing
@@ -14,6 +15,7 @@ from ssl_pretext.system.cpus import available_cpus
 __all__ = ["Expanded", "expand"]
 
 AT_ONCE = 2**12  # files whose headers are read before the next ones are begun
+CHUNK = 16  # files that a thread is given at once: for one that holds a single image, that takes longer than to see it
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ def expand(listing: Listing, reading: Reading) -> Expanded:
     skipped = list(listing.skipped)
     with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(listing.sources), AT_ONCE):
-            for row, found in enumerate(pool.map(parts, listing.sources[start : start + AT_ONCE]), start):
+            some = listing.sources[start : start + AT_ONCE]
+            chunks = [some[i : i + CHUNK] for i in range(0, len(some), CHUNK)]
+            results = chain.from_iterable(pool.map(lambda chunk: [parts(source) for source in chunk], chunks))
+            for row, found in enumerate(results, start):
                 if isinstance(found, str):
                     skipped.append({"name": listing.names[row], "reason": found})
                     continue

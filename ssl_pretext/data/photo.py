@@ -16,6 +16,7 @@ from ssl_pretext.data.profiles import to_srgb
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 
 __all__ = [
+    "LARGE",
     "MAX_PIXELS",
     "ORIENTATION",
     "Content",

@@ -20,8 +20,11 @@ from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.registry import split_specs
 from ssl_pretext.reporting.drawings import line_chart
 from ssl_pretext.reporting.page import Section
+from ssl_pretext.representations.feature_formats import PRECISIONS
+from ssl_pretext.system.compute_format import FLOAT32
 from ssl_pretext.system.files import write_json
 from ssl_pretext.tasks import PretextTask
+from ssl_pretext.training.config import FitConfig
 from ssl_pretext.training.run_page import PagePart
 
 __all__ = ["OnlineProbe"]
@@ -134,7 +137,14 @@ class OnlineProbe(PagePart):
         # A copy, so that neither modes nor hooks nor the state of the random numbers of the training change.
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
             task: PretextTask = detached_copy(module.task).float().eval()
-            rows = [self._row(task, probe, epoch, device.type) for probe in self.probes]
+            # As the run computes, unless its precision is none of features. A choice for each probing would cost more.
+            config: FitConfig = module.config
+            computed = {
+                "device": device.type,
+                "precision": config.precision if config.precision in PRECISIONS else FLOAT32,
+                "memory_format": config.memory_format,
+            }
+            rows = [self._row(task, probe, epoch, computed) for probe in self.probes]
         self.rows += rows
         shown = "; ".join(
             f"{row['probe']} {100 * row['mean']:.1f}% (untrained {100 * row['untrained']:.1f}%)" for row in rows
@@ -146,7 +156,7 @@ class OnlineProbe(PagePart):
         if trainer.is_global_zero:
             write_json(Path(module.config.out) / FILE, self.rows)
 
-    def _row(self, task: PretextTask, probe: str, epoch: int, device: str) -> dict[str, Any]:
+    def _row(self, task: PretextTask, probe: str, epoch: int, computed: Mapping[str, Any]) -> dict[str, Any]:
         first = self._twins.get(probe)
         report = evaluate(
             {NAME: task},
@@ -155,7 +165,7 @@ class OnlineProbe(PagePart):
             probe=probe,
             seeds=self.seeds,
             controls=[UNTRAINED] if first is None else False,
-            device=device,
+            **computed,
         )
         if first is None:
             self._twins[probe] = report

@@ -34,6 +34,8 @@ from ssl_pretext.representations.base import Backbone, Concatenated, Representat
 from ssl_pretext.representations.cache import cached_features, code_identity, is_cacheable
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.representations.feature_formats import FeatureFormats
+from ssl_pretext.system.compute_format import CONTIGUOUS, FLOAT32
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
@@ -70,6 +72,8 @@ class Comparison:
         training: ProbeConfig | FinetuneConfig | None = None,
         cache: str | Path | None = None,
         device: str = "auto",
+        precision: str = FLOAT32,
+        memory_format: str = CONTIGUOUS,
     ) -> None:
         self.kind = find_kind(target)
         self.metrics = find_metrics(self.kind.name, metrics)
@@ -112,6 +116,14 @@ class Comparison:
         )
         self.names = list(_ordered_names(self.representations, self.controls))
         self.team = Team()
+        self.formats = FeatureFormats(
+            precision,
+            memory_format,
+            num_images=len(self.train) + len(self.test),
+            device=self.device,
+            cache=self.cache,
+            team=self.team,
+        )
 
     def _joined(self, of_seeds: Mapping[str, Sequence[Representation]]) -> dict[str, list[Representation]]:
         """The features of each seed joined with the color histogram, by the name of their row."""
@@ -161,7 +173,7 @@ class Comparison:
                 bar.set_postfix_str(name)
                 if name not in health:
                     health[name] = feature_health(features[0])
-                identity = describe(representation)
+                identity = describe(representation) | self.formats.describe(representation)
                 if identity not in described[name]:
                     described[name].append(identity)
                 number = self.seeds.index(seed)
@@ -220,7 +232,14 @@ class Comparison:
             }
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
             varying |= strongest_twins(
-                trained, seed, self.train, self.targets["train"], device=self.device, cache=self.cache, team=self.team
+                trained,
+                seed,
+                self.train,
+                self.targets["train"],
+                device=self.device,
+                cache=self.cache,
+                team=self.team,
+                formats=self.formats,
             )
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
             for name, representation in (fixed | varying).items() if self.team.is_leader else ():
@@ -245,11 +264,10 @@ class Comparison:
         self, representations: Collection[Representation], split: str, reduce: Callable[[Tensor], Tensor] | None
     ) -> dict[tuple[Backbone, str], Tensor]:
         images, sha256 = {"train": self.train, "test": self.test}[split], self.hashes[split]
+        options: dict[str, Any] = {"device": self.device, "reduce": reduce, "team": self.team, "formats": self.formats}
         if self.cache is None:
-            return extract_features(representations, images, device=self.device, reduce=reduce, team=self.team)
-        return cached_features(
-            representations, images, self.cache, device=self.device, sha256=sha256, reduce=reduce, team=self.team
-        )
+            return extract_features(representations, images, **options)
+        return cached_features(representations, images, self.cache, sha256=sha256, **options)
 
     def _cached_run(
         self,

@@ -19,7 +19,13 @@ from ssl_pretext.probes.linear import pool, shrink
 from ssl_pretext.probes.targets import Targets
 from ssl_pretext.representations.base import Backbone, Representation, frozen
 from ssl_pretext.representations.cache import Cache, cached_features, network_identity
-from ssl_pretext.representations.extraction import BATCH_SIZE, extract_features, layers_by_backbone
+from ssl_pretext.representations.extraction import (
+    BATCH_SIZE,
+    Formats,
+    extract_features,
+    in_float32,
+    layers_by_backbone,
+)
 from ssl_pretext.system.team import Team
 
 __all__ = ["SAMPLE", "starting_points", "strongest_twins"]
@@ -57,6 +63,7 @@ def strongest_twins(
     device: str,
     cache: Cache | None = None,
     team: Team | None = None,
+    formats: Formats = in_float32,
 ) -> dict[str, Representation]:
     """Draws untrained twins of representations, and returns the strongest version of each by the control's name.
 
@@ -79,6 +86,7 @@ def strongest_twins(
         device: Device on which the networks run.
         cache: Cache for the features of the sample.
         team: Processes that share the computation of features; all get the choice of its leader.
+        formats: The precision and memory format of each network.
 
     Raises:
         ArgumentError: A network was given as a module, and has values that were possibly learned and are not drawn
@@ -96,9 +104,18 @@ def strongest_twins(
     candidates = {name: _candidates(one, drawn, len(sample)) for name, one in representations.items()}
     rivals = [twin for twins in candidates.values() if len(twins) > 1 for twin in twins]
     if cache is None:
-        features = extract_features(rivals, sample, device=device, reduce=shrink, team=team)
+        features = extract_features(rivals, sample, device=device, reduce=shrink, team=team, formats=formats)
     else:
-        features = cached_features(rivals, sample, cache, device=device, sha256=sample.sha256, reduce=shrink, team=team)
+        features = cached_features(
+            rivals,
+            sample,
+            cache,
+            device=device,
+            sha256=sample.sha256,
+            reduce=shrink,
+            team=team,
+            formats=formats,
+        )
 
     def quality(twin: Representation) -> float:
         maps = twin.combine_parts(features)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import PretextError
 from ssl_pretext.representations.base import Backbone, Representation
-from ssl_pretext.representations.extraction import layers_by_backbone, run_backbone
+from ssl_pretext.representations.extraction import Formats, in_float32, layers_by_backbone, run_backbone
 from ssl_pretext.system.files import (
     atomic_write,
     check_regular_file,
@@ -107,6 +107,7 @@ def cached_features(
     sha256: str,
     reduce: Callable[[Tensor], Tensor] | None = None,
     team: Team | None = None,
+    formats: Formats = in_float32,
 ) -> dict[tuple[Backbone, str], Tensor]:
     """Computes features as `extract_features` does, or reads them from a cache, in which new features are stored.
 
@@ -122,6 +123,7 @@ def cached_features(
         reduce: A function of this library that is applied to each batch of feature maps before it is stored, such as
             `shrink`.
         team: Processes that share the images, as for `extract_features`. The cache of its leader counts.
+        formats: The precision and memory format of each network, as for `extract_features`.
 
     Returns:
         Features by backbone and layer, as from `extract_features`.
@@ -132,8 +134,10 @@ def cached_features(
     team = team or Team()
     found: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
+        computed_in = formats(backbone, list(layers), images)
+        run = partial(run_backbone, backbone, device=device, reduce=reduce, team=team, computed_in=computed_in)
         if not is_cacheable(backbone):
-            maps = run_backbone(backbone, layers, images, device=device, reduce=reduce, team=team)
+            maps = run(layers, images)
         else:
             common = {
                 "backbone": backbone.describe,
@@ -142,12 +146,13 @@ def cached_features(
                 "reduce": None if reduce is None else reduce.__qualname__,
                 "code": code_identity(),
                 "device": torch.device(device).type,  # by default, GPUs compute convolutions in TF32
+                "computed_in": computed_in,
             }
             identities = {layer: {**common, "layer": layer} for layer in layers}
             known = {layer: cache.features(identity) for layer, identity in identities.items() if team.is_leader}
             maps = {layer: features for layer, features in known.items() if features is not None}
             missing = team.decide(partial(_without, layers, maps))
-            computed = run_backbone(backbone, missing, images, device=device, reduce=reduce, team=team)
+            computed = run(missing, images)
             maps |= {layer: cache.store_features(identities[layer], values) for layer, values in computed.items()}
         found |= {(backbone, layer): features for layer, features in maps.items()}
     return found

@@ -14,8 +14,10 @@ from torch import Tensor
 from ssl_pretext.data import ImageStore, ImageStream, as_store
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import Representation
-from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.representations.extraction import Formats, extract_features
 from ssl_pretext.representations.feature_files import FeatureBlock, read_features, write_features
+from ssl_pretext.representations.feature_formats import FeatureFormats
+from ssl_pretext.system.compute_format import CONTIGUOUS, FLOAT32
 from ssl_pretext.system.devices import resolve_device
 
 __all__ = ["Block", "Embeddings", "blocks_of", "embed", "embed_block"]
@@ -80,11 +82,19 @@ class Embeddings:
         return cls(*read_features(Path(path)))
 
 
-def embed(representation: Representation, images: Any, *, device: str = "auto") -> Embeddings:
+def embed(
+    representation: Representation,
+    images: Any,
+    *,
+    device: str = "auto",
+    precision: str = FLOAT32,
+    memory_format: str = CONTIGUOUS,
+) -> Embeddings:
     """Computes the feature vector of each image; see `BackboneOwner.embed`."""
     chosen = resolve_device(device)
     source = _as_images(images)
-    found = [embed_block(representation, source, block, device=chosen) for block in blocks_of(source)]
+    formats = FeatureFormats(precision, memory_format, num_images=len(source), device=chosen)
+    found = [embed_block(representation, source, block, device=chosen, formats=formats) for block in blocks_of(source)]
     if not any(len(block.names) for block in found):
         raise ArgumentError("embed() got no images; pass at least one")
     features, names, labels = zip(*found, strict=True)
@@ -103,13 +113,14 @@ def blocks_of(images: ImageStore | ImageStream) -> Sequence[Block]:
 
 
 def embed_block(
-    representation: Representation, images: ImageStore | ImageStream, block: Block, *, device: str
+    representation: Representation, images: ImageStore | ImageStream, block: Block, *, device: str, formats: Formats
 ) -> FeatureBlock:
     """Computes the feature vectors of one of `blocks_of(images)`; a shard without a readable image gives none."""
     if isinstance(images, ImageStore):
         store = images.subset(range(0)) if isinstance(block, str) else images.subset(block)
-        return FeatureBlock(_vectors(representation, store, device), store.names, label_texts(store))
-    found = [(_vectors(representation, store, device), store.names) for store in _stores(images.read_once(str(block)))]
+        return FeatureBlock(_vectors(representation, store, device, formats), store.names, label_texts(store))
+    stores = _stores(images.read_once(str(block)))
+    found = [(_vectors(representation, store, device, formats), store.names) for store in stores]
     if not found:
         return FeatureBlock(np.empty((0, 0), np.float32), [], None)
     features, names = zip(*found, strict=True)
@@ -123,9 +134,9 @@ def label_texts(images: ImageStore) -> list[str] | None:
     return [images.classes[label] if label >= 0 else "" for label in images.labels.tolist()]
 
 
-def _vectors(representation: Representation, images: ImageStore, device: str) -> NDArray[np.float32]:
+def _vectors(representation: Representation, images: ImageStore, device: str, formats: Formats) -> NDArray[np.float32]:
     """Computes the features of images, flattened to vectors `(n, F)`."""
-    found = extract_features([representation], images, device=device)
+    found = extract_features([representation], images, device=device, formats=formats)
     maps: Tensor = representation.combine_parts(found)
     return np.asarray(maps.flatten(1).numpy())
 

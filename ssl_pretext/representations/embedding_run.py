@@ -14,9 +14,11 @@ import numpy as np
 from ssl_pretext.data import ImageStore, ImageStream
 from ssl_pretext.errors import CheckpointError, DataError
 from ssl_pretext.representations.base import Representation
-from ssl_pretext.representations.cache import network_identity
+from ssl_pretext.representations.cache import Cache, network_identity
 from ssl_pretext.representations.embedding import blocks_of, embed_block
 from ssl_pretext.representations.feature_files import FeatureBlock, check_format, names_file, write_features
+from ssl_pretext.representations.feature_formats import FeatureFormats
+from ssl_pretext.system.compute_format import AUTO, CONTIGUOUS, FLOAT32
 from ssl_pretext.system.files import atomic_write, read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.team import Team
@@ -50,6 +52,8 @@ def embed_to_file(
     *,
     settings: Mapping[str, Any],
     device: str = "cpu",
+    precision: str = FLOAT32,
+    memory_format: str = CONTIGUOUS,
 ) -> None:
     """Writes the feature vector of each image to a file, in the order of the images.
 
@@ -64,6 +68,9 @@ def embed_to_file(
         settings: Where the images and the features come from, for the card beside the file, as values that JSON can
             hold.
         device: Device on which the network runs.
+        precision: Precision in which the features are computed; see `BackboneOwner.embed`. What `"auto"` chose is kept
+            when the work continues, and stands in the card.
+        memory_format: Order of the values in memory, likewise.
 
     Raises:
         CheckpointError: The file or an unfinished run has other images, another network or other settings.
@@ -77,18 +84,27 @@ def embed_to_file(
         "network": network_identity(representation.parts[0].backbone.module),
         "images": images.sha256,
         "image_size": images.image_size,
+        "precision": [precision, memory_format],
         "library": __version__,
     }
     blocks, parts = blocks_of(images), path.with_name(f"{path.name}.parts")
     team = Team()
+    formats = FeatureFormats(
+        precision, memory_format, num_images=len(images), device=device, cache=Cache(parts / "formats"), team=team
+    )
 
     reported: set[str] = set()  # images that this process could not read, and has said so
 
     def compute(number: int) -> _Result:
-        block = embed_block(representation, images, blocks[number], device=device)
+        block = embed_block(representation, images, blocks[number], device=device, formats=formats)
         skipped = [item for item in images.skipped if item["name"] not in reported]
         reported.update(item["name"] for item in skipped)
         return _Result(block, skipped)
+
+    def choose_formats() -> None:
+        """Chooses before the processes share the blocks, because all of them have to take part in it."""
+        if AUTO in (precision, memory_format):
+            formats.choose(representation, images if isinstance(images, ImageStore) else images.sample())
 
     def work() -> None:
         if team.decide(lambda: _is_complete(path, parts, identity)):
@@ -96,15 +112,18 @@ def embed_to_file(
             return
         with exclusive_lock(parts):
             remaining = team.decide(lambda: _remaining(parts, identity, len(blocks)))
+            choose_formats()
             with _keeping(parts, remaining, len(blocks)) as keep:
                 team.share(remaining, compute, keep)
             about = _publish(path, parts, len(blocks))
-            write_json(card_file(path), {**about, **settings, "identity": identity})
+            computed_in = formats.describe(representation)
+            write_json(card_file(path), {**about, **computed_in, **settings, "identity": identity})
             shutil.rmtree(parts)
 
     def help() -> None:
         if not team.decide(bool):
             remaining: list[int] = team.decide(list)
+            choose_formats()
             team.share(remaining, compute, lambda *_: None)
 
     team.lead(work, help)

@@ -1,7 +1,7 @@
 """Feature extraction: all layers of a frozen network are computed in one pass over the images."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,13 +11,21 @@ from ssl_pretext.color import finish_range_checks
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.representations.base import Backbone, Representation, frozen
+from ssl_pretext.system.compute_format import PLAIN, ComputeFormat, autocast, in_memory_format
 from ssl_pretext.system.files import reserved_temporary_file
 from ssl_pretext.system.team import Team
 
-__all__ = ["check_maps", "extract_features", "layers_by_backbone", "run_backbone"]
+__all__ = ["Formats", "check_maps", "extract_features", "in_float32", "layers_by_backbone", "run_backbone"]
+
+Formats = Callable[[Backbone, Sequence[str], ImageStore], ComputeFormat]  # such as `FeatureFormats`
 
 IN_MEMORY = 2**26  # bytes; larger feature arrays go to a file, whose pages the operating system can drop from memory
 BATCH_SIZE = 64  # batches of 256 images take a tenth longer on a CPU, because they do not fit its caches
+
+
+def in_float32(_backbone: Backbone, _layers: Sequence[str], _images: ImageStore) -> ComputeFormat:
+    """The format in which features are computed by default."""
+    return PLAIN
 
 
 def extract_features(
@@ -27,6 +35,7 @@ def extract_features(
     device: str | torch.device = "cpu",
     reduce: Callable[[Tensor], Tensor] | None = None,
     team: Team | None = None,
+    formats: Formats = in_float32,
 ) -> dict[tuple[Backbone, str], Tensor]:
     """Computes the features of all parts of representations, running each network once over the images.
 
@@ -36,6 +45,7 @@ def extract_features(
         device: The device on which the networks run.
         reduce: A function that is applied to each batch of feature maps before it is stored, such as `shrink`.
         team: Processes that share the images; only the leader gets features. By default this process does all.
+        formats: The precision and memory format of each network, such as `FeatureFormats("auto", "auto")`.
 
     Returns:
         Float32 features on the CPU by backbone and layer, from which `Representation.combine_parts` computes the
@@ -47,7 +57,10 @@ def extract_features(
     """
     features: dict[tuple[Backbone, str], Tensor] = {}
     for backbone, layers in layers_by_backbone(representations).items():
-        maps = run_backbone(backbone, layers, images, device=device, reduce=reduce, team=team or Team())
+        computed_in = formats(backbone, list(layers), images)
+        maps = run_backbone(
+            backbone, layers, images, device=device, reduce=reduce, team=team or Team(), computed_in=computed_in
+        )
         features |= {(backbone, layer): values for layer, values in maps.items()}
     return features
 
@@ -89,6 +102,7 @@ def run_backbone(
     device: str | torch.device,
     reduce: Callable[[Tensor], Tensor] | None,
     team: Team,
+    computed_in: ComputeFormat,
 ) -> dict[str, Tensor]:
     """Computes features of layers of one backbone in one pass; `layers` maps each layer to its name in messages.
 
@@ -99,15 +113,17 @@ def run_backbone(
         return features
 
     def computed(indices: Tensor) -> dict[str, Tensor]:
-        maps = backbone.feature_maps(images.images(indices).to(device), list(layers))
+        batch = images.images(indices).to(device)
+        with autocast(computed_in.precision, batch.device):
+            maps = backbone.feature_maps(batch, list(layers))
         found = {}
         for layer, name in layers.items():
-            batch = check_maps(name, maps[layer], len(indices))
-            if not batch.isfinite().all():
+            values = check_maps(name, maps[layer], len(indices))
+            if not values.isfinite().all():
                 raise ArgumentError(
                     f"{name!r} returned features that are not finite; the training of its network may have diverged"
                 )
-            found[layer] = (batch if reduce is None else reduce(batch)).cpu()
+            found[layer] = (values if reduce is None else reduce(values)).cpu()
         return found
 
     def keep(indices: Tensor, found: dict[str, Tensor]) -> None:
@@ -121,7 +137,7 @@ def run_backbone(
                 )
             features[layer][indices] = batch
 
-    with frozen(backbone.module, device):
+    with frozen(backbone.module, device), in_memory_format(backbone.module, computed_in.memory_format):
         team.share(torch.arange(len(images)).split(BATCH_SIZE), computed, keep)
         finish_range_checks()
     return features

@@ -5,6 +5,7 @@ from typing import Any
 
 from ssl_pretext.representations.base import Backbone, Representation
 from ssl_pretext.representations.embedding import Embeddings, embed
+from ssl_pretext.system.compute_format import CONTIGUOUS, FLOAT32
 
 __all__ = ["BackboneOwner"]
 
@@ -30,7 +31,16 @@ class BackboneOwner:
         """Returns the frozen features of several layers, by default of all; see `Backbone.representations`."""
         return self.backbone().representations(layers)
 
-    def embed(self, images: Any, *, layer: str | None = None, pooling: str = "gap", device: str = "auto") -> Embeddings:
+    def embed(
+        self,
+        images: Any,
+        *,
+        layer: str | None = None,
+        pooling: str = "gap",
+        device: str = "auto",
+        precision: str = FLOAT32,
+        memory_format: str = CONTIGUOUS,
+    ) -> Embeddings:
         """Computes a feature vector of each image with the frozen network.
 
         Args:
@@ -40,6 +50,9 @@ class BackboneOwner:
             pooling: What is read from the layer: `"gap"` for its mean over all positions, `"cls"` for the class token,
                 `"gap+cls"` for both, or `"map"` for all positions, flattened to `C * h * w` values.
             device: `"auto"`, `"cpu"`, `"cuda"`, a numbered GPU such as `"cuda:1"`, or `"mps"`.
+            precision: `"32-true"`, `"bf16-mixed"`, or `"auto"` for the faster one, which is found by timing a batch if
+                there are at least 6,400 images.
+            memory_format: `"contiguous"`, `"channels_last"`, or `"auto"` for the faster one.
 
         Returns:
             The features `(N, F)` with the names and, if the images have some, the labels.
@@ -48,4 +61,5 @@ class BackboneOwner:
             UnknownNameError: The network has no such layer.
             ArgumentError: The images do not fit the network, the pooling is unknown, or features are not finite.
         """
-        return embed(self.representation(layer, pooling=pooling), images, device=device)
+        representation = self.representation(layer, pooling=pooling)
+        return embed(representation, images, device=device, precision=precision, memory_format=memory_format)

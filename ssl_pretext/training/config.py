@@ -10,13 +10,12 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.config import Config
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import did_you_mean, parse_spec
+from ssl_pretext.system.compute_format import AUTO, BF16_MIXED, CHANNELS_LAST, CONTIGUOUS, FLOAT32
 from ssl_pretext.system.devices import check_device_name
 
 __all__ = ["TF32", "FitConfig"]
 
 TF32, HALF_MIXED, DOUBLE = "tf32", "16-mixed", "64-true"
-AUTO, FLOAT32, BF16_MIXED = "auto", "32-true", "bf16-mixed"
-CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
 PRECISIONS = (FLOAT32, TF32, BF16_MIXED, HALF_MIXED, DOUBLE, AUTO)  # all but tf32 and auto are Lightning's
 MEMORY_FORMATS = (CONTIGUOUS, CHANNELS_LAST, AUTO)
 NARROW = {  # Lightning has them too

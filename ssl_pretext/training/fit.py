@@ -27,6 +27,7 @@ from ssl_pretext.data.convert import as_training_images
 from ssl_pretext.data.loader import BatchLoader, Loader
 from ssl_pretext.data.sample_stream import SampleLoader, SampleStream
 from ssl_pretext.data.stream_loader import StreamLoader
+from ssl_pretext.system.compute_format import AUTO, CONTIGUOUS, ComputeFormat, set_memory_format
 from ssl_pretext.system.console import progress_on_screen
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import json_sha256, read_json, storage_errors, write_json
@@ -37,8 +38,8 @@ from ssl_pretext.tasks import PretextTask
 from ssl_pretext.tasks.checkpoint import AVERAGED
 from ssl_pretext.training.callbacks import callbacks as run_callbacks
 from ssl_pretext.training.checkpoints import check_checkpoint
-from ssl_pretext.training.compute_format import ComputeFormat, choose_format, set_memory_format
-from ssl_pretext.training.config import AUTO, CONTIGUOUS, DOUBLE, HALF_MIXED, FitConfig
+from ssl_pretext.training.compute_format import choose_format
+from ssl_pretext.training.config import DOUBLE, HALF_MIXED, FitConfig
 from ssl_pretext.training.feature_check import check_features
 from ssl_pretext.training.image_manifest import Images, manifest_changes, write_manifest
 from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule

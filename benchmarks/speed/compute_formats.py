@@ -1,0 +1,111 @@
+"""Time of training steps and of features by precision and memory format, with what the automatic choice takes."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+import ssl_pretext as sp
+from benchmarks.speed.peaks import count_flop, seconds_at_peak
+from benchmarks.speed.timing import OURS, Measurement, RunOptions, time_in_turn
+from ssl_pretext.representations.feature_formats import LEAST_IMAGES, FeatureFormats
+from ssl_pretext.system.compute_format import AUTO, PLAIN, ComputeFormat, autocast, possible_formats, set_memory_format
+from ssl_pretext.system.malloc import keep_freed_memory
+from ssl_pretext.training.compute_format import choose_format
+
+__all__ = ["feature_formats", "training_formats"]
+
+NETWORKS = (  # encoders, with the size of their images in pixels
+    ("autoencoder", 32),
+    ("autoencoder", 64),
+    ("timm/resnet18", 64),
+    ("timm/resnet10t[layer=layer3]", 64),
+    ("timm/resnet50", 64),
+    ("timm/convnext_atto", 64),
+    ("timm/vit_tiny_patch16_224[img_size=64]", 64),
+)
+TRAINING_BATCH, FEATURE_BATCH, ROUNDS = 32, 64, 5
+CPU = torch.device("cpu")
+ALL = possible_formats(AUTO, AUTO)
+
+
+def training_formats(options: RunOptions) -> list[Measurement]:
+    """Times forward and backward steps of colorization with L1."""
+
+    def measure(name: str, task: sp.Colorization, images: sp.ImageStore) -> Measurement:
+        batch = images.images(range(len(images)))
+
+        def step(trained: sp.Colorization, one: ComputeFormat) -> None:
+            trained.zero_grad(set_to_none=True)
+            with autocast(one.precision, CPU):
+                loss = trained(batch).loss
+            loss.backward()
+
+        start = time.perf_counter()
+        chosen = choose_format(task, images, batch_size=len(images), device=CPU, precision=AUTO, memory_format=AUTO)
+        took = time.perf_counter() - start
+        return _measurement(name, task.train(), step, "a training step", chosen, took, len(images), options)
+
+    return _each(measure, TRAINING_BATCH, options)
+
+
+def feature_formats(options: RunOptions) -> list[Measurement]:
+    """Times the features of a batch."""
+
+    def measure(name: str, task: sp.Colorization, images: sp.ImageStore) -> Measurement:
+        batch = images.images(range(len(images)))
+
+        def step(frozen: sp.Colorization, one: ComputeFormat) -> None:
+            with torch.no_grad(), autocast(one.precision, CPU):
+                frozen.backbone().feature_maps(batch, [""])
+
+        start = time.perf_counter()
+        chosen = FeatureFormats(AUTO, AUTO, num_images=LEAST_IMAGES)(task.backbone(), [""], images)
+        took = time.perf_counter() - start
+        return _measurement(name, task.eval(), step, "features", chosen, took, len(images), options)
+
+    return _each(measure, FEATURE_BATCH, options)
+
+
+def _each(
+    measure: Callable[[str, sp.Colorization, sp.ImageStore], Measurement], batch_size: int, options: RunOptions
+) -> list[Measurement]:
+    found = []
+    for encoder, image_size in NETWORKS[:1] if options.small else NETWORKS:
+        torch.manual_seed(0)
+        task = sp.Colorization(encoder, losses={"l1": 1.0})
+        photos = sp.sample_photos("train", image_size=image_size)
+        with keep_freed_memory():
+            found.append(
+                measure(f"{encoder}, {image_size} px", task, photos.subset(range(2 if options.small else batch_size)))
+            )
+    return found
+
+
+def _measurement(
+    name: str,
+    task: sp.Colorization,
+    step: Callable[[sp.Colorization, ComputeFormat], None],
+    what: str,
+    chosen: ComputeFormat,
+    took: float,
+    count: int,
+    options: RunOptions,
+) -> Measurement:
+    """Times all formats in turn; the row of ssl_pretext is that of the format that it chose before."""
+    copies: Mapping[ComputeFormat, sp.Colorization] = {one: copy.deepcopy(task) for one in ALL}
+    for one, copied in copies.items():
+        set_memory_format(copied, one.memory_format)
+    flop = count_flop(lambda: step(task, PLAIN))
+    variants = {one: (lambda one=one: step(copies[one], one)) for one in ALL}
+    taken = time_in_turn(
+        {str(one): run for one, run in variants.items()}, rounds=min(options.rounds, ROUNDS), least_seconds=0
+    )
+    return Measurement(
+        work=f"{name}, {what} of {count} images",
+        variants={OURS: taken[str(chosen)], **taken},
+        goals={one: 0.98 if one == str(PLAIN) else 0.95 for one in taken},
+        agreement=f"{name}, {what}: chose {chosen} in {took:.1f} s",
+        seconds_at_peak=seconds_at_peak(flop),
+    )
