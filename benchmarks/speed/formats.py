@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,12 +75,13 @@ def _values(*shape: int) -> Pixels:
     return np.random.default_rng(0).integers(1, 10_000, shape, dtype=np.uint16)
 
 
-def _tiff(folder: Path, count: int, scene: int) -> Case:
+def _tiff(folder: Path, count: int, scene: int, *, own_tags: bool = False) -> Case:
     import tifffile
 
     paths = [folder / f"{number}.tif" for number in range(count)]
     for path, pixels in zip(paths, _values(count, 13, SIDE, SIDE), strict=True):
-        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="separate")
+        metadata = {"name": path.name} if own_tags else {}
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="separate", metadata=metadata)
     return Case("tifffile", _each(paths), lambda: map(tifffile.imread, paths))
 
 
@@ -209,7 +211,8 @@ def _each(paths: Sequence[Path]) -> list[Source]:
 
 
 CASES: dict[str, Callable[[Path, int, int], Case]] = {
-    f"TIFF, 13 bands of {SIDE} px": _tiff,
+    f"TIFF, 13 bands of {SIDE} px, with the same tags": _tiff,
+    f"TIFF, 13 bands of {SIDE} px, each with other tags": partial(_tiff, own_tags=True),
     f"GeoTIFF, 13 bands of {SIDE} px": _geotiff,
     f"a tiled GeoTIFF scene, 4 bands, cut into tiles of {SIDE} px": _scene,
     f"OME-TIFF, 5 channels of {SIDE} px": _ome,
