@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssl_pretext.encoders import autoencoder
 from ssl_pretext.losses import Loss
 from ssl_pretext.quantize import ColorQuantizer
 
@@ -21,6 +22,15 @@ def small_encoder(channels: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
     )
+
+
+SMALL_AUTOENCODER = {"BLOCK_CHANNELS": (8, 16, 16), "LAYERS_PER_BLOCK": 1, "NORM_GROUPS": 4}
+
+
+def shrink_autoencoder(patch: pytest.MonkeyPatch) -> None:
+    """Gives `autoencoder`, and the decoder of most encoders, fewer channels and layers."""
+    for name, value in SMALL_AUTOENCODER.items():
+        patch.setattr(autoencoder, name, value)
 
 
 def smooth_images(channels: int) -> torch.Tensor:

@@ -24,8 +24,10 @@ from pathlib import Path
 import lightning.pytorch  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import numpy as np
+import pytest
 import tensorboard.summary  # noqa: F401
 import torch
+from helpers import shrink_autoencoder
 from PIL import Image
 from torch import Tensor, nn
 
@@ -231,6 +233,7 @@ def interrupted(folder: Path, kind: str, number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
+    shrink_autoencoder(pytest.MonkeyPatch())
     folder = Path(sys.argv[1])
     write_photos(folder)
     if sys.argv[2] == "interrupt":

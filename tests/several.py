@@ -5,7 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from helpers import shrink_autoencoder
 from torch import Tensor, nn
 
 import ssl_pretext as sp
@@ -220,4 +222,5 @@ def every_task(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    shrink_autoencoder(pytest.MonkeyPatch())
     {"two": in_two_processes, "tasks": every_task}[sys.argv[1]](Path(sys.argv[2]))

@@ -108,7 +108,7 @@ def test_tasks_of_one_space_name_and_other_statistics_are_compared(tmp_path):
     images = {name: two_bands(*limits) for name, limits in units.items()}
     for name, found in images.items():
         torch.manual_seed(0)
-        task = sp.CrossChannelPrediction(space["A"], space["B"], "autoencoder[width=8]")
+        task = sp.CrossChannelPrediction(space["A"], space["B"], "autoencoder[width=0.25]")
         task.measure(found)
         task.save_pretrained(tmp_path / name)
     loaded = {name: sp.PretextTask.from_pretrained(tmp_path / name) for name in units}

@@ -19,6 +19,7 @@ import ssl_pretext
 from benchmarks.tutorial_pictures import draw
 from ssl_pretext.cli import main
 from ssl_pretext.cli.parsing import parse
+from ssl_pretext.training.config import FitConfig
 
 PAGES = [
     page.relative_to(ROOT).as_posix()
@@ -58,6 +59,13 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr("ssl_pretext.data.samples.MAX_PATCHES", {"train": 12, "test": 4})
     monkeypatch.setattr("ssl_pretext.selection.search.plan_steps", lambda steps, *_: dict.fromkeys(steps, 2))
     monkeypatch.setattr("torch.compile", lambda forward: forward)  # takes minutes; test_gpu.py covers it
+    check = FitConfig.__post_init__
+
+    def few_epochs(config: FitConfig) -> None:
+        check(config)
+        object.__setattr__(config, "epochs", min(config.epochs, 2))
+
+    monkeypatch.setattr(FitConfig, "__post_init__", few_epochs)
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -32,7 +32,7 @@ COLOR_TASKS = [
 @pytest.mark.parametrize(("name", "options"), COLOR_TASKS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_a_task_that_learns_from_colors_refuses_gray_photos(name, options, dtype, tmp_path):
-    task = sp.create_task(name, encoder="autoencoder[width=8]", **options)
+    task = sp.create_task(name, encoder="autoencoder[width=0.25]", **options)
     with pytest.raises(
         ArgumentError, match="learns from the colors of its images, but 20 of 20 training images are gray"
     ):
@@ -43,7 +43,7 @@ def test_a_task_that_learns_from_colors_refuses_gray_photos(name, options, dtype
 def test_fit_refuses_gray_photos(tmp_path):
     config = sp.FitConfig(out=tmp_path / "run", epochs=1, device="cpu")
     with pytest.raises(ArgumentError, match="Train it on color photos, or choose a task that needs no colors"):
-        sp.fit(sp.create_task("colorization", encoder="autoencoder[width=8]"), store(20, 0), config)
+        sp.fit(sp.create_task("colorization", encoder="autoencoder[width=0.25]"), store(20, 0), config)
     assert not (tmp_path / "run" / "task").exists()
 
 
@@ -58,12 +58,12 @@ def test_fit_refuses_gray_photos(tmp_path):
     ids=str,
 )
 def test_other_tasks_take_gray_photos(name, options):
-    sp.create_task(name, encoder="autoencoder[width=8]", **options).prepare(store(20, 0))
+    sp.create_task(name, encoder="autoencoder[width=0.25]", **options).prepare(store(20, 0))
 
 
 def test_bands_are_not_measured():
     space = sp.ChannelSpace.bands("three", ["a", "b", "c"], scale=1)
-    task = sp.CrossChannelPrediction(space["a"], space["b", "c"], "autoencoder[width=8]")
+    task = sp.CrossChannelPrediction(space["a"], space["b", "c"], "autoencoder[width=0.25]")
     task.prepare(store(20, 0, torch.float32))
 
 

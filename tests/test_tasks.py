@@ -147,7 +147,7 @@ def test_a_task_whose_space_converts_images_is_loaded_with_that_space(tmp_path, 
 
 def test_bands_with_odd_names_are_saved_with_a_task(tmp_path):
     space = sp.ChannelSpace.bands("my cells: 2021", ["DNA stain", "a,b", "CD4+"], scale=2)
-    task = CrossChannelPrediction(space["DNA stain", "a,b"], space["CD4+"], "autoencoder[width=8]")
+    task = CrossChannelPrediction(space["DNA stain", "a,b"], space["CD4+"], "autoencoder[width=0.25]")
     task.save_pretrained(tmp_path)
     again = sp.PretextTask.from_pretrained(tmp_path)  # nothing else than the contract tells the space
     assert (again.source, again.target) == (task.source, task.target)
@@ -220,7 +220,7 @@ def test_untrained_has_the_same_architecture_and_new_weights(encoder):
 def test_features_of_each_layer(images):
     task = Colorization("autoencoder").eval()
     assert task.features(images).shape == (4, 4, 8, 8)
-    assert task.features(images, "body.mid_block").shape == (4, 64, 8, 8)
+    assert task.features(images, "body.mid_block").shape == (4, 16, 8, 8)
     assert "body.mid_block" in task.layers()
     with pytest.raises(UnknownNameError, match="has no layer 'mid'"):
         task.representation("mid")

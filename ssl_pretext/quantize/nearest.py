@@ -1,6 +1,7 @@
 """Exact and fast search for the k nearest of a few hundred centers, the costly step of soft encoding."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class NearestCenters:
         self.k = k
         self.piece = PIECE if centers.device.type == "cpu" else 8 * PIECE
         use_table = centers.shape[1] == 2 and centers.device.type == "cpu" and k < len(centers)
-        self._table = _CellTable.build(self.centers, k) if use_table else None
+        self._table = _table(tuple(map(tuple, self.centers.tolist())), k) if use_table else None
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the indices and squared distances, `(k, n)` each, of the centers nearest to `points` `(D, n)`.
@@ -129,6 +130,12 @@ class _CellTable:
                 torch.maximum(left, right, out=right)
         nearest = torch.stack(keys[: self.k])
         return nearest & self.index_bits, nearest.bitwise_and_(~self.index_bits).view(torch.float64)
+
+
+@lru_cache(maxsize=8)
+def _table(centers: tuple[tuple[float, ...], ...], k: int) -> _CellTable | None:
+    """The table of centers, which copies of a quantizer share: building it takes about a second."""
+    return _CellTable.build(torch.tensor(centers, dtype=torch.float64), k)
 
 
 def _lattice(centers: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
