@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu_session", description=__doc__)
     parser.add_argument("--data", metavar="DIR", help="folder with food-101/ in it, at 64 px (default: sample photos)")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the results")
-    parser.add_argument("--small", action="store_true", help="run on a CPU with tiny inputs, in a minute or two")
+    parser.add_argument("--small", action="store_true", help="run on a CPU with tiny inputs, in a few minutes")
     options = parser.parse_args(arguments)
     return run_command("benchmarks.speed.gpu_session", lambda: measure(options))
 
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     session = parts(options.data, out, small=options.small)
     if options.small:
-        log.info("a session on tiny inputs, which takes a minute or two on a CPU")
+        log.info("a session on tiny inputs, which takes a few minutes on a CPU")
     else:
         plan = ", ".join(f"{part.minutes:g} for {part.name}" for part in session)
         log.info("this takes about %g of at most %g minutes: %s", sum(p.minutes for p in session), MINUTES, plan)
