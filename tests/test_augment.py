@@ -297,3 +297,19 @@ def test_images_must_fit_the_steps():
 def test_own_steps_can_be_registered():
     assert "shift" in AUGMENTATIONS
     assert callable(register_augmentation("my_step"))
+
+
+def test_a_cpu_augments_in_pieces_that_change_nothing(monkeypatch):
+    images, keys = torch.rand(7, 3, 16, 16), torch.arange(7)
+    steps = create_augmentation("random_resized_crop,horizontal_flip,color_jitter,blur")
+    whole = steps(images, keys)
+    monkeypatch.setattr("ssl_pretext.augment.augmentation.PIECE", 2 * images[0].numel())
+    sizes, augmented = [], type(steps)._augmented
+
+    def counted(self, some, of_some):
+        sizes.append(len(some))
+        return augmented(self, some, of_some)
+
+    monkeypatch.setattr(type(steps), "_augmented", counted)
+    assert torch.equal(steps(images, keys), whole)
+    assert sizes == [2, 2, 2, 1]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from torch import nn
 
 import ssl_pretext as sp
 from benchmarks.food101 import experiment
+from benchmarks.food101.__main__ import _parser as food101_parser
 from benchmarks.food101.__main__ import main as food101
-from benchmarks.speed import gpu
+from benchmarks.speed import gpu, gpu_session
 from benchmarks.speed.gpu_peaks import peak
 from ssl_pretext.color import finish_range_checks
 from ssl_pretext.data.loader import BatchLoader
@@ -238,3 +240,28 @@ def test_every_precision_is_measured_on_a_gpu(tmp_path):
     rows = json.loads(out.read_text())["rows"]
     assert [row["precision"] for row in rows] == ["fp32", "tf32", "bf16"]
     assert all(row["step_mebibytes"] > 0 for row in rows)
+
+
+def test_a_session_says_how_long_it_takes_and_what_failed(tmp_path, monkeypatch, capsys):
+    started = []
+
+    def run(words, *, timeout, check):
+        started.append(words)
+        assert 0 < timeout <= 600
+        (tmp_path / "gpu.json").write_text('{"rows": [{"images_per_second": 1000.0}]}')
+        return subprocess.CompletedProcess(words, returncode=len(started) - 1)
+
+    monkeypatch.setattr("subprocess.run", run)
+    assert gpu_session.main(["--data", "photos", "--out", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert "takes about 9 of at most 10 minutes: 4 for training steps" in shown.out
+    assert "at 1000 images/s, the pretraining takes about 287 s" in shown.out  # 16 epochs of 83 * 216 images
+    assert [words[2] for words in started] == ["benchmarks.speed.gpu", "benchmarks.food101"]
+    assert "benchmarks.food101 --out" in shown.err
+
+
+def test_the_commands_of_a_session_are_understood(tmp_path):
+    for small in (False, True):
+        steps, run = (part.words[2:] for part in gpu_session.parts("photos", tmp_path, small=small))
+        assert gpu._parser().parse_args(steps).small == small
+        assert food101_parser().parse_args(run).preset == ("smoke" if small else "documented")

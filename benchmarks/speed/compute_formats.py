@@ -9,7 +9,7 @@ import torch
 import ssl_pretext as sp
 from benchmarks.speed.peaks import count_flop, seconds_at_peak
 from benchmarks.speed.timing import OURS, Measurement, RunOptions, time_in_turn
-from ssl_pretext.representations.feature_formats import LEAST_IMAGES, FeatureFormats
+from ssl_pretext.representations import FeatureFormats
 from ssl_pretext.system.compute_format import AUTO, PLAIN, ComputeFormat, autocast, possible_formats, set_memory_format
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.training.compute_format import choose_format
@@ -61,7 +61,7 @@ def feature_formats(options: RunOptions) -> list[Measurement]:
                 frozen.backbone().feature_maps(batch, [""])
 
         start = time.perf_counter()
-        chosen = FeatureFormats(AUTO, AUTO, num_images=LEAST_IMAGES)(task.backbone(), [""], images)
+        chosen = FeatureFormats(AUTO, AUTO)(task.backbone(), [""], images)
         took = time.perf_counter() - start
         return _measurement(name, task.eval(), step, "features", chosen, took, len(images), options)
 

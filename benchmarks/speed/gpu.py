@@ -27,7 +27,7 @@ from ssl_pretext.losses import parse_losses
 from ssl_pretext.reporting import markdown_table
 from ssl_pretext.system.files import write_json
 
-__all__ = ["Mode", "Step"]
+__all__ = ["LOSSES", "Mode", "Step"]
 
 log = logging.getLogger("benchmarks.speed.gpu")
 

@@ -49,7 +49,7 @@ def lpips(options: RunOptions) -> list[Measurement]:
             variants=time_in_turn(variants, rounds=options.rounds),
             goals={"torchmetrics": 1.0, "lpips": 1.0},
             agreement=f"the gradients differ by at most {error / scale:.1g} of the largest gradient",
-            seconds_at_peak=seconds_at_peak(count_flop(variants[OURS])),
+            seconds_at_peak=seconds_at_peak(count_flop(lambda: ours(prediction, target).backward())),
         ),
         Measurement(
             work=f"LPIPS ({NET}): memory after {steps:,} steps",

@@ -20,6 +20,7 @@ from ssl_pretext.registry import split_specs
 __all__ = ["NO_AUGMENTATION", "Augment", "Augmentation", "PerImage", "create_augmentation"]
 
 NO_AUGMENTATION = "none"
+PIECE = 2**19  # values that a CPU augments at a time, so that intermediate results fit into its cache
 
 
 class Augment(Protocol):
@@ -68,7 +69,13 @@ class Augmentation:
         if not self.steps:
             return images
         self._check(images)
-        keys = keys.to(images.device)
+        if images.device.type != "cpu":
+            return self._augmented(images, keys.to(images.device))
+        count = max(1, PIECE // max(1, images[:1].numel()))
+        pieces = zip(images.split(count), keys.cpu().split(count), strict=True)
+        return torch.cat([self._augmented(*piece) for piece in pieces])
+
+    def _augmented(self, images: Tensor, keys: Tensor) -> Tensor:
         counts = [step.num_draws for step in self.steps]
         draws = keyed_uniforms(keys, (sum(counts),)).split(counts, dim=1)
         for is_geometric, group in groupby(

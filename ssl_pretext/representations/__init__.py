@@ -4,6 +4,7 @@ from ssl_pretext.representations.base import OUTPUT, Backbone, ColorHistogram, C
 from ssl_pretext.representations.collapse import Health, collapse_warnings, feature_health, health_rows
 from ssl_pretext.representations.embedding import Embeddings
 from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.representations.feature_formats import FeatureFormats
 from ssl_pretext.representations.network import IMAGENET_LABELS, FrozenNetwork, imagenet_reference
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ColorHistogram",
     "Concatenated",
     "Embeddings",
+    "FeatureFormats",
     "FrozenNetwork",
     "Health",
     "Pixels",

@@ -50,8 +50,8 @@ class FeatureFormats:
     Args:
         precision: `"32-true"`, `"bf16-mixed"`, or `"auto"` for the faster one.
         memory_format: `"contiguous"`, `"channels_last"`, or `"auto"` for the faster one.
-        num_images: Number of images whose features are computed. For less than 6,400, `"auto"` stands for `"32-true"`
-            and `"contiguous"`, because timing would take longer than it saves.
+        num_images: Number of images whose features are computed; many if left out. For less than 6,400, `"auto"` stands
+            for `"32-true"` and `"contiguous"`, because timing would take longer than it saves.
         device: The device on which the networks run.
         cache: A `Cache` of choices, so that a later call makes the same ones.
         team: Processes that share the images; all get the choice of the leader.
@@ -72,7 +72,7 @@ class FeatureFormats:
         precision: str = FLOAT32,
         memory_format: str = CONTIGUOUS,
         *,
-        num_images: int = 0,
+        num_images: int | None = None,
         device: str | torch.device = "cpu",
         cache: Results | None = None,
         team: Team | None = None,
@@ -84,7 +84,7 @@ class FeatureFormats:
             if value not in known:
                 raise ArgumentError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         possible = possible_formats(precision, memory_format)
-        self._possible = possible if num_images >= LEAST_IMAGES else possible[:1]
+        self._possible = possible if num_images is None or num_images >= LEAST_IMAGES else possible[:1]
         self._device, self._cache, self._team = torch.device(device), cache, team or Team()
         self._chosen: dict[str, ComputeFormat] = {}
 
