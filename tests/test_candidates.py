@@ -52,6 +52,11 @@ def test_a_likely_task_without_its_library_is_left_out_but_one_that_was_asked_fo
         find_candidates(["vicreg"], TINY, None, 0, 3)
 
 
+def test_the_name_of_a_likely_task_stands_for_it_with_its_options():
+    (found,), _ = find_candidates(["cross_channel_contrast"], TINY, bands_of("x", "y"), 0, 2)
+    assert (found.spec, found.name) == ("cross_channel_contrast[first=x;second=y]", "cross_channel_contrast")
+
+
 def test_the_same_task_twice_is_named_by_its_options():
     tasks = ["colorization", "colorization[target=rgb]", "colorization + 0.5*rotation"]
     found, _ = find_candidates(tasks, TINY, None, 0, 3)

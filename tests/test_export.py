@@ -230,6 +230,8 @@ def test_a_model_card_without_scores(tmp_path):
         "lab:L", "rgb:G", [nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(1, 4, 2, stride=2)]
     )
     assert "(B, 3, H, W), sRGB in [0, 1]" in str(two_encoders.generate_model_card())
+    named = sp.tasks.CrossChannelContrast("lab:L", "rgb:G", "timm/resnet10t[layer=layer1]")
+    assert "# cross_channel_contrast with timm/resnet10t[layer=layer1]\n" in str(named.generate_model_card())
 
 
 def test_a_task_is_pushed_to_the_hub_and_loaded_from_it(tmp_path, monkeypatch, report):

@@ -253,7 +253,7 @@ def test_the_card_of_a_run_shows_its_newest_probe_and_keeps_what_was_edited(caps
     card = Path("run/task/README.md")
     assert "Not evaluated yet" in card.read_text() or "simple alternatives?" in card.read_text()
     card.write_text(card.read_text().replace("Data: not stated", "Data: my own photos"))
-    common = ["--data", "labeled", "--seeds", "1", "--controls", "pixels"]
+    common = ["--data", "labeled", "--seeds", "1", "--controls", "pixels,histogram,joined"]
     assert main(["probe", "run", *common, "--probe", "knn", "--out", "run/by_neighbors"]) == 0
     assert "model card: run/task/README.md" in capsys.readouterr().out
     first = card.read_text()
@@ -266,6 +266,8 @@ def test_the_card_of_a_run_shows_its_newest_probe_and_keeps_what_was_edited(caps
         assert text.count("## Evaluation\n") == text.count("## License\n") == 1
         assert "Not evaluated yet" not in text
     assert report.table() in second
+    assert "colorization + color histogram" in second
+    assert second.partition("---\n\n")[0].count("type: accuracy") == 1, "the joined row is no result of the model alone"
     assert report.verdict().sentences[0] in second
     assert str(report.summary()[0]["test_accuracy_mean"]) in second.partition("---\n\n")[0]
     assert sp.PretextTask.from_pretrained("run").name == "colorization"

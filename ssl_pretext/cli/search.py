@@ -15,7 +15,7 @@ from ssl_pretext.cli.probe import run_pictures
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.report_page import confusion_section, interval_drawing
-from ssl_pretext.registry import split_specs
+from ssl_pretext.registry import joined, split_specs
 from ssl_pretext.reporting.drawings import Drawing, IntervalRow, interval_chart
 from ssl_pretext.reporting.page import Section, Verdict, html_page
 from ssl_pretext.selection import SearchConfig, SearchResult
@@ -141,7 +141,17 @@ def _write_page(
     question = f"Does pretraining on {options.data} help?"
     drawing = _drawing(result) if result.report is None else interval_drawing(result.report, best)
     verdict = Verdict(question, answer, [found.sentence, *result.remarks], drawing)
-    sections = [Section("The tasks that were tried", [ABOUT], [row.shown() for row in result.rows])]
+    notes: dict[str, list[str]] = {}  # of tasks without a figure, by the reason
+    for row in result.rows:
+        if row.accuracy is None:
+            notes.setdefault(row.note, []).append(row.name)
+    sections = [
+        Section(
+            "The tasks that were tried",
+            [ABOUT, *(f"- {joined(names)}: {note}" for note, names in notes.items())],
+            [row.shown() for row in result.rows if row.accuracy is not None],
+        )
+    ]
     if test is not None:
         network = open_network(str(result.run), layer=None, pooling="map")
         sections += run_pictures(network, best, labeled, test, device=options.device)

@@ -96,7 +96,8 @@ def find_candidates(
     Only likely tasks are left out, for a library that is not installed. A task that was asked for is an error then.
 
     Args:
-        tasks: Specs of the tasks that were asked for; None for the likely ones.
+        tasks: Specs of the tasks that were asked for; None for the likely ones. The name of a likely task alone stands
+            for it with its options.
         encoder: Name of the encoder.
         bands: All channels of the images; None for photos.
         seed: Seed of the initial weights.
@@ -107,7 +108,8 @@ def find_candidates(
         UnknownNameError: There is no such task or encoder.
         MissingDependencyError: A task that was asked for needs a library that is not installed.
     """
-    specs = likely_tasks(bands) if tasks is None else list(tasks)
+    likely = {parse_task(spec)[0]: spec for spec in likely_tasks(bands)}
+    specs = [*likely.values()] if tasks is None else [likely.get(spec, spec) for spec in tasks]
     if not specs or (twice := duplicates(specs)):
         what = f"{twice[0]!r} twice" if specs else "none"
         raise ArgumentError(f"search() needs tasks to try, each named once, got {what}")

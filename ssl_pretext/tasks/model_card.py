@@ -103,7 +103,7 @@ def model_card(
 
     The arguments are those of `PretextTask.generate_model_card`.
     """
-    title = f"{task.name} with {task.encoder_name or type(task.encoder).__name__}"
+    title = f"{task.name} with {_encoders(task)}"
     data = ModelCardData(
         model_name=title,
         library_name="ssl_pretext",
@@ -149,6 +149,13 @@ def with_scores(text: str, report: Scores) -> str | None:
     return f"---\n{data.to_yaml()}\n---\n\n{body}"
 
 
+def _encoders(task: CardTask) -> str:
+    """The name of the encoder, the names of two, or the class of a module."""
+    named = task.options().get("encoder")
+    names = [named] if isinstance(named, str) else named
+    return " and ".join(dict.fromkeys(names)) if isinstance(names, list) else type(task.encoder).__name__
+
+
 def _about(task: CardTask) -> str:
     """Returns the options of a task and the size of its encoder as a Markdown table."""
     rows: list[dict[str, object]] = [{"": key, "value": f"`{value}`"} for key, value in task.options().items()]
@@ -190,6 +197,10 @@ def _results(report: Scores) -> list[EvalResult]:
     card = report.card
     if card["target"] != "class":
         return []
+    described = {name: ones[0] for name, ones in card["representations"].items()}
+    controls = [one for name, one in described.items() if name not in card["against"]]
+    # A row of features that are joined with a control is no result of this model alone.
+    own = [name for name in card["against"] if not any(part in controls for part in described[name].get("parts", []))]
     return [
         EvalResult(
             task_type="image-classification",
@@ -201,5 +212,5 @@ def _results(report: Scores) -> list[EvalResult]:
             metric_value=row["test_accuracy_mean"],
         )
         for row in report.summary()
-        if row["representation"] in card["against"]  # the other rows are controls
+        if row["representation"] in own
     ]
