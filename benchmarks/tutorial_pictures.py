@@ -17,17 +17,16 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.food101.experiment import environment
-from ssl_pretext.channels import Channels, join
 from ssl_pretext.cli.colorize import colorize_photo
 from ssl_pretext.data import load_photo
 from ssl_pretext.probes import ProbeReport
 from ssl_pretext.system.files import read_json, write_bytes, write_json, write_text
-from ssl_pretext.tasks import Colorization, SplitBrain
+from ssl_pretext.tasks import Colorization
 
 __all__ = ["draw"]
 
 OUT = Path("docs/pictures")
-RUNS = ("first", "short", "both")  # the folders of the runs in the tutorial
+RUNS = ("first", "colors")  # the folders of the runs in the tutorial
 WIDTH, HEIGHT, GAP = 300, 224, 16  # of a panel, in units of the SVG picture
 SHAPES = {"wide": 2, "tall": 1}  # number of panels next to each other
 UNLABELED = (
@@ -35,10 +34,10 @@ UNLABELED = (
 )  # fmt: skip
 LABELED = {"flower": "flower", "rocket": "rocket", "chelsea": "cat"}
 UNSEEN = "coffee"  # a photograph that was not used in pretraining
-LIGHT, COLOR = Channels("lab", "L"), Channels("lab", "ab")
+COLORED = (UNSEEN, "flower")
 BARS = {
-    "split_brain": "pretrained",
-    "split_brain (untrained)": "the same, untrained",
+    "cross_channel_contrast": "pretrained",
+    "cross_channel_contrast (untrained)": "the same, untrained",
     "color histogram": "color histogram",
     "pixels rgb": "pixels",
 }
@@ -63,17 +62,18 @@ def draw(runs: Path, out: Path = OUT) -> None:
         out: Folder for the pictures.
     """
     reports = {run: _reports(runs / run / "probe") for run in RUNS}
-    rows = {row["representation"]: row for row in reports["both"]["linear"].summary()}
+    rows = {row["representation"]: row for row in reports["first"]["linear"].summary()}
+    colorization = Colorization.from_pretrained(runs / "colors/task")
     panels = [
         panel(1, "Many photos, no labels", _photos()),
-        panel(2, "Predict what is hidden", _predictions(SplitBrain.from_pretrained(runs / "both/task"))),
+        panel(2, "Predict what is hidden", _predictions(colorization)),
         panel(3, "Keep the encoders", _labels()),
         panel(4, "Did it help?", _bars({label: rows[name] for name, label in BARS.items()})),
     ]
     for shape, columns in SHAPES.items():
         write_text(out / f"idea-{shape}.svg", _page(panels, columns))
     photo = torch.from_numpy(load_photo(UNSEEN).copy()).permute(2, 0, 1)
-    colored = colorize_photo(Colorization.from_pretrained(runs / "first/task"), photo)
+    colored = colorize_photo(colorization, photo)
     for name, pixels in (("coffee", photo), ("colored", colored)):
         write_bytes(out / f"{name}.jpg", _jpeg(pixels, (300, 200)))
     tables = {
@@ -121,33 +121,23 @@ def _photos() -> str:
     return "".join(photos) + _text("Any folder of images; no annotation needed.", 14, 208, "soft")
 
 
-def _predictions(task: SplitBrain) -> str:
-    """Lightness to colors, and colors to lightness, as the two encoders of the task predict them."""
-    photo = _square(UNSEEN, size=192)[None]  # objects have about the size that they had in the training images
-    with torch.no_grad():
-        predicted = task.eval()(photo).prediction  # L, a and b
-    true = LIGHT.extract(photo), COLOR.extract(photo)
-    flat = torch.zeros_like(true[0])
-    inputs = [(true[0], true[1] * 0), (flat, true[1])]
-    outputs = [(true[0], predicted[:, 1:]), (predicted[:, :1], true[1] * 0)]
-    labels = [("lightness", "colors?"), ("colors", "lightness?")]
-    return "".join(_direction(42 + 90 * i, inputs[i], outputs[i], labels[i]) for i in range(2))
+def _predictions(task: Colorization) -> str:
+    """Two photographs, as the task gets them and as it colors them."""
+    return "".join(_direction(42 + 90 * i, task, _square(name, size=192)) for i, name in enumerate(COLORED))
 
 
-def _direction(y: float, given: Sequence[Tensor], predicted: Sequence[Tensor], labels: Sequence[str]) -> str:
-    """A row of the panel: an input, an encoder, a decoder and its prediction."""
-    left, right = (
-        (join({LIGHT: light, COLOR: color})[0].clamp(0, 1) * 255).byte() for light, color in (given, predicted)
-    )
+def _direction(y: float, task: Colorization, photo: Tensor) -> str:
+    """A row of the panel: the lightness of a photograph, an encoder, a decoder and the predicted colors."""
+    gray = (task.lightness(photo[None])[0].clamp(0, 1) * 255).byte()
     return (
-        _image(left, 18, y, 68)
-        + _image(right, 214, y, 68)
+        _image(gray, 18, y, 68)
+        + _image(colorize_photo(task, photo), 214, y, 68)
         + _network(98, y + 4, 40)
         + f'<path class="gone" d="M162 {y + 24} L202 {y + 4} V{y + 64} L162 {y + 44} Z"/>'
         + _text("encoder", 118, y + 82, "soft middle")
         + _text("decoder", 182, y + 82, "soft middle")
-        + _text(labels[0], 52, y + 82, "soft middle")
-        + _text(labels[1], 248, y + 82, "soft middle")
+        + _text("lightness", 52, y + 82, "soft middle")
+        + _text("colors?", 248, y + 82, "soft middle")
     )
 
 

@@ -249,33 +249,6 @@ def test_push_uploads_the_task_with_the_scores_of_its_probe(monkeypatch, capsys)
     assert "pushed: https://huggingface.co/me/colors" in capsys.readouterr().out
 
 
-def test_the_card_of_a_run_shows_its_newest_probe_and_keeps_what_was_edited(capsys):
-    card = Path("run/task/README.md")
-    assert "Not evaluated yet" in card.read_text() or "simple alternatives?" in card.read_text()
-    card.write_text(card.read_text().replace("Data: not stated", "Data: my own photos"))
-    common = ["--data", "labeled", "--seeds", "1", "--controls", "pixels,histogram,joined"]
-    assert main(["probe", "run", *common, "--probe", "knn", "--out", "run/by_neighbors"]) == 0
-    assert "model card: run/task/README.md" in capsys.readouterr().out
-    first = card.read_text()
-    assert main(["probe", "run", *common, "--probe", "linear", "--out", "run/by_lines"]) == 0
-    second = card.read_text()
-    report = sp.ProbeReport.from_json("run/by_lines/linear.json")
-    for text, probe in ((first, "knn"), (second, "linear")):
-        assert "Data: my own photos" in text
-        assert f"Scores of a {probe} probe on frozen features" in text
-        assert text.count("## Evaluation\n") == text.count("## License\n") == 1
-        assert "Not evaluated yet" not in text
-    assert report.table() in second
-    assert "colorization + color histogram" in second
-    assert second.partition("---\n\n")[0].count("type: accuracy") == 1, "the joined row is no result of the model alone"
-    assert report.verdict().sentences[0] in second
-    assert str(report.summary()[0]["test_accuracy_mean"]) in second.partition("---\n\n")[0]
-    assert sp.PretextTask.from_pretrained("run").name == "colorization"
-    card.write_text("# My card\n")
-    assert main(["probe", "run", *common, "--probe", "linear", "--out", "run/by_lines"]) == 0
-    assert card.read_text() == "# My card\n"
-
-
 def test_push_says_what_is_wrong(monkeypatch, capsys):
     assert "the repository must be written user/name" in error_line(capsys, "push", "run", "no name")
 

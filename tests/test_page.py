@@ -38,7 +38,7 @@ HUES = {"colored": 0.9, "colored_truth": 0.8, "hue_yellow": 0.59, "hue_yellow_tr
 def results(findings: Findings) -> dict:
     return {
         "command": "python -m benchmarks.food101",
-        "config": {"seeds": 2, "labels_per_class": 4},
+        "config": {"seeds": 2, "labels_per_class": 4, "epochs": 1, "image_size": 16},
         "environment": {"commit": "abc", "device": "cpu", "processor": "some", "cores": 2, "torch": "2"},
         "data": {
             "name": "photos",
@@ -80,6 +80,8 @@ def test_the_page_needs_no_other_file_and_escapes_text(tmp_path, findings):
     shown = findings.reports["conv"]["in"].text(LATENT)
     for text in ("Does it help?", "Not shown.", shown, "1,234", "0.912", "What is unknown about the source", "RankMe"):
         assert text in page
+    answer = findings.reports["conv"]["in"].verdict(LATENT).answer
+    assert f'<p class="answer">{answer}</p>' in page
     assert "Warning, in-domain: 16 labels give only 2 training steps, too few for the documented_conv probe" in page
     assert "too few for the linear probe" not in page
     assert "<th>yellow, %</th>" in page

@@ -21,6 +21,8 @@ def run(options: Export) -> None:
     """
     folders = [folder for folder in (options.run, options.run / NETWORK_FOLDER) if is_classifier(folder)]
     task, classifier = load_classifier(folders[0]) if folders else (PretextTask.from_pretrained(options.run), None)
+    for library in ("onnxscript", "onnx_ir"):  # they log each step of their optimization
+        logging.getLogger(library).setLevel(logging.WARNING)
     export_network(task, options.out, to=options.to, classifier=classifier)
     what = "encoder" if classifier is None else f"network with {len(classifier.names)} outputs"
     log.info("exported: %s (%s of %s)", options.out, what, options.run)

@@ -13,6 +13,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders.layer_decay import layer_decay_groups
 from ssl_pretext.export import finetune_classifier
 from ssl_pretext.probes import EvaluateOptions, FinetuneConfig, ProbeReport, evaluate
+from ssl_pretext.reporting.page import Section
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import rank_info
 from ssl_pretext.tasks import PretextTask
@@ -67,8 +68,12 @@ def run(options: Finetune) -> None:
         answer = _answer(task.name, reports)
         log.info("\n%s", answer)
         title = f"Does pretraining help fine-tuning? {options.run} on {options.data}"
-        lead = f"{answer} {describe_training(task)}. Judged on {about}."
-        pictures = run_pictures(network, f"{task.name}, before fine-tuning,", train, test, device=options.device)
+        lead = f"{describe_training(task)}. Judged on {about}."
+        before = f"{task.name} (before fine-tuning)"
+        pictures = [
+            Section("Does fine-tuning add to the frozen features?", [answer]),
+            *run_pictures(network, before, train, test, device=options.device),
+        ]
         write_results(
             out, options.to_dict(), reports, title=title, lead=lead, compared=[f"{about}.", ABOUT], pictures=pictures
         )

@@ -27,6 +27,10 @@ PLAIN = {
     SOURCE: "the raw channels that the network sees",
     REDUCED: "the pixels of the shrunken images",
 }
+PLAIN_FINETUNED = PLAIN | {
+    UNTRAINED: "the same network trained from scratch",
+    BEFORE: "the same network fine-tuned from its published weights",
+}
 
 
 def verdict_card(results: ProbeResults, name: str | None = None) -> Verdict:
@@ -64,7 +68,12 @@ def verdict_card(results: ProbeResults, name: str | None = None) -> Verdict:
     answer = "No" if worse else "Yes" if rows and len(better) == len(rows) else "Not shown"
     value = _value(results, name)
     gets = f"recognizes {value} of" if metric == ACCURACY else f"has a {metric.label} of {value} on"
-    sentences = [f"{_setting(results)} on the features of {name} {gets} the test images."]
+    subject = (
+        f"{name}, fine-tuned,"
+        if _is_finetuned(results)
+        else f"the {results.card['probe']} probe on the features of {name}"
+    )
+    sentences = [f"{_setting(results)}, {subject} {gets} the test images."]
     if not rows:
         sentences.append("It was compared with nothing, so this does not show whether training helped.")
     if worse:
@@ -156,18 +165,23 @@ def card_sections(reports: Mapping[str, ProbeResults]) -> list[Section]:
 
 
 def _setting(results: ProbeResults) -> str:
-    """Which probe was trained with which labels, as the beginning of a sentence."""
+    """With which labels a probe was trained, as the beginning of a sentence."""
     card = results.card
     if card.get("per_class"):
         labels = f"{card['per_class']} labeled images per class"
     else:
         labels = f"{results.runs[0]['labels']:,} labeled images"
-    return f"With {labels}, the {card['probe']} probe"
+    return f"With {labels}"
+
+
+def _is_finetuned(results: ProbeResults) -> bool:
+    return "without_network" in results.card
 
 
 def _plain(results: ProbeResults, name: str, reference: str) -> str:
     controls = results.card["against"].get(name, {})
-    return next((PLAIN[label] for label, one in controls.items() if one == reference and label in PLAIN), reference)
+    plain = PLAIN_FINETUNED if _is_finetuned(results) else PLAIN
+    return next((plain[label] for label, one in controls.items() if one == reference and label in plain), reference)
 
 
 def _value(results: ProbeResults, name: str) -> str:
