@@ -247,7 +247,8 @@ class Probe(LabeledImages):
         per_class: Number of labeled training images per class; all of them if left out.
         num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
         controls: Controls to compare with, separated by commas; all of them if left out. They are untrained, before,
-            pixels, source, reduced, histogram and, for what the features add to the histogram, joined.
+            pixels, source, reduced, histogram and, for what the features add to the histogram, joined (which is left
+            out if there are several networks).
         out: Output folder; the folder probe in that of the first run if left out.
     """
 

@@ -96,7 +96,9 @@ def _probe(
     labels = describe_labels(options.per_class, options.num_labels)
     train, test, about = load_labeled_images(options, networks, out, labels)
     log.info("%s", about)
-    controls = [*CONTROLS, JOINED] if options.controls is None else split_specs(options.controls)
+    # With several networks, a row for each joined with the histogram would make all comparisons harder to show.
+    usual = [*CONTROLS, *([JOINED] if len(compared) == 1 else [])]
+    controls = usual if options.controls is None else split_specs(options.controls)
     reports: dict[str, ProbeReport] = {}
     for probe in probes:
         reports[probe] = report = evaluate(
