@@ -12,9 +12,11 @@ import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.system import compute_format
 from ssl_pretext.system.compute_format import ComputeFormat, in_memory_format, set_memory_format
-from ssl_pretext.training.compute_format import ROUNDS, choose_format
+from ssl_pretext.training import compute_format as of_training
+from ssl_pretext.training.compute_format import choose_format
 
 FASTEST = ComputeFormat("bf16-mixed", "channels_last")
+ROUNDS = 3
 ALL = [ComputeFormat(p, m) for p in ("32-true", "bf16-mixed") for m in ("contiguous", "channels_last")]
 
 
@@ -42,6 +44,7 @@ def timed(monkeypatch):
             return seconds[one]
 
         monkeypatch.setattr(compute_format, "_seconds", timed_step)
+        monkeypatch.setattr(of_training, "ROUNDS", ROUNDS)
         return computed
 
     return set_seconds
