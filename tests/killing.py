@@ -59,7 +59,7 @@ def fit() -> None:
     task = sp.CrossChannelPrediction("lab:L", "lab:ab", tiny(), losses=losses, input_noise=0.1, output_stride=2)
     config = sp.FitConfig(
         out="run",
-        epochs=4,
+        epochs=2,
         batch_size=4,
         augment="rotation,noise",
         device="cpu",
@@ -71,7 +71,7 @@ def fit() -> None:
 
 def pretrain() -> None:
     command = "pretrain --data photos --task colorization --encoder killed --out run --resume"
-    command += " --losses smooth_l1=1,adversarial[width=4]=0.1 --image-size 16 --epochs 4 --batch-size 4 --device cpu"
+    command += " --losses smooth_l1=1,adversarial[width=4]=0.1 --image-size 16 --epochs 2 --batch-size 4 --device cpu"
     command += " --precision 32-true --memory-format contiguous --checkpoint-minutes 0.0005 --cache cache"
     assert main(command.split()) == 0
 

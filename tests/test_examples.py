@@ -19,7 +19,7 @@ def example(name):
 
 @pytest.fixture(autouse=True)
 def few_photos(monkeypatch):
-    monkeypatch.setattr("ssl_pretext.data.samples.MAX_PATCHES", {"train": 12, "test": 4})
+    monkeypatch.setattr("ssl_pretext.data.samples.MAX_PATCHES", {"train": 10, "test": 2})
 
 
 @pytest.mark.parametrize("name", ["colorize_with_timm", "split_brain_on_photos"])

@@ -188,7 +188,12 @@ def test_the_benchmark_runs_and_writes_its_page(tmp_path, monkeypatch) -> None:
             tint[label] += 60
             Image.new("RGB", (64, 64), tuple(tint)).save(tmp_path / "photos" / color / f"{number}.png")
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
-    for name, value in {"ENCODER": "timm/resnet10t[layer=layer1]", "EPOCHS": 1, "PER_CLASS": 2}.items():
+    for name, value in {
+        "ENCODER": "timm/resnet10t[layer=layer1]",
+        "EPOCHS": 1,
+        "FINETUNING_EPOCHS": 3,
+        "PER_CLASS": 2,
+    }.items():
         monkeypatch.setattr(benchmark, name, value)
     out = tmp_path / "run"
     request = ["finetuning", "--data", str(tmp_path / "photos"), "--out", str(out), "--images", "8", "--seeds", "2"]

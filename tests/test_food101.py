@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def food_folder(root: Path, per_class: dict[str, int], *, pictures: bool = False
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SSL_PRETEXT_DATA", raising=False)
+    monkeypatch.setitem(PRESETS, "smoke", replace(PRESETS["smoke"], image_size=20))  # the least are 17, for LPIPS
 
 
 def test_counts_of_the_full_split(tmp_path):
@@ -73,7 +75,7 @@ def test_a_smoke_run_has_all_results_and_a_second_one_the_same(tmp_path, capsys)
         assert main(["--preset", "smoke", "--out", str(tmp_path / folder), *studies]) == 0
     printed = capsys.readouterr().out
     assert "embedded sample" in printed
-    assert "plan: 2 epochs of images at 32 px" in printed
+    assert "plan: 2 epochs of images at 20 px" in printed
     one, two = (json.loads((tmp_path / folder / "results.json").read_text()) for folder in ("one", "two"))
     for results in (one, two):
         del results["times"]
@@ -96,7 +98,7 @@ def test_a_smoke_run_has_all_results_and_a_second_one_the_same(tmp_path, capsys)
     assert quality["validation", "gray"]["colored"] == 0 < quality["validation", "predicted"]["colored_truth"]
     names = {row["representation"] for row in one["summary"] if row["study"] == "conv"}
     assert {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"} < names
-    assert {"pixels rgb 8×8", "color histogram"} < names
+    assert {"pixels rgb 5×5", "color histogram"} < names
     assert {run["study"] for run in one["probes"]} == {"conv", "linear"}
     assert {row["per_class"] for row in one["label_efficiency"]} == {1, 2}
     assert one["chosen_layer"] in LAYERS

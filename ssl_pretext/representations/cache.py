@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,7 @@ def _without(layers: Mapping[str, str], known: Container[str]) -> dict[str, str]
     return {layer: name for layer, name in layers.items() if layer not in known}
 
 
+@cache
 def code_identity() -> Mapping[str, str]:
     """Identifies the code that results depend on: a hash of this library's source, and versions of other libraries."""
     return {"ssl_pretext": CODE, **{library: version(library) for library in LIBRARIES}}
