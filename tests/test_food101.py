@@ -98,7 +98,7 @@ def test_a_smoke_run_has_all_results_and_a_second_one_the_same(tmp_path, capsys)
     assert quality["validation", "gray"]["colored"] == 0 < quality["validation", "predicted"]["colored_truth"]
     names = {row["representation"] for row in one["summary"] if row["study"] == "conv"}
     assert {"RGB pixels", "L channel", "colorization latent", "colorization latent (untrained)"} < names
-    assert {"pixels rgb 8×8", "color histogram"} < names
+    assert {"pixels rgb 5×5", "color histogram"} < names
     assert {run["study"] for run in one["probes"]} == {"conv", "linear"}
     assert {row["per_class"] for row in one["label_efficiency"]} == {1, 2}
     assert one["chosen_layer"] in LAYERS
