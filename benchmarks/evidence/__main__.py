@@ -53,12 +53,12 @@ def run(
     for seed in range(1 if validate else seeds):
         for row in rows:
             place = out / f"{folder_name(row.name)}-{seed}"
-            task, seconds = _pretrained(row, train, seed, max(1, epochs // row.passes), place, device)
+            task, seconds = _pretrained(row, train, seed, max(1, round(epochs * row.epochs)), place, device)
             networks.setdefault(row.name, []).append(task)
             costs.setdefault(row.name, []).append(seconds)
     found = {
         "counts": {"pretraining": len(train), "test": len(test), "classes": len(train.classes)},
-        "passes": {row.name: row.passes for row in rows},
+        "epochs": {row.name: max(1, round(epochs * row.epochs)) for row in rows},
         "cpu_seconds": costs,
         "reports": _reports(study, networks, train, test, out, seeds=seeds, device=device),
     }
@@ -155,7 +155,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with a folder per class")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/evidence-STUDY)")
     parser.add_argument("--seeds", type=int, default=5, help="number of pretrainings of each row")
-    parser.add_argument("--epochs", type=int, help="epochs of a row that sees each image once (default: the study's)")
+    parser.add_argument("--epochs", type=int, help="epochs of the first row (default: the study's)")
     parser.add_argument("--tried", action="store_true", help="compare further rows on validation images first")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args()

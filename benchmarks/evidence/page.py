@@ -18,14 +18,13 @@ def sections(results: Results) -> list[str]:
     counts, reports = found["counts"], _reports(found)
     first = next(iter(reports.values()))
     parts = [
-        _answer(reports, list(found["passes"])),
+        _answer(reports, list(found["epochs"])),
         "## The images",
         f"{results['about']} {counts['pretraining']:,} images are pretrained on and labels are drawn from them; "
         f"{counts['test']:,} are test images.",
         f"```bash\n{results['command']}\n```",
         f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
-        f"`{settings['encoder']}`, {settings['epochs']} epochs of batches of {settings['batch_size']} images; a task "
-        "that shows an encoder each image twice has half the epochs. AdamW, learning rate "
+        f"`{settings['encoder']}`, batches of {settings['batch_size']} images, AdamW with learning rate "
         f"{settings['learning_rate']:g}, falling to zero along a cosine. {len(first.card['seeds'])} pretrainings of "
         "each row. Intervals are of 95% and cover pretrainings, labeled images and test images together.",
         "## Accuracy by number of labels per class, %",
@@ -109,6 +108,6 @@ def _predicted(correlations: Mapping[str, list[float]]) -> str:
 
 def _costs(found: Results) -> list[dict[str, object]]:
     return [
-        {"task": name, "images seen per training image": found["passes"][name], "CPU seconds": f"{fmean(seconds):.0f}"}
+        {"task": name, "epochs": found["epochs"][name], "CPU seconds": f"{fmean(seconds):.0f}"}
         for name, seconds in found["cpu_seconds"].items()
     ]

@@ -21,14 +21,13 @@ class Row:
     Attributes:
         name: Name in tables.
         create: Creates the task with random weights.
-        passes: Number of images that an encoder sees for each training image, such as 2 for two views of it. A row
-            with two passes has half the epochs of one with a single pass, so that all have about the same time.
+        epochs: Epochs for each epoch of the study, chosen so that all rows have about the same processor time.
         augment: Augmentation; None for that of the task.
     """
 
     name: str
     create: Callable[[], sp.PretextTask]
-    passes: int = 1
+    epochs: float = 1.0
     augment: str | None = None
 
 
@@ -44,7 +43,7 @@ class Study:
         rows: The rows that are compared on test images.
         tried: Further rows that are compared on validation images only.
         per_class: The numbers of labeled images per class.
-        epochs: Passes over the pretraining images for a row whose encoder sees each image once.
+        epochs: Passes over the pretraining images, which each row has in its own proportion.
         target: The channel whose prediction is compared with the truth on test images, if the first row predicts one.
         subset: Names of the classes over which that comparison is made a second time.
     """
@@ -91,18 +90,18 @@ STUDIES = {
         space=CELLS,
         rows=(
             Row("bright and dark field → DNA", stain(), augment=TURNS),
-            Row("SimCLR", create("instance_contrast", channels=UNSTAINED), passes=2),
-            Row(
-                "bright field against dark field",
-                create("cross_channel_contrast", first=CELLS["bright field"], second=CELLS["dark field"]),
-                passes=2,
-            ),
+            Row("SimCLR", create("instance_contrast", channels=UNSTAINED), epochs=1.5),
         ),
         tried=(
             Row("flips and shifts, no turns", stain(), augment=FLIPS),
             Row("decoder with skip connections", stain(decoder="unet"), augment=TURNS),
             Row("mean squared error", stain(losses={"l2": 1.0}), augment=TURNS),
-            Row("VICReg", create("vicreg", channels=UNSTAINED), passes=2),
+            Row(
+                "bright field against dark field",
+                create("cross_channel_contrast", first=CELLS["bright field"], second=CELLS["dark field"]),
+                epochs=1.5,
+            ),
+            Row("VICReg", create("vicreg", channels=UNSTAINED), epochs=1.5),
         ),
         per_class=(10, 50, 200),
         epochs=40,
@@ -117,13 +116,13 @@ STUDIES = {
         image_size=64,
         space=None,
         rows=(
-            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab"), passes=2),
-            Row("SimCLR", create("instance_contrast"), passes=2),
+            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab"), epochs=0.5),
+            Row("SimCLR", create("instance_contrast"), epochs=0.5),
             Row("L → ab", create("colorization"), augment=FLIPS),
         ),
         tried=(
-            Row("split brain", create("split_brain", first="lab:L", second="lab:ab"), passes=2, augment=FLIPS),
-            Row("VICReg", create("vicreg"), passes=2),
+            Row("split brain", create("split_brain", first="lab:L", second="lab:ab"), epochs=0.5, augment=FLIPS),
+            Row("VICReg", create("vicreg"), epochs=0.5),
         ),
         per_class=(10, 100),
         epochs=12,
