@@ -84,8 +84,8 @@ STUDIES = {
         about="**1,653 Jurkat cells** in an imaging flow cytometer (Blasi et al. 2016, BBBC048), 40 px: bright field, "
         "dark field, and a DNA stain. The classes are four phases of the cell cycle. A quarter of each class is held "
         "out for testing; nothing is pretrained on it. Phases were gated on the stain, so the stain is a target of "
-        "pretraining and **never an input of a classifier**, except in the control *all channels*, which shows what "
-        "the stain itself would be worth.",
+        "pretraining and **never an input of a classifier**, except in the controls *pixels cells* and *pixels cells "
+        "3×3*, which show what the stain itself would be worth.",
         image_size=40,
         space=CELLS,
         rows=(
