@@ -124,13 +124,19 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
 def _comparison(results: Mapping[str, Any], folder: Path) -> str:
     """The body of the page of a comparison."""
     env, data, config = results["environment"], results["data"], results["config"]
+    images = f"{data['counts']['pretraining']:,} images at {config['image_size']} px"
+    amount = (
+        f"{config['seconds']:g} seconds of processor time for each task and seed, on {images}"
+        if config.get("seconds")
+        else f"{config['epochs']} epochs of {images}"
+    )
     parts = [
         f"Data: **{data['name']}**. {data['note']}".strip(),
         f"```bash\n{results['command']}\n```",
         f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
-        f"{config['seeds']} seeds; {config['epochs']} epochs of {data['counts']['pretraining']:,} images at "
-        f"{config['image_size']} px, AdamW with learning rate {config['learning_rate']:g}, the same images in the same "
-        f"order for every row. Values are means over the seeds. {COVERED if 'reports' in results else COVERED_BEFORE}",
+        f"{config['seeds']} seeds; {amount}, AdamW with learning rate {config['learning_rate']:g}, the same images in "
+        "the same order for every row. Values are means over the seeds. "
+        f"{COVERED if 'reports' in results else COVERED_BEFORE}",
         *(_recipe(results, folder.name) if "chosen" in results else []),
         *_quality(results),
         *(
