@@ -18,15 +18,15 @@ def sections(results: Results) -> list[str]:
     counts, reports = found["counts"], _reports(found)
     first = next(iter(reports.values()))
     parts = [
-        _answer(reports, list(found["epochs"])),
-        "## The images",
-        f"{results['about']} {counts['pretraining']:,} images are pretrained on and labels are drawn from them; "
+        f"Data: {results['about']} {counts['pretraining']:,} images are pretrained on and labels are drawn from them; "
         f"{counts['test']:,} are test images.",
         f"```bash\n{results['command']}\n```",
         f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
         f"`{settings['encoder']}`, batches of {settings['batch_size']} images, AdamW with learning rate "
         f"{settings['learning_rate']:g}, falling to zero along a cosine. {len(first.card['seeds'])} pretrainings of "
         "each row. Intervals are of 95% and cover pretrainings, labeled images and test images together.",
+        "## What pretraining adds",
+        _answer(reports, list(found["epochs"])),
         "## Accuracy by number of labels per class, %",
         LabelEfficiency(reports).table(),
         *(
