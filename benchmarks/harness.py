@@ -48,6 +48,7 @@ log = logging.getLogger("benchmarks.harness")
 
 LEARNING_RATE = 1e-3
 STEP_SECONDS = "step_seconds.json"
+OF_CLASSES = {"class_scores", "confusions", "part_class_scores"}  # two thirds of a report with many classes
 TIMED_STEPS = 20
 PRESETS = {
     "smoke": Preset(
@@ -240,9 +241,10 @@ class TaskComparison:
 
 
 def compact(report: sp.ProbeReport) -> dict[str, Any]:
-    """A report as JSON holds it, with the last row of each history only."""
+    """A report as JSON holds it, with the last row of each history only, and without what no page shows: each class."""
     content = report.to_dict()
-    return content | {"runs": [run | {"history": thin_history(run["history"], 1)} for run in content["runs"]]}
+    runs = [{key: value for key, value in run.items() if key not in OF_CLASSES} for run in content["runs"]]
+    return content | {"runs": [run | {"history": thin_history(run["history"], 1)} for run in runs]}
 
 
 def check_settings(out: Path, preset: Preset, further: Mapping[str, Any]) -> None:
