@@ -13,6 +13,7 @@ __all__ = [
     "accuracy_table",
     "baseline_gains",
     "gain_table",
+    "machine",
     "report_in",
     "reports_in",
     "twin_gains",
@@ -23,6 +24,11 @@ EXPLANATION = (
     "Bold: significant after the correction of Holm for the {count} comparisons of this table. Italic: significant "
     "only by itself, which is expected for one comparison in twenty where there is no difference."
 )
+
+
+def machine(env: Mapping[str, Any]) -> str:
+    """States the commit and the machine of a run, as `environment` describes them."""
+    return f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}."
 
 
 def reports_in(results: Mapping[str, Any], domain: str) -> dict[str, ProbeReport | AccuraciesOnly]:
@@ -61,7 +67,7 @@ def accuracy_table(reports: Reports) -> str:
         | {column: report.text(name) if name in report.names else "" for column, report in reports.items()}
         for name in names
     ]
-    return markdown_table(rows, list(rows[0]))
+    return markdown_table(rows)
 
 
 def twin_gains(reports: Reports) -> list[dict[str, Any]]:

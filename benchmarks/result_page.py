@@ -25,6 +25,7 @@ from benchmarks.report_tables import (
     accuracy_table,
     baseline_gains,
     gain_table,
+    machine,
     report_in,
     reports_in,
     twin_gains,
@@ -123,7 +124,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
 
 def _comparison(results: Mapping[str, Any], folder: Path) -> str:
     """The body of the page of a comparison."""
-    env, data, config = results["environment"], results["data"], results["config"]
+    data, config = results["data"], results["config"]
     images = f"{data['counts']['pretraining']:,} images at {config['image_size']} px"
     amount = (
         f"{config['seconds']:g} seconds of processor time for each task and seed, on {images}"
@@ -133,10 +134,9 @@ def _comparison(results: Mapping[str, Any], folder: Path) -> str:
     parts = [
         f"Data: **{data['name']}**. {data['note']}".strip(),
         f"```bash\n{results['command']}\n```",
-        f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
-        f"{config['seeds']} seeds; {amount}, AdamW with learning rate {config['learning_rate']:g}, the same images in "
-        "the same order for every row. Values are means over the seeds. "
-        f"{COVERED if 'reports' in results else COVERED_BEFORE}",
+        f"{machine(results['environment'])} {config['seeds']} seeds; {amount}, AdamW with learning rate "
+        f"{config['learning_rate']:g}, the same images in the same order for every row. Values are means over the "
+        f"seeds. {COVERED if 'reports' in results else COVERED_BEFORE}",
         *(_recipe(results, folder.name) if "chosen" in results else []),
         *_quality(results),
         *(
@@ -165,7 +165,7 @@ def _recipe(results: Mapping[str, Any], link: str) -> list[str]:
         "## Selection on validation images: accuracy, %",
         "Linear probes were trained on labeled images of the pretraining classes, of which a fifth was held out for "
         f"validation. The best recipe is **{chosen['candidate']}**, read out from {chosen['readout']}.",
-        markdown_table(lines, list(lines[0])),
+        markdown_table(lines),
         "## Evaluation on test images: accuracy, %",
     ]
     for domain, name in DOMAINS.items():
@@ -200,7 +200,7 @@ def _quality(results: Mapping[str, Any]) -> list[str]:
         row = {quality_heading(key): quality_cell(values, key) for key in MEASURES if values.get(key) is not None}
         if row:
             rows.append({"loss": name} | row)
-    return ["## Color quality on held-out images", markdown_table(rows, list(rows[0]))]
+    return ["## Color quality on held-out images", markdown_table(rows)]
 
 
 def _accuracy(results: Mapping[str, Any]) -> list[str]:
@@ -237,7 +237,7 @@ def _paper(results: Mapping[str, Any]) -> list[str]:
     heading = (
         "## The paper's table: AlexNet, linear probes on ImageNet, top-1, % (Zhang et al. 2017, version 1, table 2)"
     )
-    return [heading, markdown_table(lines, list(lines[0]))]
+    return [heading, markdown_table(lines)]
 
 
 def _by_row(runs: Any) -> dict[str, list[Any]]:

@@ -32,7 +32,7 @@ def sections(results: Results) -> list[str]:
         f"Photographs: {results['photographs'] or 'none'}. {env['device']}, "
         f"{env['processor']}, {env['cores']} cores, torch {env['torch']}.",
         *METHOD,
-        markdown_table(rows := _table(found, env["commit"]), list(rows[0])),
+        markdown_table(_table(found, env["commit"])),
         *NOTES,
     ]
 

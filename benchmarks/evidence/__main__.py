@@ -48,22 +48,24 @@ def run(
         train, test = train.split(HELD_OUT)
         rows = (*rows, *study.tried)
         out = out / "validation"
+    trained_for = {row.name: max(1, round(epochs * row.epochs)) for row in rows}
     networks: dict[str, list[sp.PretextTask]] = {}
     costs: dict[str, list[float]] = {}
     for seed in range(1 if validate else seeds):
         for row in rows:
             place = out / f"{folder_name(row.name)}-{seed}"
-            task, seconds = _pretrained(row, train, seed, max(1, round(epochs * row.epochs)), place, device)
+            task, seconds = _pretrained(row, train, seed, trained_for[row.name], place, device)
             networks.setdefault(row.name, []).append(task)
             costs.setdefault(row.name, []).append(seconds)
     found = {
         "counts": {"pretraining": len(train), "test": len(test), "classes": len(train.classes)},
-        "epochs": {row.name: max(1, round(epochs * row.epochs)) for row in rows},
+        "epochs": trained_for,
         "cpu_seconds": costs,
         "reports": _reports(study, networks, train, test, out, seeds=seeds, device=device),
     }
-    if study.target and not validate:
-        found["predicted"] = _predicted(study, _predicting(networks[study.rows[0].name]), test)
+    if study.space and study.target and not validate:
+        predicting = _predicting(networks[study.rows[0].name])
+        found["predicted"] = _predicted(predicting, test, study.space[study.target], study.subset)
     return found
 
 
@@ -133,14 +135,14 @@ def _predicting(tasks: Sequence[sp.PretextTask]) -> list[sp.CrossChannelPredicti
     return [task for task in tasks if isinstance(task, sp.CrossChannelPrediction)]
 
 
-def _predicted(study: Study, tasks: Sequence[sp.CrossChannelPrediction], test: sp.ImageStore) -> dict[str, list[float]]:
-    """Correlations of the predicted with the true total of the target channel, by the classes that they are over."""
-    if study.space is None or study.target is None:
-        return {}
+def _predicted(
+    tasks: Sequence[sp.CrossChannelPrediction], test: sp.ImageStore, target: sp.Channels, subset: Sequence[str]
+) -> dict[str, list[float]]:
+    """Correlations of the predicted with the true total of the target, over all classes and over some of them."""
     images = test.images()
-    true = images[:, study.space[study.target].indices].double().sum((1, 2, 3))
-    chosen = torch.tensor([test.classes[label] in study.subset for label in test.labels.tolist()])
-    found: dict[str, list[float]] = {"all classes": [], ", ".join(study.subset): []}
+    true = images[:, target.indices].double().sum((1, 2, 3))
+    chosen = torch.tensor([test.classes[label] in subset for label in test.labels.tolist()])
+    found: dict[str, list[float]] = {"all classes": [], ", ".join(subset): []}
     for task in tasks:
         total = task.predict(images).double().sum((1, 2, 3))
         for name, which in zip(found, (torch.ones_like(chosen), chosen), strict=True):

@@ -1,9 +1,10 @@
 """The results page of a study: what helped, by how much, and at what cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from benchmarks.report_tables import machine
 from ssl_pretext.probes import LabelEfficiency, ProbeReport, holm, mean_interval
 from ssl_pretext.reporting import markdown_table
 
@@ -14,14 +15,14 @@ Results = Mapping[str, Any]
 
 def sections(results: Results) -> list[str]:
     """The body of the page."""
-    found, settings, env = (results[key] for key in ("evidence", "settings", "environment"))
+    found, settings = results["evidence"], results["settings"]
     counts, reports = found["counts"], _reports(found)
     first = next(iter(reports.values()))
     parts = [
         f"Data: {results['about']} {counts['pretraining']:,} images are pretrained on and labels are drawn from them; "
         f"{counts['test']:,} are test images.",
         f"```bash\n{results['command']}\n```",
-        f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
+        f"{machine(results['environment'])} "
         f"`{settings['encoder']}`, batches of {settings['batch_size']} images, AdamW with learning rate "
         f"{settings['learning_rate']:g}, falling to zero along a cosine. {len(first.card['seeds'])} pretrainings of "
         "each row. Intervals are of 95% and cover pretrainings, labeled images and test images together.",
@@ -38,7 +39,7 @@ def sections(results: Results) -> list[str]:
         parts += ["## How good is the prediction?", _predicted(found["predicted"])]
     parts += [
         "## What pretraining costs",
-        _table(_costs(found)),
+        markdown_table(_costs(found)),
         "Seconds of one pretraining on all processors together, on the machine named above.",
     ]
     if tried := results.get("tried"):
@@ -54,10 +55,6 @@ def sections(results: Results) -> list[str]:
 
 def _reports(found: Results) -> dict[int, ProbeReport]:
     return {int(count): ProbeReport.from_dict(report) for count, report in found["reports"].items()}
-
-
-def _table(rows: Sequence[Mapping[str, object]]) -> str:
-    return markdown_table(rows, list(rows[0]))
 
 
 def _answer(reports: Mapping[int, ProbeReport], tasks: list[str]) -> str:
@@ -98,7 +95,7 @@ def _predicted(correlations: Mapping[str, list[float]]) -> str:
         mean, half = mean_interval(values)
         rows.append({"cells of": name, "r": f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")})
     return (
-        f"{_table(rows)}\n\n"
+        f"{markdown_table(rows)}\n\n"
         "Pearson's correlation of the predicted with the true total of the stain, over the test images; the interval "
         "covers the pretrainings. Blasi et al. 2016 (figure 2a) reach 0.896 ± 0.007 from hand-made features of the "
         "same two channels, over cells as they came. Here G1, S and G2 are in equal numbers, which changes the spread "

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.report_tables import machine
 from ssl_pretext.probes import ProbeReport
 
 __all__ = ["ENCODER", "EPOCHS", "FINETUNING_EPOCHS", "HEADINGS", "PER_CLASS", "sections"]
@@ -19,13 +20,13 @@ HEADINGS = {
 
 def sections(results: Mapping[str, Any]) -> list[str]:
     """The body of the results page."""
-    env, counts = results["environment"], results["counts"]
+    counts = results["counts"]
     parts = [
         f"Data: **EuroSAT in RGB**, 64 px, our own split. {counts['pretraining']:,} photos without labels for "
         f"pretraining, {PER_CLASS} labeled photos per class of the training part, and {counts['test']:,} test photos. "
         "Neighboring places may lie on both sides of the split, which raises all accuracies alike.",
         f"```bash\n{results['command']}\n```",
-        f"Commit `{env['commit']}`; {env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}. "
+        f"{machine(results['environment'])} "
         f"The pretext task is contrast of lightness with color, `{ENCODER}`, {EPOCHS} epochs, AdamW with learning rate "
         "1e-3, flips and shifts. Each seed has another pretraining and other labeled photos. Networks are fine-tuned "
         f"for {FINETUNING_EPOCHS} epochs.",

@@ -428,4 +428,4 @@ def as_markdown(answer: str) -> str:
 
 
 def _table(rows: list[dict[str, str]]) -> str:
-    return markdown_table(rows, list(rows[0])) if rows else ""
+    return markdown_table(rows) if rows else ""

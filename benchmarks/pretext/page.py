@@ -77,8 +77,8 @@ def sections(results: Results, link: str, domains: Mapping[str, str]) -> list[st
     parts = [
         answer(results),
         "## What was pretrained",
-        markdown_table(rows := _tasks(results), list(rows[0])),
-        *(NOTES if results["config"].get("seconds") else EARLIER_NOTES),
+        markdown_table(_tasks(results)),
+        *NOTES,
     ]
     for domain, name in domains.items():
         reports = reports_in(results, domain)
@@ -122,16 +122,6 @@ NOTES = (
     "`simsiam` also see changed colors and blur, as in their papers. `multi_task` is inpainting and rotation on one "
     "encoder. `masked_patches` needs a vision transformer, so **it has a different encoder**: compare "
     "it only with its own untrained control.",
-)
-
-
-EARLIER_NOTES = (
-    "All tasks have the same number of steps, with a constant learning rate and without augmentation. *output* is the "
-    "encoder's last feature map; *all layers* are the feature maps of all stages, concatenated. Linear probes take "
-    "feature maps averaged to 2×2, and conv probes take the output map with standardized channels.",
-    "Every task that restores an image or its channels uses the mean squared error. `colorization`, `cross_channel` "
-    "and `split_brain` predict at a quarter of the resolution. `masked_patches` needs a vision transformer, so **it "
-    "has a different encoder**: compare it only with its own untrained control.",
 )
 
 

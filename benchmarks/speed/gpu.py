@@ -217,7 +217,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         }
         for row in rows
     ]
-    return markdown_table(cells, list(cells[0]))
+    return markdown_table(cells)
 
 
 def main(arguments: list[str] | None = None) -> int:

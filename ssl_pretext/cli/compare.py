@@ -81,7 +81,7 @@ def _compare(
     rankings = rank(named)
     sentences = answer(rankings)
     rows = score_rows(named)
-    log.info("\n%s\n\n%s", "\n".join(sentences), markdown_table(rows, list(rows[0])))
+    log.info("\n%s\n\n%s", "\n".join(sentences), markdown_table(rows))
     best = next((one for one in networks if one.name == list(rankings.values())[-1].best), None)
     pictures = [] if best is None else run_pictures(best, best.name, train, test, device=options.device)
     _write(options, about, reports, rankings, sentences, rows, pictures)
@@ -117,16 +117,14 @@ def _write(
     out: Path = options.out
     results = {key: ranking.report.to_dict() for key, ranking in rankings.items()}
     write_json(out / "compare.json", {"options": options.to_dict(), "answer": sentences, "reports": results})
-    last = list(rankings.values())[-1]
-    metric = last.report.metric()
+    key, last = list(rankings.items())[-1]
+    report, metric, title = last.report, last.report.metric(), f"{options.probe} probe"
     figures = []
     if len(reports) > 1:
         curve = LabelEfficiency({count: report for count, report in reports.items() if count is not None})
-        title = f"{options.probe} probe"
         figures.append(Figure(to_png(curve.plot(title=title)), f"test {metric.label} by number of labels"))
-    plot = difference_plot(last.rows, title=f"{options.probe} probe, {list(rankings)[-1]}", metric=metric)
+    plot = difference_plot(last.rows, title=f"{title}, {key}", metric=metric)
     figures.append(Figure(to_png(plot), f"{last.best} minus each of the others, with 95% intervals"))
-    report, key = last.report, list(rankings)[-1]
     question = f"Which features are best on {options.data}?"
     verdict = Verdict(
         f"With {key}, which features are best?",

@@ -7,7 +7,12 @@ from ssl_pretext.system.files import read_json, write_text
 from ssl_pretext.tasks.checkpoint import local_folder
 from ssl_pretext.tasks.model_card import CARD_FILE, with_scores
 
-__all__ = ["newest_report", "update_card"]
+__all__ = ["newest_report", "report_file", "update_card"]
+
+
+def report_file(out: Path, probe: str) -> Path:
+    """Returns the file in the output folder of a command that holds the report of a probe."""
+    return out / f"{probe.replace('/', '-')}.json"
 
 
 def newest_report(run: Path) -> ProbeReport | None:
@@ -20,7 +25,7 @@ def newest_report(run: Path) -> ProbeReport | None:
         content = read_json(file)
         if len(content["options"].get("runs", ())) == 1:  # `finetune` has cards of its own, and so have several runs
             probe = next(iter(content["probes"]))
-            return ProbeReport.from_json(file.with_name(f"{probe.replace('/', '-')}.json"))
+            return ProbeReport.from_json(report_file(file.parent, probe))
     return None
 
 

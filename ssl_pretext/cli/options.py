@@ -224,7 +224,22 @@ class LabeledImages(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(LabeledImages):
+class FrozenNetworks(LabeledImages):
+    """What the commands have in common that train probes on frozen networks.
+
+    Attributes:
+        layer: Layer of the networks whose features are read; the output if left out.
+        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
+    """
+
+    after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
+
+    layer: str | None = None
+    pooling: str = "map"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(FrozenNetworks):
     """Measure whether pretraining helps a small classifier with few labels, compared with controls.
 
     Prints a table per probe. Writes report.html, a JSON file per probe, card.json (all settings that determine the
@@ -240,8 +255,6 @@ class Probe(LabeledImages):
     Attributes:
         runs: Networks to probe, which share the tables: output folders of pretrain, folders of saved tasks, or names of
             encoders, whose published weights get their published normalization. NETWORK:LAYER reads another layer.
-        layer: Layer of the networks whose features are read; the output if left out.
-        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
             list probes".
         per_class: Number of labeled training images per class; all of them if left out.
@@ -253,11 +266,8 @@ class Probe(LabeledImages):
     """
 
     module: ClassVar[str] = "probe"
-    after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
     runs: Positional[tuple[str, ...]]
-    layer: str | None = None
-    pooling: str = "map"
     probe: str = "linear,knn"
     per_class: int | None = None
     num_labels: int | None = None
@@ -266,7 +276,7 @@ class Probe(LabeledImages):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(LabeledImages):
+class Compare(FrozenNetworks):
     """Find out which of several networks has the best features for your images, at several numbers of labels.
 
     Says in a sentence which is best, by how much and how surely. Writes report.html, compare.json (all results and
@@ -280,8 +290,6 @@ class Compare(LabeledImages):
     Attributes:
         networks: What to compare: output folders of pretrain, folders of saved tasks, names of encoders, or controls
             such as pixels. NETWORK:LAYER reads another layer.
-        layer: Layer of the networks whose features are read; the output if left out.
-        pooling: What is read from the networks: map, gap (its mean), cls (the class token of a transformer) or gap+cls.
         probe: Probe to train on all of them, with options in brackets; see "ssl-pretext list probes".
         per_class: Numbers of labeled training images per class, separated by commas; all of them if left out.
         num_labels: Numbers of labeled training images if --target is labels or numbers, separated by commas; all of
@@ -292,11 +300,8 @@ class Compare(LabeledImages):
     """
 
     module: ClassVar[str] = "compare"
-    after_interrupt: ClassVar[str] = "The same command continues; probes that were finished are not trained again."
 
     networks: Positional[tuple[str, ...]]
-    layer: str | None = None
-    pooling: str = "map"
     probe: str = "linear"
     per_class: str | None = None
     num_labels: str | None = None

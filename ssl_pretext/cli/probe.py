@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_pretext.cli.judging import describe_labels, evaluation_options, load_labeled_images
-from ssl_pretext.cli.model_cards import update_card
+from ssl_pretext.cli.model_cards import report_file, update_card
 from ssl_pretext.cli.networks import Network, open_network, open_networks
 from ssl_pretext.cli.options import Probe
 from ssl_pretext.data import ImageStore
@@ -51,10 +51,8 @@ def run(options: Probe) -> None:
         PretextError: A network or the images cannot be loaded, or an option is invalid.
     """
     probes = split_specs(options.probe)
-    for probe in probes:
-        find_method(
-            probe, None, find_kind(options.target)
-        )  # raises an error for an unknown name before the slow work starts
+    for probe in probes:  # an unknown name is an error before the slow work starts
+        find_method(probe, None, find_kind(options.target))
     if len(set(probes)) < len(probes):
         raise ArgumentError(f"--probe must name each probe once, got {options.probe}")
     networks = open_networks(options.runs, layer=options.layer, pooling=options.pooling)
@@ -171,7 +169,7 @@ def write_results(
     """
     cards = {probe: report.card for probe, report in reports.items()}
     for probe, report in reports.items():
-        report.to_json(out / f"{probe.replace('/', '-')}.json")
+        report.to_json(report_file(out, probe))
     write_json(out / "card.json", {"options": dict(options), "probes": cards})
     first = next(iter(reports.values()))
     sections = [

@@ -126,27 +126,37 @@ def find_repeats(images: ImageStore, known: ImageStore | Sequence[KnownImages] |
     first: dict[str, str] = (
         {} if among_themselves else dict(zip(others.digests()[::-1], others.names[::-1], strict=True))
     )
-    identical, similar = [], []
-    for name, digest, (cosine, other) in zip(images.names, images.digests(), nearest, strict=True):
-        if digest in first:
-            identical.append((name, first[digest]))
-        elif cosine >= similar_from:
-            similar.append((name, others.names[other]))
-        if among_themselves:
-            first.setdefault(digest, name)
-    return Repeats(len(identical), len(similar), (identical + similar)[:EXAMPLES])
+    similar = [others.names[other] if cosine >= similar_from else None for cosine, other in nearest]
+    return _repeats(images, similar, first, among_themselves=among_themselves)
 
 
 def _find_by_hashes(images: ImageStore, known: Sequence[KnownImages]) -> Repeats:
     first = {digest: name for one in reversed(known) for digest, name in zip(one.digests, one.names, strict=True)}
     nearest = [one.nearest(images) for one in known if one.fits(images)]
-    identical, similar = [], []
-    for name, digest, *near in zip(images.names, images.digests(), *nearest, strict=True):
+    similar = [next((name for name in names if name is not None), None) for names in zip(*nearest, strict=True)]
+    return _repeats(images, similar or [None] * len(images), first)
+
+
+def _repeats(
+    images: ImageStore, similar: Sequence[str | None], first: dict[str, str], *, among_themselves: bool = False
+) -> Repeats:
+    """Counts repeats.
+
+    Args:
+        images: The images to look for.
+        similar: Name of the image that each of them nearly equals, or None.
+        first: Name of a known image by the hash of its pixels.
+        among_themselves: Whether each image becomes known to those after it.
+    """
+    equal, near = [], []
+    for name, digest, other in zip(images.names, images.digests(), similar, strict=True):
         if digest in first:
-            identical.append((name, first[digest]))
-        elif other := next((found for found in near if found is not None), None):
-            similar.append((name, other))
-    return Repeats(len(identical), len(similar), (identical + similar)[:EXAMPLES])
+            equal.append((name, first[digest]))
+        elif other is not None:
+            near.append((name, other))
+        if among_themselves:
+            first.setdefault(digest, name)
+    return Repeats(len(equal), len(near), (equal + near)[:EXAMPLES])
 
 
 def difference_vectors(images: ImageStore) -> Tensor:

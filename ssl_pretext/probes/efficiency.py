@@ -34,8 +34,7 @@ class LabelEfficiency:
 
     def table(self) -> str:
         """Returns `rows` as a Markdown table."""
-        rows = self.rows()
-        return markdown_table(rows, list(rows[0]))
+        return markdown_table(self.rows())
 
     def rows(self) -> list[dict[str, str]]:
         """Returns a row per representation with the main metric for each number of labels."""

@@ -123,8 +123,7 @@ class ProbeReport(ProbeResults):
 
     def table(self, metric: str | None = None) -> str:
         """Returns `rows` as a Markdown table."""
-        rows = self.rows(metric)
-        return markdown_table(rows, list(rows[0]))
+        return markdown_table(self.rows(metric))
 
     def rows(self, metric: str | None = None) -> list[dict[str, object]]:
         """Returns a row per representation with a metric and its differences from the controls.
@@ -150,8 +149,7 @@ class ProbeReport(ProbeResults):
 
     def class_table(self, metric: str | None = None) -> str:
         """Returns `class_rows` as a Markdown table."""
-        rows = self.class_rows(metric)
-        return markdown_table(rows, list(rows[0]))
+        return markdown_table(self.class_rows(metric))
 
     def class_rows(self, metric: str | None = None) -> list[dict[str, object]]:
         """Returns the values of `per_class` as text, in a row per class, label, number or map; undefined are empty.
@@ -170,8 +168,7 @@ class ProbeReport(ProbeResults):
 
     def health_table(self) -> str:
         """Returns the statistics of `feature_health`, which show collapsed features, as a Markdown table."""
-        rows = health_rows(self.card["health"])
-        return markdown_table(rows, list(rows[0]))
+        return markdown_table(health_rows(self.card["health"]))
 
     def to_frame(self) -> "pandas.DataFrame":
         """Returns a row for each representation and seed as a pandas DataFrame.

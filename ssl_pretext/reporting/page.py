@@ -144,19 +144,20 @@ class Section:
         return found
 
 
-def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+def markdown_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:
     """Formats rows as a Markdown table.
 
     Args:
         rows: Values by column. A missing value becomes an empty cell, and line breaks in a value become spaces.
-        columns: Keys of the columns to show, which are also the headings.
+        columns: Keys of the columns to show, which are also the headings; by default those of the first row.
 
     Examples:
-        >>> print(markdown_table([{"name": "pixels", "accuracy": 17.9}], ["name", "accuracy"]))
+        >>> print(markdown_table([{"name": "pixels", "accuracy": 17.9}]))
         | name | accuracy |
         |---|---|
         | pixels | 17.9 |
     """
+    columns = list(rows[0]) if columns is None else columns
     lines = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in rows)]
     cells = ([" ".join(cell.splitlines()).replace("|", "\\|") for cell in line] for line in lines)
     head, rule, *body = ("| " + " | ".join(line) + " |" for line in cells)

@@ -15,6 +15,7 @@ from ssl_pretext.system.compute_format import (
     CHANNELS_LAST,
     CONTIGUOUS,
     FLOAT32,
+    MEMORY_FORMATS,
     PLAIN,
     ComputeFormat,
     autocast,
@@ -26,7 +27,7 @@ from ssl_pretext.system.team import Team
 
 __all__ = ["PRECISIONS", "FeatureFormats"]
 
-PRECISIONS, MEMORY_FORMATS = (FLOAT32, BF16_MIXED, AUTO), (CONTIGUOUS, CHANNELS_LAST, AUTO)
+PRECISIONS = (FLOAT32, BF16_MIXED, AUTO)
 ROUNDS = 2
 LEAST_IMAGES = 100 * BATCH_SIZE  # a choice takes the time of up to 12 batches, which has to pay
 

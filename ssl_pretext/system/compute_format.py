@@ -16,6 +16,7 @@ __all__ = [
     "CHANNELS_LAST",
     "CONTIGUOUS",
     "FLOAT32",
+    "MEMORY_FORMATS",
     "PLAIN",
     "ComputeFormat",
     "autocast",
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 AUTO, FLOAT32, BF16_MIXED = "auto", "32-true", "bf16-mixed"
 CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
+MEMORY_FORMATS = (CONTIGUOUS, CHANNELS_LAST, AUTO)
 TORCH_FORMATS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 MOST_SECONDS = 20.0  # after which no further round is started
 GAIN = 1.02  # by how much another format must be faster than float32 in the usual memory format

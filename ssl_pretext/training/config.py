@@ -10,14 +10,13 @@ from ssl_pretext.arguments import whole_number
 from ssl_pretext.config import Config
 from ssl_pretext.errors import ArgumentError, UnknownNameError
 from ssl_pretext.registry import did_you_mean, parse_spec
-from ssl_pretext.system.compute_format import AUTO, BF16_MIXED, CHANNELS_LAST, CONTIGUOUS, FLOAT32
+from ssl_pretext.system.compute_format import AUTO, BF16_MIXED, CONTIGUOUS, FLOAT32, MEMORY_FORMATS
 from ssl_pretext.system.devices import check_device_name
 
 __all__ = ["TF32", "FitConfig"]
 
 TF32, HALF_MIXED, DOUBLE = "tf32", "16-mixed", "64-true"
 PRECISIONS = (FLOAT32, TF32, BF16_MIXED, HALF_MIXED, DOUBLE, AUTO)  # all but tf32 and auto are Lightning's
-MEMORY_FORMATS = (CONTIGUOUS, CHANNELS_LAST, AUTO)
 NARROW = {  # Lightning has them too
     "bf16-true": "most updates of AdamW are lost in the rounding of weights in bfloat16",
     "16-true": "the epsilon of AdamW is 0 in float16, so that it divides by zero",
