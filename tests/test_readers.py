@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
@@ -486,22 +487,42 @@ def test_own_readers(folder):
         opened(folder, reader="nii[z=first]")
 
 
+def _place(number: int) -> dict[str, Any]:
+    """A date, and a place on Earth."""
+    place = (33922, "d", 6, (0.0, 0.0, 0.0, 5e5 + 10 * number, 5e6, 0.0), True)
+    return {"datetime": f"2020:01:0{number + 1} 12:00:00", "extratags": [place], "metadata": None}
+
+
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        (".tif", {"photometric": "minisblack", "planarconfig": "separate"}),
-        (".tif", {"byteorder": ">"}),
-        (".tif", {"photometric": "minisblack", "volumetric": True, "rowsperstrip": 4}),
-        (".tif", {"imagej": True, "metadata": {"axes": "CYX"}}),
-        (".ome.tif", {"metadata": {"axes": "CYX", "Channel": {"Name": ["a", "b", "c"]}}}),
+        (".tif", lambda _: {"photometric": "minisblack", "planarconfig": "separate"}),
+        (".tif", lambda _: {"byteorder": ">"}),
+        (".tif", lambda _: {"bigtiff": True}),
+        (".tif", lambda _: {"photometric": "minisblack", "volumetric": True, "rowsperstrip": 4}),
+        (".tif", lambda number: {"metadata": {"name": "x" * (number + 1)}}),
+        (".tif", _place),
+        (".tif", lambda number: {"imagej": True, "metadata": {"axes": "CYX", "min": number, "max": 10.0**number}}),
+        (".ome.tif", lambda _: {"metadata": {"axes": "CYX", "Channel": {"Name": ["a", "b", "c"]}}}),
+        (
+            ".ome.tif",
+            lambda number: {
+                "metadata": {
+                    "axes": "CYX",
+                    "Name": "w" * (number + 1),
+                    "AcquisitionDate": f"2020-01-01T12:00:{number}",
+                    "Plane": {"PositionX": [10.0**number] * 3, "DeltaT": [number] * 3},
+                }
+            },
+        ),
     ],
 )
 def test_tags_of_a_tiff_file_like_the_one_before_are_not_read_again(folder, monkeypatch, suffix, options):
-    """OME-TIFF files differ in their number, which does not matter."""
+    """Files may differ in what says nothing of the pixels: names, dates, places, and the number of OME-TIFF."""
     arrays = values(np.uint16, 4, 3, 12, 10)
     paths = [folder / f"{number}{suffix}" for number in range(4)]
-    for path, array in zip(paths, arrays, strict=True):
-        tifffile.imwrite(path, array, **options)
+    for number, (path, array) in enumerate(zip(paths, arrays, strict=True)):
+        tifffile.imwrite(path, array, **options(number))
     decode, opened, original = decoder(Reading()), [], tifffile.TiffFile
     monkeypatch.setattr(tifffile, "TiffFile", lambda file: opened.append(file) or original(file))
     images = [decode(path) for path in paths]
@@ -511,6 +532,58 @@ def test_tags_of_a_tiff_file_like_the_one_before_are_not_read_again(folder, monk
         np.testing.assert_array_equal(image.pixels, array)
         np.testing.assert_array_equal(image.pixels.squeeze(), tifffile.imread(path).squeeze())
         assert image.channel_names == images[0].channel_names == decoder(Reading())(path).channel_names
+
+
+def test_files_of_all_kinds_are_read_after_each_other_as_alone(folder):
+    """Each pair of kinds differs in a tag that changes the values, their shape or the names of the channels."""
+    array = values(np.uint16, 3, 12, 10)
+    name = (42112, "s", 0, '<GDALMetadata><Item name="DESCRIPTION" sample="0" role="description">B1</Item>'
+            '<Item name="SCALE" sample="1" role="scale">0.5</Item></GDALMetadata>', True)  # fmt: skip
+    kinds = {
+        "plain": {},
+        "signed": {"dtype": np.int16},
+        "big-endian": {"byteorder": ">"},
+        "big": {"bigtiff": True},
+        "bands last": {"planarconfig": "contig", "turn": True},
+        "pages": {"photometric": "minisblack", "metadata": None},
+        "packed": {"compression": "zlib"},
+        "no data": {"extratags": [(42113, "s", 0, "7", True)]},
+        "scaled": {"extratags": [name]},
+        "turned": {"extratags": [(274, "H", 1, 6, True)]},
+        "wide": {"turn": True, "metadata": {"axes": "YXC"}},
+        "stack": {"metadata": {"axes": "CYX"}},
+        "imagej": {"imagej": True},
+        "ome": {"ome": True, "metadata": {"axes": "CYX"}},
+        "named": {"ome": True, "metadata": {"axes": "CYX", "Channel": {"Name": ["a", "b", "c"]}}},
+    }
+    paths = []
+    for kind, options in kinds.items():
+        stored = array.astype(options.pop("dtype", array.dtype))
+        stored = stored.transpose(1, 2, 0) if options.pop("turn", False) else stored
+        paths.append(folder / f"{kind}.tif")
+        tifffile.imwrite(paths[-1], stored, **options)
+    alone = {path: decoder(Reading())(path) for path in paths}
+    for first in paths:
+        for second in paths:
+            decode = decoder(Reading())
+            for path in (first, second, second):
+                image, expected = decode(path), alone[path]
+                if isinstance(expected, str):
+                    assert image == expected
+                    continue
+                np.testing.assert_array_equal(image.pixels, expected.pixels)
+                assert image[1:] == expected[1:], (first, second)
+
+
+def test_a_shorter_file_like_the_one_before_is_damaged(folder):
+    array = values(np.uint16, 3, 12, 10)
+    for name in "ab":
+        tifffile.imwrite(folder / f"{name}.tif", array, photometric="minisblack")
+    content = (folder / "b.tif").read_bytes()
+    (folder / "b.tif").write_bytes(content[:-200])
+    decode = decoder(Reading())
+    assert not isinstance(decode(folder / "a.tif"), str)
+    assert isinstance(decode(folder / "b.tif"), str)
 
 
 def test_tags_that_differ_are_read(folder):

@@ -252,6 +252,8 @@ class OpenFiles:
             self._close_all_but(0)
 
     def _close_all_but(self, kept: int) -> None:
+        if len(self._entries) <= kept:
+            return
         idle = [path for path, entry in self._entries.items() if not entry.users]
         for path in idle[: len(idle) - kept]:
             if (file := self._entries.pop(path).file) is not None:

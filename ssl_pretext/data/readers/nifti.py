@@ -1,9 +1,12 @@
 """NIfTI files, read with nibabel: the slices of a volume are images, and the fourth axis is the channels."""
 
 import gzip
+import io
 import math
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -43,32 +46,36 @@ class NiftiReader(StackReader):
 class _NiftiFile(ImageFile):
     def __init__(self, file: Path | Content, z: Slices) -> None:
         nibabel = needed("nibabel", file, "medical")
+        # A part of a compressed file cannot be read without what is before it, so all of it is kept.
+        self._compressed = file.suffix.lower() == ".gz"
+        self._file = file
         if isinstance(file, Path):
-            volume = nibabel.load(file)
+            self._volume = nibabel.load(file)
         else:
-            data = gzip.decompress(file.data) if file.suffix.lower() == ".gz" else file.data
-            volume = nibabel.Nifti1Image.from_bytes(data)
-        self._data: Any = volume.dataobj
-        self.affine = volume.affine
-        shape = self._data.shape
+            data = _decompressed(io.BytesIO(file.data)) if self._compressed else file.data
+            self._volume = nibabel.Nifti1Image.from_bytes(data)
+        self.affine = self._volume.affine
+        shape = self._volume.shape
         if len(shape) not in (2, 3, 4):
             raise ValueError(f"a volume must have shape (H, W, Z) or (H, W, Z, C), got {shape}")
         self._z = z
-        # A part of a compressed file cannot be read without what is before it, so all of it is kept.
-        self._compressed = file.suffix.lower() == ".gz"
         self._loaded: npt.NDArray[Any] | None = None
         self.height, self.width = shape[:2]
         self.count = (shape[2] if len(shape) > 2 else 1) if z == "all" else None
 
     def read(self, member: int | None, window: Window | None) -> Array:
-        shape = self._data.shape
-        if self._loaded is None and (self._compressed or self._z != "all" or len(shape) == 2):
-            check_bytes(4 * math.prod(shape))
-            self._loaded = _floating(self._data)
-            if len(shape) > 2 and self._z != "all":
+        volume = self._volume
+        if self._loaded is None and (self._compressed or self._z != "all" or volume.ndim == 2):
+            check_bytes(4 * math.prod(volume.shape))
+            if self._compressed and isinstance(self._file, Path):
+                size = volume.dataobj.offset + math.prod(volume.shape) * volume.dataobj.dtype.itemsize
+                volume = type(volume).from_bytes(_decompressed(self._file, size))
+            loaded = np.asarray(volume.dataobj)
+            self._loaded = loaded if loaded.itemsize <= 4 else _floating(loaded)
+            if volume.ndim > 2 and self._z != "all":
                 self._loaded = np.expand_dims(project(self._loaded, self._z, 2), 2)
-        index = () if len(shape) == 2 else (slice(None), slice(None), member or 0)
-        image = self._loaded[index] if self._loaded is not None else _floating(self._data[index])
+        index = () if volume.ndim == 2 else (slice(None), slice(None), member or 0)
+        image = _floating((volume.dataobj if self._loaded is None else self._loaded)[index])
         values = np.moveaxis(image, 2, 0) if image.ndim == 3 else image[None]
         return Array(values).cut(window)
 
@@ -76,9 +83,16 @@ class _NiftiFile(ImageFile):
         self._loaded = None
 
 
+def _decompressed(file: Path | io.BytesIO, size: int = -1) -> bytes:
+    """The first bytes of a compressed file, or all of them; isal, if it is installed, takes half the time of gzip."""
+    module: Any = import_module("isal.igzip") if find_spec("isal") else gzip
+    with module.open(file) as opened:
+        return cast(bytes, opened.read(size))
+
+
 def _floating(data: Any) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        return np.asarray(data).astype(np.float32)
+        return np.asarray(data, dtype=np.float32)
 
 
 register_reader([".nii", ".nii.gz"], NiftiReader)

@@ -4,8 +4,11 @@ Windows of files with one page are read with rasterio if it is installed, which 
 they need. The values are those of tifffile.
 """
 
+import io
+import json
 import math
 import re
+import struct
 from contextlib import ExitStack, suppress
 from copy import copy
 from importlib.util import find_spec
@@ -30,13 +33,22 @@ from ssl_pretext.data.readers.base import (
 from ssl_pretext.data.readers.raster import RasterFile
 from ssl_pretext.data.readers.registry import register_reader
 from ssl_pretext.data.sources import Window
+from ssl_pretext.data.tags import DESCRIPTION, HEADER, tiff_pages
 from ssl_pretext.errors import MissingDependencyError
 
 __all__ = ["OmeTiffReader", "TiffReader"]
 
 GDAL_METADATA, GDAL_NODATA = 42112, 42113  # tags
 MASK = 4  # bit of NewSubfileType
-UUID = re.compile(rb"(?<=urn:uuid:)[0-9a-fA-F-]{36}")  # in the metadata of OME-TIFF
+# Tags that say where the strips and tiles of a page begin, and the codes of `struct` for their types.
+STARTS, INTEGERS = (273, 324), {3: "H", 4: "L", 16: "Q"}
+UNIMPORTANT = {306, 33922, 34264}  # tags that say nothing of the pixels: the date, and two for the place on Earth
+# Parts of descriptions that say nothing of the pixels, as Bio-Formats and ImageJ write them.
+UNIMPORTANT_TEXT = re.compile(
+    rb'urn:uuid:[0-9a-fA-F-]{36}|<AcquisitionDate>[^<]*|<Image\s[^>]*\bName="[^"]*"'
+    rb'|\s(?:DeltaT|ExposureTime|Position[XYZ])="[^"]*"|^(?:min|max)=.*$',
+    re.MULTILINE,
+)
 MOST_ALIKE = 2**24  # bytes of a file of which reading the tags takes any time that matters
 MOST_OTHERS = 16  # after so many files in a row that were not alike, no layout is kept
 CHANNEL_NAME = re.compile(r"<(?:\w+:)?Channel\s[^>]*\bName=")
@@ -80,9 +92,9 @@ class TiffReader(StackReader):
         return opened
 
     def open_alike(self, path: Path, size: int, channels: int | None) -> ImageFile | None:
-        """Opens a file by the tags of an earlier one, if all bytes but those of the pixels are the same.
+        """Opens a file as an earlier one was opened, if all tags that matter are the same.
 
-        So are those of many files of one program, and reading the tags of a small file takes longer than all else.
+        So are those of many files of one program. tifffile takes longer for the tags of a small file than for all else.
 
         Args:
             path: The file.
@@ -93,13 +105,14 @@ class TiffReader(StackReader):
             None if the file is different, or no file was opened by `open_array`.
         """
         layout = self._layout
-        if layout is None or (size, channels) != (layout.size, layout.channels):
+        if layout is None or channels != layout.channels or size > MOST_ALIKE:
             return None
         data = path.read_bytes()
-        if layout.around(data) != layout.others:
+        start = layout.find_pixels(data)
+        if start is None:
             return None
         self._others = 0
-        pixels = np.frombuffer(data, layout.dtype, math.prod(layout.shape), layout.start)
+        pixels = np.frombuffer(data, layout.dtype, math.prod(layout.shape), start)
         return layout.file.with_pixels(path, pixels.reshape(layout.shape))
 
 
@@ -115,30 +128,65 @@ class OmeTiffReader(TiffReader):
 
 
 class _Layout(NamedTuple):
-    """Where the pixels of a TIFF file are, and all of its other bytes.
+    """How the pixels of a TIFF file are stored.
 
     Attributes:
         file: The closed file, with what its tags say.
-        size: Size of the file in bytes.
         channels: Number of channels that was stated, with which it was opened.
-        start: Position of the first pixel.
         dtype: Type of the pixels, with their order of bytes.
         shape: Shape of the pixels.
-        others: The other bytes; see `around`.
+        tags: What its tags say of the pixels; see `_tags_of_pixels`.
     """
 
     file: "_TiffFile"
-    size: int
     channels: int | None
-    start: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    others: tuple[bytes, bytes]
+    tags: list[dict[int, Any]]
 
-    def around(self, data: bytes) -> tuple[bytes, bytes]:
-        """The bytes of a file before and after the pixels, without the number that OME-TIFF gives to each file."""
-        end = self.start + math.prod(self.shape) * self.dtype.itemsize
-        return UUID.sub(b"", data[: self.start]), UUID.sub(b"", data[end:])
+    def find_pixels(self, data: bytes) -> int | None:
+        """The position of the first pixel in a file, if its pixels are stored in the same way; None otherwise."""
+        try:
+            tags, start = _tags_of_pixels(data)
+        except Exception:  # damaged tags raise almost any error; tifffile then gives the reason
+            return None
+        end = start + math.prod(self.shape) * self.dtype.itemsize
+        return start if tags == self.tags and end <= len(data) else None
+
+
+def _tags_of_pixels(data: bytes) -> tuple[list[dict[int, Any]], int]:
+    """What the tags of the pages of a file say of the pixels, and the position of the first pixel.
+
+    Positions of pixels count from the first one. What says nothing of the pixels, such as a date or a place on Earth,
+    is left out.
+    """
+    header = data[:HEADER]
+    order = "<" if header.startswith(b"I") else ">"
+    pages: list[dict[int, Any]] = []
+    start = None
+    for page in tiff_pages(io.BytesIO(data), header):
+        said: dict[int, Any] = {tag: entry for tag, entry in page.items() if tag not in UNIMPORTANT}
+        if DESCRIPTION in said:
+            said[DESCRIPTION] = _description_of_pixels(page[DESCRIPTION][2])
+        for tag in STARTS:
+            if tag not in page:
+                continue
+            kind, length, value = page[tag]
+            starts = struct.unpack(f"{order}{length}{INTEGERS[kind]}", value)
+            start = starts[0] if start is None else start
+            said[tag] = [position - start for position in starts]
+        pages.append(said)
+    if start is None:
+        raise ValueError("the file has no pixels")
+    return [{-1: header[:4]}, *pages], start
+
+
+def _description_of_pixels(text: bytes) -> Any:
+    """What the description of a page says of the pixels."""
+    if not text.startswith(b'{"shape":'):
+        return UNIMPORTANT_TEXT.sub(b"", text)
+    described = json.loads(text.rstrip(b"\0"))  # written by tifffile
+    return {name: described.get(name) for name in ("shape", "axes", "truncated")}
 
 
 class _TiffFile(ImageFile):
@@ -178,19 +226,19 @@ class _TiffFile(ImageFile):
             self._opened = opened.pop_all()
 
     def layout(self, file: Path, channels: int | None) -> _Layout | None:
-        """Where the pixels are, if they are stored one after another as they are, and only in this file."""
+        """How the pixels are stored, if they are one after another as they are, and only in this file."""
         series, size = self._series, file.stat().st_size
-        start, page = series.dataoffset, series.keyframe
-        if start is None or not page.is_contiguous or self._mask is not None or size > MOST_ALIKE:
+        page = series.keyframe
+        if series.dataoffset is None or not page.is_contiguous or self._mask is not None or size > MOST_ALIKE:
             return None
-        data, dtype = file.read_bytes(), series.dtype.newbyteorder(self._byteorder)
-        end = start + series.nbytes
-        if end > len(data) or b"FileName=" in data[:start] + data[end:]:  # truncated; or OME-TIFF of several files
+        if b"FileName=" in page.description.encode():  # OME-TIFF of several files
+            return None
+        tags, start = _tags_of_pixels(file.read_bytes())
+        if start != series.dataoffset or start + series.nbytes > size:
             return None
         closed = copy(self)
         closed._opened = ExitStack()
-        found = _Layout(closed, size, channels, start, dtype, series.shape, (b"", b""))
-        return found._replace(others=found.around(data))
+        return _Layout(closed, channels, series.dtype.newbyteorder(self._byteorder), series.shape, tags)
 
     def with_pixels(self, path: Path, pixels: npt.NDArray[Any]) -> "_TiffFile":
         """Returns another file with the same tags and other pixels."""
