@@ -243,6 +243,7 @@ def test_activations_are_computed_again(encoder, tmp_path):
         ({"optimizer": "adamx"}, UnknownNameError, "no optimizer named 'adamx'. Did you mean 'adamax' or "),
         ({"optimizer": "sgd[eps=3]"}, ArgumentError, "the optimizer 'sgd' takes no eps; remove it"),
         ({"optimizer": "sgd[width=3]"}, ArgumentError, "'sgd\\[width=3\\]' cannot be created.*width"),
+        ({"optimizer": "adamw[betas=0.9+x]"}, ArgumentError, "betas must be numbers such as 0.9\\+0.95, got '0.9\\+x'"),
         ({"optimizer": "sgd[momentum=-1]"}, ArgumentError, "cannot be created.*[mM]omentum"),
         ({"optimizer": "sgd[lr=1]"}, ArgumentError, "lr cannot be an option.*use learning_rate and weight_decay"),
         ({"optimizer": "adahessian"}, ArgumentError, "'adahessian' needs second derivatives"),
@@ -292,6 +293,7 @@ def test_networks_are_left_as_they_were():
     with gradient_checkpointing(task):
         assert task.encoder.body.grad_checkpointing
     assert not task.encoder.body.grad_checkpointing
-    optimizer = create_optimizer(task, sp.FitConfig(out="x", optimizer="AdamW"))
+    optimizer = create_optimizer(task, sp.FitConfig(out="x", optimizer="AdamW[betas=0.8+0.95]"))
+    assert optimizer.defaults["betas"] == (0.8, 0.95)
     assert type(optimizer) is torch.optim.AdamW
     assert create_schedule(optimizer, sp.FitConfig(out="x"), math.inf).get_last_lr() == [1e-4]

@@ -42,8 +42,9 @@ class FitConfig(Config):
         out: Output folder of the run: checkpoints, logs, history and the trained task.
         epochs: Number of passes over the images.
         batch_size: Number of images per step, in total over all processes.
-        optimizer: Optimizer with options in brackets, such as `"sgd[momentum=0.9;nesterov=true]"`. The names are those
-            of `timm.optim.list_optimizers()`, which include most of `torch.optim`.
+        optimizer: Optimizer with options in brackets, such as `"sgd[momentum=0.9;nesterov=true]"` or
+            `"adamw[betas=0.9+0.95]"`. The names are those of `timm.optim.list_optimizers()`, which include most of
+            `torch.optim`.
         learning_rate: Highest learning rate of the schedule.
         weight_decay: Weight decay of all trained parameters.
         layer_decay: Factor by which the learning rate falls from each layer of the encoder to the one below it, for

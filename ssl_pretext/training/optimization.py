@@ -58,6 +58,11 @@ def create_optimizer(task: PretextTask, config: FitConfig) -> Optimizer:
         if option in options and not is_taken:  # timm would ignore it
             raise ArgumentError(f"the optimizer {name!r} takes no {option}; remove it")
     arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, **options}
+    if isinstance(betas := options.get("betas"), str):  # such as "0.9+0.95"; specs have no tuples
+        try:
+            arguments["betas"] = tuple(map(float, betas.split("+")))
+        except ValueError:
+            raise ArgumentError(f"betas must be numbers such as 0.9+0.95, got {betas!r}") from None
     groups = _parameter_groups(task, config)
     try:
         return cast(Optimizer, create_optimizer_v2(groups, name, **arguments))
