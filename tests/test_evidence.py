@@ -35,8 +35,9 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
         )
 
     small = replace(
-        study, image_size=16, rows=[Row("to DNA", predict)], tried=[Row("again", predict, epochs=2)], per_class=(2, 4)
-    )
+        study, image_size=16, rows=[Row("to DNA", predict)], per_class=(2, 4), views={"by layer": {"layer": "layer1"}},
+        tried=[Row("to DNA", predict), Row("again", predict, epochs=2)],
+    )  # fmt: skip
     monkeypatch.setitem(STUDIES, "cells", small)
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(cells / "cache"))
     out = cells / "run"
@@ -45,7 +46,10 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
     assert benchmark.main() == 0
     page, results = (out / "page.md").read_text(), read_json(out / "results.json")
     assert [report["card"]["probe"] for report in results["evidence"]["reports"].values()] == ["linear", "linear"]
-    assert all(text in page for text in ("to DNA (untrained)", "to DNA, with the prediction", "again", "Pearson"))
+    assert all(
+        text in page
+        for text in ("to DNA (untrained)", "to DNA, with the prediction", "| again |", "| by layer |", "Pearson")
+    )
     assert results["evidence"]["counts"] == {"pretraining": 18, "test": 6, "classes": 2}
     assert results["tried"]["counts"]["test"] < 6
     assert all(-1 <= r <= 1 for values in results["evidence"]["predicted"].values() for r in values)

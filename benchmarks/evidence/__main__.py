@@ -31,7 +31,7 @@ from ssl_pretext.training.fit import fit
 log = logging.getLogger("benchmarks.evidence")
 
 HELD_OUT = 0.25  # fraction of each class for testing, and of the rest for validation
-BATCH_SIZE, LEARNING_RATE = 64, 1e-3
+BATCH_SIZE = 64
 
 
 def run(
@@ -39,14 +39,14 @@ def run(
 ) -> dict[str, Any]:
     """Pretrains and evaluates all rows of a study; what the folder `out` holds already is not computed again.
 
-    With `validate`, the rows and the further ones of the study are pretrained once, on three quarters of the training
-    images, and compared on the others; no test image is read.
+    With `validate`, what the study has tried is pretrained once, on three quarters of the training images, and compared
+    on the others; no test image is read.
     """
     train, test = study.open(folder).split(HELD_OUT)
     rows = study.rows
     if validate:
         train, test = train.split(HELD_OUT)
-        rows = (*rows, *study.tried)
+        rows = study.tried
         out = out / "validation"
     trained_for = {row.name: max(1, round(epochs * row.epochs)) for row in rows}
     networks: dict[str, list[sp.PretextTask]] = {}
@@ -61,7 +61,7 @@ def run(
         "counts": {"pretraining": len(train), "test": len(test), "classes": len(train.classes)},
         "epochs": trained_for,
         "cpu_seconds": costs,
-        "reports": _reports(study, networks, train, test, out, seeds=seeds, device=device),
+        "reports": _reports(study, networks, train, test, out, seeds=seeds, validate=validate, device=device),
     }
     if study.space and study.target and not validate:
         predicting = _predicting(networks[study.rows[0].name])
@@ -78,8 +78,8 @@ def _pretrained(
         torch.manual_seed(seed)
         task = row.create()
         config = FitConfig(
-            out=out, epochs=epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, augment=row.augment, seed=seed,
-            memory_format="channels_last", device=device, resume=True,
+            out=out, epochs=epochs, batch_size=BATCH_SIZE, learning_rate=row.learning_rate, augment=row.augment,
+            seed=seed, precision="auto", memory_format="auto", device=device, resume=True,
         )  # fmt: skip
         steps = 0
 
@@ -105,27 +105,30 @@ def _reports(
     out: Path,
     *,
     seeds: int,
+    validate: bool,
     device: str,
 ) -> dict[str, Any]:
     """The reports by number of labels per class, as JSON holds them."""
     file = out / f"reports-{seeds}.json"
     if not file.exists():
-        once = len(next(iter(networks.values()))) == 1
         compared: dict[str, Any] = {
-            name: of_seeds[0].representation() if once else [task.representation() for task in of_seeds]
+            name: of_seeds[0].representation() if validate else [task.representation() for task in of_seeds]
             for name, of_seeds in networks.items()
         }
-        if study.target:
-            stains = [
+        first, tasks = next(iter(networks.items()))
+        if validate:
+            compared |= {name: tasks[0].representation(**options) for name, options in study.views.items()}
+        elif study.target:
+            compared[f"{first}, with the prediction"] = [
                 sp.representations.Concatenated([task.representation(), task.prediction_representation()], size=5)
-                for task in _predicting(networks[study.rows[0].name])
+                for task in _predicting(tasks)
             ]
-            compared[f"{study.rows[0].name}, with the prediction"] = stains[0] if once else stains
-        if study.space is None:
+        if study.space is None and not validate:
             compared[IMAGENET_LABELS] = imagenet_reference(image_size=128)
         curve = sp.label_efficiency(
-            compared, train, test, per_class=list(study.per_class), seeds=seeds, cache=out / "cache", device=device
-        )
+            compared, train, test, per_class=list(study.per_class), seeds=seeds, cache=out / "cache", device=device,
+            controls=["untrained"] if validate else True,
+        )  # fmt: skip
         log.info("%s", curve.table())
         write_json(file, {str(count): compact(report) for count, report in curve.reports.items()})
     return dict(read_json(file))
@@ -158,7 +161,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/evidence-STUDY)")
     parser.add_argument("--seeds", type=int, default=5, help="number of pretrainings of each row")
     parser.add_argument("--epochs", type=int, help="epochs of the first row (default: the study's)")
-    parser.add_argument("--tried", action="store_true", help="compare further rows on validation images first")
+    parser.add_argument("--tried", action="store_true", help="compare what was tried on validation images first")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args()
     study, out = STUDIES[options.study], options.out or Path(f"runs/evidence-{options.study}")
@@ -182,7 +185,7 @@ def main() -> int:
                 "encoder": ENCODER,
                 "epochs": epochs,
                 "batch_size": BATCH_SIZE,
-                "learning_rate": LEARNING_RATE,
+                "learning_rate": study.rows[0].learning_rate,
             },
             "environment": environment(device),
             **found,

@@ -44,11 +44,9 @@ def sections(results: Results) -> list[str]:
     ]
     if tried := results.get("tried"):
         parts += [
-            "## What was tried",
-            "Before any test image was read, these tasks were pretrained once on "
-            f"{tried['counts']['pretraining']:,} of the training images and compared on the other "
-            f"{tried['counts']['test']:,}. The intervals do not cover the luck of pretraining.",
-            LabelEfficiency(_reports(tried)).table(),
+            "## What makes the difference?",
+            _tried(tried),
+            markdown_table(_effects(tried)),
         ]
     return parts
 
@@ -87,6 +85,36 @@ def _answer(reports: Mapping[int, ProbeReport], tasks: list[str]) -> str:
         f"the correction of Holm for these {len(gains)} comparisons):\n\n" + "\n".join(lines) + "\n\n"
         f"The first row differs by {', '.join(versus)} labels per class."
     )
+
+
+def _tried(tried: Results) -> str:
+    base = next(iter(tried["epochs"]))
+    return (
+        "Everything on this page was chosen without the test images: each row was pretrained once on "
+        f"{tried['counts']['pretraining']:,} of the training images, and probed on the other "
+        f"{tried['counts']['test']:,}. The first row, *{base}*, is trained for {tried['epochs'][base]} epochs; each "
+        "other row differs from it in one thing. Accuracy in %, and points above the first row with 95% intervals, "
+        "which cover the labeled and the validation images, but not the luck of a pretraining, and are not corrected "
+        "for the number of rows."
+    )
+
+
+def _effects(tried: Results) -> list[dict[str, object]]:
+    """The accuracy of all rows that were tried, and their differences from the first one."""
+    reports = _reports(tried)
+    base = next(iter(tried["epochs"]))
+    rows: list[dict[str, object]] = []
+    for name in next(iter(reports.values())).names:
+        row: dict[str, object] = {"what": name, "epochs": tried["epochs"].get(name, "")}
+        row["CPU seconds"] = f"{fmean(tried['cpu_seconds'][name]):.0f}" if name in tried["cpu_seconds"] else ""
+        for count, report in reports.items():
+            cell = f"{100 * report.interval(name).mean:.1f}"
+            if name != base:
+                found = report.difference(name, base)
+                cell += f" ({100 * found['mean']:+.1f} ± {100 * found['ci95']:.1f})"
+            row[f"{count} labels per class"] = cell
+        rows.append(row)
+    return rows
 
 
 def _predicted(correlations: Mapping[str, list[float]]) -> str:

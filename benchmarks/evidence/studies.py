@@ -1,7 +1,7 @@
 """What the studies compare: their images, their pretext tasks, and how long each of these is trained."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ __all__ = ["STUDIES", "Row", "Study"]
 ENCODER = "timm/resnet18[layer=layer3]"
 FLIPS = "shift,horizontal_flip"
 TURNS = "shift,horizontal_flip,quarter_turns"
+FREELY = "shift,horizontal_flip,rotation"
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Row:
         create: Creates the task with random weights.
         epochs: Epochs for each epoch of the study, chosen so that all rows have about the same processor time.
         augment: Augmentation; None for that of the task.
+        learning_rate: Highest learning rate.
     """
 
     name: str
     create: Callable[[], sp.PretextTask]
     epochs: float = 1.0
     augment: str | None = None
+    learning_rate: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Study:
         image_size: Height and width in pixels.
         space: The channels of the images; None for photos.
         rows: The rows that are compared on test images.
-        tried: Further rows that are compared on validation images only.
+        tried: Rows that are compared on validation images only: one to begin with, and others that differ from it in
+            one thing each.
+        views: Further ways to read the first of them, with the options of `PretextTask.representation`.
         per_class: The numbers of labeled images per class.
         epochs: Passes over the pretraining images, which each row has in its own proportion.
         target: The channel whose prediction is compared with the truth on test images, if the first row predicts one.
@@ -56,6 +61,7 @@ class Study:
     per_class: Sequence[int]
     epochs: int
     tried: Sequence[Row] = ()
+    views: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     target: str | None = None
     subset: Sequence[str] = ()
 
@@ -68,14 +74,27 @@ CELLS = sp.ChannelSpace.bands("cells", ["bright field", "DNA", "dark field"])
 UNSTAINED = CELLS["bright field", "dark field"]
 
 
-def create(name: str, **options: Any) -> Callable[[], sp.PretextTask]:
+VIEWS = {
+    "averaged over positions": {"pooling": "gap"},
+    "layer 2 instead of 3": {"layer": "layer2"},
+    "layer 1 instead of 3": {"layer": "layer1"},
+}
+
+
+def create(name: str, *, encoder: str = ENCODER, **options: Any) -> Callable[[], sp.PretextTask]:
     """A function that creates a task with random weights."""
-    return lambda: sp.create_task(name, encoder=ENCODER, **options)
+    return lambda: sp.create_task(name, encoder=encoder, **options)
 
 
 def stain(**options: Any) -> Callable[[], sp.PretextTask]:
     """A function that creates the prediction of the DNA stain from both channels that need none."""
-    return create("cross_channel", source=UNSTAINED, target=CELLS["DNA"], **options)
+    chosen: dict[str, Any] = {"source": UNSTAINED, "target": CELLS["DNA"], "output_stride": 4} | options
+    return create("cross_channel", **chosen)
+
+
+def stained(name: str, *, epochs: float = 0.25, augment: str = TURNS, rate: float = 1e-3, **options: Any) -> Row:
+    """A row that predicts the stain in a quarter of the time of the first row."""
+    return Row(name, stain(**options), epochs=epochs, augment=augment, learning_rate=rate)
 
 
 STUDIES = {
@@ -90,21 +109,31 @@ STUDIES = {
         space=CELLS,
         rows=(
             Row("bright and dark field → DNA", stain(), augment=TURNS),
-            Row("SimCLR", create("instance_contrast", channels=UNSTAINED), epochs=1.5),
+            Row("SimCLR", create("instance_contrast", channels=UNSTAINED), epochs=0.75),
         ),
         tried=(
-            Row("flips and shifts, no turns", stain(), augment=FLIPS),
-            Row("decoder with skip connections", stain(decoder="unet"), augment=TURNS),
-            Row("mean squared error", stain(losses={"l2": 1.0}), augment=TURNS),
+            stained("bright and dark field → DNA"),
+            stained("a quarter of the epochs", epochs=0.0625),
+            stained("four times the epochs", epochs=1.0),
+            stained("flips and shifts, no turns", augment=FLIPS),
+            stained("turned freely", augment=FREELY),
+            stained("learning rate 3e-3", rate=3e-3),
+            stained("learning rate 3e-4", rate=3e-4),
+            stained("mean squared error", losses={"l2": 1.0}),
+            stained("predicted at full resolution", output_stride=1),
+            stained("decoder with skip connections", decoder="unet", output_stride=1),
+            stained("ResNet-10 instead of ResNet-18", encoder="timm/resnet10t[layer=layer3]"),
+            Row("SimCLR", create("instance_contrast", channels=UNSTAINED), epochs=0.1875),
+            Row("VICReg", create("vicreg", channels=UNSTAINED), epochs=0.1875),
             Row(
                 "bright field against dark field",
                 create("cross_channel_contrast", first=CELLS["bright field"], second=CELLS["dark field"]),
-                epochs=1.5,
+                epochs=0.1875,
             ),
-            Row("VICReg", create("vicreg", channels=UNSTAINED), epochs=1.5),
         ),
+        views=VIEWS,
         per_class=(10, 50, 200),
-        epochs=40,
+        epochs=160,
         target="DNA",
         subset=("G1", "S_phase", "G2"),
     ),
@@ -116,14 +145,17 @@ STUDIES = {
         image_size=64,
         space=None,
         rows=(
-            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab"), epochs=0.5),
-            Row("SimCLR", create("instance_contrast"), epochs=0.5),
-            Row("L → ab", create("colorization"), augment=FLIPS),
+            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab")),
+            Row("SimCLR", create("instance_contrast")),
         ),
         tried=(
-            Row("split brain", create("split_brain", first="lab:L", second="lab:ab"), epochs=0.5, augment=FLIPS),
-            Row("VICReg", create("vicreg"), epochs=0.5),
+            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab"), epochs=0.25),
+            Row("SimCLR", create("instance_contrast"), epochs=0.25),
+            Row("VICReg", create("vicreg"), epochs=0.25),
+            Row("L → ab", create("colorization", output_stride=4), epochs=0.5, augment=FLIPS),
+            Row("split brain", create("split_brain", first="lab:L", second="lab:ab"), epochs=0.25, augment=FLIPS),
         ),
+        views=VIEWS,
         per_class=(10, 100),
         epochs=12,
     ),
