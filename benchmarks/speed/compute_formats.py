@@ -1,20 +1,24 @@
 """Time of training steps and of features by precision and memory format, with what the automatic choice takes."""
 
 import copy
+import itertools
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
 import ssl_pretext as sp
 from benchmarks.speed.peaks import count_flop, seconds_at_peak
 from benchmarks.speed.timing import OURS, Measurement, RunOptions, time_in_turn
+from ssl_pretext.probes import mean_interval
 from ssl_pretext.representations import FeatureFormats
 from ssl_pretext.system.compute_format import AUTO, PLAIN, ComputeFormat, autocast, possible_formats, set_memory_format
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.training.compute_format import choose_format
 
-__all__ = ["feature_formats", "training_formats"]
+__all__ = ["feature_formats", "format_results", "training_formats"]
 
 NETWORKS = (  # encoders, with the size of their images in pixels
     ("autoencoder", 32),
@@ -25,6 +29,7 @@ NETWORKS = (  # encoders, with the size of their images in pixels
     ("timm/convnext_atto", 64),
     ("timm/vit_tiny_patch16_224[img_size=64]", 64),
 )
+RESULT_NETWORKS = ("autoencoder", "timm/resnet10t[layer=layer3]")
 TRAINING_BATCH, FEATURE_BATCH, ROUNDS = 32, 64, 5
 CPU = torch.device("cpu")
 ALL = possible_formats(AUTO, AUTO)
@@ -66,6 +71,51 @@ def feature_formats(options: RunOptions) -> list[Measurement]:
         return _measurement(name, task.eval(), step, "features", chosen, took, len(images), options)
 
     return _each(measure, FEATURE_BATCH, options)
+
+
+def format_results(options: RunOptions) -> list[Measurement]:
+    """Compares the loss after an epoch, and the error of a linear probe, between formats; a row of values per seed."""
+    seeds, count = (range(2), 20) if options.small else (range(3), 1_350)
+    train, test = (sp.sample_photos(split, image_size=32) for split in ("train", "test"))
+    few = train.subset(range(0, len(train), 7))
+    found = []
+    for encoder in RESULT_NETWORKS[:1] if options.small else RESULT_NETWORKS:
+        losses: dict[str, list[float]] = {}
+        errors: dict[str, list[float]] = {}
+        for one, seed in itertools.product(ALL, seeds):
+            torch.manual_seed(seed)
+            task = sp.Colorization(encoder, losses={"l1": 1.0})
+            with tempfile.TemporaryDirectory() as folder:
+                config = sp.FitConfig(
+                    out=Path(folder), epochs=1, learning_rate=1e-3, seed=seed, device="cpu", **one._asdict()
+                )
+                history = sp.fit(task, train.subset(range(count)), config)
+            report = sp.evaluate(
+                {"features": task.representation()}, few, test, probe="linear", seeds=1, controls=False, **one._asdict()
+            )
+            name = OURS if one == PLAIN else str(one)
+            losses.setdefault(name, []).append(history[-1]["train_loss"])
+            errors.setdefault(name, []).append(1 - report.interval("features").mean)
+        for what, values in (("loss after an epoch", losses), ("error of a linear probe", errors)):
+            apart = [
+                f"{name} {_plus_minus([value - usual for value, usual in zip(taken, values[OURS], strict=True)])}"
+                for name, taken in values.items()
+                if name != OURS
+            ]
+            found.append(
+                Measurement(
+                    work=f"{encoder}, 32 px, {what}; ssl_pretext in float32",
+                    variants=values,
+                    unit="",
+                    agreement=f"{encoder}, {what}, above that of float32 over {len(seeds)} seeds: {'; '.join(apart)}",
+                )
+            )
+    return found
+
+
+def _plus_minus(differences: Sequence[float]) -> str:
+    mean, half = mean_interval(differences)
+    return f"{mean:+.4f}" + ("" if half is None else f" ± {half:.4f}")
 
 
 def _each(

@@ -35,7 +35,7 @@ class ConvProbeWork:
             {"latent": self.task.representation()},
             self.train,
             self.test,
-            probe="conv",
+            probe="documented_conv",
             epochs=self.epochs,
             seeds=1,
             controls=False,
