@@ -6,6 +6,7 @@ from training_runs import noise_store, small_task
 
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError, MissingDependencyError, UnknownNameError
+from ssl_pretext.training import loggers
 
 
 class Kept(Logger):
@@ -20,8 +21,8 @@ class Kept(Logger):
     def log_metrics(self, metrics, step=None):
         self.names |= metrics.keys()
 
-    def log_hyperparams(self, *_, **__):
-        pass
+    def log_hyperparams(self, params, **_):
+        self.settings = params
 
 
 def test_loggers_by_name_and_as_objects(tmp_path):
@@ -29,6 +30,19 @@ def test_loggers_by_name_and_as_objects(tmp_path):
     sp.fit(small_task(), noise_store(), config, loggers=["csv", kept])
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"csv"}
     assert {"train/smooth_l1", "train/learning_rate", "train/loss"} <= kept.names
+    assert kept.settings.items() >= {"task": "colorization", "batch_size": 8, "precision": "32-true"}.items()
+
+
+def test_mlflow_stores_runs_where_its_page_looks_for_them(tmp_path, monkeypatch):
+    """With MLflow 3.17, a run with the folder that Lightning chooses by default ended in an error."""
+    seen = []
+    monkeypatch.setattr(loggers, "MLFlowLogger", lambda *_, tracking_uri, **__: seen.append(tracking_uri))
+    for place, expected in ((None, "sqlite:///mlflow.db"), ("http://tracking", "http://tracking")):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        if place:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+        loggers.create_loggers(["mlflow"], tmp_path)
+        assert seen.pop() == expected
 
 
 def test_a_run_without_loggers(tmp_path):

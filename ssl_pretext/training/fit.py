@@ -231,6 +231,8 @@ def _fit(
         num_images=number,
         all_used=_all_used(task, sample),
     )
+    for logger in trainer.loggers:
+        logger.log_hyperparams({"task": task.name, "encoder": task.encoder_name, **config.fingerprint()})
     device = trainer.strategy.root_device
     loader_type: Any = {ImageStream: StreamLoader, SampleStream: SampleLoader}.get(type(images), BatchLoader)
     training_batches = loader_type(

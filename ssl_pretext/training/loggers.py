@@ -1,5 +1,6 @@
 """The loggers of a run, by name or as loggers of Lightning."""
 
+import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ __all__ = ["LOGGERS", "check_loggers", "create_loggers"]
 
 LOGGERS: dict[str, Callable[[Path], Logger]] = {
     "csv": lambda out: CSVLogger(out, "logs", _next_csv_folder(out / "logs")),
-    "mlflow": lambda out: MLFlowLogger("ssl_pretext", run_name=out.name),
+    "mlflow": lambda out: MLFlowLogger("ssl_pretext", run_name=out.name, tracking_uri=_mlflow_database()),
     "tensorboard": lambda out: TensorBoardLogger(out, "logs", "tensorboard"),
     "wandb": lambda out: WandbLogger(out.name, save_dir=out / "logs", project="ssl_pretext"),
 }
@@ -58,6 +59,11 @@ def create_loggers(loggers: Sequence[str | Logger], out: Path) -> list[Logger]:
         out: Folder of the run.
     """
     return [LOGGERS[logger](out) if isinstance(logger, str) else logger for logger in loggers]
+
+
+def _mlflow_database() -> str:
+    """Where MLflow itself stores runs and `mlflow ui` looks for them; it no longer accepts the folder of Lightning."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
 
 
 def _next_csv_folder(logs: Path) -> str:
