@@ -10,8 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from cli_runs import SMALL, cli_folder, error_line, interrupt  # noqa: F401 (cli_folder is a fixture)
+from cli_runs import (  # cli_folder is a fixture
+    SMALL,
+    cli_folder,  # noqa: F401
+    error_line,
+    interrupt,
+    save_image,
+)
 from PIL import Image
 
 import ssl_pretext as sp
@@ -316,6 +323,20 @@ def test_a_run_and_a_probe_take_images_from_several_files(capsys):
     )
 
 
+def test_probe_takes_masks_in_files_of_their_own(capsys):
+    for number in range(12):
+        pixels = torch.zeros(3, 32, 32, dtype=torch.uint8)
+        pixels[:, :, number:] = 200  # bright on the right, which is class 1
+        save_image(pixels, Path("scenes", f"{number:02}_rgb.png"))
+        Image.fromarray((pixels[0] > 0).numpy().astype("uint8")).save(f"scenes/{number:02}_mask.png")
+    files = ["--data", "scenes", "--pattern", "{place}_rgb.png", "--masks", "{place}_mask.png", "--image-size", "16"]
+    assert main(["probe", "run", *files, "--probe", "linear", "--seeds", "2", "--out", "masked"]) == 0
+    printed = capsys.readouterr().out
+    assert "12 images with masks in scenes, 3 of them held out for testing" in printed
+    assert "do not match" not in printed
+    assert json.loads(Path("masked/linear.json").read_text())["card"]["target"] == "mask"
+
+
 def test_probe_can_write_into_the_folder_of_its_images():
     shutil.copytree("labeled", "around")
     request = ["probe", "run", "--data", "around", "--out", "around/probe", "--probe", "knn", "--seeds", "1"]
@@ -347,6 +368,19 @@ def test_probe_says_how_to_continue_after_ctrl_c(capsys, monkeypatch):
         ("run --data photo.jpg", "photo.jpg is a file and not a data folder; pass the folder"),
         ("run --data split --holdout 0.5", "are splits of a data set and not classes"),
         ("run --data split --holdout 0.5", ": --data split/train --test split/test"),
+        (
+            "run --data photos --probe linear --target mask",
+            "--masks and --target mask belong together, got --target mask",
+        ),
+        (
+            "run --data photos --masks a --target labels",
+            "--masks and --target mask belong together, got --target labels",
+        ),
+        ("run --data photos --masks {id}_mask.png", "the knn probe predicts no masks; probes that do: linear, conv"),
+        (
+            "run --data photos --probe linear --masks {id}_mask.png",
+            "--masks is for images that --pattern describes, such as --pattern",
+        ),
         ("run --data photos --target numbers", "--target numbers is for the table of --labels; name the table"),
         ("run --data photos --columns file=a", "--columns is for the table of --labels; name the table"),
         ("run --data photos --labels none.csv", "there is no table none.csv; check the path"),

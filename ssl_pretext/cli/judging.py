@@ -21,6 +21,7 @@ __all__ = ["check_labels", "describe_labels", "evaluation_options", "load_labele
 log = logging.getLogger(__name__)
 
 ROLES = ("train", "val", "test")
+KINDS = {"labels": "labels", "numbers": "numbers", "mask": "masks"}
 HOLDOUT = 0.25  # fraction that is held out if neither an option nor a table says which images are for testing
 
 
@@ -78,7 +79,7 @@ def load_labeled_images(
         train, test = data.split(fraction, seed=options.holdout_seed)
         groups = "" if test.groups is None else f", {len({*test.groups})} groups"
         source = f"of them held out for testing (fraction {fraction}, seed {options.holdout_seed}{groups})"
-    kinds = f"of {len(data.classes)} classes" if options.target == "class" else f"with {options.target}"
+    kinds = f"of {len(data.classes)} classes" if options.target == "class" else f"with {KINDS[options.target]}"
     about = (
         f"{len(data):,} images {kinds} in {folder}, {len(test):,} {source}; {labels}, {options.seeds} seeds, {size} px"
         f"{on_rank_zero('skipped', lambda: write_skipped(out, skipped))}"
@@ -94,6 +95,15 @@ def check_labels(options: LabeledImages) -> None:
         raise ArgumentError(
             "--test is for folders with one subfolder per class; state the test images in the column split of --labels"
         )
+    if (options.masks is None) != (options.target != "mask"):
+        raise ArgumentError(f"--masks and --target mask belong together, got --target {options.target}")
+    if options.masks is not None:
+        if options.labels is not None or options.images.pattern is None:
+            raise ArgumentError(
+                "--masks is for images that --pattern describes, such as --pattern '{place}_rgb.png' --masks "
+                "'{place}_mask.png', and not for those of --labels"
+            )
+        return
     if options.labels is None and (options.columns is not None or options.target != "class"):
         name = "--columns" if options.columns is not None else f"--target {options.target}"
         raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
@@ -105,7 +115,9 @@ def _check_channels(options: LabeledImages, networks: Sequence[Network]) -> None
     named = None if table is None else read_table(table, label_columns(options.columns), options.target)
     for folder in (options.data, options.test):
         if folder is not None:
-            check_channels(networks, folder, few_images(folder, named, **options.images.arguments()))
+            check_channels(
+                networks, folder, few_images(folder, named, masks=options.masks, **options.images.arguments())
+            )
 
 
 def open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageStore]]:
@@ -128,6 +140,8 @@ def open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageSto
 def _open(folder: Path, size: int, options: LabeledImages) -> ImageStore:
     """Opens labeled images."""
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
+    if options.masks is not None:
+        return ImageStore.from_folder(folder, masks=options.masks, **arguments)
     if options.labels is None:
         store = ImageStore.from_folder(folder, **arguments)
         if (pattern := options.images.pattern) is not None and store.classes == ["unlabeled"]:

@@ -186,7 +186,9 @@ class LabeledImages(Config):
         columns: Names of columns of --labels that have other names, such as "file=image_id,label=diagnosis"; several
             label columns are joined by "+".
         target: What the label is: class, labels (several per image: names separated by "|" or ";", or columns of 0 and
-            1) or numbers.
+            1), numbers, or mask, the class of each pixel, which --masks implies.
+        masks: Pattern of the names of the masks, with parts of that of the images in --pattern, such as
+            "{place}_mask.png" for "{place}_rgb.png". The values of a mask are classes, which --probe linear predicts.
         test: Folder of labeled test images, with the same subfolders; if left out, part of --data is held out.
         holdout: Fraction of each class that is held out for testing if --test is left out. If this is left out too, the
             split of --labels is used, or 0.25 if there is none.
@@ -209,7 +211,8 @@ class LabeledImages(Config):
     data: Path
     labels: Path | None = None
     columns: str | None = None
-    target: Literal["class", "labels", "numbers"] = "class"
+    target: Literal["class", "labels", "numbers", "mask"] = "class"
+    masks: str | None = None
     test: Path | None = None
     holdout: float | None = None
     holdout_seed: int = 0
@@ -221,6 +224,11 @@ class LabeledImages(Config):
     device: str = "auto"
     precision: str = "auto"
     memory_format: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.masks is not None and self.target == "class":
+            object.__setattr__(self, "target", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +266,7 @@ class Probe(FrozenNetworks):
         probe: Probes to train on the frozen features, separated by commas, with options in brackets; see "ssl-pretext
             list probes".
         per_class: Number of labeled training images per class; all of them if left out.
-        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
+        num_labels: Number of labeled training images if --target is not class; all of them if left out.
         controls: Controls to compare with, separated by commas; all of them if left out. They are untrained, before,
             pixels, source, reduced, histogram and, for what the features add to the histogram, joined (which is left
             out if there are several networks).
@@ -292,7 +300,7 @@ class Compare(FrozenNetworks):
             such as pixels. NETWORK:LAYER reads another layer.
         probe: Probe to train on all of them, with options in brackets; see "ssl-pretext list probes".
         per_class: Numbers of labeled training images per class, separated by commas; all of them if left out.
-        num_labels: Numbers of labeled training images if --target is labels or numbers, separated by commas; all of
+        num_labels: Numbers of labeled training images if --target is not class, separated by commas; all of
             them if left out.
         controls: Controls to compare with, separated by commas. They are untrained, before, pixels, source, reduced and
             histogram.
@@ -388,7 +396,7 @@ class Finetune(LabeledImages):
     Attributes:
         run: Output folder of pretrain, or folder of a saved task.
         per_class: Number of labeled training images per class; all of them if left out.
-        num_labels: Number of labeled training images if --target is labels or numbers; all of them if left out.
+        num_labels: Number of labeled training images if --target is not class; all of them if left out.
         epochs: Number of passes over the labeled images; with --patience, the largest number.
         learning_rate: Learning rate of AdamW at the end of the warm-up.
         weight_decay: Weight decay of AdamW.
