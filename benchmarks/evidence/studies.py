@@ -133,7 +133,7 @@ STUDIES = {
         ),
         views=VIEWS,
         per_class=(10, 50, 200),
-        epochs=160,
+        epochs=120,
         target="DNA",
         subset=("G1", "S_phase", "G2"),
     ),
