@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[[RunOptions], list[Measurement]]] = {
     "fit_overhead": training.fit_overhead,
     "training_formats": compute_formats.training_formats,
     "feature_formats": compute_formats.feature_formats,
+    "compiling": compute_formats.compiling,
     "format_results": compute_formats.format_results,
     "conv_probe": probes.conv_probe,
     "linear_probes": probes.linear_probes,

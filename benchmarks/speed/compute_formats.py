@@ -6,8 +6,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import ssl_pretext as sp
 from benchmarks.speed.peaks import count_flop, seconds_at_peak
@@ -18,7 +20,7 @@ from ssl_pretext.system.compute_format import AUTO, PLAIN, ComputeFormat, autoca
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.training.compute_format import choose_format
 
-__all__ = ["feature_formats", "format_results", "training_formats"]
+__all__ = ["compiling", "feature_formats", "format_results", "training_formats"]
 
 NETWORKS = (  # encoders, with the size of their images in pixels
     ("autoencoder", 32),
@@ -29,9 +31,11 @@ NETWORKS = (  # encoders, with the size of their images in pixels
     ("timm/convnext_atto", 64),
     ("timm/vit_tiny_patch16_224[img_size=64]", 64),
 )
+COMPILED = (("timm/resnet18[layer=layer3]", 64), ("autoencoder", 32), ("timm/vit_tiny_patch16_224[img_size=64]", 64))
 RESULT_NETWORKS = ("autoencoder", "timm/resnet10t[layer=layer3]")
 TRAINING_BATCH, FEATURE_BATCH, ROUNDS = 32, 64, 5
 CPU = torch.device("cpu")
+Networks = Sequence[tuple[nn.Module, Callable[..., Any]]]
 ALL = possible_formats(AUTO, AUTO)
 
 
@@ -71,6 +75,42 @@ def feature_formats(options: RunOptions) -> list[Measurement]:
         return _measurement(name, task.eval(), step, "features", chosen, took, len(images), options)
 
     return _each(measure, FEATURE_BATCH, options)
+
+
+def compiling(options: RunOptions) -> list[Measurement]:
+    """Times training steps with compiled networks, and what compiling takes; `fit` compiles only if it is asked to."""
+    found = []
+    for encoder, image_size in (("timm/resnet10t[layer=layer1]", 32),) if options.small else COMPILED:
+        torch.manual_seed(0)
+        task = sp.Colorization(encoder, losses={"l1": 1.0}).train()
+        images = sp.sample_photos("train", image_size=image_size).subset(range(TRAINING_BATCH))
+        batch = images.images(range(len(images)))
+        networks = [(network, torch.compile(network.forward)) for network in task.networks()]
+
+        def plain(task: sp.Colorization = task, batch: Tensor = batch) -> None:
+            task.zero_grad(set_to_none=True)
+            task(batch).loss.backward()
+
+        def compiled(plain: Callable[[], None] = plain, networks: Networks = networks) -> None:
+            for network, forward in networks:
+                network.forward = forward
+            plain()
+            for network, _ in networks:
+                del network.forward
+
+        with keep_freed_memory():
+            start = time.perf_counter()
+            compiled()
+            took = time.perf_counter() - start
+            taken = time_in_turn({OURS: plain, "compiled": compiled}, rounds=min(options.rounds, ROUNDS))
+        found.append(
+            Measurement(
+                work=f"{encoder}, {image_size} px, a training step of {len(images)} images in float32",
+                variants=taken,
+                agreement=f"{encoder}: the first compiled step takes {took:.0f} s",
+            )
+        )
+    return found
 
 
 def format_results(options: RunOptions) -> list[Measurement]:
