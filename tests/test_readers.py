@@ -1,6 +1,7 @@
 """Readers by suffix: each gives the values, the missing values and the names that the library of its format gives."""
 
 import os
+import struct
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -573,6 +574,18 @@ def test_files_of_all_kinds_are_read_after_each_other_as_alone(folder):
                     continue
                 np.testing.assert_array_equal(image.pixels, expected.pixels)
                 assert image[1:] == expected[1:], (first, second)
+
+
+def test_a_tag_of_an_unknown_type_changes_nothing(folder):
+    array = values(np.uint16, 3, 12, 10)
+    for path in (folder / "a.tif", folder / "b.tif"):
+        tifffile.imwrite(path, array, photometric="minisblack", extratags=[(65000, "H", 1, 7, True)])
+        content = path.read_bytes()
+        assert content.count(struct.pack("<HHI", 65000, 3, 1)) == 1
+        path.write_bytes(content.replace(struct.pack("<HHI", 65000, 3, 1), struct.pack("<HHI", 65000, 99, 1)))
+    decode = decoder(Reading())
+    for name in "ab":
+        np.testing.assert_array_equal(decode(folder / f"{name}.tif").pixels, array)
 
 
 def test_a_shorter_file_like_the_one_before_is_damaged(folder):

@@ -95,10 +95,10 @@ class DINO(JointEmbedding):
 
     def _update_teacher(self) -> None:
         """Moves the teacher toward the student, which the optimizer has changed since; at first they are equal."""
-        momentum = self.momentum if self.steps else 0.0
+        weight = torch.where(self.steps > 0, 1 - self.momentum, 1.0)  # without waiting for a GPU
         students = itertools.chain(self.encoder.parameters(), self.head.parameters())
         for old, new in zip(self.teacher.parameters(), students, strict=True):
-            old.lerp_(new, 1 - momentum)
+            old.lerp_(new, weight.to(new.dtype))
         self.steps += 1
 
     @override

@@ -233,7 +233,10 @@ class _TiffFile(ImageFile):
             return None
         if b"FileName=" in page.description.encode():  # OME-TIFF of several files
             return None
-        tags, start = _tags_of_pixels(file.read_bytes())
+        try:
+            tags, start = _tags_of_pixels(file.read_bytes())
+        except Exception:  # tags that tifffile did not need
+            return None
         if start != series.dataoffset or start + series.nbytes > size:
             return None
         closed = copy(self)
