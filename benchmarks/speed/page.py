@@ -30,8 +30,11 @@ lightly's linear evaluation trains for 90 epochs by gradient descent and selects
 
 *of the peak* is the time that the work would take if the machine only multiplied float32 matrices, or only copied
 memory, divided by the time that it takes; both speeds are measured in the same process. bfloat16 is measured by the
-same peak. In *training formats* and *feature formats*, the row of ssl_pretext is the format that `"auto"` chose before,
-and the goals say that no other format is more than 5% faster, and float32 not more than 2%."""
+same peak, and convolutions that need fewer operations than counted can exceed it. In *training formats* and *feature
+formats*, the row of ssl_pretext is the format that `"auto"` chose before, and the goals say that no other format is
+more than 5% faster, and float32 not more than 2%. In *format results*, it is float32, and the differences of the other
+formats stand below the table. `fit` compiles networks only if it is asked to; *compiling* shows what that would gain
+here."""
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
