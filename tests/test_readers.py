@@ -242,8 +242,12 @@ def test_dicom_is_rescaled_and_inverted(folder):
 
 
 def test_frames_of_dicom(folder):
+    """Also of a file whose pixels are read only when they are needed."""
     frames = values(np.uint16, 4, 12, 10)
     write_dicom(folder / "a.dcm", frames, NumberOfFrames=4)
+    large = values(np.uint16, 600, 900)
+    write_dicom(folder.parent / "large.dcm", large)
+    np.testing.assert_array_equal(decoder(Reading())(folder.parent / "large.dcm").pixels[0], large)
     assert "the file has 4 frames; choose one" in reasons(folder)
     np.testing.assert_array_equal(opened(folder, reader="dcm[z=all]").images()[:, 0], frames)
     np.testing.assert_array_equal(opened(folder, reader="dcm[z=1]").images()[0, 0], frames[1])

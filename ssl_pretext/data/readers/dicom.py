@@ -1,5 +1,6 @@
 """DICOM files, read with pydicom."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssl_pretext.errors import MissingDependencyError
 __all__ = ["DicomReader"]
 
 Pixels = npt.NDArray[Any]
+SMALL = 2**20  # bytes of a file that is read at once
 LARGE = 2**16  # bytes; what is larger in a file is not part of its header
 
 
@@ -43,10 +45,11 @@ class DicomReader(StackReader):
 class _DicomFile(ImageFile):
     def __init__(self, file: Path | Content, z: Slices | None) -> None:
         pydicom = needed("pydicom", file, "medical")
-        # The pixels of a file on disk are read when they are needed.
         if isinstance(file, Content):
             self._data = pydicom.dcmread(file.open("rb"))
-        else:
+        elif file.stat().st_size <= SMALL:  # pydicom reads a few bytes at a time, which is faster in memory
+            self._data = pydicom.dcmread(io.BytesIO(file.read_bytes()))
+        else:  # the pixels are read when they are needed
             self._data = pydicom.dcmread(file, defer_size=LARGE)
         if self._data.PhotometricInterpretation == "PALETTE COLOR":
             raise ValueError("the file has a palette, which is not read; convert it to RGB")

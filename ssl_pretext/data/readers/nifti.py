@@ -75,7 +75,7 @@ class _NiftiFile(ImageFile):
             if volume.ndim > 2 and self._z != "all":
                 self._loaded = np.expand_dims(project(self._loaded, self._z, 2), 2)
         index = () if volume.ndim == 2 else (slice(None), slice(None), member or 0)
-        image = _floating((volume.dataobj if self._loaded is None else self._loaded)[index])
+        image = _floating(volume.dataobj[index]) if self._loaded is None else self._loaded[index].astype(np.float32)
         values = np.moveaxis(image, 2, 0) if image.ndim == 3 else image[None]
         return Array(values).cut(window)
 
