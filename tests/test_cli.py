@@ -147,6 +147,16 @@ def test_probe_prints_a_table_and_writes_the_report_the_results_and_the_card(cap
     assert json.loads(Path("run/probe/skipped.json").read_text()) == []
 
 
+@pytest.mark.parametrize("command", [["probe", "run"], ["compare", "run", "timm/resnet10t"]])
+def test_probe_and_compare_say_beforehand_how_long_they_take(command, capsys, monkeypatch):
+    monkeypatch.setattr("ssl_pretext.probes.time_estimate.LEAST", 0.0)
+    request = [*command, "--data", "labeled", "--seeds", "1", "--out", "timed", "--probe", "linear"]
+    assert main([*request, "--controls", "untrained"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [number for number, line in enumerate(lines) if re.match(r"about \d+ s: .*linear probes \(\d+ s\)", line)]
+    assert line < next(number for number, line in enumerate(lines) if line.startswith("|")), "before the table"
+
+
 def test_probe_counts_test_images_that_nearly_equal_those_of_the_pretraining(capsys):
     for path in Path("labeled").rglob("*.png"):
         copy = Path("copies") / path.relative_to("labeled").with_suffix(".jpg")

@@ -28,6 +28,7 @@ from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, 
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
+from ssl_pretext.probes.time_estimate import log_estimate
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import starting_points, strongest_twins
 from ssl_pretext.representations.base import Backbone, Concatenated, Representation
@@ -167,13 +168,14 @@ class Comparison:
         runs: dict[LabelBudget, list[dict[str, Any]]] = {budget: [] for budget in budgets}
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
+        log_estimate(self, list(labels.values()))
         total = len(self.seeds) * len(self.names) * len(budgets)
         with tqdm(total=total, desc=f"{self.method.name} probes", unit="probe", disable=None) as bar:
             for seed, name, representation, features in self._features():
                 bar.set_postfix_str(name)
                 if name not in health:
                     health[name] = feature_health(features[0])
-                identity = describe(representation) | self.formats.describe(representation)
+                identity = self.described(representation)
                 if identity not in described[name]:
                     described[name].append(identity)
                 number = self.seeds.index(seed)
@@ -218,18 +220,10 @@ class Comparison:
             frozen = [one for one in representations if not self._is_finetuned(one)]
             return [self._extract(frozen, split, reduce) for split in ("train", "test")]
 
-        fixed = {
-            name: of_seeds[0]
-            for name, of_seeds in self.representations.items()
-            if all(each is of_seeds[0] for each in of_seeds)
-        }
+        fixed = self.fixed()
         fixed_features = extract(fixed.values())
         for number, seed in enumerate(self.seeds):
-            trained = {
-                name: self.representations[name][number]
-                for name, controls in self.controls.against.items()
-                if UNTRAINED in controls
-            }
+            trained = self.with_twins(number)
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
             varying |= strongest_twins(
                 trained,
@@ -242,12 +236,45 @@ class Comparison:
                 formats=self.formats,
             )
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
+            if self.team.is_leader and not self.method.finetunes:
+                self._note_twins(number)
             for name, representation in (fixed | varying).items() if self.team.is_leader else ():
                 if self._is_finetuned(representation):
                     yield seed, name, representation, self._sample_features(representation)
                     continue
                 train, test = (representation.combine_parts(features) for features in splits)
                 yield seed, name, representation, (train, test)
+
+    def fixed(self) -> dict[str, Representation]:
+        """The representations that are the same for all seeds, by name."""
+        return {
+            name: of_seeds[0]
+            for name, of_seeds in self.representations.items()
+            if all(each is of_seeds[0] for each in of_seeds)
+        }
+
+    def with_twins(self, number: int) -> dict[str, Representation]:
+        """The representations of a seed that have an untrained twin, by name."""
+        return {
+            name: self.representations[name][number]
+            for name, controls in self.controls.against.items()
+            if UNTRAINED in controls
+        }
+
+    def _note_twins(self, number: int) -> None:
+        if self.cache is not None and self.cache.result(identity := self.identity_of_twins(number)) is None:
+            self.cache.store_result(identity, True)
+
+    def identity_of_twins(self, number: int) -> dict[str, Any]:
+        """The key of a note in the cache that the features of the untrained twins of a seed are there, too."""
+        return {
+            "twins_of": {name: describe(one) for name, one in self.with_twins(number).items()},
+            "seed": self.seeds[number],
+            "images": self.hashes,
+            "pooled": self.method.pooled,
+            "code": code_identity(),
+            "device": self.device,
+        }
 
     def _is_finetuned(self, representation: Representation) -> bool:
         """Whether a network is trained on images, so that its features before are needed for their health alone."""
@@ -281,13 +308,26 @@ class Comparison:
 
         `labeled` holds the indices of the labeled images that the probe is trained on.
         """
-        if (
-            self.cache is None
-            or not self.method.cacheable
-            or not all(is_cacheable(part.backbone) for part in representation.parts)
-        ):
+        identity = self.identity_of_run(representation, described, labeled, seed)
+        if self.cache is None or identity is None:
             return dict(finite_json(self._run(representation, features, labeled, seed)))
-        identity = {
+        run: dict[str, Any] | None = self.cache.result(identity)
+        if run is None:
+            run = dict(finite_json(self._run(representation, features, labeled, seed)))
+            self.cache.store_result(identity, run)
+        return run
+
+    def described(self, representation: Representation) -> dict[str, Any]:
+        """The description of a representation in the card, with the formats of its networks."""
+        return describe(representation) | self.formats.describe(representation)
+
+    def identity_of_run(
+        self, representation: Representation, described: dict[str, Any], labeled: Tensor, seed: int
+    ) -> dict[str, Any] | None:
+        """Everything that determines a run of a probe; None if it cannot be cached."""
+        if not self.method.cacheable or not all(is_cacheable(part.backbone) for part in representation.parts):
+            return None
+        return {
             "representation": described,
             "method": {"name": self.method.name, **self.method.card, "epochs": self.epochs},
             "seed": seed,
@@ -298,20 +338,13 @@ class Comparison:
             "code": code_identity(),
             "device": self.device,
         }
-        run: dict[str, Any] | None = self.cache.result(identity)
-        if run is None:
-            run = dict(finite_json(self._run(representation, features, labeled, seed)))
-            self.cache.store_result(identity, run)
-        return run
 
     def _run(
         self, representation: Representation, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int
     ) -> dict[str, Any]:
         """Trains and tests a probe once, on the labeled images with the given indices."""
         targets = self.targets["train"].values[labeled]
-        poses = {"class": self._class_problem, "numbers": NumberProblem, "map": MapProblem}
-        pose = poses.get(self.kind.name, Problem)
-        problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
+        problem = self.problem(targets, self.targets["test"].values)
         options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
         finetunes = self._is_finetuned(representation)
         # What has no network, such as pixels, cannot be fine-tuned; the linear probe takes its place.
@@ -350,6 +383,11 @@ class Comparison:
             **({"confusions": count_confusions(outputs, truth)} if self.kind.name == "class" else {}),
             **settings,
         }
+
+    def problem(self, train: Tensor, test: Tensor) -> Problem:
+        """The problem of predicting the targets of test images, given those of training images."""
+        poses = {"class": self._class_problem, "numbers": NumberProblem, "map": MapProblem}
+        return poses.get(self.kind.name, Problem)(train, test, len(self.names_of_targets))
 
     def _class_problem(self, train: Tensor, test: Tensor, num_outputs: int) -> "Problem":
         return ClassProblem(train, test, num_outputs, self.targets["train"].values.unique(), self.method.all_classes)

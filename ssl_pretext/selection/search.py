@@ -37,6 +37,7 @@ from ssl_pretext.selection.recommendation import (
 from ssl_pretext.selection.result import SearchResult, SearchRow
 from ssl_pretext.selection.rounds import plan_steps, round_sizes
 from ssl_pretext.selection.trial import RunTime, time_run
+from ssl_pretext.system.console import describe_duration
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import write_json
 from ssl_pretext.system.locks import exclusive_lock
@@ -287,7 +288,13 @@ class _Search:
                 log.warning("the runs took longer than their trial; there is no time for round %d", number + 1)
                 break
             seconds = steps[names[0]] * self.times[names[0]].step
-            log.info("round %d of %d: %s, about %s each", number + 1, len(sizes), ", ".join(names), _duration(seconds))
+            log.info(
+                "round %d of %d: %s, about %s each",
+                number + 1,
+                len(sizes),
+                ", ".join(names),
+                describe_duration(seconds),
+            )
             scored = {}
             for name in names:
                 accuracy = self._train(name, number, steps[name])
@@ -361,7 +368,9 @@ class _Search:
             name, "task", number + 1, done["seconds"] / 60, steps, found.mean, found.half, over.mean, over.half
         )
         left = max(0.0, self.seconds - self.journal.seconds)
-        log.info("  %s: %s%%, %s over untrained; %s left", name, *list(row.shown().values())[3:5], _duration(left))
+        log.info(
+            "  %s: %s%%, %s over untrained; %s left", name, *list(row.shown().values())[3:5], describe_duration(left)
+        )
         return found.mean
 
     def _draws(self) -> list[Hits]:
@@ -449,7 +458,3 @@ def _without_lines_of_runs() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
