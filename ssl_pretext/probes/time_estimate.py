@@ -187,12 +187,15 @@ def _passes(evaluation: Evaluation) -> dict[Backbone, _Passes]:
             for split, store in (("train", evaluation.train), ("test", evaluation.test))
             if not _is_cached(evaluation, backbone, each.layers, split)
         )
+    of_choice: dict[Backbone, int] = {}
     for number in range(len(evaluation.seeds)):
         cache = evaluation.cache
         is_known = cache is not None and cache.result(evaluation.identity_of_twins(number)) is not None
         for backbone, each in networks(evaluation.with_twins(number).values()):
             if backbone.untrained is not None and not is_known:
-                each.of_twins += images + images_of_choice(backbone.module, len(evaluation.train))
+                if backbone not in of_choice:
+                    of_choice[backbone] = images_of_choice(backbone, len(evaluation.train))
+                each.of_twins += images + of_choice[backbone]
                 each.twins += 1
     return passes
 

@@ -211,14 +211,15 @@ def _other_versions(module: nn.Module) -> list[Version]:
     return [MEASURED] * has_norms + [OPEN] * is_closed + [OPEN_AND_MEASURED] * (has_norms and is_closed)
 
 
-def images_of_choice(module: nn.Module | None, images: int) -> int:
+def images_of_choice(backbone: Backbone, images: int) -> int:
     """The number of images that all versions of a twin compute before the strongest is chosen.
 
     Args:
-        module: The network.
+        backbone: The network.
         images: Number of training images.
     """
-    others = [] if module is None else _other_versions(module)
+    twin = None if backbone.untrained is None else _draw(backbone.untrained, 0).module
+    others = [] if twin is None else _other_versions(twin)  # which depend on its weights
     passes = len(others) + bool(others) + sum(version.is_measured for version in others)
     return passes * min(images, SAMPLE)
 
