@@ -9,11 +9,11 @@ import torch
 from probing import two_classes
 from torch import nn
 
-from ssl_pretext.probes import evaluate, time_estimate
+from ssl_pretext.probes import evaluate, time_estimate, twins
 from ssl_pretext.probes.comparison import Comparison
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.time_estimate import TimeEstimate, estimate_time
-from ssl_pretext.representations import FrozenNetwork, Pixels
+from ssl_pretext.representations import FrozenNetwork, Pixels, cache
 
 
 class Block(nn.Module):
@@ -82,6 +82,27 @@ def test_the_images_and_the_probes_of_the_estimate_are_those_of_the_evaluation(o
     assert found.probes == len(runs)
     assert (found.networks, found.untrained) == (1, 0 if options.get("controls") is False else 3)
     assert found.fits > 0
+
+
+def test_features_that_the_cache_gets_on_the_way_are_not_counted_twice(tmp_path, monkeypatch):
+    given = {"net": FrozenNetwork("timm/resnet10t").representation()}
+    compared = Comparison(given, two_classes(40, size=32), two_classes(20, size=32), seeds=2, cache=tmp_path)
+    passes = time_estimate._passes(compared)
+    counted, run, run_on_sample = [], cache.run_backbone, twins._run_on_sample
+
+    def count(backbone, layers, images, **options):
+        counted.append(len(images) if layers and backbone.module is not None else 0)
+        return run(backbone, layers, images, **options)
+
+    def count_sample(backbone, module, layers, sample, device):
+        counted.append(len(sample))
+        return run_on_sample(backbone, module, layers, sample, device)
+
+    monkeypatch.setattr(cache, "run_backbone", count)
+    monkeypatch.setattr(twins, "_run_on_sample", count_sample)
+    compared.reports([LabelBudget()])
+    of_network = [each for backbone, each in passes.items() if backbone.module is not None]
+    assert sum(each.own + each.of_twins for each in of_network) == sum(counted)
 
 
 def test_the_time_of_a_network_is_measured(monkeypatch):

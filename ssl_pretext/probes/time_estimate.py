@@ -14,7 +14,7 @@ from ssl_pretext.probes.linear import MAX_FEATURES, pool, shrink
 from ssl_pretext.probes.problem import Problem
 from ssl_pretext.probes.registry import Method
 from ssl_pretext.probes.targets import Targets
-from ssl_pretext.probes.twins import images_of_choice
+from ssl_pretext.probes.twins import images_of_twin
 from ssl_pretext.representations.base import Backbone, Representation
 from ssl_pretext.representations.cache import Cache, are_cached
 from ssl_pretext.representations.extraction import BATCH_SIZE, in_float32, layers_by_backbone, run_backbone
@@ -167,7 +167,7 @@ def _count(number: int, what: str) -> str:
 
 def _passes(evaluation: Evaluation) -> dict[Backbone, _Passes]:
     passes: dict[Backbone, _Passes] = {}
-    fixed, images = evaluation.fixed(), len(evaluation.train) + len(evaluation.test)
+    fixed, train, test = evaluation.fixed(), len(evaluation.train), len(evaluation.test)
 
     def networks(representations: Iterable[Representation]) -> Iterable[tuple[Backbone, _Passes]]:
         for backbone, layers in layers_by_backbone(representations).items():
@@ -187,15 +187,15 @@ def _passes(evaluation: Evaluation) -> dict[Backbone, _Passes]:
             for split, store in (("train", evaluation.train), ("test", evaluation.test))
             if not _is_cached(evaluation, backbone, each.layers, split)
         )
-    of_choice: dict[Backbone, int] = {}
+    of_twin: dict[Backbone, int] = {}
     for number in range(len(evaluation.seeds)):
         cache = evaluation.cache
         is_known = cache is not None and cache.result(evaluation.identity_of_twins(number)) is not None
         for backbone, each in networks(evaluation.with_twins(number).values()):
             if backbone.untrained is not None and not is_known:
-                if backbone not in of_choice:
-                    of_choice[backbone] = images_of_choice(backbone, len(evaluation.train))
-                each.of_twins += images + of_choice[backbone]
+                if backbone not in of_twin:
+                    of_twin[backbone] = images_of_twin(backbone, train, test, cached=cache is not None)
+                each.of_twins += of_twin[backbone]
                 each.twins += 1
     return passes
 

@@ -28,7 +28,7 @@ from ssl_pretext.representations.extraction import (
 )
 from ssl_pretext.system.team import Team
 
-__all__ = ["SAMPLE", "images_of_choice", "starting_points", "strongest_twins"]
+__all__ = ["SAMPLE", "images_of_twin", "starting_points", "strongest_twins"]
 
 # Largest number of training images that statistics are measured on and versions are compared on, so that the cost does
 # not grow with the data. The accuracies of two versions on 2,048 images have standard errors of about one point.
@@ -95,6 +95,8 @@ def strongest_twins(
     team = team or Team()
     chosen = _sample(len(train))
     sample, known = train.subset(chosen), targets.subset(chosen)
+    # In the order of the training images if these are all of them, so that the cache has the features of the choice.
+    compared, known = (train, targets) if len(sample) == len(train) else (sample, known)
     drawn: dict[Backbone, dict[Version, Backbone]] = {}
     for backbone, layers in layers_by_backbone(representations.values()).items():
         try:
@@ -104,14 +106,14 @@ def strongest_twins(
     candidates = {name: _candidates(one, drawn, len(sample)) for name, one in representations.items()}
     rivals = [twin for twins in candidates.values() if len(twins) > 1 for twin in twins]
     if cache is None:
-        features = extract_features(rivals, sample, device=device, reduce=shrink, team=team, formats=formats)
+        features = extract_features(rivals, compared, device=device, reduce=shrink, team=team, formats=formats)
     else:
         features = cached_features(
             rivals,
-            sample,
+            compared,
             cache,
             device=device,
-            sha256=sample.sha256,
+            sha256=compared.sha256,
             reduce=shrink,
             team=team,
             formats=formats,
@@ -211,17 +213,20 @@ def _other_versions(module: nn.Module) -> list[Version]:
     return [MEASURED] * has_norms + [OPEN] * is_closed + [OPEN_AND_MEASURED] * (has_norms and is_closed)
 
 
-def images_of_choice(backbone: Backbone, images: int) -> int:
-    """The number of images that all versions of a twin compute before the strongest is chosen.
+def images_of_twin(backbone: Backbone, train: int, test: int, *, cached: bool) -> int:
+    """The number of images that all versions of a twin compute, for an estimate of the time.
 
     Args:
         backbone: The network.
-        images: Number of training images.
+        train: Number of training images.
+        test: Number of test images.
+        cached: Whether features are cached, so that those of the strongest version are not computed again.
     """
     twin = None if backbone.untrained is None else _draw(backbone.untrained, 0).module
     others = [] if twin is None else _other_versions(twin)  # which depend on its weights
     passes = len(others) + bool(others) + sum(version.is_measured for version in others)
-    return passes * min(images, SAMPLE)
+    again = 0 if others and cached and is_cacheable(backbone) and train <= SAMPLE else train
+    return passes * min(train, SAMPLE) + again + test
 
 
 def _draw(draw: Callable[[int], Backbone], seed: int) -> Backbone:
