@@ -152,6 +152,28 @@ def test_the_line_appears_before_the_work_if_it_is_long_and_somebody_sees_it(cap
     assert Counting.images == 90 + 30, "nothing is timed if nobody sees it"
 
 
+def test_the_first_network_that_is_fine_tuned_shows_how_long_the_others_take(caplog, monkeypatch):
+    monkeypatch.setattr(time_estimate, "READING", 0.0)
+    monkeypatch.setattr(time_estimate, "LEAST", 0.0)
+    monkeypatch.setattr(Counting, "seconds", 0.002)
+    train, test = two_classes(40, size=16), two_classes(20, seed=1, size=16)
+    start = time.perf_counter()
+    with caplog.at_level(logging.INFO):
+        options = {"probe": "finetune", "epochs": 5, "seeds": 3, "per_class": 10, "controls": ["untrained", "pixels"]}
+        evaluate({"net": network()}, train, test, **options)
+    (line,) = [message for message in caplog.messages if "fine-tuned" in message]
+    found = re.fullmatch(r"a network was fine-tuned in \d+ s; about (\d+) s are left for the others", line)
+    assert 0.4 < (int(found[1]) + 1) / (time.perf_counter() - start) < 1.5
+
+
+def test_what_is_read_from_the_cache_shows_no_time(caplog):
+    with caplog.at_level(logging.INFO):
+        seen = time_estimate.FinetuningTime(labels=1_000)
+        for labels, seconds in ((100, 0.01), (100, 60.0), (100, 60.0)):
+            seen.add(labels, seconds)
+    assert caplog.messages == ["a network was fine-tuned in 1 min 0 s; about 8 min 0 s are left for the others"]
+
+
 def test_the_line_names_what_there_is():
     assert str(TimeEstimate(0, 90, 0, 0, 61, 30, "knn")) == "about 1 min 1 s: 30 knn probes (1 min 1 s)"
     assert (

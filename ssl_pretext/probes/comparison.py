@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -20,7 +21,7 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
 from ssl_pretext.probes.finetuning import FinetuneConfig
 from ssl_pretext.probes.given import Given, One, as_cache, as_seeds, check_images, describe, has_network, per_seed
-from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
+from ssl_pretext.probes.label_budget import LabelBudget, LabelSets, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.metrics import class_scores, find_metrics, image_scores
 from ssl_pretext.probes.outcome import count_confusions, pack_scores
@@ -28,15 +29,15 @@ from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, 
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
-from ssl_pretext.probes.time_estimate import log_estimate
+from ssl_pretext.probes.time_estimate import FinetuningTime, log_estimate
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
-from ssl_pretext.probes.twins import starting_points, strongest_twins
+from ssl_pretext.probes.twins import images_of_twin, starting_points, strongest_twins
 from ssl_pretext.representations.base import Backbone, Concatenated, Representation
 from ssl_pretext.representations.cache import cached_features, code_identity, is_cacheable
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
 from ssl_pretext.representations.feature_formats import FeatureFormats
-from ssl_pretext.system.compute_format import CONTIGUOUS, FLOAT32
+from ssl_pretext.system.compute_format import AUTO, CONTIGUOUS, FLOAT32
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
@@ -120,11 +121,19 @@ class Comparison:
         self.formats = FeatureFormats(
             precision,
             memory_format,
-            num_images=len(self.train) + len(self.test),
+            num_images=self._images_of_networks() if AUTO in (precision, memory_format) else None,
             device=self.device,
             cache=self.cache,
             team=self.team,
         )
+
+    def _images_of_networks(self) -> int:
+        """Number of images that a network and its untrained twins compute, which decides whether a trial pays."""
+        train, test = len(self.train), len(self.test)
+        twins = {part.backbone for one in self.with_twins(0).values() for part in one.parts}
+        cached = self.cache is not None
+        of_twin = max((images_of_twin(backbone, train, test, cached=cached) for backbone in twins), default=0)
+        return train + test + len(self.seeds) * of_twin * (not self.method.finetunes)
 
     def _joined(self, of_seeds: Mapping[str, Sequence[Representation]]) -> dict[str, list[Representation]]:
         """The features of each seed joined with the color histogram, by the name of their row."""
@@ -169,6 +178,7 @@ class Comparison:
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
         log_estimate(self, list(labels.values()))
+        finetuning = FinetuningTime(sum(map(self._labels_of_finetuning, labels.values())))
         total = len(self.seeds) * len(self.names) * len(budgets)
         with tqdm(total=total, desc=f"{self.method.name} probes", unit="probe", disable=None) as bar:
             for seed, name, representation, features in self._features():
@@ -180,7 +190,10 @@ class Comparison:
                     described[name].append(identity)
                 number = self.seeds.index(seed)
                 for budget, sets in labels.items():
+                    start = time.perf_counter()
                     run = self._cached_run(representation, identity, features, sets.full[number], seed)
+                    if self._is_finetuned(representation):
+                        finetuning.add(len(sets.full[number]), time.perf_counter() - start)
                     if number < len(sets.parts):
                         part = self._cached_run(representation, identity, features, sets.parts[number], seed)
                         of_part = ("labels", "scores", "class_scores")
@@ -275,6 +288,12 @@ class Comparison:
             "code": code_identity(),
             "device": self.device,
         }
+
+    def _labels_of_finetuning(self, sets: LabelSets) -> int:
+        """The sum of the numbers of labels on which networks are fine-tuned."""
+        known = self.representations
+        trained = sum(name not in known or self._is_finetuned(known[name][0]) for name in self.names)
+        return trained * sum(map(len, [*sets.full, *sets.parts])) * self.method.finetunes
 
     def _is_finetuned(self, representation: Representation) -> bool:
         """Whether a network is trained on images, so that its features before are needed for their health alone."""

@@ -23,10 +23,11 @@ from ssl_pretext.system.compute_format import ComputeFormat
 from ssl_pretext.system.console import describe_duration
 from ssl_pretext.system.team import Team
 
-__all__ = ["Evaluation", "TimeEstimate", "estimate_time", "log_estimate"]
+__all__ = ["Evaluation", "FinetuningTime", "TimeEstimate", "estimate_time", "log_estimate"]
 
 LEAST = 10.0  # seconds; nothing is said about shorter evaluations
 SECONDS = 1.0  # for which a network is timed at most, unless it takes longer for a few images
+READING = 0.5  # seconds; what takes less may have been in the cache
 FEW = 4  # images that are computed first
 MOST_LABELS = 2_000  # on which a probe is timed
 BACKWARD = 3  # a training step takes about three times as long as the outputs of the same images
@@ -110,6 +111,27 @@ class TimeEstimate:
         return f"about {describe_duration(self.features + self.fits)}: {', '.join(parts)}"
 
 
+class FinetuningTime:
+    """Logs how long fine-tuning will take when the first network is trained, whose time shows it.
+
+    Args:
+        labels: Sum of the numbers of labels on which all networks are trained.
+    """
+
+    def __init__(self, labels: int) -> None:
+        self._left, self._logged = labels, False
+
+    def add(self, labels: int, seconds: float) -> None:
+        """Takes note of a network that was trained, or read from the cache in no time."""
+        self._left -= labels
+        left = seconds / labels * self._left
+        if seconds >= READING and not self._logged:
+            self._logged = True
+            if left >= LEAST:
+                text = describe_duration(seconds), describe_duration(left)
+                log.info("a network was fine-tuned in %s; about %s are left for the others", *text)
+
+
 @dataclass
 class _Passes:
     """The images that a network has yet to compute, and the numbers of them that its untrained twins have."""
@@ -123,7 +145,7 @@ class _Passes:
 def log_estimate(evaluation: Evaluation, labels: Sequence[LabelSets]) -> None:
     """Logs how long an evaluation will take, if it is long and the logger shows it.
 
-    Nothing is said of fine-tuning, which may stop early.
+    For fine-tuning, which may stop early, there is `FinetuningTime`.
     """
     if log.isEnabledFor(logging.INFO) and not evaluation.method.finetunes:
         estimate = estimate_time(evaluation, labels)

@@ -222,7 +222,10 @@ def images_of_twin(backbone: Backbone, train: int, test: int, *, cached: bool) -
         test: Number of test images.
         cached: Whether features are cached, so that those of the strongest version are not computed again.
     """
-    twin = None if backbone.untrained is None else _draw(backbone.untrained, 0).module
+    try:
+        twin = None if backbone.untrained is None else _draw(backbone.untrained, 0).module
+    except ArgumentError:  # which `strongest_twins` raises with advice
+        return 0
     others = [] if twin is None else _other_versions(twin)  # which depend on its weights
     passes = len(others) + bool(others) + sum(version.is_measured for version in others)
     again = 0 if others and cached and is_cacheable(backbone) and train <= SAMPLE else train
