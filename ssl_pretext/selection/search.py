@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssl_pretext.band_statistics import measure_bands, measure_space, warn_of_other_units
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore, as_store, holdout_split
 from ssl_pretext.errors import ArgumentError, NotFiniteError
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 JOURNAL = "journal.json"
 MOST_LABELED, MOST_TESTED = 1_000, 4_000  # images that are used, so that probes take a small part of the time
 TIMING = 0.2  # part of the time after which no further task is timed, if nobody asked for it
-NO_TIME = "there was no time for it; search for more minutes, or name it"
+NO_TIME = "there was no time; search for more minutes, or name the task"
 SEEDS = 5  # of the evaluation on test images
 CONTROLS = ("untrained", "pixels", "histogram")
 
@@ -139,6 +140,11 @@ class _Data:
             check_images(train, tested)
             check_targets(targets, tested_targets, False)
             test = _limited(tested, tested_targets, MOST_TESTED, config.seed)[0]
+        if bands is not None:  # labels of images in other units would be learned from other features
+            measured = Channels(measure_space(bands.space, store), bands.names)
+            for what, images in (("the labeled images", train), ("the test images", test)):
+                if images is not None:
+                    warn_of_other_units(measured, measure_bands(images, measured.space), f"search() on {what}")
         return cls(store, *_limited(train, targets, MOST_LABELED, config.seed), test)
 
     def settings(self) -> dict[str, Any]:
