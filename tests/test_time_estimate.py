@@ -122,6 +122,16 @@ def test_the_time_of_a_probe_that_is_trained_in_epochs_grows_with_epochs_and_ima
     assert found.fits == 7 * (3 * 40 + 30)
 
 
+def test_the_probe_that_is_timed_has_the_most_labels(monkeypatch):
+    """The time of a small one is mostly overhead, which does not grow."""
+    seen = []
+    monkeypatch.setattr(time_estimate, "_time_fit", lambda _, features, targets: seen.append(len(targets)) or 1.0)
+    compared = comparison({"p": Pixels("rgb")}, controls=False, seeds=1)
+    found = estimated(compared, LabelBudget(per_class=2), LabelBudget(per_class=40))
+    assert seen == [80]
+    assert 1.0 <= found.fits < 1.2, "the other one is much smaller"
+
+
 def test_features_and_probes_in_the_cache_take_no_time(tmp_path):
     given = {"net": FrozenNetwork("timm/resnet10t").representation()}
     images, test = two_classes(40, size=32), two_classes(20, seed=1, size=32)

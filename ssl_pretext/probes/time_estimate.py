@@ -274,7 +274,7 @@ def _estimate_fits(evaluation: Evaluation, labels: Sequence[LabelSets], maps: Ma
         features = of_seeds[0].combine_parts(maps)
         if evaluation.method.pooled:
             width = pool(features[:1]).shape[1]
-            of_size = of_size or _time_pooled(evaluation, labels[0].full[0])
+            of_size = of_size or _time_pooled(evaluation, max((sets.full[0] for sets in labels), key=len))
             seconds += of_size * sum(_size(count, width) for count in counts)
         else:
             images = evaluation.epochs * (BACKWARD * sum(counts) + len(counts) * len(evaluation.test))
