@@ -318,6 +318,7 @@ ROWS = """\
 .near figure { flex: 0 1 6.5rem; min-width: 3.4rem; margin: 0; } .near figure:first-child { margin-right: .8rem; }
 .near img { width: 100%; aspect-ratio: 1; object-fit: contain; background: none; }
 .near figcaption { font-size: .75rem; line-height: 1.2; overflow-wrap: anywhere; }
+@media (max-width: 44rem) { .near { flex-wrap: wrap; } .near figure { flex-basis: 22%; } }
 </style>
 {% for row in rows %}
 <div class="near">
