@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import torch
 from einops import rearrange
 
 from ssl_pretext.channels import Channels, ChannelSpace, as_images
-from ssl_pretext.data import ImageStore
+from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
 
 __all__ = ["BandStatistics", "check_bands", "measure_bands", "measure_space", "warn_of_other_units"]
@@ -76,17 +77,19 @@ class BandStatistics:
         return _rounded(np.where(scale > 0, scale, 1.0))
 
 
-def measure_bands(images: ImageStore, space: ChannelSpace, *, num_images: int = NUM_IMAGES) -> BandStatistics:
+def measure_bands(images: Any, space: ChannelSpace, *, num_images: int = NUM_IMAGES) -> BandStatistics:
     """Measures the channels of images in one pass.
 
     Args:
-        images: The images.
+        images: The images: a store, a tensor or an array `(N, C, H, W)`, a dataset or a loader.
         space: The space of the channels; its center and scale are not used.
         num_images: Number of images that are measured, evenly spaced, if there are more.
 
     Raises:
         ArgumentError: There are no images, or they do not fit the space.
     """
+    arrays = isinstance(images, torch.Tensor | np.ndarray)
+    images = ImageStore.from_arrays(images) if arrays else as_store(images, target=None)
     if len(images) == 0:
         raise ArgumentError(f"the channels of space {space.name!r} are measured on at least one image, got none")
     chosen = torch.linspace(0, len(images) - 1, min(len(images), num_images)).round().long()
@@ -108,7 +111,7 @@ def measure_bands(images: ImageStore, space: ChannelSpace, *, num_images: int = 
     return BandStatistics(low, median, high, smallest, largest, images=len(chosen))
 
 
-def measure_space(space: ChannelSpace, images: ImageStore) -> ChannelSpace:
+def measure_space(space: ChannelSpace, images: Any) -> ChannelSpace:
     """Returns the space with a center and scale for each channel that are measured on images.
 
     The center is the median, and the scale is half of the distance between the percentiles 1 and 99, so that a few
@@ -117,7 +120,7 @@ def measure_space(space: ChannelSpace, images: ImageStore) -> ChannelSpace:
 
     Args:
         space: A space, such as `ChannelSpace.bands(name, channels)`. Its own center and scale are replaced.
-        images: Training images, of which up to 1,024 are measured.
+        images: Training images as for `measure_bands`, of which up to 1,024 are measured.
 
     Raises:
         ArgumentError: There are no images, or they do not fit the space.

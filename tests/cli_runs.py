@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from torch import Tensor
@@ -38,6 +39,14 @@ def cli_folder(tmp_path_factory):
 def save_image(pixels: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+
+
+def save_two_channels(folder: str, count: int = 4) -> None:
+    """Saves images with two channels of two classes."""
+    for i in range(count):
+        path = Path(folder, "ab"[i % 2], f"{i}.npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.full((2, 16, 16), i, np.float32))
 
 
 def error_line(capsys, *arguments: str, code: int = 2) -> str:

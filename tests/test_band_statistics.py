@@ -103,6 +103,23 @@ def test_both_branches_are_measured_together():
     assert task.encoder_channels.space.is_measured
 
 
+@pytest.mark.parametrize("kind", ["tensor", "array", "dataset"])
+def test_images_in_other_forms_than_a_store_are_measured(kind):
+    images = two_bands().images()
+    given = {"tensor": images, "array": images.numpy(), "dataset": [(one, 0) for one in images]}[kind]
+    space = sp.ChannelSpace.bands("x", ["A", "B"])
+    task = sp.CrossChannelPrediction(space["A"], space["B"], net())
+    task.measure(given)
+    assert task.source.space == measure_space(space, two_bands()) == measure_space(space, given)
+
+
+def test_what_holds_no_images_cannot_be_measured():
+    space = sp.ChannelSpace.bands("x", ["A", "B"])
+    for given, message in (("photos", "images must be an ImageStore, a dataset"), (torch.zeros(2, 8, 8), "N, C, H, W")):
+        with pytest.raises(ArgumentError, match=message):
+            sp.CrossChannelPrediction(space["A"], space["B"], net()).measure(given)
+
+
 def test_tasks_of_one_space_name_and_other_statistics_are_compared(tmp_path):
     space, units = sp.ChannelSpace.bands("x", ["A", "B"]), {"counts": (1000, 3000), "reflectance": (0.1, 0.3)}
     images = {name: two_bands(*limits) for name, limits in units.items()}

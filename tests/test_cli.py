@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from cli_runs import (  # cli_folder is a fixture
+from cli_runs import (
     SMALL,
-    cli_folder,  # noqa: F401
+    cli_folder,  # noqa: F401 (a fixture)
     error_line,
     interrupt,
     save_image,
+    save_two_channels,
 )
 from PIL import Image
 
@@ -76,6 +77,16 @@ def test_pretrain_probes_during_the_training_and_changes_nothing(capsys):
     assert not Path("unwritten").exists()
 
 
+def test_pretrain_looks_at_a_few_labeled_images_before_it_reads_all(capsys, monkeypatch):
+    save_two_channels("two_channels")
+    monkeypatch.setattr("ssl_pretext.cli.pretrain._images", interrupt)
+    request = ["pretrain", "--data", "photos", "--out", "unwritten", "--probe-data", "two_channels", *SMALL]
+    line = error_line(capsys, *request)
+    assert "the images in photos have 3 channels, such as " in line
+    assert "but those in two_channels have 2, such as a/0.npy; name labeled images like those for the training" in line
+    assert not Path("unwritten").exists()
+
+
 def test_pretrain_checks_the_optimizer_before_it_reads_images(capsys, monkeypatch):
     monkeypatch.setattr("ssl_pretext.cli.pretrain._images", interrupt)
     arguments = ["--data", "photos", "--out", "unwritten", "--optimizer", "adamx", *SMALL]
@@ -94,6 +105,14 @@ def test_pretrain_refuses_the_folder_of_another_run(capsys):
     assert "run holds another pretraining run; resume it with --resume" in error_line(capsys, *again)
     message = error_line(capsys, *again, "--resume", "--encoder", "timm/resnet10t", "--batch-size=4")
     assert "other settings: encoder autoencoder, batch_size 8. Resume it with them (--config run/" in message
+
+
+def test_pretrain_refuses_a_checkpoint_without_its_settings(capsys):
+    shutil.copytree("run/checkpoints", "stray/checkpoints")
+    for resume in ([], ["--resume"]):
+        line = error_line(capsys, "pretrain", "--data", "photos", "--out", "stray", *SMALL, *resume)
+        assert "stray has a checkpoint, checkpoints/last.ckpt, but no fit.json, which says which run it belongs" in line
+    assert [path.name for path in Path("stray").iterdir()] == ["checkpoints"]
 
 
 def test_pretrain_can_be_repeated_after_it_failed_before_its_first_checkpoint(capsys):
@@ -152,6 +171,16 @@ def test_probe_prints_a_table_and_writes_the_report_the_results_and_the_card(cap
     assert card["probes"]["knn[k=3]"] == report.card
     assert card["options"]["holdout"] == 0.5
     assert json.loads(Path("run/probe/skipped.json").read_text()) == []
+
+
+@pytest.mark.parametrize("command", [["probe", "run"], ["compare", "run", "timm/resnet10t"]])
+def test_probe_and_compare_say_beforehand_how_long_they_take(command, capsys, monkeypatch):
+    monkeypatch.setattr("ssl_pretext.probes.time_estimate.LEAST", 0.0)
+    request = [*command, "--data", "labeled", "--seeds", "1", "--out", "timed", "--probe", "linear"]
+    assert main([*request, "--controls", "untrained"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [number for number, line in enumerate(lines) if re.match(r"about \d+ s: .*linear probes \(\d+ s\)", line)]
+    assert line < next(number for number, line in enumerate(lines) if line.startswith("|")), "before the table"
 
 
 def test_probe_counts_test_images_that_nearly_equal_those_of_the_pretraining(capsys):
@@ -297,7 +326,9 @@ def test_probe_takes_labels_from_a_table(options, about, metric, capsys):
     request = "probe run --data flat --labels flat.csv --probe knn --seeds 1 --controls pixels --out tabled".split()
     columns, *others = options.split()
     assert main([*request, "--columns", f"file=image,{columns}", *others]) == 0
-    assert about in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert about in output
+    assert output.count("flat.csv names") == 1, "it is read once"
     card = json.loads(Path("tabled/card.json").read_text())
     assert card["options"]["labels"] == "flat.csv"
     assert card["probes"]["knn"]["test"]["images"] == 6

@@ -38,6 +38,15 @@ def test_rows_without_a_finite_value_have_no_mark():
         interval_chart(rows[1:], caption="")
 
 
+def test_intervals_end_at_what_is_possible():
+    rows = [IntervalRow("ours", 60, 10, "60 ± 10", "main"), IntervalRow("hardly known", 40, 90, "40 ± 90")]
+    drawing = interval_chart(rows, caption="accuracy, %", limits=(0, 100))
+    ticks = {one.text: float(one.get("x")) for one in elements(drawing, "text", "tick")}
+    (bar,) = elements(drawing, "line", "other")
+    assert [float(bar.get(end)) for end in ("x1", "x2")] == pytest.approx([ticks["0"], ticks["100"]])
+    assert {*ticks} <= {str(number) for number in range(0, 101)}
+
+
 def test_curves_fall_where_values_fall():
     series = {"loss": [(1, 3.0), (2, math.nan), (3, 1.0)], "empty": [(1, math.inf)]}
     drawing = line_chart(series, x_label="epoch", y_label="loss", caption="")
@@ -62,6 +71,10 @@ def test_groups_beyond_the_ninth_are_gray():
     assert len(elements(drawing, "circle", "rest")) == 4 + 1
     positions = [float(one.get("cx")) for one in circles[10:]]
     assert positions == sorted(positions)
+    assert "other classes" in drawing.svg
+    one_more = scatter_chart(points[:10], [f"class {i}" for i in range(10)], groups[:10], caption="")
+    assert {f"class {i}" for i in range(10)} <= {one.text for one in elements(one_more, "text", "label")}
+    assert "other classes" not in one_more.svg, "a single one has its name"
     with pytest.raises(ArgumentError, match="at least one point"):
         scatter_chart([], [], [], caption="")
 
@@ -72,3 +85,19 @@ def test_a_matrix_shows_shares_in_percent():
     (right,) = elements(drawing, "rect", "right")
     (wrong,) = elements(drawing, "rect", "wrong")
     assert float(right.get("fill-opacity")) > float(wrong.get("fill-opacity"))
+
+
+def test_the_names_beside_a_matrix_are_inside_the_drawing():
+    names = ["HerbaceousVegetation", "PermanentCrop", "Mmmmmmmmmmmmm"]
+    drawing = matrix_chart([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], names, caption="")
+    width = float(ElementTree.fromstring(drawing.svg).get("viewBox").split()[2])
+    em = 13 * 0.62  # the mean width of a letter of the font
+    for one in elements(drawing, "text", "label"):
+        text = one.text if one.text else ""
+        length, x, y = em * len(text), float(one.get("x")), float(one.get("y"))
+        if one.get("text-anchor") == "end":
+            assert x - length >= 0, text
+        else:
+            angle = math.radians(40)
+            assert x + length * math.cos(angle) <= width, text
+            assert y - length * math.sin(angle) >= 0, text

@@ -58,6 +58,7 @@ def test_embed_takes_labels_from_a_table_and_options_from_a_file(capsys):
     Path("flat.csv").write_text("\n".join(rows))
     Path("embed.yaml").write_text("data: flat\nlabels: flat.csv\ncolumns: file=image,label=what\nout: flat.h5\n")
     assert main(["embed", "run", "--config", "embed.yaml", "--map", "tsne"]) == 0
+    assert capsys.readouterr().out.count("flat.csv names") == 1, "it is read once"
     found = Embeddings.load("flat.h5")
     assert (found.names, found.labels) == ([f"{i}.png" for i in range(4)], [f"kind {i % 2}" for i in range(4)])
     assert "t-SNE keeps neighbors together" in Path("flat.map.html").read_text()

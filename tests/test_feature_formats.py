@@ -78,6 +78,17 @@ def test_few_images_are_computed_in_float32(choice, monkeypatch):
     assert not asked
 
 
+@pytest.mark.parametrize(("controls", "tried"), [(["untrained"], True), (False, False)])
+def test_the_images_of_untrained_networks_count(controls, tried, choice, monkeypatch):
+    """Twelve images, and three twins with as many, are enough; without twins they are not."""
+    asked, store = choice(BF16), random_store()
+    monkeypatch.setattr(feature_formats, "LEAST_IMAGES", 48)
+    options = {"probe": "knn", "seeds": 3, "controls": controls, "device": "cpu"}
+    report = sp.evaluate({"net": small_task()}, store, store, **options, **AUTO)
+    assert bool(asked) == tried
+    assert ("computed_in" in report.card["representations"]["net"][0]) == tried
+
+
 def test_a_trial_leaves_the_network_unchanged():
     task, store = small_task(), random_store()
     before = {name: (value.clone(), value.stride()) for name, value in task.state_dict().items()}

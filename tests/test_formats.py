@@ -107,7 +107,15 @@ def test_any_encoder_is_exported_to_safetensors_with_a_classifier_beside_it(clas
         ),
         ("classified/torchvision --to torchvision --out new", "does not classify the average of its feature map"),
         ("classified/torchvision --to safetensors --out new", "does not classify the average of its feature map"),
-        ("classified/timm --to torchvision --out new", "it is no network of torchvision"),
+        (
+            "classified/inner --to torchvision --out new",
+            "cannot export timm/resnet10t[layer=layer2] to torchvision: its weights are those of a network of timm; "
+            "export it to timm, or to onnx, which needs neither of them",
+        ),
+        (
+            "run --to torchvision --out new",
+            "it is no network of torchvision; export it to another format, such as onnx",
+        ),
         ("run --to onnx --out photos", "photos is a folder, and this format is one file; choose the name of a file"),
         ("run --to safetensors --out photo.jpg", "photo.jpg is a file, and this format is a folder of files"),
         ("nowhere --to onnx --out new", "there is no folder nowhere with a saved task"),

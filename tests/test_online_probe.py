@@ -72,6 +72,29 @@ def test_a_resumed_run_keeps_the_rows_and_the_untrained_twin(tmp_path):
     assert [row["epoch"] for row in whole.rows] == [0, 1, 2, 3]
 
 
+def test_an_epoch_is_kept_if_the_run_is_stopped_while_it_is_probed(tmp_path, monkeypatch):
+    """The epoch is trained once, and the weights in the end are those of a run that was not stopped."""
+    probing, probe = OnlineProbe(labeled(), every=1, probes="knn", seeds=2), OnlineProbe._probe
+
+    def stop(self, trainer, module, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        probe(self, trainer, module, epoch)
+
+    monkeypatch.setattr(OnlineProbe, "_probe", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", callbacks=[probing])
+    monkeypatch.undo()
+    before = [row["train_loss"] for row in read_json(tmp_path / "stopped" / "history.json")]
+    assert torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    resumed = OnlineProbe(labeled(), every=1, probes="knn", seeds=2)
+    task, whole = train(tmp_path / "stopped", callbacks=[resumed], resume=True), train(tmp_path / "whole")
+    assert len(before) == 2
+    assert [row["epoch"] for row in resumed.rows] == [0, 1, 3]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, task.state_dict()[name]), name
+
+
 @pytest.mark.parametrize(
     ("images", "options", "error", "message"),
     [

@@ -112,10 +112,23 @@ def test_the_summary_for_the_documentation_shows_the_results_of_the_page(tmp_pat
     assert "grid" not in text, "no photographs"
 
 
+@pytest.mark.parametrize(("all_rows", "read"), [(True, "on every layer"), (False, "on the latent")])
+def test_the_linear_study_is_named_by_what_it_read(all_rows, read, tmp_path, findings):
+    found = results(findings)
+    found["config"]["all_rows"] = all_rows
+    write_report(tmp_path, found, {})
+    page = (tmp_path / "report.html").read_text()
+    for text in (page, markdown_summary(found, figures=tmp_path, link="figures")):
+        assert re.findall("Test accuracy, %: linear probes (on [a-z ]*[a-z])", text) == [read]
+
+
 def test_tables_pages_and_grids():
     assert as_markdown("Lead:\n- a\n- b\nPlain.\nMore:\n- c") == "Lead:\n\n- a\n- b\n\nPlain.\n\nMore:\n\n- c"
     assert markdown_table([{"a": "x|y"}], ["a", "b"]) == "| a | b |\n|---|---|\n| x\\|y |  |"
     assert "&lt;b&gt;" in html_page("<b>", [Section("heading")])
+    table = html_page("page", [Section("heading", table=[{"a": 1, "b": 2, "c": 3, "<d>": 4}])])
+    for part in ('<table class="wide">', '<td data-column="&lt;d&gt;">4</td>'):
+        assert part in table, "on a phone, each value has its column's name beside it"
     wide = html_page("page", [Section("heading", table=[{"a": 1}], figures=[Figure(b"", "a plot")])])
     assert all(f'<div class="scroll"><{part}' in wide for part in ("img", "table")), (
         "on a phone, wide parts must scroll without the page"

@@ -91,7 +91,7 @@ def test_what_joined_features_add_to_a_control_is_said(monkeypatch):
     monkeypatch.setattr(ProbeReport, "against_controls", lambda *_: [*wins, joined])
     text = " ".join(verdict_card(report, "net").sentences)
     change = report.metric().text(joined["mean"], joined["ci95"], sign=True)
-    assert "use pixels rgb instead." in text
+    assert "use the raw pixels instead." in text
     assert f"Joined as both, the features change it by {change} points" in text
 
 

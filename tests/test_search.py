@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_runs import cli_folder, error_line, interrupt  # noqa: F401 (cli_folder is a fixture)
+from cli_runs import cli_folder, error_line, interrupt, save_two_channels  # noqa: F401 (cli_folder is a fixture)
 from safetensors.torch import load_file
 
 import ssl_pretext as sp
@@ -129,6 +129,30 @@ def test_search_refuses_wrong_requests(arguments, message, capsys):
     small = [] if "--encoder" in arguments or "--tasks" in arguments or "conv" in arguments else SMALL
     assert message in error_line(capsys, "search", *arguments.split(), *small)
     assert not Path("new/journal.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--labeled", "--test"])
+def test_search_looks_at_a_few_labeled_images_before_it_reads_all(option, capsys, monkeypatch):
+    save_two_channels("two_channels")
+    monkeypatch.setattr(sp.ImageStore, "from_folder", interrupt)
+    labeled = [] if option == "--labeled" else ["--labeled", "labeled"]
+    line = error_line(capsys, "search", "--data", "photos", *labeled, option, "two_channels", "--out", "new", *SMALL)
+    assert "the images in photos have 3 channels, such as " in line
+    assert "but those in two_channels have 2, such as a/0.npy; name labeled images like those for the training" in line
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("which", ["labeled", "test"])
+def test_labeled_images_in_other_units_are_noticed(which, tmp_path, caplog):
+    labels, names = [0, 1] * 8, ("red", "infrared")
+    reflectance = torch.rand(16, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    given = {"labeled": (reflectance, labels), "test": (reflectance, labels)}
+    given[which] = (10_000 * reflectance, labels)
+    config = replace(CONFIG, tasks=("cross_channel[source=red;target=infrared]",))
+    bands = sp.ChannelSpace.bands("bands", names)[names]
+    sp.search(sp.ImageStore.from_arrays(reflectance), **given, minutes=0.06, out=tmp_path, bands=bands, config=config)
+    found = re.findall(r"search\(\) on the (\w+) images: the values of 2 of 2 channels", caplog.text)
+    assert found == [which]
 
 
 @pytest.mark.usefixtures("few_steps")

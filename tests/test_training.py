@@ -94,6 +94,19 @@ def test_the_folder_of_another_run_is_refused(tmp_path):
         sp.fit(other, noise_store(), sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu", resume=True))
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_checkpoint_without_its_settings_is_refused(resume, tmp_path):
+    """Even if it would fit, nothing says that it belongs to these images and settings."""
+    config = sp.FitConfig(out=tmp_path, epochs=1, batch_size=16, device="cpu")
+    sp.fit(small_task(), noise_store(), config)
+    (tmp_path / "fit.json").unlink()
+    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(CheckpointError, match=r"has a checkpoint, checkpoints/last\.ckpt, but no fit\.json"):
+        sp.fit(small_task(), noise_store(), replace(config, resume=resume))
+    assert not (tmp_path / "fit.json").exists()
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
 def test_lightning_does_not_log_during_training(tmp_path, caplog):
     logger = logging.getLogger("lightning.pytorch")
     logger.setLevel(logging.INFO)

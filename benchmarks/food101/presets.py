@@ -1,10 +1,12 @@
 """Presets of the Food-101 experiment: how many images, epochs and seeds a run has."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ssl_pretext.config import Config
 
-__all__ = ["PRESETS", "STUDIES", "Preset"]
+__all__ = ["PRESETS", "STUDIES", "Preset", "study_title"]
 
 # Names of the studies with the headings that the report gives them.
 STUDIES = {
@@ -59,6 +61,18 @@ class Preset(Config):
     label_counts: tuple[int, ...] = (1, 2, 5, 10, 20)
     all_rows: bool = True
     studies: tuple[str, ...] = ("conv", "linear", "labels", "regularized", "resnet")
+
+
+def study_title(name: str, config: Mapping[str, Any]) -> str:
+    """The heading of a study in the report of a run.
+
+    Args:
+        name: Name of the study.
+        config: Configuration of the run; runs from before the option `all_rows` have all rows.
+    """
+    if name == "linear" and not config.get("all_rows", True):
+        return "linear probes on the latent"
+    return STUDIES[name]
 
 
 PRESETS = {

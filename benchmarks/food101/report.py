@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.food101.presets import STUDIES
+from benchmarks.food101.presets import study_title
 from benchmarks.food101.studies import DOMAINS, LATENT, LAYERS
 from ssl_pretext.probes import ACCURACY, ProbeReport, before_name, difference_plot, few_steps_warning, untrained_name
 from ssl_pretext.reporting import Figure, Section, Verdict, curves, html_page, lines, markdown_table, to_png
@@ -201,7 +201,7 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
         *(Section(answer["question"], [answer["answer"]], collapsed=True) for answer in results["answers"]),
         *(
             Section(
-                f"Test accuracy, %: {STUDIES[study]}",
+                f"Test accuracy, %: {study_title(study, config)}",
                 [describe_study(results, study)],
                 summary_rows(results, study),
                 figures(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS)),
@@ -212,7 +212,7 @@ def sections(results: Mapping[str, Any], folder: Path) -> list[Section]:
         *(
             [
                 Section(
-                    f"Test accuracy, %: {STUDIES['labels']}",
+                    f"Test accuracy, %: {study_title('labels', config)}",
                     [f"Means over {config['seeds']} seeds with 95% intervals, by the number of labels per class."],
                     figures=figures(*(f"labels_{domain}" for domain in DOMAINS)),
                     collapsed=True,
@@ -384,7 +384,7 @@ def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) ->
         figures: Folder with the plots.
         link: Path of that folder as the page links to it.
     """
-    env, data = results["environment"], results["data"]
+    env, data, config = results["environment"], results["data"], results["config"]
     machine = f"{env['device']}, {env['processor']}, {env['cores']} cores, torch {env['torch']}"
 
     def images(*names: str) -> list[str]:
@@ -399,14 +399,15 @@ def markdown_summary(results: Mapping[str, Any], *, figures: Path, link: str) ->
     ]
     for study in results["probe_card"]:
         parts += [
-            f"## Test accuracy, %: {STUDIES[study]}",
+            f"## Test accuracy, %: {study_title(study, config)}",
             describe_study(results, study),
             _table(summary_rows(results, study)),
         ]
         parts += images(*(f"{plot}_{domain}" for plot in PLOTS_OF.get(study, ()) for domain in DOMAINS))
     for domain, heading in DOMAINS.items():
         if rows := label_rows(results, domain):
-            parts += [f"## Test accuracy, %: {STUDIES['labels']}, {heading}", _table(rows), *images(f"labels_{domain}")]
+            title = study_title("labels", config)
+            parts += [f"## Test accuracy, %: {title}, {heading}", _table(rows), *images(f"labels_{domain}")]
     parts += [
         "## Feature health",
         "\n\n".join(collapse_warnings(_health(results))),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.food101.presets import STUDIES
+from benchmarks.food101.presets import study_title
 from benchmarks.food101.protocol import ExperimentData
 from ssl_pretext.data import ImageStore
 from ssl_pretext.probes import LabelEfficiency, ProbeConfig, ProbeReport, evaluate, label_efficiency
@@ -154,13 +154,13 @@ def run_studies(
                     compared, train, test, per_class=counts, controls=("untrained", "histogram"), **shared
                 )
                 findings.labels[domain] = curve
-                log("%s, %s classes\n%s\n", STUDIES[name], heading, curve.table())
+                log("%s, %s classes\n%s\n", study_title(name, config), heading, curve.table())
                 continue
             if name != "linear":
                 train = balanced_subset(train, config["conv_images"])
             report = networks[name](train, test)
             findings.reports.setdefault(name, {})[domain] = report
-            log("%s, %s classes\n%s\n", STUDIES[name], heading, report.table())
+            log("%s, %s classes\n%s\n", study_title(name, config), heading, report.table())
     return findings
 
 

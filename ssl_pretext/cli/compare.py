@@ -122,7 +122,7 @@ def _write(
     figures = []
     if len(reports) > 1:
         curve = LabelEfficiency({count: report for count, report in reports.items() if count is not None})
-        figures.append(Figure(to_png(curve.plot(title=title)), f"test {metric.label} by number of labels"))
+        figures.append(Figure(to_png(curve.plot(title=title)), f"Test {metric.label} by number of labels"))
     plot = difference_plot(last.rows, title=f"{title}, {key}", metric=metric)
     figures.append(Figure(to_png(plot), f"{last.best} minus each of the others, with 95% intervals"))
     question = f"Which features are best on {options.data}?"

@@ -71,8 +71,8 @@ def _open_images(options: Embed, network: Network, size: int) -> ImageStore | Im
     table = None if options.labels is None else read_table(options.labels, columns, "class")
     check_channels([network], options.data, few_images(options.data, table, **options.images.arguments()))
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
-    if options.labels is not None:
-        return ImageStore.from_table(options.labels, options.data, columns=columns, **arguments)
+    if table is not None:
+        return ImageStore.from_table(table, options.data, **arguments)
     return _labeled_by_folders(ImageStore.from_folder(options.data, labeled=False, **arguments))
 
 

@@ -11,12 +11,19 @@ from ssl_pretext.cli.options import LabeledImages, label_columns
 from ssl_pretext.data import ImageStore
 from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.data.splits import split_role
-from ssl_pretext.data.tables import read_table
+from ssl_pretext.data.tables import Table, read_table
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.system.processes import on_rank_zero
 
-__all__ = ["check_labels", "describe_labels", "evaluation_options", "load_labeled_images", "open_folders"]
+__all__ = [
+    "check_labels",
+    "describe_labels",
+    "evaluation_options",
+    "load_labeled_images",
+    "open_folders",
+    "read_labels",
+]
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +72,11 @@ def load_labeled_images(
     check_labels(options)
     size = choose_image_size(options.image_size, networks)
     with write_skipped_on_error(out):
-        _check_channels(options, networks)
-        (folder, data), *others = open_folders(options, size)
+        table = read_labels(options)
+        for folder in filter(None, (options.data, options.test)):
+            few = few_images(folder, table, masks=options.masks, **options.images.arguments())
+            check_channels(networks, folder, few)
+        (folder, data), *others = open_folders(options, size, table)
     skipped = data.skipped
     if others:
         train, (test_folder, test) = data, others[0]
@@ -109,22 +119,18 @@ def check_labels(options: LabeledImages) -> None:
         raise ArgumentError(f"{name} is for the table of --labels; name the table, or leave the option out")
 
 
-def _check_channels(options: LabeledImages, networks: Sequence[Network]) -> None:
-    """Raises if the images have other channels than those of the runs, which a few of them show."""
-    table = options.labels
-    named = None if table is None else read_table(table, label_columns(options.columns), options.target)
-    for folder in (options.data, options.test):
-        if folder is not None:
-            check_channels(
-                networks, folder, few_images(folder, named, masks=options.masks, **options.images.arguments())
-            )
+def read_labels(options: LabeledImages) -> Table | None:
+    """Reads the table of the labels, if one is named."""
+    return (
+        None if options.labels is None else read_table(options.labels, label_columns(options.columns), options.target)
+    )
 
 
-def open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageStore]]:
+def open_folders(options: LabeledImages, size: int, table: Table | None) -> list[tuple[Path, ImageStore]]:
     """Opens the folder of the images, and that of the test images if there is one, named or found beside the other."""
     folders = [options.data] if options.test is None else [options.data, options.test]
     try:
-        return [(folder, _open(folder, size, options)) for folder in folders]
+        return [(folder, _open(folder, size, options, table)) for folder in folders]
     except DataError as error:
         roles = {role: [path for path in error.splits if split_role(path.name) == role] for role in ROLES}
         found = [*roles["train"], *(roles["test"] or roles["val"])]
@@ -134,15 +140,15 @@ def open_folders(options: LabeledImages, size: int) -> list[tuple[Path, ImageSto
                 raise DataError(f"{error}: --data {train} --test {test}") from error
             raise
     log.info("%s has splits: training on %s, testing on %s", options.data, *found)
-    return [(folder, _open(folder, size, options)) for folder in found]
+    return [(folder, _open(folder, size, options, table)) for folder in found]
 
 
-def _open(folder: Path, size: int, options: LabeledImages) -> ImageStore:
+def _open(folder: Path, size: int, options: LabeledImages, table: Table | None) -> ImageStore:
     """Opens labeled images."""
     arguments = {"image_size": size, "cache": options.cache, **options.images.arguments()}
     if options.masks is not None:
         return ImageStore.from_folder(folder, masks=options.masks, **arguments)
-    if options.labels is None:
+    if table is None:
         store = ImageStore.from_folder(folder, **arguments)
         if (pattern := options.images.pattern) is not None and store.classes == ["unlabeled"]:
             raise ArgumentError(
@@ -150,5 +156,4 @@ def _open(folder: Path, size: int, options: LabeledImages) -> ImageStore:
                 "name a table with --labels"
             )
         return store
-    columns = label_columns(options.columns)
-    return ImageStore.from_table(options.labels, folder, target=options.target, columns=columns, **arguments)
+    return ImageStore.from_table(table, folder, **arguments)

@@ -17,7 +17,7 @@ from ssl_pretext.representations import FrozenNetwork, Representation
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.image_manifest import read_known_images
 
-__all__ = ["Network", "check_channels", "choose_image_size", "open_network", "open_networks"]
+__all__ = ["Network", "check_channels", "check_same_channels", "choose_image_size", "open_network", "open_networks"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,31 @@ def check_channels(
         raise ArgumentError(
             f"{run} was trained on images with {count} channels, but those in {source} have {example[1]}, such as "
             f"{example[0]}; name images like those of the run, or another run"
+        )
+
+
+def check_same_channels(
+    folder: str | Path,
+    images: Iterable[tuple[str, Decoded]],
+    labeled_folder: str | Path,
+    labeled: Iterable[tuple[str, Decoded]],
+) -> None:
+    """Raises if labeled images have other channels than those that a network is to be trained on.
+
+    Args:
+        folder: Folder of the images for the training.
+        images: A few of its images with their names.
+        labeled_folder: Folder of the labeled images.
+        labeled: A few of its images.
+
+    Raises:
+        ArgumentError: No image of the one folder has as many channels as an image of the other.
+    """
+    first, second = ([(name, len(image.pixels)) for name, image in few] for few in (images, labeled))
+    if first and second and not {count for _, count in first} & {count for _, count in second}:
+        raise ArgumentError(
+            f"the images in {folder} have {first[0][1]} channels, such as {first[0][0]}, but those in {labeled_folder} "
+            f"have {second[0][1]}, such as {second[0][0]}; name labeled images like those for the training"
         )
 
 

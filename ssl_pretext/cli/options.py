@@ -201,7 +201,7 @@ class LabeledImages(Config):
         images: Options of the images in a folder.
         device: Device to compute on: auto, cpu, cuda, a numbered GPU such as cuda:1, or mps.
         precision: Precision of frozen networks: 32-true, bf16-mixed, or auto for the faster one, which is found by
-            timing a batch if there are at least 6,400 images.
+            timing a batch if a network and its untrained controls compute at least 6,400 images.
         memory_format: Order of the values in memory in frozen networks: contiguous, channels_last, or auto for the
             faster one, found in the same way.
     """

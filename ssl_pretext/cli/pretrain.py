@@ -10,8 +10,10 @@ import torch
 from ssl_pretext.channels import Channels
 from ssl_pretext.cli.bands import choose_bands, default_task, image_format, read_bands, with_missing
 from ssl_pretext.cli.files import read_options, write_options, write_skipped, write_skipped_on_error
+from ssl_pretext.cli.networks import check_same_channels
 from ssl_pretext.cli.options import ImageOptions, Pretrain
 from ssl_pretext.data import ImageStore, ImageStream, are_shards
+from ssl_pretext.data.folder_options import few_images
 from ssl_pretext.errors import ArgumentError, CheckpointError, UnknownChannelsError
 from ssl_pretext.losses import parse_losses
 from ssl_pretext.monitoring import OnlineProbe
@@ -20,7 +22,7 @@ from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import check_launcher, on_rank_zero, rank_info
 from ssl_pretext.tasks import PretextTask, create_task
 from ssl_pretext.tasks.warm_start import initialize_from
-from ssl_pretext.training.fit import check_request, fit, holds_run
+from ssl_pretext.training.fit import check_no_stray_checkpoint, check_request, fit, holds_run
 from ssl_pretext.training.run_page import PAGE
 
 __all__ = ["run"]
@@ -54,6 +56,9 @@ def run(options: Pretrain) -> None:
         check_request(task, options.fit, loggers=loggers)
     on_rank_zero("folder", lambda: _check_folder(out, options))
     with write_skipped_on_error(out):
+        if options.probe_data is not None and not are_shards(options.data):
+            few = (few_images(folder, **of_images.arguments()) for folder in (options.data, options.probe_data))
+            check_same_channels(options.data, next(few), options.probe_data, next(few))
         images = _images(options, of_images)
     found = image_format(images)
     chosen = choose_bands(bands, found)
@@ -132,6 +137,7 @@ def _task(options: Pretrain, bands: Channels | None) -> PretextTask:
 
 def _check_folder(out: Path, options: Pretrain) -> None:
     """Raises an error if the folder contains a run that these options must not resume."""
+    check_no_stray_checkpoint(out)
     if not holds_run(out):
         return
     if not options.fit.resume:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from ssl_pretext.cli.bands import choose_bands, image_format, read_bands, with_missing
 from ssl_pretext.cli.files import write_options, write_skipped, write_skipped_on_error
-from ssl_pretext.cli.judging import check_labels, open_folders
-from ssl_pretext.cli.networks import open_network
+from ssl_pretext.cli.judging import check_labels, open_folders, read_labels
+from ssl_pretext.cli.networks import check_same_channels, open_network
 from ssl_pretext.cli.options import ImageOptions, LabeledImages, Search
 from ssl_pretext.cli.probe import run_pictures
 from ssl_pretext.data import ImageStore
+from ssl_pretext.data.folder_options import few_images
+from ssl_pretext.data.tables import Table
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.report_page import confusion_section, interval_drawing
 from ssl_pretext.registry import joined, split_specs
@@ -59,7 +61,14 @@ def run(options: Search) -> None:
         },
     )
     with exclusive_lock(options.out):
+        given = {name: getattr(options, name) for name in ("labels", "columns", "test", "cache")}
+        request = LabeledImages(data=options.labeled or options.data, images=of_images, **given)
+        check_labels(request)
         with write_skipped_on_error(options.out):
+            table = read_labels(request)
+            for folder in filter(None, (request.data, request.test)):
+                few = few_images(folder, table, **of_images.arguments())
+                check_same_channels(options.data, few_images(options.data, **of_images.arguments()), folder, few)
             images = ImageStore.from_folder(
                 options.data,
                 image_size=options.size,
@@ -67,7 +76,7 @@ def run(options: Search) -> None:
                 cache=options.cache,
                 **of_images.arguments(),
             )
-            labeled, test = _labeled_images(options, of_images)
+            labeled, test = _labeled_images(request, options.size, table)
         log.info(
             "%s images of %s px to pretrain on, %s labeled, %s for testing; %g minutes%s",
             *(f"{len(images):,}", images.image_size, f"{len(labeled):,}", "none" if test is None else f"{len(test):,}"),
@@ -92,12 +101,9 @@ def run(options: Search) -> None:
     log.info("\nreport: %s", options.out / "report.html")
 
 
-def _labeled_images(options: Search, of_images: ImageOptions) -> tuple[ImageStore, ImageStore | None]:
+def _labeled_images(request: LabeledImages, size: int, table: Table | None) -> tuple[ImageStore, ImageStore | None]:
     """Returns the labeled training images, and the test images if a folder or a table states some."""
-    given = {name: getattr(options, name) for name in ("labels", "columns", "test", "cache")}
-    request = LabeledImages(data=options.labeled or options.data, images=of_images, **given)
-    check_labels(request)
-    (_, data), *others = open_folders(request, options.size)
+    (_, data), *others = open_folders(request, size, table)
     if others:
         return data, others[0][1]
     return data.split() if data.splits is not None else (data, None)

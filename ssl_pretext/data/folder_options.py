@@ -164,7 +164,8 @@ def few_images(
     """
     reading = reading_of("few_images", None, {**options, "crop": False})
     listing = list_images(folder, options, labeled=None)
-    spec = spec_of(listing if table is None else listing.subset(table.find(listing)[0]), reading, options)
+    named = listing if table is None else listing.subset(sorted(table.rows_of(listing)))
+    spec = spec_of(named, reading, options)
     with silenced():
         few = expand(_few(spec.listing), spec.reading).listing  # which may be many slices or tiles
         decode = decoder(spec.reading)

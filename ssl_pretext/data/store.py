@@ -24,7 +24,7 @@ from ssl_pretext.data.preview import preview
 from ssl_pretext.data.readers.base import are_channels_last
 from ssl_pretext.data.sources import Reading
 from ssl_pretext.data.splits import Role, holdout_split, stated_split
-from ssl_pretext.data.tables import read_table
+from ssl_pretext.data.tables import Table, read_table
 from ssl_pretext.errors import ArgumentError, DataError
 from ssl_pretext.system.notebook import html_picture, html_table
 
@@ -184,7 +184,7 @@ class ImageStore:
     @classmethod
     def from_table(
         cls,
-        table: str | Path | Mapping[str, Sequence[Any]],
+        table: str | Path | Mapping[str, Sequence[Any]] | Table,
         folder: str | Path,
         *,
         image_size: int | None,
@@ -207,7 +207,8 @@ class ImageStore:
         images are decoded once for each set of files, whatever the table says of them.
 
         Args:
-            table: Path of a CSV or Parquet file; a DataFrame or another mapping from names of columns to values.
+            table: Path of a CSV or Parquet file; a DataFrame or another mapping from names of columns to values; or the
+                result of `ssl_pretext.data.tables.read_table`, whose target and columns then count.
             folder: Folder of the image files, which may be in subfolders.
             image_size: Height and width of the images in pixels; see `from_folder`.
             target: What the labels are: `"class"`, `"labels"` (several per image) or `"numbers"`, as for `evaluate`.
@@ -235,9 +236,11 @@ class ImageStore:
             (['cat', 'dog'], ['a.npy', 'b.npy'], ['c.npy'])
         """
         reading = reading_of("from_table", image_size, options)
-        if target != "class" and options.get("masks") is not None:
-            raise ArgumentError(f"a store has masks or the {target} of a table, not both; leave masks or target out")
-        labels = read_table(table, columns, target)
+        labels = table if isinstance(table, Table) else read_table(table, columns, target)
+        if labels.target != "class" and options.get("masks") is not None:
+            raise ArgumentError(
+                f"a store has masks or the {labels.target} of a table, not both; leave masks or target out"
+            )
         listing = list_images(folder, options, labeled=None)
         chosen, notes = labels.find(listing)
         store, rows = cls._open(spec_of(listing.subset(chosen), reading, options), options)

@@ -91,6 +91,17 @@ class Table:
             DataError: The table names files that the listing does not have, names an image twice with different cells,
                 or has a cell that does not fit.
         """
+        rows = self.rows_of(listing)
+        log.info("%s names %d of the %d images in %s", self.name, len(rows), len(listing.names), listing.folder)
+        chosen = sorted(rows)
+        return chosen, self._annotations([rows[i] for i in chosen], [listing.names[i] for i in chosen])
+
+    def rows_of(self, listing: Listing) -> dict[int, Row]:
+        """Finds the images that the table names, and returns their rows by their positions in a listing.
+
+        Raises:
+            DataError: The table names files that the listing does not have, or an image twice with different cells.
+        """
         rows: dict[int, Row] = {}
         for position, file, row in zip(self._positions(listing), self.files, self.rows, strict=True):
             if (first := rows.setdefault(position, row)) != row:
@@ -99,9 +110,7 @@ class Table:
                 raise DataError(
                     f"{self.name} names {file} twice, with different values of {titles}; keep one of the rows"
                 )
-        log.info("%s names %d of the %d images in %s", self.name, len(rows), len(listing.names), listing.folder)
-        chosen = sorted(rows)
-        return chosen, self._annotations([rows[i] for i in chosen], [listing.names[i] for i in chosen])
+        return rows
 
     def _positions(self, listing: Listing) -> list[int]:
         """The position in a listing of the file of each row."""

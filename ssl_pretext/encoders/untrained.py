@@ -130,9 +130,12 @@ def measured_statistics(module: nn.Module) -> Iterator[Collection[nn.Module]]:
     totals: dict[nn.Module, tuple[int, Tensor, Tensor]] = {}
 
     def measure(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].detach().transpose(0, 1).flatten(1)  # (C, N)
-        variance, mean = (one.double() for one in torch.var_mean(values.float(), dim=1, correction=0))
-        count = values.shape[1]
+        values = inputs[0].detach().float()
+        values = values[:, :, None] if values.dim() == 2 else values.flatten(2)  # (B, C, N)
+        # In two passes, which is ten times as fast on a CPU as `var_mean`.
+        mean = values.mean(dim=2).double().mean(dim=0)
+        variance = (values - mean.to(values)[:, None]).square_().mean(dim=2).double().mean(dim=0)
+        count = len(values) * values.shape[2]
         number, total, squares = totals.get(layer, (0, torch.zeros_like(mean), torch.zeros_like(mean)))
         totals[layer] = number + count, total + count * mean, squares + count * (variance + mean**2)
         _set_statistics(layer, count, mean, variance)

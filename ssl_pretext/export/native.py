@@ -139,9 +139,12 @@ def library_weights(
 def _why_not(encoder: nn.Module, spec: str | None, library: str) -> str | None:
     """Says why an encoder is no whole network of a library; None if it is one."""
     name = parse_spec(spec)[0] if spec else ""
-    if not isinstance(encoder, LIBRARIES[library]) or not name.startswith(f"{library}/"):
+    if isinstance(encoder, LIBRARIES[library]) and name.startswith(f"{library}/"):
+        return None
+    own = next((other for other in LIBRARIES if name.startswith(f"{other}/")), None)
+    if own is None:
         return f"it is no network of {library}; {OTHERS}"
-    return None
+    return f"its weights are those of a network of {own}; export it to {own}, or to onnx, which needs neither of them"
 
 
 def is_whole(encoder: nn.Module, spec: str | None) -> bool:

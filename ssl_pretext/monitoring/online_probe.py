@@ -25,6 +25,7 @@ from ssl_pretext.system.compute_format import FLOAT32
 from ssl_pretext.system.files import write_json
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.config import FitConfig
+from ssl_pretext.training.lightning_module import CHECKPOINT
 from ssl_pretext.training.run_page import PagePart
 
 __all__ = ["OnlineProbe"]
@@ -43,6 +44,9 @@ class OnlineProbe(PagePart):
     A quarter of the images of each class is held out, and the probes are trained on the others. Do not pass the images
     that the final result is measured on: a run that is stopped or changed because of these figures has been selected
     by them. The callback itself chooses nothing, and the trained weights are the same with and without it.
+
+    The checkpoint of an epoch is written before the epoch is probed, so that the epoch is kept if the run is stopped
+    meanwhile, and once more with the results.
 
     The results are logged, written to `online_probe.json` in the folder of the run and to its loggers, and drawn in its
     `report.html`. The first row, epoch 0, is measured before the training.
@@ -97,6 +101,7 @@ class OnlineProbe(PagePart):
         epoch = trainer.current_epoch + 1
         if epoch % self.every == 0 or epoch == trainer.max_epochs:
             self._probe(trainer, module, epoch)
+            trainer.save_checkpoint(Path(module.config.out) / CHECKPOINT)  # again, because it holds the results
 
     @override
     def state_dict(self) -> dict[str, Any]:

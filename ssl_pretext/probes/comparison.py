@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -20,7 +21,7 @@ from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
 from ssl_pretext.probes.finetuning import FinetuneConfig
 from ssl_pretext.probes.given import Given, One, as_cache, as_seeds, check_images, describe, has_network, per_seed
-from ssl_pretext.probes.label_budget import LabelBudget, indices_sha256
+from ssl_pretext.probes.label_budget import LabelBudget, LabelSets, indices_sha256
 from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.metrics import class_scores, find_metrics, image_scores
 from ssl_pretext.probes.outcome import count_confusions, pack_scores
@@ -28,14 +29,15 @@ from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, 
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
+from ssl_pretext.probes.time_estimate import FinetuningTime, log_estimate
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
-from ssl_pretext.probes.twins import starting_points, strongest_twins
+from ssl_pretext.probes.twins import images_of_twin, starting_points, strongest_twins
 from ssl_pretext.representations.base import Backbone, Concatenated, Representation
 from ssl_pretext.representations.cache import cached_features, code_identity, is_cacheable
 from ssl_pretext.representations.collapse import Health, feature_health
 from ssl_pretext.representations.extraction import extract_features
 from ssl_pretext.representations.feature_formats import FeatureFormats
-from ssl_pretext.system.compute_format import CONTIGUOUS, FLOAT32
+from ssl_pretext.system.compute_format import AUTO, CONTIGUOUS, FLOAT32
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import finite_json
 from ssl_pretext.system.malloc import keep_freed_memory
@@ -119,11 +121,19 @@ class Comparison:
         self.formats = FeatureFormats(
             precision,
             memory_format,
-            num_images=len(self.train) + len(self.test),
+            num_images=self._images_of_networks() if AUTO in (precision, memory_format) else None,
             device=self.device,
             cache=self.cache,
             team=self.team,
         )
+
+    def _images_of_networks(self) -> int:
+        """Number of images that a network and its untrained twins compute, which decides whether a trial pays."""
+        train, test = len(self.train), len(self.test)
+        twins = {part.backbone for one in self.with_twins(0).values() for part in one.parts}
+        cached = self.cache is not None
+        of_twin = max((images_of_twin(backbone, train, test, cached=cached) for backbone in twins), default=0)
+        return train + test + len(self.seeds) * of_twin * (not self.method.finetunes)
 
     def _joined(self, of_seeds: Mapping[str, Sequence[Representation]]) -> dict[str, list[Representation]]:
         """The features of each seed joined with the color histogram, by the name of their row."""
@@ -167,18 +177,23 @@ class Comparison:
         runs: dict[LabelBudget, list[dict[str, Any]]] = {budget: [] for budget in budgets}
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
+        log_estimate(self, list(labels.values()))
+        finetuning = FinetuningTime(sum(map(self._labels_of_finetuning, labels.values())))
         total = len(self.seeds) * len(self.names) * len(budgets)
         with tqdm(total=total, desc=f"{self.method.name} probes", unit="probe", disable=None) as bar:
             for seed, name, representation, features in self._features():
                 bar.set_postfix_str(name)
                 if name not in health:
                     health[name] = feature_health(features[0])
-                identity = describe(representation) | self.formats.describe(representation)
+                identity = self.described(representation)
                 if identity not in described[name]:
                     described[name].append(identity)
                 number = self.seeds.index(seed)
                 for budget, sets in labels.items():
+                    start = time.perf_counter()
                     run = self._cached_run(representation, identity, features, sets.full[number], seed)
+                    if self._is_finetuned(representation):
+                        finetuning.add(len(sets.full[number]), time.perf_counter() - start)
                     if number < len(sets.parts):
                         part = self._cached_run(representation, identity, features, sets.parts[number], seed)
                         of_part = ("labels", "scores", "class_scores")
@@ -218,18 +233,10 @@ class Comparison:
             frozen = [one for one in representations if not self._is_finetuned(one)]
             return [self._extract(frozen, split, reduce) for split in ("train", "test")]
 
-        fixed = {
-            name: of_seeds[0]
-            for name, of_seeds in self.representations.items()
-            if all(each is of_seeds[0] for each in of_seeds)
-        }
+        fixed = self.fixed()
         fixed_features = extract(fixed.values())
         for number, seed in enumerate(self.seeds):
-            trained = {
-                name: self.representations[name][number]
-                for name, controls in self.controls.against.items()
-                if UNTRAINED in controls
-            }
+            trained = self.with_twins(number)
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
             varying |= strongest_twins(
                 trained,
@@ -242,12 +249,51 @@ class Comparison:
                 formats=self.formats,
             )
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
+            if self.team.is_leader and not self.method.finetunes:
+                self._note_twins(number)
             for name, representation in (fixed | varying).items() if self.team.is_leader else ():
                 if self._is_finetuned(representation):
                     yield seed, name, representation, self._sample_features(representation)
                     continue
                 train, test = (representation.combine_parts(features) for features in splits)
                 yield seed, name, representation, (train, test)
+
+    def fixed(self) -> dict[str, Representation]:
+        """The representations that are the same for all seeds, by name."""
+        return {
+            name: of_seeds[0]
+            for name, of_seeds in self.representations.items()
+            if all(each is of_seeds[0] for each in of_seeds)
+        }
+
+    def with_twins(self, number: int) -> dict[str, Representation]:
+        """The representations of a seed that have an untrained twin, by name."""
+        return {
+            name: self.representations[name][number]
+            for name, controls in self.controls.against.items()
+            if UNTRAINED in controls
+        }
+
+    def _note_twins(self, number: int) -> None:
+        if self.cache is not None and self.cache.result(identity := self.identity_of_twins(number)) is None:
+            self.cache.store_result(identity, True)
+
+    def identity_of_twins(self, number: int) -> dict[str, Any]:
+        """The key of a note in the cache that the features of the untrained twins of a seed are there, too."""
+        return {
+            "twins_of": {name: describe(one) for name, one in self.with_twins(number).items()},
+            "seed": self.seeds[number],
+            "images": self.hashes,
+            "pooled": self.method.pooled,
+            "code": code_identity(),
+            "device": self.device,
+        }
+
+    def _labels_of_finetuning(self, sets: LabelSets) -> int:
+        """The sum of the numbers of labels on which networks are fine-tuned."""
+        known = self.representations
+        trained = sum(name not in known or self._is_finetuned(known[name][0]) for name in self.names)
+        return trained * sum(map(len, [*sets.full, *sets.parts])) * self.method.finetunes
 
     def _is_finetuned(self, representation: Representation) -> bool:
         """Whether a network is trained on images, so that its features before are needed for their health alone."""
@@ -281,13 +327,26 @@ class Comparison:
 
         `labeled` holds the indices of the labeled images that the probe is trained on.
         """
-        if (
-            self.cache is None
-            or not self.method.cacheable
-            or not all(is_cacheable(part.backbone) for part in representation.parts)
-        ):
+        identity = self.identity_of_run(representation, described, labeled, seed)
+        if self.cache is None or identity is None:
             return dict(finite_json(self._run(representation, features, labeled, seed)))
-        identity = {
+        run: dict[str, Any] | None = self.cache.result(identity)
+        if run is None:
+            run = dict(finite_json(self._run(representation, features, labeled, seed)))
+            self.cache.store_result(identity, run)
+        return run
+
+    def described(self, representation: Representation) -> dict[str, Any]:
+        """The description of a representation in the card, with the formats of its networks."""
+        return describe(representation) | self.formats.describe(representation)
+
+    def identity_of_run(
+        self, representation: Representation, described: dict[str, Any], labeled: Tensor, seed: int
+    ) -> dict[str, Any] | None:
+        """Everything that determines a run of a probe; None if it cannot be cached."""
+        if not self.method.cacheable or not all(is_cacheable(part.backbone) for part in representation.parts):
+            return None
+        return {
             "representation": described,
             "method": {"name": self.method.name, **self.method.card, "epochs": self.epochs},
             "seed": seed,
@@ -298,20 +357,13 @@ class Comparison:
             "code": code_identity(),
             "device": self.device,
         }
-        run: dict[str, Any] | None = self.cache.result(identity)
-        if run is None:
-            run = dict(finite_json(self._run(representation, features, labeled, seed)))
-            self.cache.store_result(identity, run)
-        return run
 
     def _run(
         self, representation: Representation, features: tuple[Tensor, Tensor], labeled: Tensor, seed: int
     ) -> dict[str, Any]:
         """Trains and tests a probe once, on the labeled images with the given indices."""
         targets = self.targets["train"].values[labeled]
-        poses = {"class": self._class_problem, "numbers": NumberProblem, "map": MapProblem}
-        pose = poses.get(self.kind.name, Problem)
-        problem = pose(targets, self.targets["test"].values, len(self.names_of_targets))
+        problem = self.problem(targets, self.targets["test"].values)
         options = {"num_outputs": problem.num_outputs, "epochs": self.epochs, "seed": seed}
         finetunes = self._is_finetuned(representation)
         # What has no network, such as pixels, cannot be fine-tuned; the linear probe takes its place.
@@ -350,6 +402,11 @@ class Comparison:
             **({"confusions": count_confusions(outputs, truth)} if self.kind.name == "class" else {}),
             **settings,
         }
+
+    def problem(self, train: Tensor, test: Tensor) -> Problem:
+        """The problem of predicting the targets of test images, given those of training images."""
+        poses = {"class": self._class_problem, "numbers": NumberProblem, "map": MapProblem}
+        return poses.get(self.kind.name, Problem)(train, test, len(self.names_of_targets))
 
     def _class_problem(self, train: Tensor, test: Tensor, num_outputs: int) -> "Problem":
         return ClassProblem(train, test, num_outputs, self.targets["train"].values.unique(), self.method.all_classes)

@@ -44,8 +44,8 @@ class EvaluateOptions(TypedDict, total=False):
             only for the same weights, images, settings and code.
         device: `"auto"` (the default), `"cpu"`, `"cuda"`, a numbered GPU such as `"cuda:1"`, or `"mps"`.
         precision: Precision in which frozen networks compute their features: `"32-true"` (the default), `"bf16-mixed"`,
-            or `"auto"` for the faster one, which is found by timing a batch if there are at least 6,400 images. The
-            card says what was chosen, and the untrained control has the same as its network.
+            or `"auto"` for the faster one, which is found by timing a batch if a network and its untrained controls
+            compute at least 6,400 images. The card says what was chosen, and these controls have the same.
         memory_format: Order of the values in memory while features are computed: `"contiguous"` (the default),
             `"channels_last"`, or `"auto"` for the faster one. Features then differ by rounding.
     """

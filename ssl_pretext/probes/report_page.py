@@ -27,6 +27,7 @@ PLAIN = {
     SOURCE: "the raw channels that the network sees",
     REDUCED: "the pixels of the shrunken images",
 }
+PLAIN_NAMES = {"pixels rgb": "the raw pixels", "color histogram": "the color histogram"}
 PLAIN_FINETUNED = PLAIN | {
     UNTRAINED: "the same network trained from scratch",
     BEFORE: "the same network fine-tuned from its published weights",
@@ -116,8 +117,13 @@ def interval_drawing(results: ProbeResults, name: str | None = None) -> Drawing 
         rows.append(IntervalRow(label, mean, half, results.text(shown), role))
     if not any(math.isfinite(row.mean) for row in rows):
         return None
-    caption = f"{results.metric().heading} ({results.card['probe']} probe). Each bar is a 95% interval; gray rows are "
-    return interval_chart(rows, caption=f"{caption}the controls, which every trained network should beat.")
+    metric = results.metric()
+    caption = (
+        f"{metric.heading[:1].upper()}{metric.heading[1:]} ({results.card['probe']} probe). Each bar is a 95% "
+        "interval; gray rows are the controls, which every trained network should beat."
+    )
+    # An interval of a percentage that is hardly known can reach beyond what is possible.
+    return interval_chart(rows, caption=caption, limits=(0, 100) if metric == ACCURACY else None)
 
 
 def confusion_section(results: ProbeResults, name: str | None = None) -> list[Section]:
@@ -181,7 +187,8 @@ def _is_finetuned(results: ProbeResults) -> bool:
 def _plain(results: ProbeResults, name: str, reference: str) -> str:
     controls = results.card["against"].get(name, {})
     plain = PLAIN_FINETUNED if _is_finetuned(results) else PLAIN
-    return next((plain[label] for label, one in controls.items() if one == reference and label in plain), reference)
+    known = PLAIN_NAMES.get(reference, reference)
+    return next((plain[label] for label, one in controls.items() if one == reference and label in plain), known)
 
 
 def _value(results: ProbeResults, name: str) -> str:

@@ -18,7 +18,7 @@ from ssl_pretext.probes.knn import KNNProbe, neighbor_means
 from ssl_pretext.probes.linear import pool, shrink
 from ssl_pretext.probes.targets import Targets
 from ssl_pretext.representations.base import Backbone, Representation, frozen
-from ssl_pretext.representations.cache import Cache, cached_features, network_identity
+from ssl_pretext.representations.cache import Cache, cached_features, code_identity, is_cacheable, network_identity
 from ssl_pretext.representations.extraction import (
     BATCH_SIZE,
     Formats,
@@ -28,7 +28,7 @@ from ssl_pretext.representations.extraction import (
 )
 from ssl_pretext.system.team import Team
 
-__all__ = ["SAMPLE", "starting_points", "strongest_twins"]
+__all__ = ["SAMPLE", "images_of_twin", "starting_points", "strongest_twins"]
 
 # Largest number of training images that statistics are measured on and versions are compared on, so that the cost does
 # not grow with the data. The accuracies of two versions on 2,048 images have standard errors of about one point.
@@ -95,23 +95,25 @@ def strongest_twins(
     team = team or Team()
     chosen = _sample(len(train))
     sample, known = train.subset(chosen), targets.subset(chosen)
+    # In the order of the training images if these are all of them, so that the cache has the features of the choice.
+    compared, known = (train, targets) if len(sample) == len(train) else (sample, known)
     drawn: dict[Backbone, dict[Version, Backbone]] = {}
     for backbone, layers in layers_by_backbone(representations.values()).items():
         try:
-            drawn[backbone] = _versions(backbone, list(layers), seed, sample, device)
+            drawn[backbone] = _versions(backbone, list(layers), seed, sample, device, cache if team.is_leader else None)
         except ArgumentError as error:
             raise ArgumentError(f"{error}. {_how_to_leave_out(UNTRAINED)}") from error
     candidates = {name: _candidates(one, drawn, len(sample)) for name, one in representations.items()}
     rivals = [twin for twins in candidates.values() if len(twins) > 1 for twin in twins]
     if cache is None:
-        features = extract_features(rivals, sample, device=device, reduce=shrink, team=team, formats=formats)
+        features = extract_features(rivals, compared, device=device, reduce=shrink, team=team, formats=formats)
     else:
         features = cached_features(
             rivals,
-            sample,
+            compared,
             cache,
             device=device,
-            sha256=sample.sha256,
+            sha256=compared.sha256,
             reduce=shrink,
             team=team,
             formats=formats,
@@ -182,7 +184,7 @@ def _how_to_leave_out(kind: str) -> str:
 
 
 def _versions(
-    backbone: Backbone, layers: Sequence[str], seed: int, sample: ImageStore, device: str
+    backbone: Backbone, layers: Sequence[str], seed: int, sample: ImageStore, device: str, cache: Cache | None
 ) -> dict[Version, Backbone]:
     """The versions of the twin of one backbone that differ; empty if it has no twin."""
     if backbone.untrained is None:
@@ -191,9 +193,7 @@ def _versions(
     versions = {AS_DRAWN: plain}
     if plain.module is None:
         return versions
-    has_norms, is_closed = bool(batch_norms(plain.module)), bool(closed_branches(plain.module))
-    possible = [MEASURED] * has_norms + [OPEN] * is_closed + [OPEN_AND_MEASURED] * (has_norms and is_closed)
-    for version in possible:
+    for version in _other_versions(plain.module):
         if version == OPEN_AND_MEASURED and MEASURED not in versions:
             continue  # the BatchNorm layers do not run, for instance because they belong to a decoder
         twin = _draw(backbone.untrained, seed)  # again, because versions must not share parameters
@@ -202,9 +202,34 @@ def _versions(
         if version.is_open:
             with _seeded(seed):
                 open_residual_branches(twin.module)
-        if not version.is_measured or _measure(twin, twin.module, layers, sample, device):
+        if not version.is_measured or _measure(twin, twin.module, layers, sample, device, cache):
             versions[version] = twin
     return versions
+
+
+def _other_versions(module: nn.Module) -> list[Version]:
+    """The versions that a twin of a network may have, besides the one as drawn."""
+    has_norms, is_closed = bool(batch_norms(module)), bool(closed_branches(module))
+    return [MEASURED] * has_norms + [OPEN] * is_closed + [OPEN_AND_MEASURED] * (has_norms and is_closed)
+
+
+def images_of_twin(backbone: Backbone, train: int, test: int, *, cached: bool) -> int:
+    """The number of images that all versions of a twin compute, for an estimate of the time.
+
+    Args:
+        backbone: The network.
+        train: Number of training images.
+        test: Number of test images.
+        cached: Whether features are cached, so that those of the strongest version are not computed again.
+    """
+    try:
+        twin = None if backbone.untrained is None else _draw(backbone.untrained, 0).module
+    except ArgumentError:  # which `strongest_twins` raises with advice
+        return 0
+    others = [] if twin is None else _other_versions(twin)  # which depend on its weights
+    passes = len(others) + bool(others) + sum(version.is_measured for version in others)
+    again = 0 if others and cached and is_cacheable(backbone) and train <= SAMPLE else train
+    return passes * min(train, SAMPLE) + again + test
 
 
 def _draw(draw: Callable[[int], Backbone], seed: int) -> Backbone:
@@ -220,7 +245,40 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _measure(backbone: Backbone, module: nn.Module, layers: Sequence[str], sample: ImageStore, device: str) -> bool:
+def _measure(
+    backbone: Backbone,
+    module: nn.Module,
+    layers: Sequence[str],
+    sample: ImageStore,
+    device: str,
+    cache: Cache | None,
+) -> bool:
+    """Measures BatchNorm statistics on the sample, or reads them; returns whether any BatchNorm layer runs."""
+    names = ("running_mean", "running_var")
+    statistics = [norm.get_buffer(name) for norm in batch_norms(module) for name in names]
+    if cache is None or not is_cacheable(backbone):
+        return _run_on_sample(backbone, module, layers, sample, device)
+    identity = {
+        "statistics_of": backbone.describe,
+        "network": network_identity(module),
+        "layers": sorted(layers),
+        "images": sample.sha256,
+        "code": code_identity(),
+        "device": torch.device(device).type,
+    }
+    if (known := cache.features(identity)) is None:
+        has_run = _run_on_sample(backbone, module, layers, sample, device)
+        if has_run:
+            cache.store_features(identity, torch.cat([one.detach().cpu().float() for one in statistics]))
+        return has_run
+    for buffer, values in zip(statistics, known.split([len(one) for one in statistics]), strict=True):
+        buffer.copy_(values)
+    return True
+
+
+def _run_on_sample(
+    backbone: Backbone, module: nn.Module, layers: Sequence[str], sample: ImageStore, device: str
+) -> bool:
     """Measures BatchNorm statistics on the sample; returns whether any BatchNorm layer runs."""
     with frozen(module, device), measured_statistics(module) as measured:
         for indices in torch.arange(len(sample)).tensor_split(math.ceil(len(sample) / BATCH_SIZE)):

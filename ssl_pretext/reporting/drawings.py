@@ -51,12 +51,13 @@ class IntervalRow:
     role: str = "other"
 
 
-def interval_chart(rows: Sequence[IntervalRow], *, caption: str) -> Drawing:
+def interval_chart(rows: Sequence[IntervalRow], *, caption: str, limits: tuple[float, float] | None = None) -> Drawing:
     """Draws values with their intervals on one axis, with a dashed line at the value of the first main row.
 
     Args:
         rows: Rows from top to bottom. Those whose value is not finite keep their text and have no mark.
         caption: Caption of the drawing, which says what the values and the intervals are.
+        limits: The smallest and the largest possible value, at which intervals end that reach beyond them.
 
     Raises:
         ArgumentError: No row has a finite value.
@@ -70,7 +71,11 @@ def interval_chart(rows: Sequence[IntervalRow], *, caption: str) -> Drawing:
     if not finite:
         raise ArgumentError("interval_chart() needs at least one row with a finite value, got none")
     halves = {id(row): row.half if row.half is not None and math.isfinite(row.half) else 0.0 for row in finite}
-    ticks = _ticks(min(row.mean - halves[id(row)] for row in finite), max(row.mean + halves[id(row)] for row in finite))
+    lowest, highest = limits or (-math.inf, math.inf)
+    bars = {
+        id(row): (max(row.mean - halves[id(row)], lowest), min(row.mean + halves[id(row)], highest)) for row in finite
+    }
+    ticks = _ticks(min(start for start, _ in bars.values()), max(end for _, end in bars.values()))
     low, high, left, right = ticks[0], ticks[-1], 8.0, WIDTH - 8.0
     step, height = 40, 40 * len(rows)
 
@@ -89,10 +94,9 @@ def interval_chart(rows: Sequence[IntervalRow], *, caption: str) -> Drawing:
         label = _add(svg, "text", _shortened(row.label, LETTERS), x=left, y=y + 15, class_=f"label {row.role}")
         _add(label, "title", row.label)
         _add(svg, "text", row.text, x=right, y=y + 15, class_=f"label {row.role}", text_anchor="end")
-        if id(row) in halves:
-            half = halves[id(row)]
-            ends = x(row.mean - half), x(row.mean + half)
-            _add(svg, "line", x1=ends[0], x2=ends[1], y1=y + 27, y2=y + 27, class_=f"bar {row.role}")
+        if id(row) in bars:
+            start, end = map(x, bars[id(row)])
+            _add(svg, "line", x1=start, x2=end, y1=y + 27, y2=y + 27, class_=f"bar {row.role}")
             _add(svg, "circle", cx=x(row.mean), cy=y + 27, r=5.5, class_=f"dot {row.role}")
     return _drawing(svg, caption)
 
@@ -181,15 +185,17 @@ def scatter_chart(
     """
     if not points:
         raise ArgumentError("scatter_chart() needs at least one point, got none")
-    names = [name for name, _ in Counter(groups).most_common(COLORS)]
+    frequent = [name for name, _ in Counter(groups).most_common()]
+    names, rest = frequent[:COLORS], frequent[COLORS:]
     shown = sorted(names)
-    columns, others = 2, len({*groups}) > len(names)
+    columns, others = 2, bool(rest)
     lines = -(-(len(shown) + others) // columns)
     top, size = 20.0 * lines + 12, 360.0
     spans = [(min(p[i] for p in points), max(p[i] for p in points)) for i in (0, 1)]
     scale = max(high - low for low, high in spans) or 1.0  # one scale, so that distances can be compared
     svg = _svg(top + size, caption)
-    for i, name in enumerate([*shown, *(["other classes"] if others else [])]):
+    gray = rest if len(rest) == 1 else ["other classes"]
+    for i, name in enumerate([*shown, *(gray if others else [])]):
         column, line = divmod(i, lines)
         left = 8 + column * WIDTH / columns
         _add(svg, "circle", cx=left, cy=20 * line + 9, r=5, class_=f"point {_color(i) if name in names else 'rest'}")
@@ -216,8 +222,10 @@ def matrix_chart(shares: Sequence[Sequence[float]], names: Sequence[str], *, cap
         >>> matrix_chart([[0.9, 0.1], [0.2, 0.8]], ["cat", "dog"], caption="Confusions").svg[:4]
         '<svg'
     """
-    left, top = 104.0, 78.0
-    cell = (WIDTH - left - 4) / len(names)
+    left, top = 8 * min(SHORT, max(map(len, names))) + 14.0, 82.0
+    # The name of the last column is at an angle, and reaches beyond it.
+    right = 4 + max(0.0, 6.2 * min(SHORT, len(names[-1])) - 15)
+    cell = (WIDTH - left - right) / len(names)
     height = min(cell, 46.0)
     svg = _svg(top + height * len(names) + 4, caption)
     for i, name in enumerate(names):

@@ -38,8 +38,10 @@ figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
 svg { display: block; width: 100%; max-width: 42rem; height: auto; font: 13px system-ui, sans-serif; }
 svg text { fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 12px; } svg .in { fill: var(--ink); }
 svg .control { fill: var(--soft); stroke: var(--soft); } svg .other { fill: var(--ink); stroke: var(--ink); }
-svg .main { fill: var(--main); stroke: var(--main); } svg text.label { stroke: none; }
+svg .main { fill: var(--main); stroke: var(--main); }
 svg text.main { font-weight: 700; }
+svg text.label { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+.card svg text.label { stroke: var(--tint); }
 svg .bar { stroke-width: 4; stroke-linecap: round; } svg .grid { stroke: var(--line); }
 svg .level { stroke: var(--main); stroke-dasharray: 4 4; }
 svg .curve { fill: none; stroke: var(--tone); stroke-width: 2.5; stroke-linejoin: round; }
@@ -59,6 +61,11 @@ pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint)
 @media (max-width: 44rem) {
   th, td { padding: .35rem .5rem; } td:first-child { white-space: normal; min-width: 7.5rem; }
   figure .scroll img { max-width: none; width: 35rem; } .card { padding: .8rem; }
+  .wide, .wide tbody, .wide tr, .wide td { display: block; } .wide tr:first-child, .wide td:empty { display: none; }
+  .wide td { border: 0; padding: .1rem 0; white-space: normal; } .wide tr { border-bottom: 1px solid var(--line); }
+  .wide tr { padding: .4rem 0; } .wide td:first-child { font-weight: 600; }
+  .wide td:not(:first-child)::before { content: attr(data-column); float: left; color: var(--soft);
+    margin-right: 1rem; text-align: left; }
 }
 @media print { body { max-width: none; padding: 0; } figure, .card, tr, .tile { break-inside: avoid; }
   .scroll { overflow: visible; } pre { max-height: none; } }
@@ -67,10 +74,10 @@ pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint)
 TEMPLATE = (
     """\
 {% macro show(rows) %}
-<div class="scroll"><table>
+<div class="scroll"><table{% if rows[0] | length > 3 %} class="wide"{% endif %}>
 <tr>{% for column in rows[0] %}<th>{{ column }}</th>{% endfor %}</tr>
 {% for row in rows %}
-<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+<tr>{% for column, value in row.items() %}<td data-column="{{ column }}">{{ value }}</td>{% endfor %}</tr>
 {% endfor %}
 </table></div>
 {% endmacro %}

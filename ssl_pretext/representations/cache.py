@@ -16,6 +16,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import PretextError
 from ssl_pretext.representations.base import Backbone, Representation
 from ssl_pretext.representations.extraction import Formats, in_float32, layers_by_backbone, run_backbone
+from ssl_pretext.system.compute_format import ComputeFormat
 from ssl_pretext.system.files import (
     atomic_write,
     check_regular_file,
@@ -29,7 +30,15 @@ from ssl_pretext.system.files import (
 from ssl_pretext.system.locks import shared_lock
 from ssl_pretext.system.team import Team
 
-__all__ = ["Cache", "cached_features", "code_identity", "is_cacheable", "is_library_code", "network_identity"]
+__all__ = [
+    "Cache",
+    "are_cached",
+    "cached_features",
+    "code_identity",
+    "is_cacheable",
+    "is_library_code",
+    "network_identity",
+]
 
 FEATURES = "features"  # file suffix; the format is that of .npy, which would count as an image in a folder of images
 PACKAGE = Path(__file__).parents[1]
@@ -139,16 +148,7 @@ def cached_features(
         if not is_cacheable(backbone):
             maps = run(layers, images)
         else:
-            common = {
-                "backbone": backbone.describe,
-                "network": network_identity(backbone.module),
-                "images": sha256,
-                "reduce": None if reduce is None else reduce.__qualname__,
-                "code": code_identity(),
-                "device": torch.device(device).type,  # by default, GPUs compute convolutions in TF32
-                "computed_in": computed_in,
-            }
-            identities = {layer: {**common, "layer": layer} for layer in layers}
+            identities = _feature_identities(backbone, layers, sha256, device, reduce, computed_in)
             known = {layer: cache.features(identity) for layer, identity in identities.items() if team.is_leader}
             maps = {layer: features for layer, features in known.items() if features is not None}
             missing = team.decide(partial(_without, layers, maps))
@@ -156,6 +156,43 @@ def cached_features(
             maps |= {layer: cache.store_features(identities[layer], values) for layer, values in computed.items()}
         found |= {(backbone, layer): features for layer, features in maps.items()}
     return found
+
+
+def are_cached(
+    backbone: Backbone,
+    layers: Iterable[str],
+    cache: Cache,
+    *,
+    device: str | torch.device,
+    sha256: str,
+    reduce: Callable[[Tensor], Tensor] | None,
+    computed_in: ComputeFormat,
+) -> bool:
+    """Whether `cached_features` would read the features of all these layers of images from the cache."""
+    if not is_cacheable(backbone):
+        return False
+    identities = _feature_identities(backbone, layers, sha256, device, reduce, computed_in)
+    return all(cache.result(identity) is not None for identity in identities.values())
+
+
+def _feature_identities(
+    backbone: Backbone,
+    layers: Iterable[str],
+    sha256: str,
+    device: str | torch.device,
+    reduce: Callable[[Tensor], Tensor] | None,
+    computed_in: ComputeFormat,
+) -> dict[str, dict[str, Any]]:
+    common = {
+        "backbone": backbone.describe,
+        "network": network_identity(backbone.module),
+        "images": sha256,
+        "reduce": None if reduce is None else reduce.__qualname__,
+        "code": code_identity(),
+        "device": torch.device(device).type,  # by default, GPUs compute convolutions in TF32
+        "computed_in": computed_in,
+    }
+    return {layer: {**common, "layer": layer} for layer in layers}
 
 
 def _without(layers: Mapping[str, str], known: Container[str]) -> dict[str, str]:

@@ -315,15 +315,16 @@ for (const map of document.querySelectorAll(".map")) {
 ROWS = """\
 <style>
 .near { display: flex; gap: .5rem; overflow-x: auto; padding: .4rem 0; border-bottom: 1px solid var(--line); }
-.near figure { flex: 0 0 56px; margin: 0; width: 56px; } .near figure:first-child { margin-right: .8rem; }
-.near img { width: 56px; height: 56px; object-fit: contain; background: none; }
+.near figure { flex: 0 1 6.5rem; min-width: 3.4rem; margin: 0; } .near figure:first-child { margin-right: .8rem; }
+.near img { width: 100%; aspect-ratio: 1; object-fit: contain; background: none; }
 .near figcaption { font-size: .75rem; line-height: 1.2; overflow-wrap: anywhere; }
+@media (max-width: 44rem) { .near { flex-wrap: wrap; } .near figure { flex-basis: 22%; } }
 </style>
 {% for row in rows %}
 <div class="near">
 {% for neighbor in row %}
 <figure title="{{ neighbor.point.name }}"><img src="{{ neighbor.point.picture }}" alt="{{ neighbor.point.name }}">
-<figcaption>{{ neighbor.point.label }}{% if neighbor.cosine is not none %} {{ "%.3f" % neighbor.cosine }}{% endif %}
+<figcaption>{{ neighbor.point.label }}{% if neighbor.cosine is not none %}<br>{{ "%.2f" % neighbor.cosine }}{% endif %}
 </figcaption></figure>
 {% endfor %}
 </div>

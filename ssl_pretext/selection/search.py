@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssl_pretext.band_statistics import measure_bands, measure_space, warn_of_other_units
 from ssl_pretext.channels import Channels
 from ssl_pretext.data import ImageStore, as_store, holdout_split
 from ssl_pretext.errors import ArgumentError, NotFiniteError
@@ -37,6 +38,7 @@ from ssl_pretext.selection.recommendation import (
 from ssl_pretext.selection.result import SearchResult, SearchRow
 from ssl_pretext.selection.rounds import plan_steps, round_sizes
 from ssl_pretext.selection.trial import RunTime, time_run
+from ssl_pretext.system.console import describe_duration
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import write_json
 from ssl_pretext.system.locks import exclusive_lock
@@ -51,7 +53,7 @@ log = logging.getLogger(__name__)
 JOURNAL = "journal.json"
 MOST_LABELED, MOST_TESTED = 1_000, 4_000  # images that are used, so that probes take a small part of the time
 TIMING = 0.2  # part of the time after which no further task is timed, if nobody asked for it
-NO_TIME = "there was no time for it; search for more minutes, or name it"
+NO_TIME = "there was no time; search for more minutes, or name the task"
 SEEDS = 5  # of the evaluation on test images
 CONTROLS = ("untrained", "pixels", "histogram")
 
@@ -138,6 +140,11 @@ class _Data:
             check_images(train, tested)
             check_targets(targets, tested_targets, False)
             test = _limited(tested, tested_targets, MOST_TESTED, config.seed)[0]
+        if bands is not None:  # labels of images in other units would be learned from other features
+            measured = Channels(measure_space(bands.space, store), bands.names)
+            for what, images in (("the labeled images", train), ("the test images", test)):
+                if images is not None:
+                    warn_of_other_units(measured, measure_bands(images, measured.space), f"search() on {what}")
         return cls(store, *_limited(train, targets, MOST_LABELED, config.seed), test)
 
     def settings(self) -> dict[str, Any]:
@@ -287,7 +294,13 @@ class _Search:
                 log.warning("the runs took longer than their trial; there is no time for round %d", number + 1)
                 break
             seconds = steps[names[0]] * self.times[names[0]].step
-            log.info("round %d of %d: %s, about %s each", number + 1, len(sizes), ", ".join(names), _duration(seconds))
+            log.info(
+                "round %d of %d: %s, about %s each",
+                number + 1,
+                len(sizes),
+                ", ".join(names),
+                describe_duration(seconds),
+            )
             scored = {}
             for name in names:
                 accuracy = self._train(name, number, steps[name])
@@ -361,7 +374,9 @@ class _Search:
             name, "task", number + 1, done["seconds"] / 60, steps, found.mean, found.half, over.mean, over.half
         )
         left = max(0.0, self.seconds - self.journal.seconds)
-        log.info("  %s: %s%%, %s over untrained; %s left", name, *list(row.shown().values())[3:5], _duration(left))
+        log.info(
+            "  %s: %s%%, %s over untrained; %s left", name, *list(row.shown().values())[3:5], describe_duration(left)
+        )
         return found.mean
 
     def _draws(self) -> list[Hits]:
@@ -449,7 +464,3 @@ def _without_lines_of_runs() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

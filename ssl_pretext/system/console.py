@@ -1,4 +1,4 @@
-"""Lines of progress on the screen, in a terminal, a script and a notebook, whatever the caller's logging does."""
+"""Lines of progress on the screen, in a terminal, a script and a notebook, and the words of their durations."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from ssl_pretext.system.processes import rank_info
 
-__all__ = ["EscapingFormatter", "escape_control_characters", "in_notebook", "progress_on_screen"]
+__all__ = ["EscapingFormatter", "describe_duration", "escape_control_characters", "in_notebook", "progress_on_screen"]
 
 LIBRARY = "ssl_pretext"  # the name of its logger
 
@@ -38,6 +38,18 @@ def progress_on_screen() -> Iterator[None]:
         logger.propagate = propagate
         logger.setLevel(logging.NOTSET)
         logger.removeHandler(handler)
+
+
+def describe_duration(seconds: float) -> str:
+    """Writes a duration as it is shown in estimates.
+
+    Examples:
+        >>> describe_duration(42.4), describe_duration(90), describe_duration(7_300)
+        ('42 s', '1 min 30 s', '2 h 1 min')
+    """
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def in_notebook() -> bool:

@@ -38,6 +38,11 @@ class Team:
         """Whether this process has the results; the others only help."""
         return self._rank == 0
 
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self._world
+
     def lead(self, work: Callable[[], T], help: Callable[[], None]) -> T:
         """Calls `work` on rank 0 and returns its result on all ranks; the other ranks help meanwhile.
 

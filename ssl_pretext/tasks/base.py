@@ -248,14 +248,15 @@ class PretextTask(nn.Module, PyTorchModelHubMixin, BackboneOwner, library_name="
             options[name] = str(value) if isinstance(value, Channels) else value
         return options
 
-    def measure(self, images: ImageStore) -> None:
+    def measure(self, images: Any) -> None:
         """Measures the center and scale of channel spaces that have none yet; `fit` calls it before `prepare`.
 
         It also logs a warning if bands are constant or missing, or if values lie far outside of the range of a space
         whose center and scale are known.
 
         Args:
-            images: The training images, of which up to 1,024 are measured.
+            images: The training images, of which up to 1,024 are measured: a store, a tensor or an array
+                `(B, C, H, W)`, a dataset or a loader.
 
         Raises:
             ArgumentError: The images do not fit the task, or all values of a group of channels are missing.

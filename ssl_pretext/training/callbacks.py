@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 
 from ssl_pretext.data import ImageStream
-from ssl_pretext.system.console import in_notebook
+from ssl_pretext.system.console import describe_duration, in_notebook
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.processes import gather_from_all
 from ssl_pretext.training.config import FitConfig
@@ -124,7 +124,7 @@ class _TimeEstimate(Callback):
                     "%d steps left at %.2f s each, about %s; %s used so far",
                     left,
                     seconds,
-                    _duration(left * seconds),
+                    describe_duration(left * seconds),
                     memory,
                 )
 
@@ -135,9 +135,3 @@ def _peak_memory() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -50,7 +50,7 @@ from ssl_pretext.training.run_page import PagePart, RunPage
 from ssl_pretext.training.stopping import StopOnSignal
 from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings, unused_parameters
 
-__all__ = ["check_request", "fit", "holds_run"]
+__all__ = ["check_no_stray_checkpoint", "check_request", "fit", "holds_run"]
 
 FIT_FILE = "fit.json"
 RAISING = (
@@ -323,6 +323,19 @@ def holds_run(out: Path) -> bool:
     return (out / FIT_FILE).exists() and ((out / CHECKPOINT).exists() or (out / "task").exists())
 
 
+def check_no_stray_checkpoint(out: Path) -> None:
+    """Raises if a folder has a checkpoint without the file that says which run it belongs to.
+
+    Raises:
+        CheckpointError: There is such a checkpoint.
+    """
+    if (out / CHECKPOINT).exists() and not (out / FIT_FILE).exists():
+        raise CheckpointError(
+            f"{out} has a checkpoint, {CHECKPOINT}, but no {FIT_FILE}, which says which run it belongs to, so that it "
+            f"cannot be resumed; restore {FIT_FILE}, remove the checkpoint, or choose another folder"
+        )
+
+
 def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask, augment: Augment | None) -> Path | None:
     """Checks that the folder is free or holds this run; returns the checkpoint to resume from, if there is one."""
     identity = config.fingerprint() | {"images": images.sha256, "image_size": str(images.image_size)}
@@ -333,6 +346,7 @@ def _prepare(out: Path, config: FitConfig, images: Images, task: PretextTask, au
         identity["initialized_from"] = task.trained_on.initialized_from
     identity["task"] = json_sha256([task.name, task.options(), spaces])
     written, checkpoint = out / FIT_FILE, out / CHECKPOINT
+    check_no_stray_checkpoint(out)
     if holds_run(out):
         if not config.resume:
             raise CheckpointError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from typing_extensions import override
 
@@ -26,8 +26,12 @@ EXAMPLES = 4
 NUMBERS = ("epochs", "images")  # settings of `TrainedOn` that the line about a run needs
 
 
-class PagePart(Callback):
-    """A callback of Lightning with sections for the page of the run, such as `OnlineProbe`."""
+class PagePart(Checkpoint):
+    """A callback of Lightning with sections for the page of the run, such as `OnlineProbe`.
+
+    It counts as a checkpoint, because Lightning calls these last, in their order: after those that save an epoch, and
+    before `RunPage`.
+    """
 
     @abstractmethod
     def sections(self) -> list[Section]:

@@ -1,0 +1,328 @@
+"""How long an evaluation will take, measured beforehand: a few images of each network, and one probe, are timed."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ssl_pretext.data import ImageStore
+from ssl_pretext.probes.label_budget import LabelSets
+from ssl_pretext.probes.linear import MAX_FEATURES, pool, shrink
+from ssl_pretext.probes.problem import Problem
+from ssl_pretext.probes.registry import Method
+from ssl_pretext.probes.targets import Targets
+from ssl_pretext.probes.twins import images_of_twin
+from ssl_pretext.representations.base import Backbone, Representation
+from ssl_pretext.representations.cache import Cache, are_cached
+from ssl_pretext.representations.extraction import BATCH_SIZE, in_float32, layers_by_backbone, run_backbone
+from ssl_pretext.representations.feature_formats import FeatureFormats
+from ssl_pretext.system.compute_format import ComputeFormat
+from ssl_pretext.system.console import describe_duration
+from ssl_pretext.system.team import Team
+
+__all__ = ["Evaluation", "FinetuningTime", "TimeEstimate", "estimate_time", "log_estimate"]
+
+LEAST = 10.0  # seconds; nothing is said about shorter evaluations
+SECONDS = 1.0  # for which a network is timed at most, unless it takes longer for a few images
+READING = 0.5  # seconds; what takes less may have been in the cache
+FEW = 4  # images that are computed first
+MOST_LABELS = 2_000  # on which a probe is timed
+BACKWARD = 3  # a training step takes about three times as long as the outputs of the same images
+
+log = logging.getLogger(__name__)
+
+Maps = dict[tuple[Backbone, str], Tensor]
+
+
+class Evaluation(Protocol):
+    """What the estimate needs to know of an evaluation, which is a `Comparison`."""
+
+    train: ImageStore
+    test: ImageStore
+    targets: dict[str, Targets]
+    hashes: dict[str, str]
+    seeds: list[int]
+    representations: dict[str, list[Representation]]
+    method: Method
+    epochs: int
+    device: str
+    cache: Cache | None
+    team: Team
+    formats: FeatureFormats
+
+    def fixed(self) -> dict[str, Representation]:
+        """The representations that are the same for all seeds, by name."""
+
+    def with_twins(self, number: int) -> dict[str, Representation]:
+        """The representations of a seed that have an untrained twin, by name."""
+
+    def problem(self, train: Tensor, test: Tensor) -> Problem:
+        """The problem of predicting the targets of the test images."""
+
+    def identity_of_twins(self, number: int) -> dict[str, Any]:
+        """The key of a note in the cache that the features of the twins of a seed are there, too."""
+
+    def described(self, representation: Representation) -> dict[str, Any]:
+        """The description of a representation in the card."""
+
+    def identity_of_run(
+        self, representation: Representation, described: dict[str, Any], labeled: Tensor, seed: int
+    ) -> dict[str, Any] | None:
+        """The key of a finished probe in the cache."""
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """The seconds that the features and the probes of an evaluation take.
+
+    Attributes:
+        features: Seconds of all features.
+        images: Number of training and test images.
+        networks: Number of networks that compute them, without untrained ones.
+        untrained: Number of untrained networks that compute them.
+        fits: Seconds of all probes.
+        probes: Number of probes.
+        probe: Name of the probe.
+
+    Examples:
+        >>> str(TimeEstimate(80, 1_430, 3, 0, 12, 35, "linear"))
+        'about 1 min 32 s: features of 1,430 images by 3 networks (1 min 20 s), 35 linear probes (12 s)'
+    """
+
+    features: float
+    images: int
+    networks: int
+    untrained: int
+    fits: float
+    probes: int
+    probe: str
+
+    def __str__(self) -> str:
+        parts = []
+        if self.features >= 1:
+            networks = (_count(self.networks, "network"), _count(self.untrained, "untrained network"))
+            by = f" by {' and '.join(filter(None, networks))}" if any(networks) else ""
+            parts.append(f"features of {self.images:,} images{by} ({describe_duration(self.features)})")
+        if self.probes:
+            parts.append(f"{_count(self.probes, f'{self.probe} probe')} ({describe_duration(self.fits)})")
+        return f"about {describe_duration(self.features + self.fits)}: {', '.join(parts)}"
+
+
+class FinetuningTime:
+    """Logs how long fine-tuning will take when the first network is trained, whose time shows it.
+
+    Args:
+        labels: Sum of the numbers of labels on which all networks are trained.
+    """
+
+    def __init__(self, labels: int) -> None:
+        self._left, self._logged = labels, False
+
+    def add(self, labels: int, seconds: float) -> None:
+        """Takes note of a network that was trained, or read from the cache in no time."""
+        self._left -= labels
+        left = seconds / labels * self._left
+        if seconds >= READING and not self._logged:
+            self._logged = True
+            if left >= LEAST:
+                text = describe_duration(seconds), describe_duration(left)
+                log.info("a network was fine-tuned in %s; about %s are left for the others", *text)
+
+
+@dataclass
+class _Passes:
+    """The images that a network has yet to compute, and the numbers of them that its untrained twins have."""
+
+    layers: dict[str, str] = field(default_factory=dict)
+    own: int = 0
+    of_twins: int = 0
+    twins: int = 0
+
+
+def log_estimate(evaluation: Evaluation, labels: Sequence[LabelSets]) -> None:
+    """Logs how long an evaluation will take, if it is long and the logger shows it.
+
+    For fine-tuning, which may stop early, there is `FinetuningTime`.
+    """
+    if log.isEnabledFor(logging.INFO) and not evaluation.method.finetunes:
+        estimate = estimate_time(evaluation, labels)
+        if estimate.features + estimate.fits >= LEAST:
+            log.info("%s", estimate)
+
+
+def estimate_time(evaluation: Evaluation, labels: Sequence[LabelSets]) -> TimeEstimate:
+    """Estimates how long an evaluation takes, apart from what is in its cache.
+
+    Each network computes a few images, whose time is multiplied by the number of images that it and its untrained twins
+    have yet to compute. One probe is trained, whose time is multiplied by the number of probes and by what the time of
+    such a probe grows with.
+
+    Args:
+        evaluation: The evaluation.
+        labels: The labels that the seeds use, for each budget.
+    """
+    passes = _passes(evaluation)
+    seconds, maps = 0.0, Maps()
+    for backbone, each in passes.items():
+        of_image, found = _time_network(evaluation, backbone, each.layers)
+        seconds += of_image * (each.own + each.of_twins) / evaluation.team.size
+        maps |= {(backbone, layer): values for layer, values in found.items()}
+    fits, probes = _estimate_fits(evaluation, labels, maps)
+    networks = [each for backbone, each in passes.items() if backbone.module is not None]
+    return TimeEstimate(
+        features=seconds,
+        images=len(evaluation.train) + len(evaluation.test),
+        networks=sum(each.own > 0 for each in networks),
+        untrained=sum(each.twins for each in networks),
+        fits=fits,
+        probes=probes,
+        probe=evaluation.method.name,
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number > 1)}" if number else ""
+
+
+def _passes(evaluation: Evaluation) -> dict[Backbone, _Passes]:
+    passes: dict[Backbone, _Passes] = {}
+    fixed, train, test = evaluation.fixed(), len(evaluation.train), len(evaluation.test)
+
+    def networks(representations: Iterable[Representation]) -> Iterable[tuple[Backbone, _Passes]]:
+        for backbone, layers in layers_by_backbone(representations).items():
+            each = passes.setdefault(backbone, _Passes())
+            each.layers |= layers
+            yield backbone, each
+
+    varying = [
+        of_seeds[number]
+        for name, of_seeds in evaluation.representations.items()
+        for number in range(len(evaluation.seeds))
+        if name not in fixed
+    ]
+    for backbone, each in networks([*fixed.values(), *varying]):
+        each.own = sum(
+            len(store)
+            for split, store in (("train", evaluation.train), ("test", evaluation.test))
+            if not _is_cached(evaluation, backbone, each.layers, split)
+        )
+    of_twin: dict[Backbone, int] = {}
+    for number in range(len(evaluation.seeds)):
+        cache = evaluation.cache
+        is_known = cache is not None and cache.result(evaluation.identity_of_twins(number)) is not None
+        for backbone, each in networks(evaluation.with_twins(number).values()):
+            if backbone.untrained is not None and not is_known:
+                if backbone not in of_twin:
+                    of_twin[backbone] = images_of_twin(backbone, train, test, cached=cache is not None)
+                each.of_twins += of_twin[backbone]
+                each.twins += 1
+    return passes
+
+
+def _is_cached(evaluation: Evaluation, backbone: Backbone, layers: Iterable[str], split: str) -> bool:
+    return evaluation.cache is not None and are_cached(
+        backbone,
+        layers,
+        evaluation.cache,
+        device=evaluation.device,
+        sha256=evaluation.hashes[split],
+        reduce=shrink if evaluation.method.pooled else None,
+        computed_in=_format(evaluation, backbone, layers),
+    )
+
+
+def _format(evaluation: Evaluation, backbone: Backbone, layers: Iterable[str]) -> ComputeFormat:
+    """The format in which a network computes; with several processes, which choose it together, the usual one."""
+    formats = evaluation.formats if evaluation.team.size == 1 else in_float32
+    return formats(backbone, list(layers), evaluation.train)
+
+
+def _time_network(
+    evaluation: Evaluation, backbone: Backbone, layers: Mapping[str, str]
+) -> tuple[float, dict[str, Tensor]]:
+    """Returns the seconds per image, and the feature maps of a few images."""
+    reduce, images = shrink if evaluation.method.pooled else None, evaluation.train
+    computed_in = _format(evaluation, backbone, layers)
+
+    def timed(count: int) -> tuple[float, dict[str, Tensor]]:
+        some, start = images.subset(range(count)), time.perf_counter()
+        maps = run_backbone(
+            backbone, layers, some, device=evaluation.device, reduce=reduce, team=Team(), computed_in=computed_in
+        )
+        return (time.perf_counter() - start) / count, maps
+
+    count, most = min(FEW, len(images)), min(BATCH_SIZE, len(images))
+    timed(count)  # the very first images take longer
+    each, maps = timed(count)
+    while count < most and 4 * count * each < SECONDS:
+        count = min(4 * count, most)
+        each, maps = timed(count)
+    return each, maps
+
+
+def _estimate_fits(evaluation: Evaluation, labels: Sequence[LabelSets], maps: Maps) -> tuple[float, int]:
+    """Returns the seconds and the number of all probes that are not in the cache."""
+    seconds, probes, of_size = 0.0, 0, None
+    for name, of_seeds in evaluation.representations.items():
+        counts = _labels_of_probes(evaluation, name, labels)
+        if not counts:
+            continue
+        probes += len(counts)
+        features = of_seeds[0].combine_parts(maps)
+        if evaluation.method.pooled:
+            width = pool(features[:1]).shape[1]
+            of_size = of_size or _time_pooled(evaluation, max((sets.full[0] for sets in labels), key=len))
+            seconds += of_size * sum(_size(count, width) for count in counts)
+        else:
+            images = evaluation.epochs * (BACKWARD * sum(counts) + len(counts) * len(evaluation.test))
+            seconds += images * _time_epoch(evaluation, features)
+    return seconds, probes
+
+
+def _labels_of_probes(evaluation: Evaluation, name: str, labels: Sequence[LabelSets]) -> list[int]:
+    """The number of labels of each probe that is not in the cache, on a representation and on its untrained twin."""
+    found = []
+    for number, seed in enumerate(evaluation.seeds):
+        representation = evaluation.representations[name][number]
+        described = evaluation.described(representation)
+        copies = 2 if name in evaluation.with_twins(number) else 1
+        for sets in labels:
+            for labeled in (sets.full[number], *sets.parts[number : number + 1]):
+                identity = evaluation.identity_of_run(representation, described, labeled, seed)
+                if evaluation.cache is None or identity is None or evaluation.cache.result(identity) is None:
+                    found += [len(labeled)] * copies
+    return found
+
+
+def _size(labels: int, features: int) -> int:
+    """What the time of a probe that is not trained in epochs grows with: the features have a rank of at most N."""
+    return labels * min(labels, features)
+
+
+def _time_pooled(evaluation: Evaluation, labeled: Tensor) -> float:
+    """Trains a probe on the pixels of labeled images; returns the seconds for each unit of `_size`.
+
+    The pixels are those of the real images, because the number of iterations depends on how much the classes differ.
+    """
+    labeled = labeled[:MOST_LABELS]
+    pixels = evaluation.train.images(labeled).flatten(1)[:, :MAX_FEATURES, None, None].float().nan_to_num(0)
+    seconds = _time_fit(evaluation, pixels, evaluation.targets["train"].values[labeled])
+    return seconds / _size(len(labeled), pixels.shape[1])
+
+
+def _time_epoch(evaluation: Evaluation, features: Tensor) -> float:
+    """Trains and tests a probe for an epoch on the features of a few images; returns the seconds per tested image."""
+    targets = evaluation.targets["train"].values[: len(features)]
+    _time_fit(evaluation, features, targets)  # the very first steps take longer
+    return _time_fit(evaluation, features, targets) / ((BACKWARD + 1) * len(features))
+
+
+def _time_fit(evaluation: Evaluation, features: Tensor, targets: Tensor) -> float:
+    problem = evaluation.problem(targets, targets)
+    maps, start = features.to(evaluation.device), time.perf_counter()
+    train, test = ((maps, values.to(evaluation.device)) for values in (problem.train, problem.test))
+    evaluation.method.train(train, test, num_outputs=problem.num_outputs, epochs=1, seed=0)
+    return time.perf_counter() - start
