@@ -60,7 +60,7 @@ OUR_TAGS = {
     "rect",
     "text",
 }
-ATTRIBUTES = {"lang", "charset", "name", "content", "class", "src", "alt"}
+ATTRIBUTES = {"lang", "charset", "name", "content", "class", "src", "alt", "data-column"}
 OF_DRAWINGS = {"viewbox", "role", "aria-label", "points", "transform", "text-anchor", "fill-opacity"}
 OF_DRAWINGS |= {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width", "height", "class"}
 
@@ -97,6 +97,7 @@ def test_a_page_shows_names_literally(nasty):
     # two headings, title, paragraph, head and cell of the table, title and head of the folded one, caption, code
     assert page.text.count(nasty) == 10
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [nasty]
+    assert [attributes["data-column"] for tag, attributes in page.tags if tag == "td"] == [nasty, "other", nasty]
 
 
 @pytest.mark.parametrize("nasty", NASTY)
