@@ -28,9 +28,9 @@ also checks the kind and the size of each file and every floating value, which t
 where the library needs less than 100 µs, as for the slices of a volume. It is paid once, when the store is built.
 lightly's linear evaluation trains for 90 epochs by gradient descent and selects no weight decay.
 
-*of the peak* is the time that the work would take if the machine only multiplied float32 matrices, or only copied
-memory, divided by the time that it takes; both speeds are measured in the same process. bfloat16 is measured by the
-same peak, and convolutions that need fewer operations than counted can exceed it. In *training formats* and *feature
+*of the peak* is the time that the work would take if the machine only multiplied matrices of the same type, or only
+copied memory, divided by the time that it takes; both speeds are measured in the same process. Convolutions that need
+fewer operations than counted can exceed it. In *training formats* and *feature
 formats*, the row of ssl_pretext is the format that `"auto"` chose before, and the goals say that no other format is
 more than 5% faster, and float32 not more than 2%. In *format results*, it is float32, and the differences of the other
 formats stand below the table. `fit` compiles networks only if it is asked to; *compiling* shows what that would gain

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["count_flop", "seconds_at_bandwidth", "seconds_at_peak"]
@@ -19,9 +20,9 @@ def count_flop(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def seconds_at_peak(flop: float) -> float:
-    """Seconds that operations take at the speed of the fastest float32 matrix product."""
-    return flop / _flop_per_second()
+def seconds_at_peak(flop: float, dtype: torch.dtype = torch.float32) -> float:
+    """Seconds that operations take at the speed of the fastest matrix product of a type."""
+    return flop / _flop_per_second(dtype)
 
 
 def seconds_at_bandwidth(moved: float) -> float:
@@ -30,10 +31,17 @@ def seconds_at_bandwidth(moved: float) -> float:
 
 
 @cache
-def _flop_per_second() -> float:
-    matrix = torch.rand(SIDE, SIDE)
-    product = torch.empty_like(matrix)
-    return 2 * SIDE**3 / _shortest(lambda: torch.mm(matrix, matrix, out=product))
+def _flop_per_second(dtype: torch.dtype) -> float:
+    """The speed of a matrix product, or of the same product as a convolution, whichever is faster.
+
+    PyTorch computes them with different libraries, of which one may not use the widest instructions of a processor.
+    """
+    matrix = torch.rand(SIDE, SIDE).to(dtype)
+    pixels = torch.rand(1, SIDE, 1, SIDE).to(dtype, memory_format=torch.channels_last)
+    weight = matrix[:, :, None, None].to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = min(_shortest(lambda: torch.mm(matrix, matrix)), _shortest(lambda: F.conv2d(pixels, weight)))
+    return 2 * SIDE**3 / seconds
 
 
 @cache

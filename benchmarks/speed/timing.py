@@ -41,8 +41,8 @@ class Measurement:
         goals: The ratio to ssl_pretext that a variant should have at least, by variant.
         unit: Unit of the values; smaller values are better.
         agreement: Sentence about how far the results of the variants differ, without its period.
-        seconds_at_peak: Seconds that the work would take if the machine did nothing but multiply float32 matrices, or
-            nothing but copy memory, whichever takes longer; 0 if that is unknown. See `benchmarks.speed.peaks`.
+        seconds_at_peak: Seconds that the work would take if the machine did nothing but multiply matrices, or nothing
+            but copy memory; for all variants, or by variant. 0 if that is unknown. See `benchmarks.speed.peaks`.
     """
 
     work: str
@@ -50,7 +50,7 @@ class Measurement:
     goals: Mapping[str, float] = field(default_factory=dict)
     unit: str = "s"
     agreement: str = ""
-    seconds_at_peak: float = 0.0
+    seconds_at_peak: float | Mapping[str, float] = 0.0
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per variant: its median and range, the ratio of its median to ours, and the goal for that ratio."""
@@ -62,8 +62,9 @@ class Measurement:
             row = {"work": self.work, "side": variant, "unit": self.unit, "median": median}
             row |= {"least": min(values), "most": max(values), "rounds": len(values), "times_ours": ratio}
             row["agreement"] = self.agreement
-            if self.seconds_at_peak:
-                row["share_of_peak"] = self.seconds_at_peak / median
+            peak = self.seconds_at_peak
+            if seconds := peak if isinstance(peak, float) else peak[variant]:
+                row["share_of_peak"] = seconds / median
             if variant in self.goals:
                 row |= {"goal": self.goals[variant], "met": ratio >= self.goals[variant]}
             rows.append(row)
