@@ -1,5 +1,7 @@
 """Label budgets: which labeled images are used with a seed."""
 
+import logging
+
 import pytest
 import torch
 from probing import noise, recorded_batches
@@ -8,6 +10,12 @@ from torch import Tensor, nn
 import ssl_pretext as sp
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.label_budget import LabelBudget
+
+
+@pytest.fixture(autouse=True)
+def no_estimate(caplog):
+    """The time of a probe is estimated by training one, which would be recorded, if somebody sees the estimate."""
+    caplog.set_level(logging.WARNING, "ssl_pretext.probes.time_estimate")
 
 
 def test_label_fraction_draws_the_same_fraction_of_each_class() -> None:

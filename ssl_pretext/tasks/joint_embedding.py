@@ -76,12 +76,11 @@ class JointEmbedding(PretextTask):
         return self.inputs(torch.cat(self.views(images)))
 
     def vectors(self, encoder: nn.Module, head: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the vectors `(B, embed_dim)` of both views, at least in float32.
+        """Computes the vectors `(B, embed_dim)` of both views, in the type of the inputs also under autocast.
 
         The views pass the networks together, so that BatchNorm normalizes both with the same statistics.
         """
-        vectors = head(encoder(inputs).mean((2, 3)))
-        first, second = vectors.to(torch.promote_types(inputs.dtype, torch.float32)).chunk(2)
+        first, second = head(encoder(inputs).mean((2, 3))).to(inputs.dtype).chunk(2)
         return first, second
 
     def terms(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
