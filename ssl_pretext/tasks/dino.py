@@ -88,7 +88,7 @@ class DINO(JointEmbedding):
         student = self.vectors(self.encoder, self.head, inputs)
         center = self.loss.center.clone()
         with torch.autocast(inputs.device.type, enabled=False):
-            loss = self.loss([*targets], [*student])
+            loss = self.loss([*targets], [*student], epoch=0)  # an argument that earlier versions need
         if not self.training:
             self.loss.center.copy_(center)  # which the loss has updated
         return TaskOutput(loss, {"cross_entropy": loss}, *student)

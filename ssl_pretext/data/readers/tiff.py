@@ -183,7 +183,7 @@ def _tags_of_pixels(data: bytes) -> tuple[list[dict[int, Any]], int]:
 
 def _description_of_pixels(text: bytes) -> Any:
     """What the description of a page says of the pixels."""
-    if not text.startswith(b'{"shape":'):
+    if not (text.startswith(b"{") and b'"shape":' in text):
         return UNIMPORTANT_TEXT.sub(b"", text)
     described = json.loads(text.rstrip(b"\0"))  # written by tifffile
     return {name: described.get(name) for name in ("shape", "axes", "truncated")}
