@@ -35,7 +35,7 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
         )
 
     small = replace(
-        study, image_size=16, rows=[Row("to DNA", predict)], per_class=(2, 4), views={"by layer": {"layer": "layer1"}},
+        study, image_size=16, rows=[Row("to DNA", predict)], per_class=(2, 8), views={"by layer": {"layer": "layer1"}},
         tried=[Row("to DNA", predict), Row("again", predict, epochs=2)],
     )  # fmt: skip
     monkeypatch.setitem(STUDIES, "cells", small)
@@ -52,6 +52,7 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
     )
     assert results["evidence"]["counts"] == {"pretraining": 18, "test": 6, "classes": 2}
     assert results["tried"]["counts"]["test"] < 6
+    assert ([*results["evidence"]["reports"]], [*results["tried"]["reports"]]) == (["2", "8"], ["2"])
     assert all(-1 <= r <= 1 for values in results["evidence"]["predicted"].values() for r in values)
 
     monkeypatch.setattr(benchmark, "fit", None)  # would fail if it were called

@@ -125,8 +125,12 @@ def _reports(
             ]
         if study.space is None and not validate:
             compared[IMAGENET_LABELS] = imagenet_reference(image_size=128)
+        smallest = int(train.labels.bincount().min())
+        counts = [
+            count for count in study.per_class if count <= smallest
+        ]  # validation leaves fewer images to draw from
         curve = sp.label_efficiency(
-            compared, train, test, per_class=list(study.per_class), seeds=seeds, cache=out / "cache", device=device,
+            compared, train, test, per_class=counts, seeds=seeds, cache=out / "cache", device=device,
             controls=["untrained"] if validate else True,
         )  # fmt: skip
         log.info("%s", curve.table())
