@@ -131,7 +131,7 @@ def _reports(
         ]  # validation leaves fewer images to draw from
         curve = sp.label_efficiency(
             compared, train, test, per_class=counts, seeds=seeds, cache=out / "cache", device=device,
-            controls=["untrained"] if validate else True,
+            controls=not validate,
         )  # fmt: skip
         log.info("%s", curve.table())
         write_json(file, {str(count): compact(report) for count, report in curve.reports.items()})
