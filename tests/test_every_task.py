@@ -1,6 +1,5 @@
 """Tests that all tasks pass: any channels and encoders, saving, untrained controls, and exact resuming."""
 
-import copy
 import json
 import math
 import multiprocessing
@@ -25,7 +24,7 @@ ENCODERS = {
     "timm ViT": "timm/vit_tiny_patch16_224[img_size=32;patch_size=8;embed_dim=48;depth=2]",
     "module": None,
 }
-JOINT = ("barlow_twins", "dino", "instance_contrast", "simsiam", "vicreg")
+JOINT = ("barlow_twins", "instance_contrast", "simsiam", "vicreg")
 TASKS = (
     *("cross_channel_contrast", "denoising", "inpainting", "jigsaw", "masked_patches", "multi_task", "relative_patch"),
     *("rotation", *JOINT),
@@ -220,7 +219,7 @@ def test_every_task_is_deterministic_for_a_seed_in_both_modes(task):
         losses = []
         for seed in (1, 1):
             torch.manual_seed(seed)
-            losses.append(copy.deepcopy(one)(batch_of(one, batch)).loss)  # a step changes the teacher of DINO
+            losses.append(one(batch_of(one, batch)).loss)
         assert torch.equal(*losses)
     with torch.no_grad():
         before = torch.get_rng_state()

@@ -11,7 +11,7 @@ from ssl_pretext.augment import create_augmentation
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.tasks import joint_embedding
 
-JOINT = ("barlow_twins", "dino", "instance_contrast", "simsiam", "vicreg")
+JOINT = ("barlow_twins", "instance_contrast", "simsiam", "vicreg")
 
 
 def net(channels: int = 3) -> nn.Module:
@@ -73,43 +73,6 @@ def test_simsiam_stops_the_gradient_of_the_target():
     (gradient,) = torch.autograd.grad(loss, first)
     detached = -F.cosine_similarity(one.predictor(first), second.detach()).mean() / 2
     torch.testing.assert_close(gradient, torch.autograd.grad(detached, first)[0])
-
-
-def test_dino_is_that_of_the_paper():
-    """Algorithm 1: cross-entropy with the centered and sharpened outputs of the other view, averaged over both."""
-    one = build("dino", teacher_temperature=0.05)
-    torch.manual_seed(3)
-    images = torch.rand(10, 2, 3, 16, 16)
-    loss = one(images).loss  # the teacher begins as a copy, so both give the same outputs
-    views = [one.inputs(images[:, view]) for view in range(2)]
-    both = one.head(one.encoder(torch.cat(views)).mean((2, 3))).detach().numpy().astype(float)
-    log_student = both / 0.1 - np.log(np.exp(both / 0.1).sum(1, keepdims=True))
-    teacher = np.exp(both / 0.05) / np.exp(both / 0.05).sum(1, keepdims=True)
-    expected = -((teacher[:10] * log_student[10:]).sum(1) + (teacher[10:] * log_student[:10]).sum(1)).mean() / 2
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_allclose(one.loss.center.squeeze(), 0.1 * both.mean(0), rtol=1e-4, atol=1e-7)
-
-
-def test_the_teacher_of_dino_is_a_moving_average_that_gets_no_gradient():
-    one = build("dino", momentum=0.75)
-    images = torch.rand(4, 2, 3, 16, 16)
-    one(images)
-    weight, average = one.encoder[0].weight, one.teacher[0][0].weight
-    assert torch.equal(weight, average)
-    with torch.no_grad():
-        weight += 1.0
-    one(images).loss.backward()
-    torch.testing.assert_close(weight - average, torch.full_like(weight, 0.75))
-    assert all(parameter.grad is None for parameter in one.teacher.parameters())
-    before = {name: value.clone() for name, value in one.eval().state_dict().items()}
-    one(images)  # nothing moves in eval mode
-    assert all(torch.equal(before[name], value) for name, value in one.state_dict().items())
-
-
-@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"teacher_temperature": 0.1}, {"teacher_temperature": 0.0}])
-def test_the_numbers_of_dino_are_checked(options):
-    with pytest.raises(ArgumentError, match="dino needs 0 <= momentum < 1 and 0 < teacher_temperature < temperature"):
-        build("dino", **options)
 
 
 def dots(count: int) -> torch.Tensor:

@@ -128,7 +128,6 @@ TESTED_BY = {
     "ssl_pretext.probes.segmentation": "test_targets.py",
     "ssl_pretext.representations.base": "test_representations.py",
     "ssl_pretext.tasks.barlow_twins": "test_joint_embedding.py",
-    "ssl_pretext.tasks.dino": "test_joint_embedding.py",
     "ssl_pretext.tasks.instance_contrast": "test_joint_embedding.py",
     "ssl_pretext.tasks.simsiam": "test_joint_embedding.py",
     "ssl_pretext.tasks.vicreg": "test_joint_embedding.py",

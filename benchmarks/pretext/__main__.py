@@ -87,7 +87,6 @@ COMPARISON = TaskComparison(
         joint_task("vicreg"),
         joint_task("barlow_twins"),
         joint_task("simsiam"),
-        joint_task("dino"),
         rgb_task("colorization", losses=REGRESSION, output_stride=STRIDE),
         replace(
             cross_channel_task(

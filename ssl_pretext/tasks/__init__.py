@@ -6,7 +6,6 @@ from ssl_pretext.tasks.colorization import Colorization
 from ssl_pretext.tasks.cross_channel import CrossChannelPrediction
 from ssl_pretext.tasks.cross_channel_contrast import CrossChannelContrast
 from ssl_pretext.tasks.denoising import Denoising
-from ssl_pretext.tasks.dino import DINO
 from ssl_pretext.tasks.inpainting import Inpainting
 from ssl_pretext.tasks.instance_contrast import InstanceContrast
 from ssl_pretext.tasks.jigsaw import Jigsaw
@@ -20,7 +19,6 @@ from ssl_pretext.tasks.vicreg import VICReg
 from ssl_pretext.tasks.warm_start import initialize_from
 
 __all__ = [
-    "DINO",
     "BarlowTwins",
     "Colorization",
     "CrossChannelContrast",

@@ -1,6 +1,7 @@
 """The base class of tasks that bring the vectors of differently augmented views of an image close to each other."""
 
 import os
+from abc import abstractmethod
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +25,7 @@ class JointEmbedding(PretextTask):
 
     The encoder's feature map is averaged over its positions, and a head maps the mean to a vector. Losses and heads are
     those of lightly, which is an optional dependency. Probes use the features of the encoder. A subclass implements
-    `terms`, or `forward` if its loss needs more than these vectors.
+    `terms`.
 
     Args:
         encoder: Name of an encoder (see `list_encoders`), or a module from `(B, n, H, W)` to `(B, C, h, w)`.
@@ -57,35 +58,23 @@ class JointEmbedding(PretextTask):
         Raises:
             ArgumentError: There are no views, or there is only one image, with which no other can be compared.
         """
-        first, second = self.vectors(self.encoder, self.head, self.both_views(images))
-        with torch.autocast(first.device.type, enabled=False):  # losses divide by small temperatures and deviations
-            terms = self.terms(first, second)
-        return TaskOutput(torch.stack(list(terms.values())).sum(), terms, first, second)
-
-    def both_views(self, images: Tensor) -> Tensor:
-        """Returns the encoder's inputs `(2 * B, n, H, W)`: the first view of all images, then the second one.
-
-        Raises:
-            ArgumentError: As `forward`.
-        """
         if images.dim() != 5 or len(images) < 2:
             raise ArgumentError(
                 f"{self.name} compares two views of at least two images and needs batches (B, 2, C, H, W), as fit() "
                 f"makes them with an augmentation; got {tuple(images.shape)}"
             )
-        return self.inputs(torch.cat(self.views(images)))
+        # In one pass, so that BatchNorm normalizes both views with the same statistics.
+        maps = self.encoder(self.inputs(torch.cat(self.views(images))))
+        vectors = self.head(maps.mean((2, 3)))
+        # Not in bfloat16, because the losses divide by small temperatures and deviations.
+        with torch.autocast(vectors.device.type, enabled=False):
+            first, second = vectors.to(maps.dtype if maps.dtype == images.dtype else torch.float32).chunk(2)
+            terms = self.terms(first, second)
+        return TaskOutput(torch.stack(list(terms.values())).sum(), terms, first, second)
 
-    def vectors(self, encoder: nn.Module, head: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the vectors `(B, embed_dim)` of both views, in the type of the inputs also under autocast.
-
-        The views pass the networks together, so that BatchNorm normalizes both with the same statistics.
-        """
-        first, second = head(encoder(inputs).mean((2, 3))).to(inputs.dtype).chunk(2)
-        return first, second
-
+    @abstractmethod
     def terms(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
         """Computes the loss terms from the vectors `(B, embed_dim)` of the two views."""
-        raise NotImplementedError(f"{type(self).__name__} must implement terms or forward")
 
     @override
     def networks(self) -> list[nn.Module]:
