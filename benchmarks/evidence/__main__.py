@@ -126,9 +126,8 @@ def _reports(
         if study.space is None and not validate:
             compared[IMAGENET_LABELS] = imagenet_reference(image_size=128)
         smallest = int(train.labels.bincount().min())
-        counts = [
-            count for count in study.per_class if count <= smallest
-        ]  # validation leaves fewer images to draw from
+        # In validation, there are fewer images to draw labels from.
+        counts = [count for count in study.per_class if count <= smallest]
         curve = sp.label_efficiency(
             compared, train, test, per_class=counts, seeds=seeds, cache=out / "cache", device=device,
             controls=not validate,

@@ -7,10 +7,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ssl_pretext as sp
 from benchmarks.speed.peaks import count_flop, seconds_at_peak
@@ -28,6 +28,7 @@ from ssl_pretext.system.compute_format import (
 )
 from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.training.compute_format import choose_format
+from ssl_pretext.training.lightning_module import CompiledNetworks
 
 __all__ = ["compiling", "feature_formats", "format_results", "training_formats"]
 
@@ -44,7 +45,6 @@ COMPILED = (("timm/resnet18[layer=layer3]", 64), ("autoencoder", 32), ("timm/vit
 RESULT_NETWORKS = ("autoencoder", "timm/resnet10t[layer=layer3]")
 TRAINING_BATCH, FEATURE_BATCH, ROUNDS = 32, 64, 5
 CPU = torch.device("cpu")
-Networks = Sequence[tuple[nn.Module, Callable[..., Any]]]
 ALL = possible_formats(AUTO, AUTO)
 
 
@@ -94,21 +94,21 @@ def compiling(options: RunOptions) -> list[Measurement]:
         task = sp.Colorization(encoder, losses={"l1": 1.0}).train()
         images = sp.sample_photos("train", image_size=image_size).subset(range(TRAINING_BATCH))
         batch = images.images(range(len(images)))
-        networks = [(network, torch.compile(network.forward)) for network in task.networks()]
+        networks = CompiledNetworks(task.networks())
 
         def plain(task: sp.Colorization = task, batch: Tensor = batch) -> None:
             task.zero_grad(set_to_none=True)
             task(batch).loss.backward()
 
-        def compiled(plain: Callable[[], None] = plain, networks: Networks = networks) -> None:
-            for network, forward in networks:
-                network.forward = forward
-            plain()
-            for network, _ in networks:
-                del network.forward
+        def compiled(plain: Callable[[], None] = plain, networks: CompiledNetworks = networks) -> None:
+            with networks:
+                plain()
 
-        with keep_freed_memory(), tempfile.TemporaryDirectory() as cache:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # so that nothing was compiled before
+        with (
+            keep_freed_memory(),
+            tempfile.TemporaryDirectory() as cache,
+            patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": cache}),  # so that nothing was compiled before
+        ):
             start = time.perf_counter()
             compiled()
             took = time.perf_counter() - start

@@ -28,7 +28,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 ROLES = ("train", "val", "test")
-KINDS = {"labels": "labels", "numbers": "numbers", "mask": "masks"}
 HOLDOUT = 0.25  # fraction that is held out if neither an option nor a table says which images are for testing
 
 
@@ -89,7 +88,8 @@ def load_labeled_images(
         train, test = data.split(fraction, seed=options.holdout_seed)
         groups = "" if test.groups is None else f", {len({*test.groups})} groups"
         source = f"of them held out for testing (fraction {fraction}, seed {options.holdout_seed}{groups})"
-    kinds = f"of {len(data.classes)} classes" if options.target == "class" else f"with {KINDS[options.target]}"
+    targets = "masks" if options.masks is not None else options.target
+    kinds = f"of {len(data.classes)} classes" if options.target == "class" else f"with {targets}"
     about = (
         f"{len(data):,} images {kinds} in {folder}, {len(test):,} {source}; {labels}, {options.seeds} seeds, {size} px"
         f"{on_rank_zero('skipped', lambda: write_skipped(out, skipped))}"

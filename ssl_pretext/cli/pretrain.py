@@ -57,8 +57,8 @@ def run(options: Pretrain) -> None:
     on_rank_zero("folder", lambda: _check_folder(out, options))
     with write_skipped_on_error(out):
         if options.probe_data is not None and not are_shards(options.data):
-            few = (few_images(folder, **of_images.arguments()) for folder in (options.data, options.probe_data))
-            check_same_channels(options.data, next(few), options.probe_data, next(few))
+            few, labeled = (few_images(one, **of_images.arguments()) for one in (options.data, options.probe_data))
+            check_same_channels(options.data, few, options.probe_data, labeled)
         images = _images(options, of_images)
     found = image_format(images)
     chosen = choose_bands(bands, found)

@@ -66,9 +66,9 @@ def run(options: Search) -> None:
         check_labels(request)
         with write_skipped_on_error(options.out):
             table = read_labels(request)
+            few = list(few_images(options.data, **of_images.arguments()))
             for folder in filter(None, (request.data, request.test)):
-                few = few_images(folder, table, **of_images.arguments())
-                check_same_channels(options.data, few_images(options.data, **of_images.arguments()), folder, few)
+                check_same_channels(options.data, few, folder, few_images(folder, table, **of_images.arguments()))
             images = ImageStore.from_folder(
                 options.data,
                 image_size=options.size,

@@ -188,14 +188,14 @@ def scatter_chart(
     frequent = [name for name, _ in Counter(groups).most_common()]
     names, rest = frequent[:COLORS], frequent[COLORS:]
     shown = sorted(names)
-    columns, others = 2, bool(rest)
-    lines = -(-(len(shown) + others) // columns)
+    gray = rest if len(rest) <= 1 else ["other classes"]
+    columns = 2
+    lines = -(-(len(shown) + len(gray)) // columns)
     top, size = 20.0 * lines + 12, 360.0
     spans = [(min(p[i] for p in points), max(p[i] for p in points)) for i in (0, 1)]
     scale = max(high - low for low, high in spans) or 1.0  # one scale, so that distances can be compared
     svg = _svg(top + size, caption)
-    gray = rest if len(rest) == 1 else ["other classes"]
-    for i, name in enumerate([*shown, *(gray if others else [])]):
+    for i, name in enumerate([*shown, *gray]):
         column, line = divmod(i, lines)
         left = 8 + column * WIDTH / columns
         _add(svg, "circle", cx=left, cy=20 * line + 9, r=5, class_=f"point {_color(i) if name in names else 'rest'}")

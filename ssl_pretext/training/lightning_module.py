@@ -31,7 +31,7 @@ from ssl_pretext.training.config import FitConfig
 from ssl_pretext.training.finite import FiniteCheck
 from ssl_pretext.training.optimization import create_optimizer, create_schedule
 
-__all__ = ["CHECKPOINT", "PretextModule"]
+__all__ = ["CHECKPOINT", "CompiledNetworks", "PretextModule"]
 
 CHECKPOINT = "checkpoints/last.ckpt"  # relative to the folder of the run
 
@@ -61,7 +61,7 @@ class _Sums:
         return {name: float(total(value)) / max(1, images) for name, value in self.values.items()}
 
 
-class _CompiledNetworks:
+class CompiledNetworks:
     """A context manager in which networks are compiled; outside of it they are not.
 
     Losses are not compiled: some compute gradients within a step, which a compiled graph does not support.
@@ -143,7 +143,7 @@ class PretextModule(pl.LightningModule):
         self.task, self.config, self.total_steps = task, config, total_steps
         self.average = _moving_average(task, config.ema_decay) if config.ema_decay else None
         self.history: list[dict[str, Any]] = []
-        self.compiled_networks = _CompiledNetworks(task.networks() if config.compile else [])
+        self.compiled_networks = CompiledNetworks(task.networks() if config.compile else [])
         self.restored: dict[str, Any] | None = None  # this module's part of the checkpoint that the run resumes from
         self.training_sums, self.validation_sums = _Sums(), _Sums()
         self.images_of_step = 0  # images of this process whose gradients have been added since the last step
