@@ -31,7 +31,6 @@ from ssl_pretext.training.fit import fit
 log = logging.getLogger("benchmarks.evidence")
 
 HELD_OUT = 0.25  # fraction of each class for testing, and of the rest for validation
-BATCH_SIZE = 64
 
 
 def run(
@@ -78,7 +77,7 @@ def _pretrained(
         torch.manual_seed(seed)
         task = row.create()
         config = FitConfig(
-            out=out, epochs=epochs, batch_size=BATCH_SIZE, learning_rate=row.learning_rate, augment=row.augment,
+            out=out, epochs=epochs, batch_size=row.batch_size, learning_rate=row.learning_rate, augment=row.augment,
             seed=seed, precision="auto", memory_format="auto", device=device, resume=True,
         )  # fmt: skip
         steps = 0
@@ -91,7 +90,7 @@ def _pretrained(
         with task.register_forward_pre_hook(count):
             history = fit(task, images, config)
         # A run that was resumed counts the steps of all its parts like those of its last.
-        every = epochs * -(-len(images) // BATCH_SIZE)
+        every = epochs * -(-len(images) // row.batch_size)
         write_json(file, (time.process_time() - started) * every / max(1, steps))
         log.info("%s, seed %d: loss %.4f", row.name, seed, history[-1]["train_loss"])
     return sp.PretextTask.from_pretrained(out / "task").eval(), read_json(file)
@@ -187,7 +186,7 @@ def main() -> int:
             "settings": {
                 "encoder": ENCODER,
                 "epochs": epochs,
-                "batch_size": BATCH_SIZE,
+                "batch_size": study.rows[0].batch_size,
                 "learning_rate": study.rows[0].learning_rate,
             },
             "environment": environment(device),

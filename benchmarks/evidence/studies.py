@@ -13,6 +13,7 @@ ENCODER = "timm/resnet18[layer=layer3]"
 FLIPS = "shift,horizontal_flip"
 TURNS = "shift,horizontal_flip,quarter_turns"
 FREELY = "shift,horizontal_flip,rotation"
+CROPS = "random_resized_crop,horizontal_flip"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Row:
         epochs: Epochs for each epoch of the study, chosen so that all rows have about the same processor time.
         augment: Augmentation; None for that of the task.
         learning_rate: Highest learning rate.
+        batch_size: Images per step.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Row:
     epochs: float = 1.0
     augment: str | None = None
     learning_rate: float = 1e-3
+    batch_size: int = 64
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,20 @@ def stained(name: str, *, epochs: float = 0.25, augment: str = FREELY, rate: flo
     return Row(name, stain(**options), epochs=epochs, augment=augment, learning_rate=rate)
 
 
+def colors(
+    name: str,
+    *,
+    epochs: float = 0.25,
+    augment: str | None = None,
+    rate: float = 1e-3,
+    batch_size: int = 64,
+    **options: Any,
+) -> Row:
+    """A row that contrasts lightness with color, in a quarter of the time of the first row."""
+    task = create("cross_channel_contrast", first="lab:L", second="lab:ab", **options)
+    return Row(name, task, epochs=epochs, augment=augment, learning_rate=rate, batch_size=batch_size)
+
+
 STUDIES = {
     "cells": Study(
         title="Cells: is predicting a stain worth labels?",
@@ -145,18 +162,30 @@ STUDIES = {
         image_size=64,
         space=None,
         rows=(
-            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab")),
+            colors("L against ab", epochs=1.0),
             Row("SimCLR", create("instance_contrast")),
         ),
         tried=(
-            Row("L against ab", create("cross_channel_contrast", first="lab:L", second="lab:ab"), epochs=0.25),
+            colors("L against ab"),
+            colors("a quarter of the epochs", epochs=0.0625),
+            colors("four times the epochs", epochs=1.0),
+            colors("both see the same crop", separate_views=False),
+            colors("flips and shifts, not cropped", augment=FLIPS),
+            colors("also turned by quarters", augment=f"{CROPS},quarter_turns"),
+            colors("colors changed, too", augment=f"{CROPS},color_jitter"),
+            colors("batches of 256", batch_size=256),
+            colors("learning rate 3e-3", rate=3e-3),
+            colors("learning rate 3e-4", rate=3e-4),
+            colors("temperature 0.2", temperature=0.2),
+            colors("ResNet-10 instead of ResNet-18", encoder="timm/resnet10t[layer=layer3]"),
             Row("SimCLR", create("instance_contrast"), epochs=0.25),
+            Row("SimCLR, four times the epochs", create("instance_contrast")),
             Row("VICReg", create("vicreg"), epochs=0.25),
-            Row("L → ab", create("colorization", output_stride=4), epochs=0.5, augment=FLIPS),
+            Row("L → ab", create("colorization", output_stride=4), epochs=0.375, augment=FLIPS),
             Row("split brain", create("split_brain", first="lab:L", second="lab:ab"), epochs=0.25, augment=FLIPS),
         ),
         views=VIEWS,
         per_class=(10, 100),
-        epochs=12,
+        epochs=48,
     ),
 }
