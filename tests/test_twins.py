@@ -13,7 +13,7 @@ from ssl_pretext.errors import ArgumentError, MissingFileError
 from ssl_pretext.probes import evaluate, twins
 from ssl_pretext.probes.controls import CONTROLS
 from ssl_pretext.probes.targets import KINDS, as_images_with_targets
-from ssl_pretext.probes.twins import starting_points, strongest_twins
+from ssl_pretext.probes.twins import UntrainedTwins, starting_points
 from ssl_pretext.representations.base import Backbone, Concatenated, Pixels
 from ssl_pretext.tasks import Colorization, SplitBrain
 
@@ -24,7 +24,7 @@ UNTRAINED_ONLY = {"probe": "knn", "controls": ["untrained"]}
 
 def twins_of(given, seed, train):
     _, targets = as_images_with_targets(train, KINDS["class"])
-    return strongest_twins(given, seed, train, targets, device="cpu")
+    return UntrainedTwins(train, targets, device="cpu").draw(given, seed)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_network_without_batchnorm_has_one_version_and_no_other_pass(monkeypat
     monkeypatch.setattr(twins, "_leave_one_out", lambda *_: pytest.fail("there is nothing to choose"))
     given = {"net": backbone_of(nn.Conv2d(3, 4, 2, stride=2), draw).representation()}
     report = evaluate(given, two_classes(20), two_classes(12), seeds=[7], **UNTRAINED_ONLY)
-    assert (drawn, passes) == ([7], [20, 12])
+    assert (drawn, passes) == ([0, 7], [20, 12])
     assert report.card["representations"]["net (untrained)"][0]["initialization"] == DRAWN
 
 

@@ -162,8 +162,8 @@ STUDIES = {
         image_size=64,
         space=None,
         rows=(
-            colors("L against ab", epochs=1.0),
-            Row("SimCLR", create("instance_contrast")),
+            colors("L against ab", epochs=0.75),
+            Row("SimCLR", create("instance_contrast"), epochs=0.75),
         ),
         tried=(
             colors("L against ab"),

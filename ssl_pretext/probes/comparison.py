@@ -31,7 +31,7 @@ from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
 from ssl_pretext.probes.time_estimate import FinetuningTime, log_estimate
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
-from ssl_pretext.probes.twins import images_of_twin, starting_points, strongest_twins
+from ssl_pretext.probes.twins import UntrainedTwins, images_of_twins, starting_points
 from ssl_pretext.representations.base import Backbone, Concatenated, Representation
 from ssl_pretext.representations.cache import cached_features, code_identity, is_cacheable
 from ssl_pretext.representations.collapse import Health, feature_health
@@ -129,11 +129,12 @@ class Comparison:
 
     def _images_of_networks(self) -> int:
         """Number of images that a network and its untrained twins compute, which decides whether a trial pays."""
-        train, test = len(self.train), len(self.test)
-        twins = {part.backbone for one in self.with_twins(0).values() for part in one.parts}
-        cached = self.cache is not None
-        of_twin = max((images_of_twin(backbone, train, test, cached=cached) for backbone in twins), default=0)
-        return train + test + len(self.seeds) * of_twin * (not self.method.finetunes)
+        train, test, cached = len(self.train), len(self.test), self.cache is not None
+        drawn = {part.backbone for one in self.with_twins(0).values() for part in one.parts}
+        of_twins = (
+            images_of_twins(backbone, train, test, self.seeds, chooses=True, cached=cached) for backbone in drawn
+        )
+        return train + test + (0 if self.method.finetunes else max(of_twins, default=0))
 
     def _joined(self, of_seeds: Mapping[str, Sequence[Representation]]) -> dict[str, list[Representation]]:
         """The features of each seed joined with the color histogram, by the name of their row."""
@@ -235,28 +236,26 @@ class Comparison:
 
         fixed = self.fixed()
         fixed_features = extract(fixed.values())
+        twins = UntrainedTwins(
+            self.train,
+            self.targets["train"],
+            device=self.device,
+            cache=self.cache,
+            team=self.team,
+            formats=self.formats,
+        )
         for number, seed in enumerate(self.seeds):
-            trained = self.with_twins(number)
             varying = {name: of_seeds[number] for name, of_seeds in self.representations.items() if name not in fixed}
-            varying |= strongest_twins(
-                trained,
-                seed,
-                self.train,
-                self.targets["train"],
-                device=self.device,
-                cache=self.cache,
-                team=self.team,
-                formats=self.formats,
-            )
+            varying |= twins.draw(self.with_twins(number), seed)
             splits = [first | second for first, second in zip(fixed_features, extract(varying.values()), strict=True)]
-            if self.team.is_leader and not self.method.finetunes:
-                self._note_twins(number)
             for name, representation in (fixed | varying).items() if self.team.is_leader else ():
                 if self._is_finetuned(representation):
                     yield seed, name, representation, self._sample_features(representation)
                     continue
                 train, test = (representation.combine_parts(features) for features in splits)
                 yield seed, name, representation, (train, test)
+        if self.cache is not None and self.team.is_leader and not self.method.finetunes:
+            self.cache.store_result(self.identity_of_twins(), True)
 
     def fixed(self) -> dict[str, Representation]:
         """The representations that are the same for all seeds, by name."""
@@ -274,16 +273,14 @@ class Comparison:
             if UNTRAINED in controls
         }
 
-    def _note_twins(self, number: int) -> None:
-        if self.cache is not None and self.cache.result(identity := self.identity_of_twins(number)) is None:
-            self.cache.store_result(identity, True)
-
-    def identity_of_twins(self, number: int) -> dict[str, Any]:
-        """The key of a note in the cache that the features of the untrained twins of a seed are there, too."""
+    def identity_of_twins(self) -> dict[str, Any]:
+        """The key of a note in the cache that the features of all untrained twins are there, too."""
+        drawn = [self.with_twins(number) for number in range(len(self.seeds))]
         return {
-            "twins_of": {name: describe(one) for name, one in self.with_twins(number).items()},
-            "seed": self.seeds[number],
+            "twins_of": [{name: describe(one) for name, one in of_seed.items()} for of_seed in drawn],
+            "seeds": self.seeds,
             "images": self.hashes,
+            "targets": self.targets["train"].sha256,
             "pooled": self.method.pooled,
             "code": code_identity(),
             "device": self.device,

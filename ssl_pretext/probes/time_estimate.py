@@ -4,26 +4,24 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ssl_pretext.data import ImageStore
 from ssl_pretext.probes.label_budget import LabelSets
 from ssl_pretext.probes.linear import MAX_FEATURES, pool, shrink
-from ssl_pretext.probes.problem import Problem
-from ssl_pretext.probes.registry import Method
-from ssl_pretext.probes.targets import Targets
-from ssl_pretext.probes.twins import images_of_twin
+from ssl_pretext.probes.twins import images_of_twins
 from ssl_pretext.representations.base import Backbone, Representation
-from ssl_pretext.representations.cache import Cache, are_cached
+from ssl_pretext.representations.cache import are_cached
 from ssl_pretext.representations.extraction import BATCH_SIZE, in_float32, layers_by_backbone, run_backbone
-from ssl_pretext.representations.feature_formats import FeatureFormats
 from ssl_pretext.system.compute_format import ComputeFormat
 from ssl_pretext.system.console import describe_duration
 from ssl_pretext.system.team import Team
 
-__all__ = ["Evaluation", "FinetuningTime", "TimeEstimate", "estimate_time", "log_estimate"]
+if TYPE_CHECKING:
+    from ssl_pretext.probes.comparison import Comparison
+
+__all__ = ["FinetuningTime", "TimeEstimate", "estimate_time", "log_estimate"]
 
 LEAST = 10.0  # seconds; nothing is said about shorter evaluations
 SECONDS = 1.0  # for which a network is timed at most, unless it takes longer for a few images
@@ -35,43 +33,6 @@ BACKWARD = 3  # a training step takes about three times as long as the outputs o
 log = logging.getLogger(__name__)
 
 Maps = dict[tuple[Backbone, str], Tensor]
-
-
-class Evaluation(Protocol):
-    """What the estimate needs to know of an evaluation, which is a `Comparison`."""
-
-    train: ImageStore
-    test: ImageStore
-    targets: dict[str, Targets]
-    hashes: dict[str, str]
-    seeds: list[int]
-    representations: dict[str, list[Representation]]
-    method: Method
-    epochs: int
-    device: str
-    cache: Cache | None
-    team: Team
-    formats: FeatureFormats
-
-    def fixed(self) -> dict[str, Representation]:
-        """The representations that are the same for all seeds, by name."""
-
-    def with_twins(self, number: int) -> dict[str, Representation]:
-        """The representations of a seed that have an untrained twin, by name."""
-
-    def problem(self, train: Tensor, test: Tensor) -> Problem:
-        """The problem of predicting the targets of the test images."""
-
-    def identity_of_twins(self, number: int) -> dict[str, Any]:
-        """The key of a note in the cache that the features of the twins of a seed are there, too."""
-
-    def described(self, representation: Representation) -> dict[str, Any]:
-        """The description of a representation in the card."""
-
-    def identity_of_run(
-        self, representation: Representation, described: dict[str, Any], labeled: Tensor, seed: int
-    ) -> dict[str, Any] | None:
-        """The key of a finished probe in the cache."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +103,7 @@ class _Passes:
     twins: int = 0
 
 
-def log_estimate(evaluation: Evaluation, labels: Sequence[LabelSets]) -> None:
+def log_estimate(evaluation: "Comparison", labels: Sequence[LabelSets]) -> None:
     """Logs how long an evaluation will take, if it is long and the logger shows it.
 
     For fine-tuning, which may stop early, there is `FinetuningTime`.
@@ -153,7 +114,7 @@ def log_estimate(evaluation: Evaluation, labels: Sequence[LabelSets]) -> None:
             log.info("%s", estimate)
 
 
-def estimate_time(evaluation: Evaluation, labels: Sequence[LabelSets]) -> TimeEstimate:
+def estimate_time(evaluation: "Comparison", labels: Sequence[LabelSets]) -> TimeEstimate:
     """Estimates how long an evaluation takes, apart from what is in its cache.
 
     Each network computes a few images, whose time is multiplied by the number of images that it and its untrained twins
@@ -187,7 +148,7 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number > 1)}" if number else ""
 
 
-def _passes(evaluation: Evaluation) -> dict[Backbone, _Passes]:
+def _passes(evaluation: "Comparison") -> dict[Backbone, _Passes]:
     passes: dict[Backbone, _Passes] = {}
     fixed, train, test = evaluation.fixed(), len(evaluation.train), len(evaluation.test)
 
@@ -209,20 +170,22 @@ def _passes(evaluation: Evaluation) -> dict[Backbone, _Passes]:
             for split, store in (("train", evaluation.train), ("test", evaluation.test))
             if not _is_cached(evaluation, backbone, each.layers, split)
         )
-    of_twin: dict[Backbone, int] = {}
-    for number in range(len(evaluation.seeds)):
-        cache = evaluation.cache
-        is_known = cache is not None and cache.result(evaluation.identity_of_twins(number)) is not None
-        for backbone, each in networks(evaluation.with_twins(number).values()):
-            if backbone.untrained is not None and not is_known:
-                if backbone not in of_twin:
-                    of_twin[backbone] = images_of_twin(backbone, train, test, cached=cache is not None)
-                each.of_twins += of_twin[backbone]
-                each.twins += 1
+    cache = evaluation.cache
+    if cache is None or cache.result(evaluation.identity_of_twins()) is None:
+        seeds: dict[Backbone, list[int]] = {}
+        for number, seed in enumerate(evaluation.seeds):
+            for backbone, _ in networks(evaluation.with_twins(number).values()):
+                seeds.setdefault(backbone, []).append(seed)
+        for backbone, drawn in seeds.items():
+            chooses = drawn[0] == evaluation.seeds[0]
+            passes[backbone].of_twins = images_of_twins(
+                backbone, train, test, drawn, chooses=chooses, cached=cache is not None
+            )
+            passes[backbone].twins = len(drawn) * (backbone.untrained is not None)
     return passes
 
 
-def _is_cached(evaluation: Evaluation, backbone: Backbone, layers: Iterable[str], split: str) -> bool:
+def _is_cached(evaluation: "Comparison", backbone: Backbone, layers: Iterable[str], split: str) -> bool:
     return evaluation.cache is not None and are_cached(
         backbone,
         layers,
@@ -234,14 +197,14 @@ def _is_cached(evaluation: Evaluation, backbone: Backbone, layers: Iterable[str]
     )
 
 
-def _format(evaluation: Evaluation, backbone: Backbone, layers: Iterable[str]) -> ComputeFormat:
+def _format(evaluation: "Comparison", backbone: Backbone, layers: Iterable[str]) -> ComputeFormat:
     """The format in which a network computes; with several processes, which choose it together, the usual one."""
     formats = evaluation.formats if evaluation.team.size == 1 else in_float32
     return formats(backbone, list(layers), evaluation.train)
 
 
 def _time_network(
-    evaluation: Evaluation, backbone: Backbone, layers: Mapping[str, str]
+    evaluation: "Comparison", backbone: Backbone, layers: Mapping[str, str]
 ) -> tuple[float, dict[str, Tensor]]:
     """Returns the seconds per image, and the feature maps of a few images."""
     reduce, images = shrink if evaluation.method.pooled else None, evaluation.train
@@ -263,7 +226,7 @@ def _time_network(
     return each, maps
 
 
-def _estimate_fits(evaluation: Evaluation, labels: Sequence[LabelSets], maps: Maps) -> tuple[float, int]:
+def _estimate_fits(evaluation: "Comparison", labels: Sequence[LabelSets], maps: Maps) -> tuple[float, int]:
     """Returns the seconds and the number of all probes that are not in the cache."""
     seconds, probes, of_size = 0.0, 0, None
     for name, of_seeds in evaluation.representations.items():
@@ -282,7 +245,7 @@ def _estimate_fits(evaluation: Evaluation, labels: Sequence[LabelSets], maps: Ma
     return seconds, probes
 
 
-def _labels_of_probes(evaluation: Evaluation, name: str, labels: Sequence[LabelSets]) -> list[int]:
+def _labels_of_probes(evaluation: "Comparison", name: str, labels: Sequence[LabelSets]) -> list[int]:
     """The number of labels of each probe that is not in the cache, on a representation and on its untrained twin."""
     found = []
     for number, seed in enumerate(evaluation.seeds):
@@ -302,7 +265,7 @@ def _size(labels: int, features: int) -> int:
     return labels * min(labels, features)
 
 
-def _time_pooled(evaluation: Evaluation, labeled: Tensor) -> float:
+def _time_pooled(evaluation: "Comparison", labeled: Tensor) -> float:
     """Trains a probe on the pixels of labeled images; returns the seconds for each unit of `_size`.
 
     The pixels are those of the real images, because the number of iterations depends on how much the classes differ.
@@ -313,14 +276,14 @@ def _time_pooled(evaluation: Evaluation, labeled: Tensor) -> float:
     return seconds / _size(len(labeled), pixels.shape[1])
 
 
-def _time_epoch(evaluation: Evaluation, features: Tensor) -> float:
+def _time_epoch(evaluation: "Comparison", features: Tensor) -> float:
     """Trains and tests a probe for an epoch on the features of a few images; returns the seconds per tested image."""
     targets = evaluation.targets["train"].values[: len(features)]
     _time_fit(evaluation, features, targets)  # the very first steps take longer
     return _time_fit(evaluation, features, targets) / ((BACKWARD + 1) * len(features))
 
 
-def _time_fit(evaluation: Evaluation, features: Tensor, targets: Tensor) -> float:
+def _time_fit(evaluation: "Comparison", features: Tensor, targets: Tensor) -> float:
     problem = evaluation.problem(targets, targets)
     maps, start = features.to(evaluation.device), time.perf_counter()
     train, test = ((maps, values.to(evaluation.device)) for values in (problem.train, problem.test))

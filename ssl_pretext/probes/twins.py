@@ -5,7 +5,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.encoders.untrained import batch_norms, closed_branches, measured_statistics, open_residual_branches
 from ssl_pretext.errors import ArgumentError, PretextError
 from ssl_pretext.probes.controls import BEFORE, CONTROLS, UNTRAINED, before_name, untrained_name
+from ssl_pretext.probes.given import describe
 from ssl_pretext.probes.knn import KNNProbe, neighbor_means
 from ssl_pretext.probes.linear import pool, shrink
 from ssl_pretext.probes.targets import Targets
@@ -28,11 +31,12 @@ from ssl_pretext.representations.extraction import (
 )
 from ssl_pretext.system.team import Team
 
-__all__ = ["SAMPLE", "images_of_twin", "starting_points", "strongest_twins"]
+__all__ = ["UntrainedTwins", "images_of_twins", "starting_points"]
 
-# Largest number of training images that statistics are measured on and versions are compared on, so that the cost does
-# not grow with the data. The accuracies of two versions on 2,048 images have standard errors of about one point.
+# Largest numbers of training images that versions are compared on and that statistics are measured on, so that the cost
+# does not grow with the data. The accuracies of two versions on 2,048 images have standard errors of about one point.
 SAMPLE = 2_048
+MEASURED_ON = 512
 
 
 @dataclass(frozen=True)
@@ -49,86 +53,203 @@ class Version:
         return f"random weights{opened}{measured}"
 
 
-AS_DRAWN, MEASURED, OPEN, OPEN_AND_MEASURED = (
-    Version(is_open, is_measured) for is_open, is_measured in product((False, True), repeat=2)
-)
+VERSIONS = [Version(is_open, is_measured) for is_open, is_measured in product((False, True), repeat=2)]
+AS_DRAWN, MEASURED, OPEN, OPEN_AND_MEASURED = VERSIONS
 
 
-def strongest_twins(
-    representations: Mapping[str, Representation],
-    seed: int,
-    train: ImageStore,
-    targets: Targets,
-    *,
-    device: str,
-    cache: Cache | None = None,
-    team: Team | None = None,
-    formats: Formats = in_float32,
-) -> dict[str, Representation]:
-    """Draws untrained twins of representations, and returns the strongest version of each by the control's name.
+class UntrainedTwins:
+    """Draws untrained twins of representations, each in its strongest version.
 
     A twin has up to four versions with the same random weights: as they are drawn, with residual branches at full scale
     if they are drawn at about zero (`open_residual_branches`), and both of these with measured BatchNorm statistics
     (`measured_statistics`). None of them is always the strongest. A representation gets the version that predicts best
     by leave-one-out nearest neighbors on a sample of the training images. No test image is used, so the choice does not
     bias the accuracy of the control. The sample has all labels, whatever the budget: the version is then the same for
-    all budgets, and what the additional labels contribute can only make the control stronger. A twin with a single
-    version has no additional cost.
+    all budgets, and what the additional labels contribute can only make the control stronger.
 
-    Layers of one network become layers of one twin, and are computed in one pass. The global random state is not
-    changed.
+    The version is chosen once, with the random weights of seed 0, because it depends on the architecture and the images
+    far more than on the weights. A twin with a single version is only drawn once more.
 
     Args:
-        representations: Representations that have an untrained twin, by name.
-        seed: Seed of the random weights.
         train: The training images.
         targets: Their targets.
         device: Device on which the networks run.
-        cache: Cache for the features of the sample.
+        cache: Cache for the choice and for the features of the sample.
         team: Processes that share the computation of features; all get the choice of its leader.
         formats: The precision and memory format of each network.
-
-    Raises:
-        ArgumentError: A network was given as a module, and has values that were possibly learned and are not drawn
-            anew; see `reinitialized`.
     """
-    team = team or Team()
-    chosen = _sample(len(train))
-    sample, known = train.subset(chosen), targets.subset(chosen)
-    # In the order of the training images if these are all of them, so that the cache has the features of the choice.
-    compared, known = (train, targets) if len(sample) == len(train) else (sample, known)
-    drawn: dict[Backbone, dict[Version, Backbone]] = {}
-    for backbone, layers in layers_by_backbone(representations.values()).items():
+
+    def __init__(
+        self,
+        train: ImageStore,
+        targets: Targets,
+        *,
+        device: str,
+        cache: Cache | None = None,
+        team: Team | None = None,
+        formats: Formats = in_float32,
+    ) -> None:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        self._measured_on = train.subset(order[:MEASURED_ON])  # in random order: a batch should hold all classes
+        # In the order of the training images if these are all of them, so that the cache has the features.
+        is_whole = len(train) <= SAMPLE
+        self._compared = train if is_whole else train.subset(order[:SAMPLE])
+        self._targets = targets if is_whole else targets.subset(order[:SAMPLE])
+        self._device, self._cache, self._team, self._formats = device, cache, team or Team(), formats
+        self._versions: dict[str, Version] | None = None
+
+    def draw(self, representations: Mapping[str, Representation], seed: int) -> dict[str, Representation]:
+        """Draws the twins of representations that have one, by the name of the control.
+
+        Layers of one network become layers of one twin, and are computed in one pass. The global random state is not
+        changed.
+
+        Args:
+            representations: Representations that have an untrained twin, by name; the same names for each seed.
+            seed: Seed of the random weights.
+
+        Raises:
+            ArgumentError: A network was given as a module, and has values that were possibly learned and are not drawn
+                anew; see `reinitialized`.
+        """
+        drawn = self._draws(representations, seed)
+        if self._versions is None:
+            self._versions = self._choose(representations, drawn if seed == 0 else self._draws(representations, 0))
+        twins = ((name, self._twin(one, drawn, self._versions[name])) for name, one in representations.items())
+        return {untrained_name(name): twin for name, twin in twins}
+
+    def _draws(self, representations: Mapping[str, Representation], seed: int) -> "dict[Backbone, Draws]":
+        cache = self._cache if self._team.is_leader else None
+        return {
+            backbone: Draws(backbone.untrained, list(layers), seed, self._measured_on, self._device, cache)
+            for backbone, layers in layers_by_backbone(representations.values()).items()
+            if backbone.untrained is not None
+        }
+
+    def _twin(
+        self, representation: Representation, drawn: "Mapping[Backbone, Draws]", version: Version
+    ) -> Representation:
+        twin = representation.on(lambda part: drawn[part].nearest(version) if part in drawn else part)
+        twin.initialization = version.describe(len(self._measured_on)) + _describe_kept(representation, twin)
+        return twin
+
+    def _choose(
+        self, representations: Mapping[str, Representation], drawn: "Mapping[Backbone, Draws]"
+    ) -> dict[str, Version]:
+        """Chooses the strongest version of each representation, or reads the choice from the cache."""
+        is_cached = all(is_cacheable(part) for one in representations.values() for part in _backbones(one))
+        identity, cache = self._identity(representations), self._cache if is_cached else None
+        choice = self._team.decide(lambda: None if cache is None else cache.result(identity))
+        if choice is None:
+            choice = self._compare({name: self._candidates(one, drawn) for name, one in representations.items()})
+            if cache is not None and self._team.is_leader:
+                cache.store_result(identity, choice)
+        return {name: Version(*version) for name, version in choice.items()}
+
+    def _identity(self, representations: Mapping[str, Representation]) -> dict[str, Any]:
+        """Everything that determines the choice."""
+        return {
+            "strongest_version_of": {name: describe(one) for name, one in representations.items()},
+            "images": self._compared.sha256,
+            "targets": self._targets.sha256,
+            "code": code_identity(),
+            "device": self._device,
+        }
+
+    def _candidates(
+        self, representation: Representation, drawn: "Mapping[Backbone, Draws]"
+    ) -> dict[Version, Representation]:
+        """The versions of the twin of one representation that differ, the one as drawn first."""
+        found: dict[tuple[Backbone, ...], tuple[Version, Representation]] = {}
+        for version in VERSIONS:
+            twin = self._twin(representation, drawn, version)
+            found.setdefault(tuple(_backbones(twin)), (version, twin))
+        return dict(found.values())
+
+    def _compare(self, candidates: Mapping[str, Mapping[Version, Representation]]) -> dict[str, list[bool]]:
+        """The strongest version of each twin, as the cache holds it."""
+        several = {name: twins for name, twins in candidates.items() if len(twins) > 1}
+        rivals = [twin for twins in several.values() for twin in twins.values()]
+        options: dict[str, Any] = {"device": self._device, "reduce": shrink, "team": self._team}
+        options["formats"] = self._formats
+        if self._cache is None:
+            features = extract_features(rivals, self._compared, **options)
+        else:
+            features = cached_features(rivals, self._compared, self._cache, sha256=self._compared.sha256, **options)
+
+        def quality(twin: Representation) -> float:
+            return _leave_one_out(twin.combine_parts(features).to(self._device), self._targets)
+
+        def choose() -> dict[str, list[bool]]:
+            strongest = dict.fromkeys(candidates, AS_DRAWN)
+            for name, twins in several.items():
+                strongest[name] = max(twins, key=lambda version: quality(twins[version]))
+            return {name: [version.is_open, version.is_measured] for name, version in strongest.items()}
+
+        return self._team.decide(choose)
+
+
+class Draws:
+    """The versions of the twin of one network, all with the same random weights; each is made when it is asked for.
+
+    Args:
+        untrained: Draws the network with random weights.
+        layers: Its layers that are used.
+        seed: Seed of the random weights.
+        sample: Images on which BatchNorm statistics are measured.
+        device: Device on which the network runs.
+        cache: Cache for the statistics.
+    """
+
+    def __init__(
+        self,
+        untrained: Callable[[int], Backbone],
+        layers: Sequence[str],
+        seed: int,
+        sample: ImageStore,
+        device: str,
+        cache: Cache | None,
+    ) -> None:
+        self._untrained, self._seed = untrained, seed
+        self._measure = partial(_measure, layers=layers, sample=sample, device=device, cache=cache)
+        self._spare: Backbone | None = None
+        self._made: dict[Version, Backbone | None] = {}
+
+    def nearest(self, wanted: Version) -> Backbone:
+        """The twin in a version, or in the one that comes nearest, such as that of a network without BatchNorm."""
+        order = [wanted, Version(wanted.is_open, False), Version(False, wanted.is_measured), AS_DRAWN]
+        return next(twin for version in order if (twin := self._version(version)) is not None)
+
+    def _version(self, version: Version) -> Backbone | None:
+        if version not in self._made:
+            self._made[version] = self._make(version)
+        return self._made[version]
+
+    def _make(self, version: Version) -> Backbone | None:
+        """Completes a network of its own, because versions must not share parameters; None if there is no such version.
+
+        A network that is drawn only to see which versions there are becomes the next one.
+        """
+        if (example := self._made.get(AS_DRAWN) or self._spare) is None:
+            example = self._spare = self._draw()
+        if version != AS_DRAWN and (example.module is None or version not in _other_versions(example.module)):
+            return None
+        twin, self._spare = self._spare or self._draw(), None
+        if twin.module is None or any(other and other.module is twin.module for other in self._made.values()):
+            # A function that returns one network several times: a change would change all versions.
+            return twin if version == AS_DRAWN else None
+        if version.is_open:
+            with _seeded(self._seed):
+                open_residual_branches(twin.module)
+        if version.is_measured and not self._measure(twin, twin.module):
+            return None  # the BatchNorm layers do not run, for instance because they belong to a decoder
+        return twin
+
+    def _draw(self) -> Backbone:
         try:
-            drawn[backbone] = _versions(backbone, list(layers), seed, sample, device, cache if team.is_leader else None)
+            return _draw(self._untrained, self._seed)
         except ArgumentError as error:
             raise ArgumentError(f"{error}. {_how_to_leave_out(UNTRAINED)}") from error
-    candidates = {name: _candidates(one, drawn, len(sample)) for name, one in representations.items()}
-    rivals = [twin for twins in candidates.values() if len(twins) > 1 for twin in twins]
-    if cache is None:
-        features = extract_features(rivals, compared, device=device, reduce=shrink, team=team, formats=formats)
-    else:
-        features = cached_features(
-            rivals,
-            compared,
-            cache,
-            device=device,
-            sha256=compared.sha256,
-            reduce=shrink,
-            team=team,
-            formats=formats,
-        )
-
-    def quality(twin: Representation) -> float:
-        maps = twin.combine_parts(features)
-        return _leave_one_out(maps.to(device), known)
-
-    def choose() -> dict[str, int]:
-        several = {name: twins for name, twins in candidates.items() if len(twins) > 1}
-        return {name: max(range(len(twins)), key=lambda i: quality(twins[i])) for name, twins in several.items()}
-
-    choice = team.decide(choose)
-    return {untrained_name(name): twins[choice.get(name, 0)] for name, twins in candidates.items()}
 
 
 def starting_points(
@@ -183,53 +304,42 @@ def _how_to_leave_out(kind: str) -> str:
     )
 
 
-def _versions(
-    backbone: Backbone, layers: Sequence[str], seed: int, sample: ImageStore, device: str, cache: Cache | None
-) -> dict[Version, Backbone]:
-    """The versions of the twin of one backbone that differ; empty if it has no twin."""
-    if backbone.untrained is None:
-        return {}
-    plain = _draw(backbone.untrained, seed)
-    versions = {AS_DRAWN: plain}
-    if plain.module is None:
-        return versions
-    for version in _other_versions(plain.module):
-        if version == OPEN_AND_MEASURED and MEASURED not in versions:
-            continue  # the BatchNorm layers do not run, for instance because they belong to a decoder
-        twin = _draw(backbone.untrained, seed)  # again, because versions must not share parameters
-        if twin.module is None or twin.module in [other.module for other in versions.values()]:
-            break  # a function that returns one network several times: a change would change all versions
-        if version.is_open:
-            with _seeded(seed):
-                open_residual_branches(twin.module)
-        if not version.is_measured or _measure(twin, twin.module, layers, sample, device, cache):
-            versions[version] = twin
-    return versions
-
-
 def _other_versions(module: nn.Module) -> list[Version]:
     """The versions that a twin of a network may have, besides the one as drawn."""
     has_norms, is_closed = bool(batch_norms(module)), bool(closed_branches(module))
     return [MEASURED] * has_norms + [OPEN] * is_closed + [OPEN_AND_MEASURED] * (has_norms and is_closed)
 
 
-def images_of_twin(backbone: Backbone, train: int, test: int, *, cached: bool) -> int:
-    """The number of images that all versions of a twin compute, for an estimate of the time.
+def images_of_twins(
+    backbone: Backbone, train: int, test: int, seeds: Sequence[int], *, chooses: bool, cached: bool
+) -> int:
+    """The number of images that the untrained twins of a network compute at most, for an estimate of the time.
 
     Args:
         backbone: The network.
         train: Number of training images.
         test: Number of test images.
-        cached: Whether features are cached, so that those of the strongest version are not computed again.
+        seeds: Seeds for which it is drawn.
+        chooses: Whether the strongest version is chosen with this network.
+        cached: Whether features are cached, so that those of seed 0 are not computed again after the choice.
     """
     try:
         twin = None if backbone.untrained is None else _draw(backbone.untrained, 0).module
-    except ArgumentError:  # which `strongest_twins` raises with advice
+    except ArgumentError:  # which `UntrainedTwins.draw` raises with advice
+        return 0
+    if backbone.untrained is None:
         return 0
     others = [] if twin is None else _other_versions(twin)  # which depend on its weights
-    passes = len(others) + bool(others) + sum(version.is_measured for version in others)
-    again = 0 if others and cached and is_cacheable(backbone) and train <= SAMPLE else train
-    return passes * min(train, SAMPLE) + again + test
+    measuring = min(train, MEASURED_ON) * (MEASURED in others)
+    images = len(seeds) * (measuring + train + test)
+    if chooses and others:
+        images += (len(others) + 1) * min(train, SAMPLE)
+        images += measuring * sum(version.is_measured for version in others)
+        if 0 in seeds:
+            images -= measuring
+            if cached and is_cacheable(backbone) and train <= SAMPLE:
+                images -= train
+    return images
 
 
 def _draw(draw: Callable[[int], Backbone], seed: int) -> Backbone:
@@ -288,24 +398,6 @@ def _run_on_sample(
     return True
 
 
-def _candidates(
-    representation: Representation, drawn: Mapping[Backbone, Mapping[Version, Backbone]], images: int
-) -> list[Representation]:
-    """The versions of the twin of one representation that differ, the one as drawn first."""
-    found: dict[tuple[Backbone, ...], Representation] = {}
-    for version in (AS_DRAWN, MEASURED, OPEN, OPEN_AND_MEASURED):
-
-        def replace(backbone: Backbone, wanted: Version = version) -> Backbone:
-            # A part that does not have this version has the one that comes nearest, such as a part without BatchNorm.
-            nearest = [wanted, Version(wanted.is_open, False), Version(False, wanted.is_measured), AS_DRAWN]
-            return next((drawn[backbone][one] for one in nearest if one in drawn[backbone]), backbone)
-
-        twin = representation.on(replace)
-        twin.initialization = version.describe(images) + _describe_kept(representation, twin)
-        found.setdefault(tuple(_backbones(twin)), twin)
-    return list(found.values())
-
-
 def _describe_kept(representation: Representation, twin: Representation) -> str:
     """Names the frozen parameters that are the same in both, such as fixed filters, for the probe card."""
     kept: dict[str, None] = {}
@@ -320,11 +412,6 @@ def _describe_kept(representation: Representation, twin: Representation) -> str:
                 and torch.equal(parameter, drawn[name].to(parameter.device))
             )
     return f", fixed: {', '.join(kept)}" if kept else ""
-
-
-def _sample(images: int) -> Tensor:
-    """Indices of the same random training images for all seeds, in random order: a batch should hold all classes."""
-    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:SAMPLE]
 
 
 def _backbones(representation: Representation) -> list[Backbone]:

@@ -13,7 +13,7 @@ from ssl_pretext.probes.linear import shrink
 from ssl_pretext.probes.problem import ClassProblem
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.targets import Targets
-from ssl_pretext.probes.twins import strongest_twins
+from ssl_pretext.probes.twins import UntrainedTwins
 from ssl_pretext.representations import Representation
 from ssl_pretext.representations.extraction import extract_features
 
@@ -100,8 +100,8 @@ class Judge:
     def twins(self, representation: Representation) -> list[Representation]:
         """Returns the strongest untrained twin for each repetition, each with other random weights."""
         given = {representation.name: representation}
-        drawn = (strongest_twins(given, seed, self.images, self.targets, device=self.device) for seed in range(REPEATS))
-        return [twin for (twin,) in (one.values() for one in drawn)]
+        twins = UntrainedTwins(self.images, self.targets, device=self.device)
+        return [twin for seed in range(REPEATS) for twin in twins.draw(given, seed).values()]
 
 
 def _folds(images: ImageStore, targets: Targets, seed: int, count: int = FOLDS) -> list[list[int]]:
