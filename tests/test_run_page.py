@@ -10,7 +10,8 @@ import ssl_pretext as sp
 from ssl_pretext.channels import ChannelSpace
 from ssl_pretext.reporting.page import Section, image_to_png
 from ssl_pretext.system.files import read_json
-from ssl_pretext.training.run_page import PagePart, describe_training, example_sections, loss_sections
+from ssl_pretext.training.page_callbacks import PagePart
+from ssl_pretext.training.run_page import describe_training, example_sections, loss_sections
 
 
 class Part(PagePart):

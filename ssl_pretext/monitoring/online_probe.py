@@ -26,7 +26,7 @@ from ssl_pretext.system.files import write_json
 from ssl_pretext.tasks import PretextTask
 from ssl_pretext.training.config import FitConfig
 from ssl_pretext.training.lightning_module import CHECKPOINT
-from ssl_pretext.training.run_page import PagePart
+from ssl_pretext.training.page_callbacks import PagePart
 
 __all__ = ["OnlineProbe"]
 

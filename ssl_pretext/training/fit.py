@@ -46,7 +46,7 @@ from ssl_pretext.training.lightning_module import CHECKPOINT, PretextModule
 from ssl_pretext.training.loggers import check_loggers, create_loggers
 from ssl_pretext.training.modes import set_train_mode
 from ssl_pretext.training.optimization import check_optimization, gradient_checkpointing
-from ssl_pretext.training.run_page import PagePart, RunPage
+from ssl_pretext.training.page_callbacks import PagePart, RunPage
 from ssl_pretext.training.stopping import StopOnSignal
 from ssl_pretext.training.trainer import create_trainer, lightning_settings, torch_settings, unused_parameters
 

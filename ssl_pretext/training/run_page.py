@@ -1,89 +1,63 @@
 """The page of a pretraining run, `report.html`: its losses, examples of what the task predicts, and how to judge it."""
 
 import shlex
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
-from typing_extensions import override
 
 from ssl_pretext.data import ImageStore
 from ssl_pretext.reporting.drawings import line_chart
 from ssl_pretext.reporting.page import Gallery, Section, Tile, html_page, image_to_png
-from ssl_pretext.system.files import write_text
 from ssl_pretext.tasks import CrossChannelPrediction, PretextTask
 from ssl_pretext.training.config import FitConfig
 
-__all__ = ["HISTORY", "PAGE", "PagePart", "RunPage", "describe_training", "example_sections", "loss_sections"]
+__all__ = ["HISTORY", "PAGE", "describe_training", "example_sections", "loss_sections", "run_page"]
 
 HISTORY, PAGE = "history.json", "report.html"  # relative to the folder of the run
 EXAMPLES = 4
 NUMBERS = ("epochs", "images")  # settings of `TrainedOn` that the line about a run needs
 
 
-class PagePart(Checkpoint):
-    """A callback of Lightning with sections for the page of the run, such as `OnlineProbe`.
-
-    It counts as a checkpoint, because Lightning calls these last, in their order: after those that save an epoch, and
-    before `RunPage`.
-    """
-
-    @abstractmethod
-    def sections(self) -> list[Section]:
-        """Returns the sections after the last epoch."""
-
-
-class RunPage(Checkpoint):
-    """Writes the page after each epoch.
-
-    It counts as a checkpoint, because Lightning calls these after the hooks of the module, which adds the losses of the
-    epoch to its history.
+def run_page(
+    task: PretextTask,
+    history: Sequence[Mapping[str, Any]],
+    config: FitConfig,
+    *,
+    examples: ImageStore,
+    num_images: int | None,
+    parts: Sequence[Section],
+) -> str:
+    """Returns the page of a run as HTML.
 
     Args:
+        task: The task.
+        history: A row for each epoch until now, as `fit` returns them.
+        config: Configuration of the run.
         examples: Images whose predictions are shown.
         num_images: Number of training images, or None if it is unknown.
-        config: Configuration of the run.
-        parts: Other callbacks of the run with sections.
+        parts: Further sections.
     """
-
-    def __init__(
-        self, examples: ImageStore, num_images: int | None, config: FitConfig, parts: Sequence[PagePart] = ()
-    ) -> None:
-        self.examples, self.num_images, self.config, self.parts = examples, num_images, config, parts
-
-    @override
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if trainer.is_global_zero:
-            out = Path(self.config.out)
-            done = len(module.history)
-            page = self._page(module.task, module.history, done, out)
-            write_text(out / PAGE, page)
-
-    def _page(self, task: PretextTask, history: Sequence[Mapping[str, Any]], done: int, out: Path) -> str:
-        planned = f"{done} of {self.config.epochs}" if done < self.config.epochs else str(done)
-        quoted = shlex.quote(str(out))
-        sections = [
-            *loss_sections(history),
-            *(section for part in self.parts for section in part.sections()),
-            *example_sections(task, self.examples),
-            Section(
-                "Does it help?",
-                ["A falling loss does not show that the features are useful. This command measures it:"],
-                code=f"ssl-pretext probe {quoted} --data LABELED_FOLDER",
-            ),
-            Section(
-                "Settings",
-                table=[{"setting": name, "value": str(value)} for name, value in self.config.to_dict().items()],
-                collapsed=True,
-            ),
-        ]
-        size = self.examples.image_size
-        return html_page(f"Pretraining: {task.name}", sections, lead=_line(task, planned, self.num_images, size))
+    done, quoted = len(history), shlex.quote(str(Path(config.out)))
+    planned = f"{done} of {config.epochs}" if done < config.epochs else str(done)
+    sections = [
+        *loss_sections(history),
+        *parts,
+        *example_sections(task, examples),
+        Section(
+            "Does it help?",
+            ["A falling loss does not show that the features are useful. This command measures it:"],
+            code=f"ssl-pretext probe {quoted} --data LABELED_FOLDER",
+        ),
+        Section(
+            "Settings",
+            table=[{"setting": name, "value": str(value)} for name, value in config.to_dict().items()],
+            collapsed=True,
+        ),
+    ]
+    return html_page(f"Pretraining: {task.name}", sections, lead=_line(task, planned, num_images, examples.image_size))
 
 
 def describe_training(task: PretextTask) -> str:
