@@ -47,6 +47,29 @@ def test_intervals_end_at_what_is_possible():
     assert {*ticks} <= {str(number) for number in range(0, 101)}
 
 
+def test_differences_stand_beside_a_line_at_zero():
+    rows = [IntervalRow("minus pixels", 20, 5, "+20.0 ± 5.0"), IntervalRow("minus twin", 8, 2, "+8.0 ± 2.0")]
+    drawing = interval_chart(rows, caption="", level=0.0)
+    (level,) = elements(drawing, "line", "level")
+    (first, second) = elements(drawing, "circle", "other")
+    zero = float(level.get("x1"))
+    assert float(first.get("cx")) - zero == pytest.approx(20 / 8 * (float(second.get("cx")) - zero), abs=0.5)
+    assert zero >= 0, "zero is on the axis, though no interval reaches it"
+
+
+def test_numbers_of_labels_are_apart_by_their_ratio_and_have_intervals():
+    series = {"net": [(5, 40.0, 4.0), (50, 60.0, 2.0)], "pixels": [(5, 30.0, math.nan), (500, 50.0, 1.0)]}
+    drawing = line_chart(series, x_label="labels", y_label="accuracy", caption="", log=True)
+    ticks = {
+        one.text: float(one.get("x")) for one in elements(drawing, "text", "tick") if one.text in ("5", "50", "500")
+    }
+    assert ticks["50"] - ticks["5"] == pytest.approx(ticks["500"] - ticks["50"], abs=0.2)
+    bars = elements(drawing, "line", "half")
+    heights = [float(one.get("y1")) - float(one.get("y2")) for one in bars]
+    assert heights == pytest.approx([4 * heights[2], 2 * heights[2], heights[2]], rel=0.02), "an unknown one has no bar"
+    assert len({one.get("x1") for one in bars[:1] + elements(drawing, "circle", "s1")[:1]}) == 2, "side by side"
+
+
 def test_curves_fall_where_values_fall():
     series = {"loss": [(1, 3.0), (2, math.nan), (3, 1.0)], "empty": [(1, math.inf)]}
     drawing = line_chart(series, x_label="epoch", y_label="loss", caption="")

@@ -13,16 +13,20 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes import ProbeReport, evaluate, label_efficiency
 from ssl_pretext.probes.controls import CONTROLS
-from ssl_pretext.probes.efficiency import LabelEfficiency, score_rows
+from ssl_pretext.probes.efficiency import score_rows
 from ssl_pretext.probes.ranking import Ranking, answer, rank
 from ssl_pretext.probes.registry import find_method
-from ssl_pretext.probes.report_page import card_sections, confusion_section, interval_drawing
-from ssl_pretext.probes.report_plots import difference_plot
+from ssl_pretext.probes.report_page import (
+    card_sections,
+    confusion_section,
+    difference_drawing,
+    interval_drawing,
+    labels_drawing,
+)
 from ssl_pretext.probes.targets import find_kind
 from ssl_pretext.probes.verdict import warnings
 from ssl_pretext.registry import duplicates, joined, split_specs
-from ssl_pretext.reporting.page import Figure, Section, Verdict, html_page, markdown_table
-from ssl_pretext.reporting.plots import to_png
+from ssl_pretext.reporting.page import Section, Verdict, html_page, markdown_table
 from ssl_pretext.system.files import write_json, write_text
 from ssl_pretext.system.locks import exclusive_lock
 from ssl_pretext.system.processes import rank_info
@@ -118,13 +122,10 @@ def _write(
     results = {key: ranking.report.to_dict() for key, ranking in rankings.items()}
     write_json(out / "compare.json", {"options": options.to_dict(), "answer": sentences, "reports": results})
     key, last = list(rankings.items())[-1]
-    report, metric, title = last.report, last.report.metric(), f"{options.probe} probe"
-    figures = []
+    report, metric = last.report, last.report.metric()
+    drawings = [difference_drawing(last.rows, last.best, key, metric)]
     if len(reports) > 1:
-        curve = LabelEfficiency({count: report for count, report in reports.items() if count is not None})
-        figures.append(Figure(to_png(curve.plot(title=title)), f"Test {metric.label} by number of labels"))
-    plot = difference_plot(last.rows, title=f"{title}, {key}", metric=metric)
-    figures.append(Figure(to_png(plot), f"{last.best} minus each of the others, with 95% intervals"))
+        drawings.insert(0, labels_drawing({int(count): one for count, one in reports.items() if count is not None}))
     question = f"Which features are best on {options.data}?"
     verdict = Verdict(
         f"With {key}, which features are best?",
@@ -133,7 +134,7 @@ def _write(
         interval_drawing(report, last.best),
     )
     sections = [
-        Section("How do they score?", table=rows, figures=figures),
+        Section("How do they score?", table=rows, drawings=drawings),
         *pictures,
         *confusion_section(report, last.best),
         *(Section(f"All differences with {key}", _differences(one), collapsed=True) for key, one in rankings.items()),

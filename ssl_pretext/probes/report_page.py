@@ -2,21 +2,28 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ssl_pretext.probes.controls import BEFORE, REDUCED, SOURCE, UNTRAINED
-from ssl_pretext.probes.metrics import ACCURACY
+from ssl_pretext.probes.metrics import ACCURACY, Metric
 from ssl_pretext.probes.results import ProbeResults
 from ssl_pretext.probes.verdict import FEW_COMPARISONS, networks
 from ssl_pretext.registry import joined
-from ssl_pretext.reporting.drawings import Drawing, IntervalRow, interval_chart, matrix_chart
+from ssl_pretext.reporting.drawings import Drawing, IntervalRow, interval_chart, line_chart, matrix_chart
 from ssl_pretext.reporting.page import Section, Verdict
 from ssl_pretext.representations.collapse import collapse_warnings, health_rows
 
-__all__ = ["card_sections", "confusion_section", "interval_drawing", "verdict_card"]
+__all__ = [
+    "card_sections",
+    "confusion_section",
+    "difference_drawing",
+    "interval_drawing",
+    "labels_drawing",
+    "verdict_card",
+]
 
 IN_A_MATRIX = 12  # classes; with more, the most frequent confusions are listed
 CONFUSIONS = 12  # listed
@@ -119,11 +126,52 @@ def interval_drawing(results: ProbeResults, name: str | None = None) -> Drawing 
         return None
     metric = results.metric()
     caption = (
-        f"{metric.heading[:1].upper()}{metric.heading[1:]} ({results.card['probe']} probe). Each bar is a 95% "
+        f"{_capitalized(metric.heading)} ({results.card['probe']} probe). Each bar is a 95% "
         "interval; gray rows are the controls, which every trained network should beat."
     )
     # An interval of a percentage that is hardly known can reach beyond what is possible.
     return interval_chart(rows, caption=caption, limits=(0, 100) if metric == ACCURACY else None)
+
+
+def labels_drawing(reports: Mapping[int, ProbeResults]) -> Drawing:
+    """Draws the main metric of all representations by the number of labels.
+
+    Args:
+        reports: The reports by number of labels.
+    """
+    first = next(iter(reports.values()))
+    metric, each = first.metric(), " per class" if first.card["target"] == "class" else ""
+    return line_chart(
+        {name: [(count, *report.shown(name)) for count, report in reports.items()] for name in first.names},
+        x_label=f"labeled images{each}",
+        y_label=metric.heading,
+        caption=f"{_capitalized(metric.heading)} by number of labeled images{each}, with 95% intervals.",
+        log=True,
+    )
+
+
+def difference_drawing(rows: Sequence[Mapping[str, Any]], name: str, amount: str, metric: Metric) -> Drawing:
+    """Draws differences of a representation from others with their intervals, beside a line at zero.
+
+    Args:
+        rows: Rows of `ProbeReport.difference`.
+        name: Name of the representation.
+        amount: With which labels, such as `"all labels"`.
+        metric: The metric.
+    """
+    unit = ", in points" if metric.percent else ""
+    drawn = []
+    for row in rows:
+        half = row["ci95"]
+        text = metric.text(row["mean"], half, sign=True)
+        drawn.append(
+            IntervalRow(f"minus {row['reference']}", metric.factor * row["mean"], half and metric.factor * half, text)
+        )
+    caption = (
+        f"{_capitalized(metric.label)} of {name} minus that of each other one with {amount}{unit}. Each bar is a 95% "
+        "interval; one that crosses the dashed line at zero shows no difference."
+    )
+    return interval_chart(drawn, caption=caption, level=0.0)
 
 
 def confusion_section(results: ProbeResults, name: str | None = None) -> list[Section]:
@@ -168,6 +216,10 @@ def card_sections(reports: Mapping[str, ProbeResults]) -> list[Section]:
         Section("Health of the features", collapse_warnings(health), health_rows(health), collapsed=True),
         Section("Probe cards", ["All settings that determine the results."], code=cards, collapsed=True),
     ]
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _setting(results: ProbeResults) -> str:

@@ -51,13 +51,20 @@ class IntervalRow:
     role: str = "other"
 
 
-def interval_chart(rows: Sequence[IntervalRow], *, caption: str, limits: tuple[float, float] | None = None) -> Drawing:
-    """Draws values with their intervals on one axis, with a dashed line at the value of the first main row.
+def interval_chart(
+    rows: Sequence[IntervalRow],
+    *,
+    caption: str,
+    limits: tuple[float, float] | None = None,
+    level: float | None = None,
+) -> Drawing:
+    """Draws values with their intervals on one axis, with a dashed line.
 
     Args:
         rows: Rows from top to bottom. Those whose value is not finite keep their text and have no mark.
         caption: Caption of the drawing, which says what the values and the intervals are.
         limits: The smallest and the largest possible value, at which intervals end that reach beyond them.
+        level: Value of the dashed line, such as zero for differences; by default that of the first main row, if any.
 
     Raises:
         ArgumentError: No row has a finite value.
@@ -75,7 +82,10 @@ def interval_chart(rows: Sequence[IntervalRow], *, caption: str, limits: tuple[f
     bars = {
         id(row): (max(row.mean - halves[id(row)], lowest), min(row.mean + halves[id(row)], highest)) for row in finite
     }
-    ticks = _ticks(min(start for start, _ in bars.values()), max(end for _, end in bars.values()))
+    if level is None:
+        level = next((row.mean for row in finite if row.role == "main"), None)
+    shown = [end for both in bars.values() for end in both] + ([] if level is None else [level])
+    ticks = _ticks(min(shown), max(shown))
     low, high, left, right = ticks[0], ticks[-1], 8.0, WIDTH - 8.0
     step, height = 40, 40 * len(rows)
 
@@ -87,8 +97,8 @@ def interval_chart(rows: Sequence[IntervalRow], *, caption: str, limits: tuple[f
         _add(svg, "line", x1=x(tick), x2=x(tick), y1=0, y2=height, class_="grid")
         anchor = "start" if tick == low else "end" if tick == high else "middle"
         _add(svg, "text", _number(tick), x=x(tick), y=height + 18, class_="tick", text_anchor=anchor)
-    if main := [row for row in finite if row.role == "main"]:
-        _add(svg, "line", x1=x(main[0].mean), x2=x(main[0].mean), y1=0, y2=height, class_="level")
+    if level is not None:
+        _add(svg, "line", x1=x(level), x2=x(level), y1=0, y2=height, class_="level")
     for i, row in enumerate(rows):
         y = i * step
         label = _add(svg, "text", _shortened(row.label, LETTERS), x=left, y=y + 15, class_=f"label {row.role}")
@@ -102,21 +112,24 @@ def interval_chart(rows: Sequence[IntervalRow], *, caption: str, limits: tuple[f
 
 
 def line_chart(
-    series: Mapping[str, Sequence[tuple[float, float]]],
+    series: Mapping[str, Sequence[tuple[float, float] | tuple[float, float, float]]],
     *,
     x_label: str,
     y_label: str,
     caption: str,
     dashed: Collection[str] = (),
+    log: bool = False,
 ) -> Drawing:
     """Draws a line per series; points that are not finite are left out.
 
     Args:
-        series: Points `(x, y)` by name of the series, of which at least one is finite.
+        series: Points `(x, y)` by name of the series, of which at least one is finite, or `(x, y, half)` with half the
+            width of an interval, which is drawn if it is finite.
         x_label: Label of the x axis.
         y_label: Label of the y axis.
         caption: Caption of the drawing.
         dashed: Names of series that are dashed, in the color of the series before them, such as a reference for it.
+        log: Whether the x axis is logarithmic, with a tick at each x. The x are then positive.
 
     Raises:
         ArgumentError: There is no finite point.
@@ -125,20 +138,26 @@ def line_chart(
         >>> line_chart({"loss": [(1, 2.0), (2, 1.5)]}, x_label="epoch", y_label="loss", caption="Loss").svg[:4]
         '<svg'
     """
-    finite = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
+    triples = {name: [_with_half(*point) for point in points] for name, points in series.items()}
+    finite = {name: [point for point in points if all(map(math.isfinite, point))] for name, points in triples.items()}
     finite = {name: points for name, points in finite.items() if points}
     if not finite:
         raise ArgumentError("line_chart() needs at least one finite point, got none")
     everything = [point for points in finite.values() for point in points]
-    x_ticks, y_ticks = (_ticks(min(p[i] for p in everything), max(p[i] for p in everything)) for i in (0, 1))
+    known = sorted({p[0] for p in everything})
+    x_low, x_high = known[0], known[-1]
+    x_ticks = known if log else _ticks(x_low, x_high)
     x_ticks = [tick for tick in x_ticks if tick == round(tick)] if x_label == "epoch" else x_ticks
-    x_low, x_high = min(p[0] for p in everything), max(p[0] for p in everything)
+    y_ticks = _ticks(min(y - half for _, y, half in everything), max(y + half for _, y, half in everything))
     legend = 20 * len(finite) + 8 if len(finite) > 1 else 0
     colors = list(accumulate(int(name not in dashed) for name in finite))
     left, right, top, bottom = 52.0, WIDTH - 12.0, legend + 24.0, legend + 220.0
 
+    has_intervals = any(half for *_, half in everything)
+    scale = math.log if log else float
+
     def x(value: float) -> float:
-        return left + (value - x_low) / (x_high - x_low or 1) * (right - left)
+        return left + (scale(value) - scale(x_low)) / (scale(x_high) - scale(x_low) or 1) * (right - left)
 
     def y(value: float) -> float:
         return bottom - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - top)
@@ -158,10 +177,14 @@ def line_chart(
         if legend:
             _add(svg, "line", x1=4, x2=30, y1=20 * i + 10, y2=20 * i + 10, class_=kind)
             _add(_add(svg, "text", _shortened(name, 56), x=38, y=20 * i + 14, class_="label"), "title", name)
-        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+        beside = 5 * (i - (len(finite) - 1) / 2) * has_intervals  # where they would cover each other
+        path = " ".join(f"{x(a) + beside:.1f},{y(b):.1f}" for a, b, _ in points)
         _add(svg, "polyline", points=path, class_=kind)
-        for a, b in points if len(points) <= MANY_POINTS else ():
-            _add(svg, "circle", cx=x(a), cy=y(b), r=3, class_=f"point {color}")
+        for a, b, half in points if len(points) <= MANY_POINTS else ():
+            at = x(a) + beside
+            if half:
+                _add(svg, "line", x1=at, x2=at, y1=y(b - half), y2=y(b + half), class_=f"half {color}")
+            _add(svg, "circle", cx=at, cy=y(b), r=3, class_=f"point {color}")
     return _drawing(svg, caption)
 
 
@@ -265,6 +288,10 @@ def _add(parent: ElementTree.Element, tag: str, text: str = "", **attributes: An
 
 def _drawing(svg: ElementTree.Element, caption: str) -> Drawing:
     return Drawing(ElementTree.tostring(svg, encoding="unicode", short_empty_elements=False), caption)
+
+
+def _with_half(x: float, y: float, half: float = 0.0) -> tuple[float, float, float]:
+    return x, y, half if math.isfinite(half) else 0.0
 
 
 def _color(i: int) -> str:

@@ -45,6 +45,7 @@ svg text.label { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 svg .bar { stroke-width: 4; stroke-linecap: round; } svg .grid { stroke: var(--line); }
 svg .level { stroke: var(--main); stroke-dasharray: 4 4; }
 svg .curve { fill: none; stroke: var(--tone); stroke-width: 2.5; stroke-linejoin: round; }
+svg .half { stroke: var(--tone); stroke-width: 1.5; stroke-opacity: .6; }
 svg .dashed { stroke-dasharray: 5 5; }
 svg .point { fill: var(--tone); fill-opacity: .85; } svg .rest { --tone: var(--open); }
 svg .right { fill: var(--good); } svg .wrong { fill: var(--bad); }
@@ -67,8 +68,9 @@ pre { overflow: auto; max-height: 24rem; padding: .8rem; background: var(--tint)
   .wide td:not(:first-child)::before { content: attr(data-column); float: left; color: var(--soft);
     margin-right: 1rem; text-align: left; }
 }
-@media print { body { max-width: none; padding: 0; } figure, .card, tr, .tile { break-inside: avoid; }
-  .scroll { overflow: visible; } pre { max-height: none; } }
+@media print { body { max-width: none; padding: 0; font-size: 12px; } svg { max-width: 30rem; }
+  figure, tr, .tile, p { break-inside: avoid; } figure:has(.tiles) { break-inside: auto; }
+  h2, .question, .answer { break-after: avoid; } .scroll { overflow: visible; } pre { max-height: none; } }
 """
 
 TEMPLATE = (
