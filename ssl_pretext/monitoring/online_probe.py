@@ -48,6 +48,9 @@ class OnlineProbe(PagePart):
     The checkpoint of an epoch is written before the epoch is probed, so that the epoch is kept if the run is stopped
     meanwhile, and once more with the results.
 
+    In a Trainer of your own, leave `enable_checkpointing` at its default, because Lightning counts the callback as a
+    checkpoint.
+
     The results are logged, written to `online_probe.json` in the folder of the run and to its loggers, and drawn in its
     `report.html`. The first row, epoch 0, is measured before the training.
 
