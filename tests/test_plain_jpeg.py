@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,15 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
 
 def by_pillow(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(params=["_by_simplejpeg", "_by_torchvision"], autouse=True)
+def one_decoder(request, monkeypatch):
+    """Each test runs with each decoder."""
+    monkeypatch.setattr(plain_jpeg, "DECODERS", [getattr(plain_jpeg, request.param)])
+    plain_jpeg._decoder.cache_clear()
+    yield
+    plain_jpeg._decoder.cache_clear()
 
 
 def decode(data: bytes) -> np.ndarray | None:
@@ -130,13 +140,21 @@ def test_a_decoder_gives_the_same_with_and_without(size, tmp_path, monkeypatch):
     np.testing.assert_array_equal(fast.pixels, chw(image if size is None else resize_and_crop(image, size)))
 
 
-def test_a_decoder_with_other_pixels_is_not_used(monkeypatch):
-    plain_jpeg._same_as_pillow.cache_clear()
-    monkeypatch.setattr(plain_jpeg, "_decode", lambda data: by_pillow(bytes(data)) // 2)
-    assert decode(jpeg(photo())) is None
+def test_a_decoder_with_other_pixels_is_not_used_but_the_next_one(monkeypatch):
+    data, right = jpeg(photo()), plain_jpeg.DECODERS[0]
+    wrong = [lambda data: by_pillow(bytes(data)) // 2]
+    monkeypatch.setattr(plain_jpeg, "DECODERS", wrong)
+    assert decode(data) is None
+    plain_jpeg._decoder.cache_clear()
+    monkeypatch.setattr(plain_jpeg, "DECODERS", [*wrong, right])
+    np.testing.assert_array_equal(decode(data), by_pillow(data))
+
+
+def test_without_simplejpeg_torchvision_decodes(monkeypatch):
     monkeypatch.undo()
-    plain_jpeg._same_as_pillow.cache_clear()
-    assert decode(jpeg(photo())) is not None
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    plain_jpeg._decoder.cache_clear()
+    assert plain_jpeg._decoder() is plain_jpeg._by_torchvision
 
 
 def test_a_folder_of_photos_is_stored_with_the_pixels_of_pillow(tmp_path: Path):

@@ -1,6 +1,7 @@
-"""Decoding of plain JPEG files with torchvision, which takes a third of Pillow's time for small ones."""
+"""Decoding of plain JPEG files with simplejpeg or torchvision, which take a third of Pillow's time for small ones."""
 
 import stat
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from ssl_pretext.data.photo import LARGE, Content
 
 __all__ = ["decode_plain_jpeg", "may_be_plain_jpeg"]
+
+Pixels = npt.NDArray[np.uint8]
 
 SUFFIXES = (".jpg", ".jpeg")
 LARGEST = 2**23  # bytes; in larger files, little of the time is that of opening them
@@ -30,11 +33,12 @@ def may_be_plain_jpeg(path: Path | Content) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def decode_plain_jpeg(path: Path | Content) -> npt.NDArray[np.uint8] | None:
+def decode_plain_jpeg(path: Path | Content) -> Pixels | None:
     """Decodes a JPEG file to RGB `(H, W, 3)` if it has only pixels, that is neither a profile nor an orientation.
 
-    The pixels are those of Pillow, which is tried once per process: the two libraries may be built with different
-    versions of libjpeg. Python's global lock is released meanwhile, whereas Pillow holds it while it opens a file.
+    The decoder is simplejpeg, if it is installed, or torchvision. The pixels are those of Pillow, which is tried once
+    per process: the libraries may be built with different versions of libjpeg. Python's global lock is released
+    meanwhile, whereas Pillow holds it while it opens a file.
 
     Args:
         path: Path of the file, or the file in memory.
@@ -45,10 +49,10 @@ def decode_plain_jpeg(path: Path | Content) -> npt.NDArray[np.uint8] | None:
     Raises:
         OSError: The file cannot be read.
     """
-    if not may_be_plain_jpeg(path) or not _same_as_pillow():
+    if not may_be_plain_jpeg(path) or (decode := _decoder()) is None:
         return None
     content = bytearray(path.data) if isinstance(path, Content) else _read(path)
-    return _decode(content) if content is not None and _is_plain(content) else None
+    return decode(content) if content is not None and _is_plain(content) else None
 
 
 def _read(path: Path) -> bytearray | None:
@@ -81,7 +85,17 @@ def _is_plain(content: bytearray) -> bool:
     return False
 
 
-def _decode(content: bytearray) -> npt.NDArray[np.uint8] | None:
+def _by_simplejpeg(content: bytearray) -> Pixels | None:
+    import simplejpeg
+
+    try:
+        decoded: Pixels = simplejpeg.decode_jpeg(content)
+    except ValueError:
+        return None
+    return decoded
+
+
+def _by_torchvision(content: bytearray) -> Pixels | None:
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -89,13 +103,21 @@ def _decode(content: bytearray) -> npt.NDArray[np.uint8] | None:
         pixels = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), ImageReadMode.RGB)
     except RuntimeError:
         return None
-    decoded: npt.NDArray[np.uint8] = pixels.permute(1, 2, 0).numpy()  # without a copy: libjpeg's order is this one
+    decoded: Pixels = pixels.permute(1, 2, 0).numpy()  # without a copy: libjpeg's order is this one
     return decoded
 
 
+DECODERS: list[Callable[[bytearray], Pixels | None]] = [_by_simplejpeg, _by_torchvision]  # the fastest first
+
+
 @cache
-def _same_as_pillow() -> bool:
-    """Whether torchvision has a decoder, which gives the pixels of Pillow for the usual kinds of files."""
+def _decoder() -> Callable[[bytearray], Pixels | None] | None:
+    """The fastest installed decoder that gives the pixels of Pillow."""
+    return next(filter(_is_same_as_pillow, DECODERS), None)
+
+
+def _is_same_as_pillow(decode: Callable[[bytearray], Pixels | None]) -> bool:
+    """Whether a decoder is installed, and gives the pixels of Pillow for the usual kinds of files."""
     import io
 
     from PIL import Image
@@ -107,9 +129,9 @@ def _same_as_pillow() -> bool:
         for one, options in [*((image, kind) for kind in kinds), (image.convert("L"), {})]:
             file = io.BytesIO()
             one.save(file, "JPEG", quality=90, **options)
-            found = _decode(bytearray(file.getvalue()))
+            found = decode(bytearray(file.getvalue()))
             if found is None or not np.array_equal(found, np.asarray(Image.open(file).convert("RGB"))):
                 return False
-    except ImportError:  # a later torchvision may have no decoder
+    except ImportError:  # simplejpeg is not required, and a later torchvision may have no decoder
         return False
     return True
