@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import ssl_pretext as sp
 from ssl_pretext.channels import Channels
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses import Loss, WeightedLosses, create_loss, parse_losses, register_loss
@@ -61,13 +62,24 @@ def test_gradients_do_not_vanish_out_of_gamut():
     assert (ab.grad[:, 0] != 0).all()
 
 
+@pytest.mark.parametrize(("text", "weights"), [("smooth_l1", {"smooth_l1": 1.0}), ("l1=2,l2", {"l1": 2.0, "l2": 1.0})])
+def test_losses_of_a_task_are_written_as_on_the_command_line(text, weights):
+    for task, channels in (("colorization", {}), ("split_brain", {"first": "lab:L", "second": "lab:ab"})):
+        torch.manual_seed(0)
+        given = sp.create_task(task, encoder="timm/resnet10t[layer=layer1]", losses=text, **channels)
+        torch.manual_seed(0)
+        same = sp.create_task(task, encoder="timm/resnet10t[layer=layer1]", losses=weights, **channels)
+        images = torch.rand(2, 3, 16, 16)
+        assert given.options() == same.options()
+        assert torch.equal(given(images).loss, same(images).loss)
+
+
 def test_errors_say_what_is_wrong():
     with pytest.raises(ArgumentError, match="losses is empty, but needs at least one loss"):
         WeightedLosses({}, Channels("rgb"))
-    for wrong in ("smooth_l1", ["smooth_l1"]):
-        message = "each loss must be given by name with its weight, such as {'smooth_l1': 1.0}, got .*smooth"
-        with pytest.raises(ArgumentError, match=message):
-            WeightedLosses(wrong, Channels("rgb"))
+    message = "each loss must be given by name with its weight, such as {'smooth_l1': 1.0}, got .*smooth"
+    with pytest.raises(ArgumentError, match=message):
+        WeightedLosses(["smooth_l1"], Channels("rgb"))
     for loss in (torch.nn.L1Loss(), Loss, lambda prediction, target: 0.0):
         with pytest.raises(ArgumentError, match="a name of list_losses.. or an instance of a subclass of Loss, got"):
             WeightedLosses({loss: 1.0}, Channels("rgb"))

@@ -16,14 +16,14 @@ from ssl_pretext.registry import check_weights, duplicates, split_specs
 
 __all__ = ["Losses", "WeightedLosses", "as_signed_rgb", "parse_losses"]
 
-Losses = Mapping[str | Loss, float] | Mapping[str, float]
+Losses = str | Mapping[str | Loss, float] | Mapping[str, float]
 
 
 class WeightedLosses(nn.Module):
     """A weighted sum of losses on predicted channels.
 
     Args:
-        losses: Weight of each loss. The keys are specs or `Loss` instances.
+        losses: Weight of each loss. The keys are specs or `Loss` instances. A string is parsed by `parse_losses`.
         channels: The channels that the losses are computed on.
 
     Raises:
@@ -33,6 +33,8 @@ class WeightedLosses(nn.Module):
 
     def __init__(self, losses: Losses, channels: Channels) -> None:
         super().__init__()
+        if isinstance(losses, str):
+            losses = parse_losses(losses)
         check_weights("loss", "{'smooth_l1': 1.0}", losses)
         if not losses:
             raise ArgumentError("losses is empty, but needs at least one loss, such as {'smooth_l1': 1.0}")

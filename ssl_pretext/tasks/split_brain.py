@@ -57,7 +57,8 @@ class SplitBrain(TwoEncoderTask):
     ) -> None:
         groups = parse_disjoint_channels(first, second, NAME)
         encoders = pair_for_branches(encoder, "encoder", NAME)
-        pair = pair_for_branches(losses, "losses", NAME) if isinstance(losses, Sequence) else [losses, losses]
+        for_both = isinstance(losses, str) or not isinstance(losses, Sequence)
+        pair = [losses, losses] if for_both else pair_for_branches(losses, "losses", NAME)
         super().__init__(
             [
                 CrossChannelPrediction(
