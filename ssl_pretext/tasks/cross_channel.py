@@ -47,7 +47,7 @@ class CrossChannelPrediction(PretextTask):
         decoder: `"upsampling"`, `"autoencoder"` (diffusers' blocks), `"unet"`, which joins the encoder's layers and its
             input for a prediction in full detail, or a module from `(B, C, h, w)` to `(B, m, H, W)`. By default the
             decoder that belongs to the encoder.
-        losses: Weight of each loss, by spec or by `Loss` instance, or a string such as `"smooth_l1"` or `"l1=1,lpips=0.5"`.
+        losses: Weight of each loss, by spec or by `Loss` instance, or a string such as `"l1=1,lpips=0.5"`.
         regularizers: Weight of each regularizer of the encoder, by spec.
         output_stride: Pixels of the image per pixel of the network's output, 4 in Zhang et al. 2016. Predictions are
             resized to the size of the image.
