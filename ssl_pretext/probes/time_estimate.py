@@ -272,7 +272,9 @@ def _time_pooled(evaluation: "Comparison", labeled: Tensor) -> float:
     """
     labeled = labeled[:MOST_LABELS]
     pixels = evaluation.train.images(labeled).flatten(1)[:, :MAX_FEATURES, None, None].float().nan_to_num(0)
-    seconds = _time_fit(evaluation, pixels, evaluation.targets["train"].values[labeled])
+    targets = evaluation.targets["train"].values[labeled]
+    if (seconds := _time_fit(evaluation, pixels, targets)) < SECONDS:  # the very first one takes longer
+        seconds = _time_fit(evaluation, pixels, targets)
     return seconds / _size(len(labeled), pixels.shape[1])
 
 

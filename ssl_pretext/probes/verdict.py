@@ -105,12 +105,12 @@ def describe_correction(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(rows) <= FEW_COMPARISONS:
         return []
     claimed = [row for row in rows if row["significant"]]
-    kept = [f"{row['representation']} and {row['reference']}" for row in claimed if row["p_holm"] < 0.05]
+    kept = [f"of {row['representation']} from {row['reference']}" for row in claimed if row["p_holm"] < 0.05]
     if not claimed:
         return [f"None of the {len(rows)} differences is significant."]
     if len(kept) == len(claimed):
         return [f"The significant ones of these {len(rows)} differences remain so after the correction of Holm."]
-    which = f"only {'; '.join(kept)}" if kept else "none"
+    which = f"only the difference{'s' * (len(kept) > 1)} {joined(kept)}" if kept else "none"
     return [
         f"With {len(rows)} comparisons, some are significant by chance. After the correction of Holm, {which} "
         f"{'remain' if len(kept) > 1 else 'remains'} significant."
