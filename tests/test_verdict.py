@@ -69,8 +69,8 @@ def test_many_comparisons_are_corrected() -> None:
     found = compared([0.007, 0.0, 0.0, 0.1])
     assert [row["significant"] for row in found.against_controls()] == [True, False, False, True]
     assert (
-        "With 4 comparisons, some are significant by chance. After the correction of Holm, only the difference of net 3 from "
-        "net 3 (untrained) remains significant." in found.sentences()
+        "With 4 comparisons, some are significant by chance. After the correction of Holm, only the difference of "
+        "net 3 from net 3 (untrained) remains significant." in found.sentences()
     )
     assert "None of the 4 differences is significant." in compared([0.0] * 4).sentences()
     assert not any("Holm" in said or "None of" in said for said in report([0.8] * 3, [0.5] * 3).sentences())
