@@ -1,4 +1,4 @@
-"""Whether predicting channels is worth labels on cells and satellite photos: `python -m benchmarks.evidence cells`.
+"""Whether predicting channels is worth labels on cells and satellite images: `python -m benchmarks.evidence cells`.
 
 Each pretext task is pretrained from several seeds on the same images for about the same time, and evaluated with few
 labels beside its untrained network, the pixels and a network that was trained on ImageNet.
@@ -30,8 +30,6 @@ from ssl_pretext.training.fit import fit
 
 log = logging.getLogger("benchmarks.evidence")
 
-HELD_OUT = 0.25  # fraction of each class for testing, and of the rest for validation
-
 
 def run(
     study: Study, folder: Path, out: Path, *, seeds: int, epochs: int, validate: bool, device: str
@@ -41,10 +39,10 @@ def run(
     With `validate`, what the study has tried is pretrained once, on three quarters of the training images, and compared
     on the others; no test image is read.
     """
-    train, test = study.open(folder).split(HELD_OUT)
+    train, test = study.open(folder).split(study.held_out)
     rows = study.rows
     if validate:
-        train, test = train.split(HELD_OUT)
+        train, test = train.split(study.held_out)
         rows = study.tried
         out = out / "validation"
     trained_for = {row.name: max(1, round(epochs * row.epochs)) for row in rows}
@@ -168,6 +166,8 @@ def main() -> int:
     options = parser.parse_args()
     study, out = STUDIES[options.study], options.out or Path(f"runs/evidence-{options.study}")
     epochs = options.epochs or study.epochs
+    if options.tried and not study.tried:
+        parser.error(f"the study {options.study} has nothing that is compared on validation images; leave out --tried")
 
     def work() -> None:
         device = resolve_device(options.device, "--device")

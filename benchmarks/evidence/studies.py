@@ -54,6 +54,7 @@ class Study:
         epochs: Passes over the pretraining images, which each row has in its own proportion.
         target: The channel whose prediction is compared with the truth on test images, if the first row predicts one.
         subset: Names of the classes over which that comparison is made a second time.
+        held_out: Fraction of each class for testing, and of the rest for validation.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Study:
     views: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     target: str | None = None
     subset: Sequence[str] = ()
+    held_out: float = 0.25
 
     def open(self, folder: Path) -> sp.ImageStore:
         """Opens the images, in one folder per class."""
@@ -75,6 +77,10 @@ class Study:
 
 CELLS = sp.ChannelSpace.bands("cells", ["bright field", "DNA", "dark field"])
 UNSTAINED = CELLS["bright field", "dark field"]
+BANDS = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"]
+SENTINEL = sp.ChannelSpace.bands("sentinel", BANDS)
+VISIBLE = SENTINEL["B02", "B03", "B04"]
+INFRARED = SENTINEL["B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 
 
 VIEWS = {
@@ -187,5 +193,32 @@ STUDIES = {
         views=VIEWS,
         per_class=(10, 100),
         epochs=48,
+    ),
+    "satellite-bands": Study(
+        title="Satellite images of 13 bands: is predicting infrared worth labels?",
+        about="**EuroSAT with 13 bands** (Helber et al. 2019), 100 images of 64 px from Sentinel-2, ten of each of ten "
+        "classes. Half of each class is held out for testing; nothing is pretrained on it. So few images can only show "
+        "large differences.",
+        image_size=64,
+        space=SENTINEL,
+        rows=(
+            Row("visible against infrared", create("cross_channel_contrast", first=VISIBLE, second=INFRARED)),
+            Row("SimCLR", create("instance_contrast", channels=SENTINEL[tuple(BANDS)])),
+            Row(
+                "visible → infrared",
+                create("cross_channel", source=VISIBLE, target=INFRARED, output_stride=4),
+                epochs=1.5,
+                augment=TURNS,
+            ),
+            Row(
+                "visible ↔ infrared",
+                create("split_brain", first=VISIBLE, second=INFRARED, output_stride=4),
+                epochs=0.75,
+                augment=TURNS,
+            ),
+        ),
+        per_class=(1, 5),
+        epochs=200,
+        held_out=0.5,
     ),
 }
