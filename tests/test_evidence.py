@@ -5,7 +5,8 @@ import pytest
 
 import ssl_pretext as sp
 from benchmarks.evidence import __main__ as benchmark
-from benchmarks.evidence.studies import STUDIES, Row
+from benchmarks.evidence.page import sections
+from benchmarks.evidence.studies import STUDIES, Row, folders
 from ssl_pretext.system.files import read_json
 
 ENCODER = "timm/resnet10t[layer=layer1]"
@@ -35,8 +36,8 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
         )
 
     small = replace(
-        study, image_size=16, rows=[Row("to DNA", predict)], per_class=(2, 8), views={"by layer": {"layer": "layer1"}},
-        tried=[Row("to DNA", predict), Row("again", predict, epochs=2)],
+        study, split=folders(16), rows=[Row("to DNA", predict)], per_class=(2, 8),
+        views={"by layer": {"layer": "layer1"}}, tried=[Row("to DNA", predict), Row("again", predict, epochs=2)],
     )  # fmt: skip
     monkeypatch.setitem(STUDIES, "cells", small)
     monkeypatch.setenv("SSL_PRETEXT_CACHE", str(cells / "cache"))
@@ -45,15 +46,20 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
     monkeypatch.setattr("sys.argv", [*request, "--tried", "--device", "cpu"])
     assert benchmark.main() == 0
     page, results = (out / "page.md").read_text(), read_json(out / "results.json")
-    assert [report["card"]["probe"] for report in results["evidence"]["reports"].values()] == ["linear", "linear"]
+    assert [report["card"]["probe"] for report in results["evidence"]["reports"][""].values()] == ["linear", "linear"]
     assert all(
         text in page
         for text in ("to DNA (untrained)", "to DNA, with the prediction", "| again |", "| by layer |", "Pearson")
     )
     assert results["evidence"]["counts"] == {"pretraining": 18, "test": 6, "classes": 2}
     assert results["tried"]["counts"]["test"] < 6
-    assert ([*results["evidence"]["reports"]], [*results["tried"]["reports"]]) == (["2", "8"], ["2"])
+    assert ([*results["evidence"]["reports"][""]], [*results["tried"]["reports"][""]]) == (["2", "8"], ["2"])
     assert all(-1 <= r <= 1 for values in results["evidence"]["predicted"].values() for r in values)
+
+    twice = results["evidence"] | {"reports": dict.fromkeys(("Seen", "Unseen"), results["evidence"]["reports"][""])}
+    body = "\n".join(sections(results | {"evidence": twice}))
+    assert all(f"### {kind}" in body and f"{kind}, with 8 labels per class" in body for kind in ("Seen", "Unseen"))
+    assert "for these 4 comparisons" in body
 
     monkeypatch.setattr(benchmark, "fit", None)  # would fail if it were called
     assert benchmark.main() == 0
@@ -65,5 +71,5 @@ def test_every_row_of_a_study_is_a_task_on_its_images(name) -> None:
     study = STUDIES[name]
     for row in (*study.rows, *study.tried):
         task = row.create()
-        assert task.image_space.image_channels == 3
+        assert task.image_space.image_channels == (13 if name == "satellite-bands" else 3)
         assert row.epochs > 0

@@ -39,11 +39,9 @@ def run(
     With `validate`, what the study has tried is pretrained once, on three quarters of the training images, and compared
     on the others; no test image is read.
     """
-    train, test = study.open(folder).split(study.held_out)
-    rows = study.rows
+    split = study.split(folder, validate)
+    rows = study.tried if validate else study.rows
     if validate:
-        train, test = train.split(study.held_out)
-        rows = study.tried
         out = out / "validation"
     trained_for = {row.name: max(1, round(epochs * row.epochs)) for row in rows}
     networks: dict[str, list[sp.PretextTask]] = {}
@@ -51,17 +49,33 @@ def run(
     for seed in range(1 if validate else seeds):
         for row in rows:
             place = out / f"{folder_name(row.name)}-{seed}"
-            task, seconds = _pretrained(row, train, seed, trained_for[row.name], place, device)
+            task, seconds = _pretrained(row, split.pretraining, seed, trained_for[row.name], place, device)
             networks.setdefault(row.name, []).append(task)
             costs.setdefault(row.name, []).append(seconds)
     found = {
-        "counts": {"pretraining": len(train), "test": len(test), "classes": len(train.classes)},
+        "counts": {
+            "pretraining": len(split.pretraining),
+            "test": sum(len(test) for _, test in split.judged.values()),
+            "classes": len(split.pretraining.classes),
+        },
         "epochs": trained_for,
         "cpu_seconds": costs,
-        "reports": _reports(study, networks, train, test, out, seeds=seeds, validate=validate, device=device),
+        "reports": {
+            kind: _reports(
+                study,
+                networks,
+                *stores,
+                out / folder_name(kind) if kind else out,
+                seeds=seeds,
+                validate=validate,
+                device=device,
+            )
+            for kind, stores in split.judged.items()
+        },
     }
     if study.space and study.target and not validate:
         predicting = _predicting(networks[study.rows[0].name])
+        ((_, test),) = split.judged.values()
         found["predicted"] = _predicted(predicting, test, study.space[study.target], study.subset)
     return found
 

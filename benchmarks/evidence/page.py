@@ -16,8 +16,8 @@ Results = Mapping[str, Any]
 def sections(results: Results) -> list[str]:
     """The body of the page."""
     found, settings = results["evidence"], results["settings"]
-    counts, reports = found["counts"], _reports(found)
-    first = next(iter(reports.values()))
+    counts, kinds = found["counts"], _reports(found)
+    first = next(iter(next(iter(kinds.values())).values()))
     parts = [
         f"Data: {results['about']} {counts['pretraining']:,} images are pretrained on and labels are drawn from them; "
         f"{counts['test']:,} are test images.",
@@ -27,14 +27,16 @@ def sections(results: Results) -> list[str]:
         f"{settings['learning_rate']:g}, falling to zero along a cosine. {len(first.card['seeds'])} pretrainings of "
         "each row. Intervals are of 95% and cover pretrainings, labeled images and test images together.",
         "## What pretraining adds",
-        _answer(reports, list(found["epochs"])),
+        _answer(kinds, list(found["epochs"])),
         "## Accuracy by number of labels per class, %",
-        LabelEfficiency(reports).table(),
-        *(
-            f"### With {count} labels per class, and points above each control\n\n{report.table()}"
-            for count, report in reports.items()
-        ),
     ]
+    for kind, reports in kinds.items():
+        parts += [f"### {kind}"] if kind else []
+        parts.append(LabelEfficiency(reports).table())
+        parts += [
+            f"### {_with(count, kind)}, and points above each control\n\n{report.table()}"
+            for count, report in reports.items()
+        ]
     if "predicted" in found:
         parts += ["## How good is the prediction?", _predicted(found["predicted"])]
     parts += [
@@ -51,40 +53,59 @@ def sections(results: Results) -> list[str]:
     return parts
 
 
-def _reports(found: Results) -> dict[int, ProbeReport]:
-    return {int(count): ProbeReport.from_dict(report) for count, report in found["reports"].items()}
+def _reports(found: Results) -> dict[str, dict[int, ProbeReport]]:
+    """The reports by what the judged images are, and by number of labels."""
+    return {
+        kind: {int(count): ProbeReport.from_dict(report) for count, report in reports.items()}
+        for kind, reports in found["reports"].items()
+    }
 
 
-def _answer(reports: Mapping[int, ProbeReport], tasks: list[str]) -> str:
+def _with(count: int, kind: str) -> str:
+    return f"{kind}, with {count} labels per class" if kind else f"With {count} labels per class"
+
+
+def _answer(kinds: Mapping[str, Mapping[int, ProbeReport]], tasks: list[str]) -> str:
     """States by how much each task gains over its untrained network, and how the first compares with the others."""
+    every = [(kind, count, report) for kind, reports in kinds.items() for count, report in reports.items()]
     gains = [
-        (count, row)
-        for count, report in reports.items()
+        (kind, count, row)
+        for kind, count, report in every
         for row in report.against_controls()
         if row["representation"] in tasks and row["reference"].endswith("(untrained)")
     ]
-    corrected = holm([row["p"] for _, row in gains])
-    lines = []
-    for name in tasks:
-        cells = [
-            f"{100 * row['mean']:+.1f} ± {100 * row['ci95']:.1f} with {count}{'' if p < 0.05 else ' (not significant)'}"
-            for (count, row), p in zip(gains, corrected, strict=True)
-            if row["representation"] == name
-        ]
-        lines.append(f"- **{name}**: {', '.join(cells)} labels per class")
+    corrected = holm([row["p"] for *_, row in gains])
     best, *others = tasks
-    compared = [(count, other, report.difference(best, other)) for count, report in reports.items() for other in others]
-    corrected = holm([row["p"] for *_, row in compared])
-    versus = [
-        f"{100 * row['mean']:+.1f} ± {100 * row['ci95']:.1f} from *{other}* with {count}"
-        f"{'' if p < 0.05 else ' (not significant)'}"
-        for (count, other, row), p in zip(compared, corrected, strict=True)
+    compared = [
+        (kind, count, other, report.difference(best, other)) for kind, count, report in every for other in others
     ]
-    return (
-        "Points of accuracy that pretraining adds to the same network untrained (95% intervals; significance after "
-        f"the correction of Holm for these {len(gains)} comparisons):\n\n" + "\n".join(lines) + "\n\n"
-        f"The first row differs by {', '.join(versus)} labels per class."
-    )
+    of_others = holm([row["p"] for *_, row in compared])
+    parts = [
+        "Points of accuracy that pretraining adds to the same network untrained (95% intervals; significance after the "
+        f"correction of Holm for these {len(gains)} comparisons):"
+    ]
+    for kind in kinds:
+        lines = []
+        for name in tasks:
+            cells = [
+                f"{_points(row, p)} with {count}"
+                for (one, count, row), p in zip(gains, corrected, strict=True)
+                if one == kind and row["representation"] == name
+            ]
+            lines.append(f"- **{name}**: {', '.join(cells)} labels per class")
+        versus = [
+            f"{_points(row, p)} from *{other}* with {count}"
+            for (one, count, other, row), p in zip(compared, of_others, strict=True)
+            if one == kind
+        ]
+        parts += [f"**{kind}**"] if kind else []
+        parts += ["\n".join(lines), f"The first row differs by {', '.join(versus)} labels per class."]
+    return "\n\n".join(parts)
+
+
+def _points(row: Results, p: float) -> str:
+    """A difference with its interval in points, and whether it is significant after the correction."""
+    return f"{100 * row['mean']:+.1f} ± {100 * row['ci95']:.1f}{'' if p < 0.05 else ' (not significant)'}"
 
 
 def _tried(tried: Results) -> str:
@@ -101,7 +122,7 @@ def _tried(tried: Results) -> str:
 
 def _effects(tried: Results) -> list[dict[str, object]]:
     """The accuracy of all rows that were tried, and their differences from the first one."""
-    reports = _reports(tried)
+    (reports,) = _reports(tried).values()
     base = next(iter(tried["epochs"]))
     rows: list[dict[str, object]] = []
     for name in next(iter(reports.values())).names:
