@@ -9,8 +9,9 @@ import torch
 from probing import two_classes
 from torch import nn
 
-from ssl_pretext.probes import evaluate, time_estimate, twins
+from ssl_pretext.probes import evaluate, finetuning_time, time_estimate, twins
 from ssl_pretext.probes.comparison import Comparison
+from ssl_pretext.probes.finetuning_time import FinetuningTime
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.time_estimate import TimeEstimate, estimate_time
 from ssl_pretext.representations import FrozenNetwork, Pixels, cache
@@ -166,8 +167,8 @@ def test_the_line_appears_before_the_work_if_it_is_long_and_somebody_sees_it(cap
 
 
 def test_the_first_network_that_is_fine_tuned_shows_how_long_the_others_take(caplog, monkeypatch):
-    monkeypatch.setattr(time_estimate, "READING", 0.0)
-    monkeypatch.setattr(time_estimate, "LEAST", 0.0)
+    monkeypatch.setattr(finetuning_time, "READING", 0.0)
+    monkeypatch.setattr(finetuning_time, "LEAST", 0.0)
     monkeypatch.setattr(Counting, "seconds", 0.002)
     train, test = two_classes(40, size=16), two_classes(20, seed=1, size=16)
     start = time.perf_counter()
@@ -181,7 +182,7 @@ def test_the_first_network_that_is_fine_tuned_shows_how_long_the_others_take(cap
 
 def test_what_is_read_from_the_cache_shows_no_time(caplog):
     with caplog.at_level(logging.INFO):
-        seen = time_estimate.FinetuningTime(labels=1_000)
+        seen = FinetuningTime(labels=1_000)
         for labels, seconds in ((100, 0.01), (100, 60.0), (100, 60.0)):
             seen.add(labels, seconds)
     assert caplog.messages == ["a network was fine-tuned in 1 min 0 s; about 8 min 0 s are left for the others"]

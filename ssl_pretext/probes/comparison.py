@@ -20,6 +20,7 @@ from ssl_pretext.data.duplicates import KnownImages, find_repeats
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.probes.controls import BEFORE, UNTRAINED, Controls, before_name, find_controls
 from ssl_pretext.probes.finetuning import FinetuneConfig
+from ssl_pretext.probes.finetuning_time import FinetuningTime
 from ssl_pretext.probes.given import Given, One, as_cache, as_seeds, check_images, describe, has_network, per_seed
 from ssl_pretext.probes.label_budget import LabelBudget, LabelSets, indices_sha256
 from ssl_pretext.probes.linear import shrink
@@ -29,7 +30,6 @@ from ssl_pretext.probes.problem import ClassProblem, MapProblem, NumberProblem, 
 from ssl_pretext.probes.registry import find_method
 from ssl_pretext.probes.report import ProbeReport
 from ssl_pretext.probes.targets import as_images_with_targets, find_kind
-from ssl_pretext.probes.time_estimate import FinetuningTime, log_estimate
 from ssl_pretext.probes.training import ProbeConfig, ProbeFactory
 from ssl_pretext.probes.twins import UntrainedTwins, images_of_twins, starting_points
 from ssl_pretext.representations.base import Backbone, Concatenated, Representation
@@ -172,13 +172,10 @@ class Comparison:
     def _reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
         from tqdm.auto import tqdm
 
-        for budget in budgets:
-            budget.check(self.targets["train"])
-        labels = {budget: budget.draw(self.targets["train"].strata, self.seeds) for budget in budgets}
+        labels = self.draw_labels(budgets)
         runs: dict[LabelBudget, list[dict[str, Any]]] = {budget: [] for budget in budgets}
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
-        log_estimate(self, list(labels.values()))
         finetuning = FinetuningTime(sum(map(self._labels_of_finetuning, labels.values())))
         total = len(self.seeds) * len(self.names) * len(budgets)
         with tqdm(total=total, desc=f"{self.method.name} probes", unit="probe", disable=None) as bar:
@@ -220,6 +217,16 @@ class Comparison:
             )
             for budget, sets in labels.items()
         ]
+
+    def draw_labels(self, budgets: Sequence[LabelBudget]) -> dict[LabelBudget, LabelSets]:
+        """Draws the labels that the probes of each seed get, by budget.
+
+        Raises:
+            ArgumentError: There are fewer labels than a budget needs.
+        """
+        for budget in budgets:
+            budget.check(self.targets["train"])
+        return {budget: budget.draw(self.targets["train"].strata, self.seeds) for budget in budgets}
 
     def _features(self) -> Iterator[tuple[int, str, Representation, tuple[Tensor, Tensor]]]:
         """Yields each seed and representation with the features of the training and the test images.

@@ -13,6 +13,7 @@ from ssl_pretext.probes.given import Given, One
 from ssl_pretext.probes.label_budget import LabelBudget
 from ssl_pretext.probes.options import EvaluateOptions
 from ssl_pretext.probes.report import ProbeReport
+from ssl_pretext.probes.time_estimate import log_estimate
 from ssl_pretext.registry import did_you_mean
 
 __all__ = ["evaluate", "label_efficiency"]
@@ -77,7 +78,7 @@ def evaluate(
     count = _label_count(comparison, per_class, num_labels)
     if num_labels is not None:
         whole_number("num_labels", num_labels)
-    return comparison.reports([LabelBudget(label_fraction, count)])[0]
+    return _reports(comparison, [LabelBudget(label_fraction, count)])[0]
 
 
 def label_efficiency(
@@ -125,7 +126,7 @@ def label_efficiency(
     if len({*counts}) < len(counts):
         raise ArgumentError(f"{name} of label_efficiency() must have no number twice, got {given!r}")
     budgets = [LabelBudget(per_class=count) for count in counts]
-    return LabelEfficiency(dict(zip(counts, comparison.reports(budgets), strict=True)))
+    return LabelEfficiency(dict(zip(counts, _reports(comparison, budgets), strict=True)))
 
 
 def _label_count(comparison: Comparison, per_class: T, num_labels: T) -> T:
@@ -137,6 +138,12 @@ def _label_count(comparison: Comparison, per_class: T, num_labels: T) -> T:
     if other is not None:
         raise ArgumentError(f"for target={comparison.kind.name!r}, pass {wanted} in place of {refused}")
     return given
+
+
+def _reports(comparison: Comparison, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
+    with ONE_AT_A_TIME:
+        log_estimate(comparison, budgets)
+        return comparison.reports(budgets)
 
 
 def _check_options(function: str, options: Mapping[str, Any]) -> None:

@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ssl_pretext.probes.label_budget import LabelSets
+from ssl_pretext.probes.comparison import Comparison
+from ssl_pretext.probes.label_budget import LabelBudget, LabelSets
 from ssl_pretext.probes.linear import MAX_FEATURES, pool, shrink
 from ssl_pretext.probes.twins import images_of_twins
 from ssl_pretext.representations.base import Backbone, Representation
@@ -16,16 +16,13 @@ from ssl_pretext.representations.cache import are_cached
 from ssl_pretext.representations.extraction import BATCH_SIZE, in_float32, layers_by_backbone, run_backbone
 from ssl_pretext.system.compute_format import ComputeFormat
 from ssl_pretext.system.console import describe_duration
+from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.team import Team
 
-if TYPE_CHECKING:
-    from ssl_pretext.probes.comparison import Comparison
-
-__all__ = ["FinetuningTime", "TimeEstimate", "estimate_time", "log_estimate"]
+__all__ = ["TimeEstimate", "estimate_time", "log_estimate"]
 
 LEAST = 10.0  # seconds; nothing is said about shorter evaluations
 SECONDS = 1.0  # for which a network is timed at most, unless it takes longer for a few images
-READING = 0.5  # seconds; what takes less may have been in the cache
 FEW = 4  # images that are computed first
 MOST_LABELS = 2_000  # on which a probe is timed
 BACKWARD = 3  # a training step takes about three times as long as the outputs of the same images
@@ -72,27 +69,6 @@ class TimeEstimate:
         return f"about {describe_duration(self.features + self.fits)}: {', '.join(parts)}"
 
 
-class FinetuningTime:
-    """Logs how long fine-tuning will take when the first network is trained, whose time shows it.
-
-    Args:
-        labels: Sum of the numbers of labels on which all networks are trained.
-    """
-
-    def __init__(self, labels: int) -> None:
-        self._left, self._logged = labels, False
-
-    def add(self, labels: int, seconds: float) -> None:
-        """Takes note of a network that was trained, or read from the cache in no time."""
-        self._left -= labels
-        left = seconds / labels * self._left
-        if seconds >= READING and not self._logged:
-            self._logged = True
-            if left >= LEAST:
-                text = describe_duration(seconds), describe_duration(left)
-                log.info("a network was fine-tuned in %s; about %s are left for the others", *text)
-
-
 @dataclass
 class _Passes:
     """The images that a network has yet to compute, and the numbers of them that its untrained twins have."""
@@ -103,18 +79,26 @@ class _Passes:
     twins: int = 0
 
 
-def log_estimate(evaluation: "Comparison", labels: Sequence[LabelSets]) -> None:
+@keep_freed_memory()
+def log_estimate(evaluation: Comparison, budgets: Sequence[LabelBudget]) -> None:
     """Logs how long an evaluation will take, if it is long and the logger shows it.
 
     For fine-tuning, which may stop early, there is `FinetuningTime`.
+
+    Args:
+        evaluation: The evaluation.
+        budgets: The labels that its probes get.
+
+    Raises:
+        ArgumentError: There are fewer labels than a budget needs.
     """
-    if log.isEnabledFor(logging.INFO) and not evaluation.method.finetunes:
-        estimate = estimate_time(evaluation, labels)
+    if log.isEnabledFor(logging.INFO) and evaluation.team.is_leader and not evaluation.method.finetunes:
+        estimate = estimate_time(evaluation, list(evaluation.draw_labels(budgets).values()))
         if estimate.features + estimate.fits >= LEAST:
             log.info("%s", estimate)
 
 
-def estimate_time(evaluation: "Comparison", labels: Sequence[LabelSets]) -> TimeEstimate:
+def estimate_time(evaluation: Comparison, labels: Sequence[LabelSets]) -> TimeEstimate:
     """Estimates how long an evaluation takes, apart from what is in its cache.
 
     Each network computes a few images, whose time is multiplied by the number of images that it and its untrained twins
@@ -148,7 +132,7 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number > 1)}" if number else ""
 
 
-def _passes(evaluation: "Comparison") -> dict[Backbone, _Passes]:
+def _passes(evaluation: Comparison) -> dict[Backbone, _Passes]:
     passes: dict[Backbone, _Passes] = {}
     fixed, train, test = evaluation.fixed(), len(evaluation.train), len(evaluation.test)
 
@@ -185,7 +169,7 @@ def _passes(evaluation: "Comparison") -> dict[Backbone, _Passes]:
     return passes
 
 
-def _is_cached(evaluation: "Comparison", backbone: Backbone, layers: Iterable[str], split: str) -> bool:
+def _is_cached(evaluation: Comparison, backbone: Backbone, layers: Iterable[str], split: str) -> bool:
     return evaluation.cache is not None and are_cached(
         backbone,
         layers,
@@ -197,14 +181,14 @@ def _is_cached(evaluation: "Comparison", backbone: Backbone, layers: Iterable[st
     )
 
 
-def _format(evaluation: "Comparison", backbone: Backbone, layers: Iterable[str]) -> ComputeFormat:
+def _format(evaluation: Comparison, backbone: Backbone, layers: Iterable[str]) -> ComputeFormat:
     """The format in which a network computes; with several processes, which choose it together, the usual one."""
     formats = evaluation.formats if evaluation.team.size == 1 else in_float32
     return formats(backbone, list(layers), evaluation.train)
 
 
 def _time_network(
-    evaluation: "Comparison", backbone: Backbone, layers: Mapping[str, str]
+    evaluation: Comparison, backbone: Backbone, layers: Mapping[str, str]
 ) -> tuple[float, dict[str, Tensor]]:
     """Returns the seconds per image, and the feature maps of a few images."""
     reduce, images = shrink if evaluation.method.pooled else None, evaluation.train
@@ -226,7 +210,7 @@ def _time_network(
     return each, maps
 
 
-def _estimate_fits(evaluation: "Comparison", labels: Sequence[LabelSets], maps: Maps) -> tuple[float, int]:
+def _estimate_fits(evaluation: Comparison, labels: Sequence[LabelSets], maps: Maps) -> tuple[float, int]:
     """Returns the seconds and the number of all probes that are not in the cache."""
     seconds, probes, of_size = 0.0, 0, None
     for name, of_seeds in evaluation.representations.items():
@@ -245,7 +229,7 @@ def _estimate_fits(evaluation: "Comparison", labels: Sequence[LabelSets], maps: 
     return seconds, probes
 
 
-def _labels_of_probes(evaluation: "Comparison", name: str, labels: Sequence[LabelSets]) -> list[int]:
+def _labels_of_probes(evaluation: Comparison, name: str, labels: Sequence[LabelSets]) -> list[int]:
     """The number of labels of each probe that is not in the cache, on a representation and on its untrained twin."""
     found = []
     for number, seed in enumerate(evaluation.seeds):
@@ -265,7 +249,7 @@ def _size(labels: int, features: int) -> int:
     return labels * min(labels, features)
 
 
-def _time_pooled(evaluation: "Comparison", labeled: Tensor) -> float:
+def _time_pooled(evaluation: Comparison, labeled: Tensor) -> float:
     """Trains a probe on the pixels of labeled images; returns the seconds for each unit of `_size`.
 
     The pixels are those of the real images, because the number of iterations depends on how much the classes differ.
@@ -278,14 +262,14 @@ def _time_pooled(evaluation: "Comparison", labeled: Tensor) -> float:
     return seconds / _size(len(labeled), pixels.shape[1])
 
 
-def _time_epoch(evaluation: "Comparison", features: Tensor) -> float:
+def _time_epoch(evaluation: Comparison, features: Tensor) -> float:
     """Trains and tests a probe for an epoch on the features of a few images; returns the seconds per tested image."""
     targets = evaluation.targets["train"].values[: len(features)]
     _time_fit(evaluation, features, targets)  # the very first steps take longer
     return _time_fit(evaluation, features, targets) / ((BACKWARD + 1) * len(features))
 
 
-def _time_fit(evaluation: "Comparison", features: Tensor, targets: Tensor) -> float:
+def _time_fit(evaluation: Comparison, features: Tensor, targets: Tensor) -> float:
     problem = evaluation.problem(targets, targets)
     maps, start = features.to(evaluation.device), time.perf_counter()
     train, test = ((maps, values.to(evaluation.device)) for values in (problem.train, problem.test))
