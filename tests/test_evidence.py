@@ -36,7 +36,7 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
         )
 
     small = replace(
-        study, split=folders(16), rows=[Row("to DNA", predict)], per_class=(2, 8),
+        study, split=folders(16), published=(), rows=[Row("to DNA", predict)], per_class=(2, 8),
         views={"by layer": {"layer": "layer1"}}, tried=[Row("to DNA", predict), Row("again", predict, epochs=2)],
     )  # fmt: skip
     monkeypatch.setitem(STUDIES, "cells", small)

