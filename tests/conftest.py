@@ -63,7 +63,7 @@ def restored_registries(monkeypatch):
 
 def restored_log_levels():
     """Restores the log levels that a command has set, on which it depends what later tests capture."""
-    loggers = [logging.getLogger(name) for name in (None, "ssl_pretext")]
+    loggers = [logging.getLogger(name) for name in (None, "ssl_pretext", "ssl_pretext.training")]
     levels = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, levels, strict=True):

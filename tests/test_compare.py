@@ -40,7 +40,7 @@ def test_compare_answers_in_a_sentence_and_writes_a_table_for_each_number_of_lab
     page = Path("both/report.html").read_text()
     assert page.index("which features are best?") < page.index("How do they score?") < page.index("What was compared")
     assert ("What does the network find alike?" in page) == (best not in ("pixels rgb", "color histogram"))
-    assert ("Test accuracy by number of labels" in page) + ("minus each of the others" in page) == 2
+    assert ("by number of labeled images per class" in page) + ("minus that of each other one" in page) == 2
 
 
 def test_compare_uses_all_labels_and_a_file_of_options(capsys):
@@ -50,7 +50,7 @@ def test_compare_uses_all_labels_and_a_file_of_options(capsys):
     results = json.loads(Path("all/compare.json").read_text())
     assert [*results["reports"]] == ["all labels"]
     page = Path("all/report.html").read_text()
-    assert ("Test accuracy by number of labels" in page) + ("minus each of the others" in page) == 1
+    assert ("by number of labeled images per class" in page) + ("minus that of each other one" in page) == 1
 
 
 def test_compare_takes_numbers_of_a_table():

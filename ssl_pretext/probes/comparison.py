@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from ssl_pretext.arguments import whole_number
 from ssl_pretext.band_statistics import measure_bands, warn_of_other_units
@@ -159,20 +160,33 @@ class Comparison:
                             break
 
     @keep_freed_memory()
-    def reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
-        """Trains and tests all probes; returns one report per budget, all on the same features."""
+    def reports(
+        self, budgets: Sequence[LabelBudget], before: Callable[[Self, Sequence[LabelSets]], None] | None = None
+    ) -> list[ProbeReport]:
+        """Trains and tests all probes; returns one report per budget, all on the same features.
+
+        Args:
+            budgets: The labels that the probes get.
+            before: Called by the process that trains the probes, with the labels of each budget, before it starts.
+        """
         with ONE_AT_A_TIME:
-            return self.team.lead(lambda: self._reports(budgets), self._help)
+            return self.team.lead(lambda: self._reports(budgets, before), self._help)
 
     def _help(self) -> None:
         """Computes this process's share of the features."""
         for _ in self._features():
             pass
 
-    def _reports(self, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
+    def _reports(
+        self, budgets: Sequence[LabelBudget], before: Callable[[Self, Sequence[LabelSets]], None] | None
+    ) -> list[ProbeReport]:
         from tqdm.auto import tqdm
 
-        labels = self.draw_labels(budgets)
+        for budget in budgets:
+            budget.check(self.targets["train"])
+        labels = {budget: budget.draw(self.targets["train"].strata, self.seeds) for budget in budgets}
+        if before is not None:
+            before(self, list(labels.values()))
         runs: dict[LabelBudget, list[dict[str, Any]]] = {budget: [] for budget in budgets}
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in self.names}
         health: dict[str, Health] = {}
@@ -217,16 +231,6 @@ class Comparison:
             )
             for budget, sets in labels.items()
         ]
-
-    def draw_labels(self, budgets: Sequence[LabelBudget]) -> dict[LabelBudget, LabelSets]:
-        """Draws the labels that the probes of each seed get, by budget.
-
-        Raises:
-            ArgumentError: There are fewer labels than a budget needs.
-        """
-        for budget in budgets:
-            budget.check(self.targets["train"])
-        return {budget: budget.draw(self.targets["train"].strata, self.seeds) for budget in budgets}
 
     def _features(self) -> Iterator[tuple[int, str, Representation, tuple[Tensor, Tensor]]]:
         """Yields each seed and representation with the features of the training and the test images.

@@ -78,7 +78,7 @@ def evaluate(
     count = _label_count(comparison, per_class, num_labels)
     if num_labels is not None:
         whole_number("num_labels", num_labels)
-    return _reports(comparison, [LabelBudget(label_fraction, count)])[0]
+    return comparison.reports([LabelBudget(label_fraction, count)], before=log_estimate)[0]
 
 
 def label_efficiency(
@@ -126,7 +126,8 @@ def label_efficiency(
     if len({*counts}) < len(counts):
         raise ArgumentError(f"{name} of label_efficiency() must have no number twice, got {given!r}")
     budgets = [LabelBudget(per_class=count) for count in counts]
-    return LabelEfficiency(dict(zip(counts, _reports(comparison, budgets), strict=True)))
+    reports = comparison.reports(budgets, before=log_estimate)
+    return LabelEfficiency(dict(zip(counts, reports, strict=True)))
 
 
 def _label_count(comparison: Comparison, per_class: T, num_labels: T) -> T:
@@ -138,12 +139,6 @@ def _label_count(comparison: Comparison, per_class: T, num_labels: T) -> T:
     if other is not None:
         raise ArgumentError(f"for target={comparison.kind.name!r}, pass {wanted} in place of {refused}")
     return given
-
-
-def _reports(comparison: Comparison, budgets: Sequence[LabelBudget]) -> list[ProbeReport]:
-    with ONE_AT_A_TIME:
-        log_estimate(comparison, budgets)
-        return comparison.reports(budgets)
 
 
 def _check_options(function: str, options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ssl_pretext.probes.comparison import Comparison
-from ssl_pretext.probes.label_budget import LabelBudget, LabelSets
+from ssl_pretext.probes.label_budget import LabelSets
 from ssl_pretext.probes.linear import MAX_FEATURES, pool, shrink
 from ssl_pretext.probes.twins import images_of_twins
 from ssl_pretext.representations.base import Backbone, Representation
@@ -16,7 +16,6 @@ from ssl_pretext.representations.cache import are_cached
 from ssl_pretext.representations.extraction import BATCH_SIZE, in_float32, layers_by_backbone, run_backbone
 from ssl_pretext.system.compute_format import ComputeFormat
 from ssl_pretext.system.console import describe_duration
-from ssl_pretext.system.malloc import keep_freed_memory
 from ssl_pretext.system.team import Team
 
 __all__ = ["TimeEstimate", "estimate_time", "log_estimate"]
@@ -79,21 +78,17 @@ class _Passes:
     twins: int = 0
 
 
-@keep_freed_memory()
-def log_estimate(evaluation: Comparison, budgets: Sequence[LabelBudget]) -> None:
+def log_estimate(evaluation: Comparison, labels: Sequence[LabelSets]) -> None:
     """Logs how long an evaluation will take, if it is long and the logger shows it.
 
     For fine-tuning, which may stop early, there is `FinetuningTime`.
 
     Args:
         evaluation: The evaluation.
-        budgets: The labels that its probes get.
-
-    Raises:
-        ArgumentError: There are fewer labels than a budget needs.
+        labels: The labels that the seeds use, for each budget.
     """
-    if log.isEnabledFor(logging.INFO) and evaluation.team.is_leader and not evaluation.method.finetunes:
-        estimate = estimate_time(evaluation, list(evaluation.draw_labels(budgets).values()))
+    if log.isEnabledFor(logging.INFO) and not evaluation.method.finetunes:
+        estimate = estimate_time(evaluation, labels)
         if estimate.features + estimate.fits >= LEAST:
             log.info("%s", estimate)
 

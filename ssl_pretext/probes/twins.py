@@ -68,7 +68,7 @@ class UntrainedTwins:
     all budgets, and what the additional labels contribute can only make the control stronger.
 
     The version is chosen once, with the random weights of seed 0, because it depends on the architecture and the images
-    far more than on the weights. A twin with a single version is only drawn once more.
+    far more than on the weights. A twin with a single version has no additional cost.
 
     Args:
         train: The training images.
@@ -114,7 +114,9 @@ class UntrainedTwins:
         """
         drawn = self._draws(representations, seed)
         if self._versions is None:
-            self._versions = self._choose(representations, drawn if seed == 0 else self._draws(representations, 0))
+            single = all(draws.is_single for draws in drawn.values())
+            first = drawn if single or seed == 0 else self._draws(representations, 0)
+            self._versions = self._choose(representations, first)
         twins = ((name, self._twin(one, drawn, self._versions[name])) for name, one in representations.items())
         return {untrained_name(name): twin for name, twin in twins}
 
@@ -215,6 +217,12 @@ class Draws:
         self._spare: Backbone | None = None
         self._made: dict[Version, Backbone | None] = {}
 
+    @property
+    def is_single(self) -> bool:
+        """Whether there is only the network as it is drawn."""
+        module = self._example().module
+        return module is None or not _other_versions(module)
+
     def nearest(self, wanted: Version) -> Backbone:
         """The twin in a version, or in the one that comes nearest, such as that of a network without BatchNorm."""
         order = [wanted, Version(wanted.is_open, False), Version(False, wanted.is_measured), AS_DRAWN]
@@ -226,13 +234,9 @@ class Draws:
         return self._made[version]
 
     def _make(self, version: Version) -> Backbone | None:
-        """Completes a network of its own, because versions must not share parameters; None if there is no such version.
-
-        A network that is drawn only to see which versions there are becomes the next one.
-        """
-        if (example := self._made.get(AS_DRAWN) or self._spare) is None:
-            example = self._spare = self._draw()
-        if version != AS_DRAWN and (example.module is None or version not in _other_versions(example.module)):
+        """Completes a network of its own, because versions must not share parameters; None if there is no version."""
+        module = self._example().module
+        if version != AS_DRAWN and (module is None or version not in _other_versions(module)):
             return None
         twin, self._spare = self._spare or self._draw(), None
         if twin.module is None or any(other and other.module is twin.module for other in self._made.values()):
@@ -244,6 +248,12 @@ class Draws:
         if version.is_measured and not self._measure(twin, twin.module):
             return None  # the BatchNorm layers do not run, for instance because they belong to a decoder
         return twin
+
+    def _example(self) -> Backbone:
+        """A network that shows which versions there are; if it is drawn only for that, it becomes the next one."""
+        if (example := self._made.get(AS_DRAWN) or self._spare) is None:
+            example = self._spare = self._draw()
+        return example
 
     def _draw(self) -> Backbone:
         try:
