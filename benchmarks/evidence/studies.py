@@ -215,7 +215,6 @@ STUDIES = {
             colors("flips and shifts, not cropped", augment=FLIPS),
             colors("also turned by quarters", augment=f"{CROPS},quarter_turns"),
             colors("colors changed, too", augment=f"{CROPS},color_jitter"),
-            colors("batches of 32", batch_size=32),
             colors("batches of 256", batch_size=256),
             colors("learning rate 3e-3", rate=3e-3),
             colors("learning rate 3e-4", rate=3e-4),
