@@ -197,7 +197,7 @@ STUDIES = {
         published=UNSTAINED.names,
     ),
     "satellite": Study(
-        title="Satellite photos: is predicting color worth labels?",
+        title="Satellite photos: is matching colors worth labels?",
         about="**EuroSAT in RGB** (Helber et al. 2019), 6,000 photos of 64 px, ten classes. A quarter of each class is "
         "held out for testing; nothing is pretrained on it. Neighboring places may lie on both sides of the split, "
         "which raises all accuracies alike.",
