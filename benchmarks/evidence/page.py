@@ -69,7 +69,7 @@ def _answer(kinds: Mapping[str, Mapping[int, ProbeReport]], tasks: list[str]) ->
     """States by how much each task gains over its untrained network, and how the first compares with the others."""
     every = [(kind, count, report) for kind, reports in kinds.items() for count, report in reports.items()]
     gains = [
-        (kind, count, row)
+        (kind, count, report, row)
         for kind, count, report in every
         for row in report.against_controls()
         if row["representation"] in tasks and row["reference"].endswith("(untrained)")
@@ -77,7 +77,7 @@ def _answer(kinds: Mapping[str, Mapping[int, ProbeReport]], tasks: list[str]) ->
     corrected = holm([row["p"] for *_, row in gains])
     best, *others = tasks
     compared = [
-        (kind, count, other, report.difference(best, other)) for kind, count, report in every for other in others
+        (kind, count, report, report.difference(best, other)) for kind, count, report in every for other in others
     ]
     of_others = holm([row["p"] for *_, row in compared])
     parts = [
@@ -88,14 +88,14 @@ def _answer(kinds: Mapping[str, Mapping[int, ProbeReport]], tasks: list[str]) ->
         lines = []
         for name in tasks:
             cells = [
-                f"{_points(row, p)} with {count}"
-                for (one, count, row), p in zip(gains, corrected, strict=True)
+                f"{_points(report, row, p)} with {count}"
+                for (one, count, report, row), p in zip(gains, corrected, strict=True)
                 if one == kind and row["representation"] == name
             ]
             lines.append(f"- **{name}**: {', '.join(cells)} labels per class")
         versus = [
-            f"{_points(row, p)} from *{other}* with {count}"
-            for (one, count, other, row), p in zip(compared, of_others, strict=True)
+            f"{_points(report, row, p)} from *{row['reference']}* with {count}"
+            for (one, count, report, row), p in zip(compared, of_others, strict=True)
             if one == kind
         ]
         parts += [f"**{kind}**"] if kind else []
@@ -103,9 +103,13 @@ def _answer(kinds: Mapping[str, Mapping[int, ProbeReport]], tasks: list[str]) ->
     return "\n\n".join(parts)
 
 
-def _points(row: Results, p: float) -> str:
+def _points(report: ProbeReport, row: Results, p: float) -> str:
     """A difference with its interval in points, and whether it is significant after the correction."""
-    return f"{100 * row['mean']:+.1f} ± {100 * row['ci95']:.1f}{'' if p < 0.05 else ' (not significant)'}"
+    return f"{_difference(report, row)}{'' if p < 0.05 else ' (not significant)'}"
+
+
+def _difference(report: ProbeReport, row: Results) -> str:
+    return report.metric().text(row["mean"], row["ci95"], sign=True)
 
 
 def _tried(tried: Results) -> str:
@@ -131,8 +135,7 @@ def _effects(tried: Results) -> list[dict[str, object]]:
         for count, report in reports.items():
             cell = f"{100 * report.interval(name).mean:.1f}"
             if name != base:
-                found = report.difference(name, base)
-                cell += f" ({100 * found['mean']:+.1f} ± {100 * found['ci95']:.1f})"
+                cell += f" ({_difference(report, report.difference(name, base))})"
             row[f"{count} labels per class"] = cell
         rows.append(row)
     return rows

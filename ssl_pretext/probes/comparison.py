@@ -318,10 +318,16 @@ class Comparison:
         self, representations: Collection[Representation], split: str, reduce: Callable[[Tensor], Tensor] | None
     ) -> dict[tuple[Backbone, str], Tensor]:
         images, sha256 = {"train": self.train, "test": self.test}[split], self.hashes[split]
-        options: dict[str, Any] = {"device": self.device, "reduce": reduce, "team": self.team, "formats": self.formats}
-        if self.cache is None:
-            return extract_features(representations, images, **options)
-        return cached_features(representations, images, self.cache, sha256=sha256, **options)
+        return cached_features(
+            representations,
+            images,
+            self.cache,
+            device=self.device,
+            sha256=sha256,
+            reduce=reduce,
+            team=self.team,
+            formats=self.formats,
+        )
 
     def _cached_run(
         self,

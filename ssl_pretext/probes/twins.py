@@ -25,7 +25,6 @@ from ssl_pretext.representations.cache import Cache, cached_features, code_ident
 from ssl_pretext.representations.extraction import (
     BATCH_SIZE,
     Formats,
-    extract_features,
     in_float32,
     layers_by_backbone,
 )
@@ -172,12 +171,16 @@ class UntrainedTwins:
         """The strongest version of each twin, as the cache holds it."""
         several = {name: twins for name, twins in candidates.items() if len(twins) > 1}
         rivals = [twin for twins in several.values() for twin in twins.values()]
-        options: dict[str, Any] = {"device": self._device, "reduce": shrink, "team": self._team}
-        options["formats"] = self._formats
-        if self._cache is None:
-            features = extract_features(rivals, self._compared, **options)
-        else:
-            features = cached_features(rivals, self._compared, self._cache, sha256=self._compared.sha256, **options)
+        features = cached_features(
+            rivals,
+            self._compared,
+            self._cache,
+            device=self._device,
+            sha256=self._compared.sha256,
+            reduce=shrink,
+            team=self._team,
+            formats=self._formats,
+        )
 
         def quality(twin: Representation) -> float:
             return _leave_one_out(twin.combine_parts(features).to(self._device), self._targets)
@@ -333,11 +336,11 @@ def images_of_twins(
         chooses: Whether the strongest version is chosen with this network.
         cached: Whether features are cached, so that those of seed 0 are not computed again after the choice.
     """
-    try:
-        twin = None if backbone.untrained is None else _draw(backbone.untrained, 0).module
-    except ArgumentError:  # which `UntrainedTwins.draw` raises with advice
-        return 0
     if backbone.untrained is None:
+        return 0
+    try:
+        twin = _draw(backbone.untrained, 0).module
+    except ArgumentError:  # which `UntrainedTwins.draw` raises with advice
         return 0
     others = [] if twin is None else _other_versions(twin)  # which depend on its weights
     measuring = min(train, MEASURED_ON) * (MEASURED in others)

@@ -110,7 +110,7 @@ class Cache:
 def cached_features(
     representations: Iterable[Representation],
     images: ImageStore,
-    cache: Cache,
+    cache: Cache | None,
     *,
     device: str | torch.device,
     sha256: str,
@@ -126,7 +126,7 @@ def cached_features(
     Args:
         representations: The representations; layers of one backbone are computed in one pass.
         images: The images, all of which are used, in order.
-        cache: The cache to read features from and to store them in.
+        cache: The cache to read features from and to store them in; None computes all of them.
         device: The device on which the networks run.
         sha256: The hash of the images.
         reduce: A function of this library that is applied to each batch of feature maps before it is stored, such as
@@ -145,7 +145,7 @@ def cached_features(
     for backbone, layers in layers_by_backbone(representations).items():
         computed_in = formats(backbone, list(layers), images)
         run = partial(run_backbone, backbone, device=device, reduce=reduce, team=team, computed_in=computed_in)
-        if not is_cacheable(backbone):
+        if cache is None or not is_cacheable(backbone):
             maps = run(layers, images)
         else:
             identities = _feature_identities(backbone, layers, sha256, device, reduce, computed_in)
