@@ -213,7 +213,9 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "taken" / "file").touch()
     assert "no data folder nowhere" in refused(capsys, "--data", "nowhere")
     assert "food-101/images/CLASS/ID.jpg" in refused(capsys, "--data", "empty")
-    assert "no preset 'tiny'; known: first, smoke, cpu, cpu-full, documented" in refused(capsys, "--preset", "tiny")
+    assert "no preset 'tiny'; known: first, smoke, cpu, cpu-64, cpu-full, documented" in refused(
+        capsys, "--preset", "tiny"
+    )
     assert "no loss named 'smooth_l2'. Did you mean 'smooth_l1'" in refused(capsys, "--losses", "smooth_l2=1")
     assert "no study 'cnv'; known: conv, linear" in refused(capsys, "--studies", "cnv")
     assert "losses are written" in refused(capsys, "--losses", "smooth_l1=")

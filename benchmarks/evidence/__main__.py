@@ -8,7 +8,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ import torch
 from scipy.stats import pearsonr
 
 import ssl_pretext as sp
-from benchmarks.evidence.studies import ENCODER, STUDIES, Row, Study
+from benchmarks.evidence.studies import ENCODER, FINETUNING_EPOCHS, READINGS, STUDIES, Row, Study
 from benchmarks.food101.experiment import environment
 from benchmarks.harness import compact, folder_name
 from benchmarks.result_page import store_and_publish
 from ssl_pretext.band_statistics import measure_space
 from ssl_pretext.cli.command import run_command
-from ssl_pretext.representations import IMAGENET_LABELS, imagenet_reference
+from ssl_pretext.representations import IMAGENET_LABELS, Concatenated, Representation, imagenet_reference
 from ssl_pretext.system.devices import resolve_device
 from ssl_pretext.system.files import read_json, write_json
 from ssl_pretext.system.locks import exclusive_lock
@@ -32,6 +32,8 @@ from ssl_pretext.training.fit import fit
 log = logging.getLogger("benchmarks.evidence")
 
 SIZE_OF_PUBLISHED = 128  # pixels
+
+Networks = Mapping[str, Sequence[sp.PretextTask]]  # the pretrained networks of each row, one per seed
 
 
 def run(
@@ -63,23 +65,36 @@ def run(
         },
         "epochs": trained_for,
         "cpu_seconds": costs,
-        "reports": {
-            kind: _reports(
-                study,
-                networks,
-                *stores,
-                out / folder_name(kind) if kind else out,
-                seeds=seeds,
-                validate=validate,
-                device=device,
-            )
-            for kind, stores in split.judged.items()
-        },
     }
-    if study.space and study.target and not validate:
+    options: dict[str, Any] = {"seeds": seeds, "device": device}
+    if validate:
+        ((train, test),) = split.judged.values()
+        # There are fewer images to draw labels from.
+        counts = [count for count in study.per_class if count <= int(train.labels.bincount().min())]
+        read = _tried(study, networks)
+        reports = _reports(out / "reports.json", read, train, test, per_class=counts, controls=False, **options)
+        return found | {"reports": {"": reports}}
+    found["compared"] = list(_readings(study, networks))
+    found["reports"] = {
+        kind: _reports(
+            (out / folder_name(kind) if kind else out) / f"reports-{seeds}.json",
+            _readings(study, networks) | _predictions(study, networks) | _published(study, train),
+            train,
+            test,
+            per_class=study.per_class,
+            **options,
+        )
+        for kind, (train, test) in split.judged.items()
+    }
+    if study.finetuned:
+        name, train, test = study.rows[0].name, *split.judged[""]
+        found["finetuned"] = _reports(
+            out / f"finetuned-{seeds}.json", {name: [task.representation() for task in networks[name]]}, train, test,
+            per_class=study.finetuned, probe="finetune", epochs=FINETUNING_EPOCHS, controls=["untrained"], **options,
+        )  # fmt: skip
+    if study.space and study.target:
         predicting = _predicting(networks[study.rows[0].name])
-        ((_, test),) = split.judged.values()
-        found["predicted"] = _predicted(predicting, test, study.space[study.target], study.subset)
+        found["predicted"] = _predicted(predicting, split.judged[""][1], study.space[study.target], study.subset)
     return found
 
 
@@ -112,50 +127,59 @@ def _pretrained(
 
 
 def _reports(
-    study: Study,
-    networks: dict[str, list[sp.PretextTask]],
-    train: sp.ImageStore,
-    test: sp.ImageStore,
-    out: Path,
-    *,
-    seeds: int,
-    validate: bool,
-    device: str,
+    file: Path, compared: dict[str, Any], train: sp.ImageStore, test: sp.ImageStore, **options: Any
 ) -> dict[str, Any]:
     """The reports by number of labels per class, as JSON holds them."""
-    file = out / f"reports-{seeds}.json"
     if not file.exists():
-        compared: dict[str, Any] = {
-            name: of_seeds[0].representation() if validate else [task.representation() for task in of_seeds]
-            for name, of_seeds in networks.items()
-        }
-        first, tasks = next(iter(networks.items()))
-        if validate:
-            compared |= {name: tasks[0].representation(**options) for name, options in study.views.items()}
-        elif study.target:
-            compared[f"{first}, with the prediction"] = [
-                sp.representations.Concatenated([task.representation(), task.prediction_representation()], size=5)
-                for task in _predicting(tasks)
-            ]
-        if not validate and (study.space is None or study.published):
-            compared[IMAGENET_LABELS] = _published(study, train)
-        smallest = int(train.labels.bincount().min())
-        # In validation, there are fewer images to draw labels from.
-        counts = [count for count in study.per_class if count <= smallest]
-        curve = sp.label_efficiency(
-            compared, train, test, per_class=counts, seeds=seeds, cache=out / "cache", device=device,
-            controls=not validate,
-        )  # fmt: skip
+        curve = sp.label_efficiency(compared, train, test, cache=file.parent / "cache", **options)
         log.info("%s", curve.table())
         write_json(file, {str(count): compact(report) for count, report in curve.reports.items()})
     return dict(read_json(file))
 
 
-def _published(study: Study, images: sp.ImageStore) -> sp.representations.Representation:
-    """A network that was trained on photos with ImageNet's labels, which sees the images enlarged."""
+def _tried(study: Study, networks: Networks) -> dict[str, Representation]:
+    """What is read from what was tried, and further ways to read the first of it."""
+    ((first, *_), *_) = networks.values()
+    views = {name: first.representation(**options) for name, options in study.views.items()}
+    return {name: task.representation() for name, (task,) in networks.items()} | views
+
+
+def _readings(study: Study, networks: Networks) -> dict[str, list[Representation]]:
+    """What is read from the pretrained networks of all rows, by its name in tables."""
+    return {
+        row.name + READINGS[pooling]: [task.representation(pooling=pooling) for task in networks[row.name]]
+        for row in study.rows
+        for pooling in row.readings
+    }
+
+
+def _predictions(study: Study, networks: Networks) -> dict[str, list[Representation]]:
+    """Features of the first row together with what it predicts, if that is compared with the truth."""
+    if not study.target:
+        return {}
+    name = study.rows[0].name
+    return {
+        f"{name}, with the prediction": [
+            Concatenated([task.representation(), task.prediction_representation()], size=5)
+            for task in _predicting(networks[name])
+        ]
+    }
+
+
+def _published(study: Study, images: sp.ImageStore) -> dict[str, Representation]:
+    """What is read from a network that was trained with ImageNet's labels, which sees the images enlarged."""
     if study.space is None:
-        return imagenet_reference(SIZE_OF_PUBLISHED)
-    return imagenet_reference(SIZE_OF_PUBLISHED, measure_space(study.space, images)[tuple(study.published)])
+        reference = imagenet_reference(SIZE_OF_PUBLISHED)
+    elif study.published:
+        reference = imagenet_reference(SIZE_OF_PUBLISHED, measure_space(study.space, images)[tuple(study.published)])
+    else:
+        return {}
+    found = {}
+    for pooling in study.rows[0].readings:
+        name = IMAGENET_LABELS + READINGS[pooling]
+        found[name] = Concatenated([reference], size=1, name=name) if pooling == "gap" else reference
+        found[name].control = True
+    return found
 
 
 def _predicting(tasks: Sequence[sp.PretextTask]) -> list[sp.CrossChannelPrediction]:

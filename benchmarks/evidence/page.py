@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from benchmarks.evidence.studies import FINETUNING_EPOCHS
 from benchmarks.report_tables import machine
 from ssl_pretext.probes import LabelEfficiency, ProbeReport, holm, mean_interval
 from ssl_pretext.reporting import markdown_table
@@ -27,7 +28,7 @@ def sections(results: Results) -> list[str]:
         f"{settings['learning_rate']:g}, falling to zero along a cosine. {len(first.card['seeds'])} pretrainings of "
         "each row. Intervals are of 95% and cover pretrainings, labeled images and test images together.",
         "## What pretraining adds",
-        _answer(kinds, list(found["epochs"])),
+        _answer(kinds, found["compared"]),
         "## Accuracy by number of labels per class, %",
     ]
     for kind, reports in kinds.items():
@@ -37,6 +38,8 @@ def sections(results: Results) -> list[str]:
             f"### {_with(count, kind)}, and points above each control\n\n{report.table()}"
             for count, report in reports.items()
         ]
+    if "finetuned" in found:
+        parts += ["## Fine-tuned: the network is trained further on the labeled images", *_finetuned(found)]
     if "predicted" in found:
         parts += ["## How good is the prediction?", _predicted(found["predicted"])]
     parts += [
@@ -139,6 +142,21 @@ def _effects(tried: Results) -> list[dict[str, object]]:
             row[f"{count} labels per class"] = cell
         rows.append(row)
     return rows
+
+
+def _finetuned(found: Results) -> list[str]:
+    """What is left of the gain if not only a classifier, but the whole network is trained on the labels."""
+    curve = LabelEfficiency({int(count): ProbeReport.from_dict(one) for count, one in found["finetuned"].items()})
+    sentences = [
+        f"- With {count} labels per class, {sentence}"
+        for count, report in curve.reports.items()
+        for sentence in report.sentences()[:1]
+    ]
+    return [
+        curve.table(),
+        f"{FINETUNING_EPOCHS} epochs on the labeled images, from pretrained and from random weights.",
+        "\n".join(sentences),
+    ]
 
 
 def _predicted(correlations: Mapping[str, list[float]]) -> str:

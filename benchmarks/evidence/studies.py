@@ -9,9 +9,14 @@ import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import open_data
 
-__all__ = ["STUDIES", "Row", "Split", "Study"]
+__all__ = ["ENCODER", "FINETUNING_EPOCHS", "READINGS", "STUDIES", "Row", "Split", "Study"]
 
 ENCODER = "timm/resnet18[layer=layer3]"
+SMALLER = "timm/resnet10t[layer=layer3]"
+FINETUNING_EPOCHS = 60
+# The ways to read a feature map by the name of their pooling, and what a table calls them.
+READINGS = {"map": "", "gap": ", averaged over positions"}
+BOTH = ("gap", "map")
 FLIPS = "shift,horizontal_flip"
 TURNS = "shift,horizontal_flip,quarter_turns"
 FREELY = "shift,horizontal_flip,rotation"
@@ -29,6 +34,7 @@ class Row:
         augment: Augmentation; None for that of the task.
         learning_rate: Highest learning rate.
         batch_size: Images per step.
+        readings: What probes read, one or more of `READINGS`.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Row:
     augment: str | None = None
     learning_rate: float = 1e-3
     batch_size: int = 64
+    readings: Sequence[str] = ("map",)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Study:
         target: The channel whose prediction is compared with the truth on test images, if the first row predicts one.
         subset: Names of the classes over which that comparison is made a second time.
         published: Names of the channels that a network sees that was trained on ImageNet, unless the images are photos.
+        finetuned: The numbers of labeled images per class with which the first row is also fine-tuned.
     """
 
     title: str
@@ -85,6 +93,7 @@ class Study:
     target: str | None = None
     subset: Sequence[str] = ()
     published: Sequence[str] = ()
+    finetuned: Sequence[int] = ()
 
 
 def folders(image_size: int, held_out: float = 0.25) -> Callable[[Path, bool], Split]:
@@ -141,6 +150,11 @@ def stained(name: str, *, epochs: float = 0.25, augment: str = FREELY, rate: flo
     return Row(name, stain(**options), epochs=epochs, augment=augment, learning_rate=rate)
 
 
+def against_each_other() -> Callable[[], sp.PretextTask]:
+    """A function that creates the contrast of both channels that need no stain."""
+    return create("cross_channel_contrast", first=CELLS["bright field"], second=CELLS["dark field"])
+
+
 def colors(
     name: str,
     *,
@@ -148,11 +162,12 @@ def colors(
     augment: str | None = None,
     rate: float = 1e-3,
     batch_size: int = 64,
+    readings: Sequence[str] = ("map",),
     **options: Any,
 ) -> Row:
     """A row that contrasts lightness with color, in a quarter of the time of the first row."""
     task = create("cross_channel_contrast", first="lab:L", second="lab:ab", **options)
-    return Row(name, task, epochs=epochs, augment=augment, learning_rate=rate, batch_size=batch_size)
+    return Row(name, task, epochs=epochs, augment=augment, learning_rate=rate, batch_size=batch_size, readings=readings)
 
 
 STUDIES = {
@@ -168,6 +183,8 @@ STUDIES = {
         rows=(
             Row("bright and dark field → DNA", stain(), augment=FREELY),
             Row("SimCLR", create("instance_contrast", channels=UNSTAINED), epochs=0.75),
+            Row("VICReg", create("vicreg", channels=UNSTAINED), epochs=0.6),
+            Row("bright field against dark field", against_each_other(), epochs=0.75),
         ),
         tried=(
             stained("bright and dark field → DNA"),
@@ -180,14 +197,10 @@ STUDIES = {
             stained("mean squared error", losses={"l2": 1.0}),
             stained("predicted at full resolution", output_stride=1),
             stained("decoder with skip connections", decoder="unet", output_stride=1),
-            stained("ResNet-10 instead of ResNet-18", encoder="timm/resnet10t[layer=layer3]"),
+            stained("ResNet-10 instead of ResNet-18", encoder=SMALLER),
             Row("SimCLR", create("instance_contrast", channels=UNSTAINED), epochs=0.1875),
             Row("VICReg", create("vicreg", channels=UNSTAINED), epochs=0.1875),
-            Row(
-                "bright field against dark field",
-                create("cross_channel_contrast", first=CELLS["bright field"], second=CELLS["dark field"]),
-                epochs=0.1875,
-            ),
+            Row("bright field against dark field", against_each_other(), epochs=0.1875),
         ),
         views=VIEWS,
         per_class=(10, 50, 200),
@@ -195,6 +208,7 @@ STUDIES = {
         target="DNA",
         subset=("G1", "S_phase", "G2"),
         published=UNSTAINED.names,
+        finetuned=(10, 50),
     ),
     "satellite": Study(
         title="Satellite photos: is matching colors worth labels?",
@@ -204,8 +218,9 @@ STUDIES = {
         split=folders(64),
         space=None,
         rows=(
-            colors("L against ab", epochs=0.75),
-            Row("SimCLR", create("instance_contrast"), epochs=0.75),
+            colors("L against ab", epochs=0.75, readings=BOTH),
+            colors("L against ab, ResNet-10", epochs=1.0, readings=("gap",), encoder=SMALLER),
+            Row("SimCLR", create("instance_contrast"), epochs=0.75, readings=BOTH),
         ),
         tried=(
             colors("L against ab"),
@@ -219,7 +234,7 @@ STUDIES = {
             colors("learning rate 3e-3", rate=3e-3),
             colors("learning rate 3e-4", rate=3e-4),
             colors("temperature 0.2", temperature=0.2),
-            colors("ResNet-10 instead of ResNet-18", encoder="timm/resnet10t[layer=layer3]"),
+            colors("ResNet-10 instead of ResNet-18", encoder=SMALLER),
             colors("feature maps of 8×8, not 4×4", encoder="timm/resnet18[layer=layer3;output_stride=8]"),
             Row("SimCLR", create("instance_contrast"), epochs=0.25),
             Row("SimCLR, four times the epochs", create("instance_contrast")),
@@ -230,6 +245,7 @@ STUDIES = {
         views=VIEWS,
         per_class=(10, 100),
         epochs=48,
+        finetuned=(10,),
     ),
     "satellite-bands": Study(
         title="Satellite images of 13 bands: is predicting infrared worth labels?",
@@ -266,8 +282,8 @@ STUDIES = {
         split=food,
         space=None,
         rows=(
-            colors("L against ab", epochs=1.0),
-            Row("SimCLR", create("instance_contrast")),
+            colors("L against ab", epochs=1.0, readings=BOTH),
+            Row("SimCLR", create("instance_contrast"), readings=BOTH),
         ),
         tried=(
             colors("L against ab"),
@@ -275,6 +291,7 @@ STUDIES = {
             colors("both see the same crop", separate_views=False),
             colors("flips and shifts, not cropped", augment=FLIPS),
             colors("colors changed, too", augment=f"{CROPS},color_jitter"),
+            colors("ResNet-10 instead of ResNet-18", encoder=SMALLER),
             Row("SimCLR", create("instance_contrast"), epochs=0.25),
             Row("VICReg", create("vicreg"), epochs=0.25),
             Row("L → ab", create("colorization", output_stride=4), epochs=0.375, augment=FLIPS),

@@ -118,6 +118,20 @@ PRESETS = {
         seeds=3,
         studies=("conv", "linear", "labels"),
     ),
+    "cpu-64": Preset(
+        # The image size of the source is unknown: this run differs from `cpu` in its size alone.
+        about="about an hour on two cores; as cpu, but at 64 px",
+        image_size=64,
+        batch_size=32,
+        epochs=3,
+        pretrain_per_class=72,
+        validation_per_class=4,
+        probe_classes=18,
+        labels_per_class=10,
+        test_per_class=60,
+        seeds=3,
+        studies=("conv", "linear"),
+    ),
     "cpu-full": Preset(
         about="a few hours on two cores; all images, 16 epochs at 32 px",
         image_size=32,
