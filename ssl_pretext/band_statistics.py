@@ -13,6 +13,7 @@ from einops import rearrange
 from ssl_pretext.channels import Channels, ChannelSpace, as_images
 from ssl_pretext.data import ImageStore, as_store
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.spacing import evenly_spaced
 
 __all__ = ["BandStatistics", "check_bands", "measure_bands", "measure_space", "warn_of_other_units"]
 
@@ -92,7 +93,7 @@ def measure_bands(images: Any, space: ChannelSpace, *, num_images: int = NUM_IMA
     images = ImageStore.from_arrays(images) if arrays else as_store(images, target=None)
     if len(images) == 0:
         raise ArgumentError(f"the channels of space {space.name!r} are measured on at least one image, got none")
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), num_images)).round().long()
+    chosen = evenly_spaced(len(images), num_images)
     per_image = max(1, NUM_VALUES // (len(chosen) * len(space.channels)))
     generator = torch.Generator().manual_seed(0)
     parts = []

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 import ssl_pretext as sp
+from ssl_pretext.data import duplicates
 from ssl_pretext.data.duplicates import KnownImages, Repeats, _nearest, difference_vectors, find_repeats
 from ssl_pretext.representations import Pixels
 
@@ -146,6 +147,21 @@ def test_hashes_differ_in_as_many_bits_as_the_angle_of_the_vectors_says():
         differing = (bits[:400] != bits[400:]).mean()
         angles = torch.arccos((vectors[:400] * vectors[400:]).sum(dim=1).clamp(-1, 1))
         assert differing == pytest.approx(float(angles.mean()) / np.pi, abs=0.02)
+
+
+@pytest.mark.parametrize("channels", [3, 13])
+def test_hashes_are_computed_in_parts_by_statistics_of_a_part_of_the_images(channels, monkeypatch):
+    images = store(torch.rand(40, channels, 16, 16, generator=torch.Generator().manual_seed(0)))
+    at_once = KnownImages.of(images)
+    monkeypatch.setattr(duplicates, "MOST_VALUES", 7 * channels * 16 * 16)
+    in_parts = KnownImages.of(images)
+    assert torch.equal(in_parts.hashes, at_once.hashes)
+    monkeypatch.setattr(duplicates, "MEASURED", 14)
+    measured = KnownImages.of(images.subset(range(0, 40, 3)))  # the same 14 images
+    few = KnownImages.of(images)
+    assert torch.equal(few.scale, measured.scale)
+    assert torch.equal(few.mean, measured.mean)
+    assert torch.equal(few.hashes[::3], measured.hashes)
 
 
 def test_hashes_of_other_channels_are_not_compared():

@@ -35,8 +35,9 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
             "cross_channel", source=space["bright field", "dark field"], target=space["DNA"], encoder=ENCODER
         )
 
+    rows = [Row("to DNA", predict, readings=("map", "gap"))]
     small = replace(
-        study, split=folders(16), published=(), rows=[Row("to DNA", predict)], per_class=(2, 8),
+        study, split=folders(16), published=(), rows=rows, per_class=(2, 8), finetuned=(2,),
         views={"by layer": {"layer": "layer1"}}, tried=[Row("to DNA", predict), Row("again", predict, epochs=2)],
     )  # fmt: skip
     monkeypatch.setitem(STUDIES, "cells", small)
@@ -49,7 +50,16 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
     assert [report["card"]["probe"] for report in results["evidence"]["reports"][""].values()] == ["linear", "linear"]
     assert all(
         text in page
-        for text in ("to DNA (untrained)", "to DNA, with the prediction", "| again |", "| by layer |", "Pearson")
+        for text in (
+            "to DNA (untrained)",
+            "to DNA, averaged over positions",
+            "to DNA, with the prediction",
+            "## Fine-tuned",
+            "- With 2 labels per class, ",
+            "| again |",
+            "| by layer |",
+            "Pearson",
+        )
     )
     assert results["evidence"]["counts"] == {"pretraining": 18, "test": 6, "classes": 2}
     assert results["tried"]["counts"]["test"] < 6
@@ -59,7 +69,7 @@ def test_a_study_runs_writes_its_page_and_computes_nothing_twice(cells, monkeypa
     twice = results["evidence"] | {"reports": dict.fromkeys(("Seen", "Unseen"), results["evidence"]["reports"][""])}
     body = "\n".join(sections(results | {"evidence": twice}))
     assert all(f"### {kind}" in body and f"{kind}, with 8 labels per class" in body for kind in ("Seen", "Unseen"))
-    assert "for these 4 comparisons" in body
+    assert "for these 8 comparisons" in body
 
     monkeypatch.setattr(benchmark, "fit", None)  # would fail if it were called
     assert benchmark.main() == 0

@@ -30,7 +30,7 @@ LAYERS = (
     ["channels"],
     ["color"],
     ["system"],
-    ["registry", "config", "arguments", "channel_specs"],
+    ["registry", "config", "arguments", "channel_specs", "spacing"],
     ["errors", "version"],
 )
 HEIGHT = {name: len(LAYERS) - level for level, names in enumerate(LAYERS) for name in names}

@@ -1,6 +1,6 @@
 """Images that repeat others: with the same pixels, or nearly so, as after resizing, compression or a small crop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_pretext.data.store import ImageStore
+from ssl_pretext.spacing import evenly_spaced
 
 __all__ = ["KnownImages", "Repeats", "difference_vectors", "find_repeats"]
 
@@ -29,7 +30,9 @@ LEAST_CENTERED = 10  # images of which the mean shows what they have in common
 # copies at half the size, 98%, 91% and 92% are found, of JPEG files 100% and 82%, and after a crop of 2 pixels 14% to
 # 20%. With 6 bits, 0.8% and 4.8% of other photos and cells would count.
 HASH_BITS, DIFFERING_BITS = 64, 4
+MEASURED = 10_000  # evenly spaced images that the scale and the mean are measured on; more hardly change them
 CHUNK = 1024
+MOST_VALUES = 2**22  # of the pixels that are in memory at a time
 EXAMPLES = 2
 
 
@@ -79,9 +82,9 @@ class KnownImages:
     @classmethod
     def of(cls, images: ImageStore) -> "KnownImages":
         """Computes the hashes of images."""
-        small = _small(images, images.are_photos)
-        scale, mean = _statistics(small, images.are_photos)
-        hashes = _hashes(_vectors(small, scale, mean))
+        measured = images.subset(evenly_spaced(len(images), MEASURED))
+        scale, mean = _statistics(_small(measured, images.are_photos), images.are_photos)
+        hashes = _hashes(images, scale, mean, images.are_photos)
         return cls(images.names, images.digests(), hashes, scale, mean, images.are_photos)
 
     def fits(self, images: ImageStore) -> bool:
@@ -90,7 +93,7 @@ class KnownImages:
 
     def nearest(self, images: ImageStore) -> list[str | None]:
         """Returns the name of the known image that each image nearly equals, or None."""
-        hashes = _hashes(_vectors(_small(images, self.are_photos), self.scale, self.mean))
+        hashes = _hashes(images, self.scale, self.mean, self.are_photos)
         found = _nearest(_signs(hashes), _signs(self.hashes), earlier=False)
         least = 1 - (2 * DIFFERING_BITS + 1) / HASH_BITS  # each sign that differs takes 2 / 64 from the product
         return [self.names[at] if product > least else None for product, at in found]
@@ -193,10 +196,12 @@ def _vectors(small: Tensor, scale: Tensor, mean: Tensor) -> Tensor:
     return F.normalize(_differences(scaled) - mean, dim=1) * (contrast > LEAST_CONTRAST)[:, None]
 
 
-def _hashes(vectors: Tensor) -> Tensor:
+def _hashes(images: ImageStore, scale: Tensor, mean: Tensor, are_photos: bool) -> Tensor:
+    """The perceptual hashes of images, which are computed in parts, so that only 8 bytes are kept of each."""
     # NumPy promises that this old generator draws the same numbers in all versions.
-    directions = np.random.RandomState(0).standard_normal((vectors.shape[1], HASH_BITS)).astype(np.float32)
-    return torch.from_numpy(np.packbits((vectors @ torch.from_numpy(directions) > 0).numpy(), axis=1))
+    directions = np.random.RandomState(0).standard_normal((len(mean), HASH_BITS)).astype(np.float32)
+    products = (_vectors(part, scale, mean) @ torch.from_numpy(directions) for part in _parts(images, are_photos))
+    return torch.cat([torch.from_numpy(np.packbits((part > 0).numpy(), axis=1)) for part in products])
 
 
 def _signs(hashes: Tensor) -> Tensor:
@@ -212,17 +217,21 @@ def _differences(small: Tensor) -> Tensor:
 
 def _small(images: ImageStore, are_photos: bool) -> Tensor:
     """The images `(N, C, 8, 8)`, or their mean channel `(N, 1, 8, 8)` for photos; missing values are left out."""
-    found = []
-    for rows in torch.arange(len(images)).split(CHUNK):
+    return torch.cat(list(_parts(images, are_photos)))
+
+
+def _parts(images: ImageStore, are_photos: bool) -> Iterator[Tensor]:
+    """Yields what `_small` returns in parts of a few megabytes of pixels."""
+    values = images.images(range(1)).numel()
+    for rows in torch.arange(len(images)).split(max(1, MOST_VALUES // values)):
         pixels = images.images(rows)
         if pixels.dtype == torch.uint8:
             pixels = pixels / 255  # so that both kinds have the same units
         else:
             means = pixels.flatten(2).nanmean(dim=2).nan_to_num(0)[:, :, None, None]
             pixels = torch.where(pixels.isnan(), means, pixels)
-        found.append(F.adaptive_avg_pool2d(pixels, GRID))
-    small = torch.cat(found)
-    return small.mean(dim=1, keepdim=True) if are_photos else small
+        small = F.adaptive_avg_pool2d(pixels, GRID)
+        yield small.mean(dim=1, keepdim=True) if are_photos else small
 
 
 def _nearest(vectors: Tensor, others: Tensor, *, earlier: bool) -> list[tuple[float, int]]:

@@ -15,6 +15,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
 from ssl_pretext.losses.base import LogitsLoss, register_loss
 from ssl_pretext.quantize import ColorQuantizer, DecodeMethod, Quantizer, is_colorful
+from ssl_pretext.spacing import evenly_spaced
 
 __all__ = ["ChannelClassification", "ColorClassification", "SoftCrossEntropy"]
 
@@ -260,7 +261,7 @@ class ChannelClassification(SoftCrossEntropy):
 
 def _batches(images: ImageStore, *, count: int = PRIOR_IMAGES) -> Iterator[Tensor]:
     """Yields `count` evenly spaced images of a store, in batches."""
-    chosen = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
+    chosen = evenly_spaced(len(images), count)
     return (images.images(indices) for indices in chosen.split(64))
 
 

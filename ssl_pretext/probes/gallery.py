@@ -11,6 +11,7 @@ from ssl_pretext.reporting.page import Gallery, Section, Tile, image_to_png
 from ssl_pretext.representations.base import Representation
 from ssl_pretext.representations.embedding_map import principal_components
 from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.spacing import evenly_spaced
 
 __all__ = ["embedding_map", "nearest_images", "picture_sections"]
 
@@ -32,7 +33,7 @@ def picture_sections(
         test: Images whose neighbors are shown, and which are on the map.
         device: Device to compute the features on.
     """
-    train, test = (_evenly_spaced(store, most) for store, most in ((train, MOST_TRAIN), (test, MOST_TEST)))
+    train, test = train.subset(evenly_spaced(len(train), MOST_TRAIN)), test.subset(evenly_spaced(len(test), MOST_TEST))
     train_features, test_features = (_vectors(representation, store, device) for store in (train, test))
     mean, scale = train_features.mean(0), train_features.std(0, correction=0).clamp(min=1e-6)
     train_features, test_features = ((features - mean) / scale for features in (train_features, test_features))
@@ -57,7 +58,7 @@ def nearest_images(
         train: The training images.
         test: The test images.
     """
-    queries = _spaced(len(test), QUERIES)
+    queries = evenly_spaced(len(test), QUERIES)
     similar = torch.nn.functional.normalize(test_features[queries]) @ torch.nn.functional.normalize(train_features).T
     nearest = similar.topk(min(NEIGHBORS, len(train)), dim=1).indices
     tiles = []
@@ -98,15 +99,6 @@ def _vectors(representation: Representation, images: ImageStore, device: str) ->
         [representation], images, device=device, reduce=lambda maps: maps.mean((2, 3), keepdim=True)
     )
     return representation.combine_parts(found).flatten(1)
-
-
-def _spaced(count: int, most: int) -> Tensor:
-    """At most so many indices, evenly spaced."""
-    return torch.linspace(0, count - 1, min(count, most)).round().long()
-
-
-def _evenly_spaced(images: ImageStore, most: int) -> ImageStore:
-    return images.subset(_spaced(len(images), most))
 
 
 def _has_classes(images: ImageStore) -> bool:

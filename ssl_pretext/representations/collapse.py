@@ -6,6 +6,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from ssl_pretext.spacing import evenly_spaced
+
 __all__ = ["Health", "collapse_warnings", "feature_health", "health_rows"]
 
 MOST_IMAGES, MOST_VALUES = 1_024, 2**27
@@ -45,7 +47,7 @@ def feature_health(features: Tensor) -> Health:
         8
     """
     count = max(2, min(MOST_IMAGES, MOST_VALUES // features[0].numel()))
-    chosen = torch.linspace(0, len(features) - 1, min(count, len(features))).long()
+    chosen = evenly_spaced(len(features), count)
     maps = features[chosen]
     deviations = maps.std(dim=(0, 2, 3), correction=0).double()
     pooled = maps.mean(dim=(2, 3)).double()

@@ -14,6 +14,7 @@ from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError, MissingDependencyError
 from ssl_pretext.reporting.page import Section, html_page, render
 from ssl_pretext.representations.embedding import Embeddings
+from ssl_pretext.spacing import evenly_spaced
 from ssl_pretext.system.notebook import data_uri
 
 __all__ = [
@@ -181,7 +182,7 @@ def embedding_page(found: Embeddings, images: ImageStore, *, kind: str, title: s
         for (x, y), name, label, picture in zip(places, found.names, labels, _pictures(images), strict=True)
     ]
     order, cosines = nearest(np.asarray(found.features))
-    queries = np.linspace(0, len(points) - 1, min(QUERIES, len(points))).round().astype(int).tolist()
+    queries = evenly_spaced(len(points), QUERIES).tolist()
     rows = [
         [
             Neighbor(points[query], None),

@@ -6,6 +6,7 @@ import torch
 
 from ssl_pretext.data import ImageStore
 from ssl_pretext.errors import ArgumentError
+from ssl_pretext.spacing import evenly_spaced
 
 __all__ = ["check_colors"]
 
@@ -29,7 +30,7 @@ def check_colors(images: ImageStore, task: str) -> None:
     """
     if images.num_channels != 3:  # the task itself refuses them
         return
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), SAMPLE)).round().long()
+    chosen = evenly_spaced(len(images), SAMPLE)
     gray = 0
     for part in chosen.split(64):  # which limits the memory for large images
         photos = images.images(part)

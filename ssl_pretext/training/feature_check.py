@@ -8,6 +8,7 @@ import torch
 from ssl_pretext.data import ImageStore
 from ssl_pretext.representations.collapse import collapse_warnings, feature_health
 from ssl_pretext.representations.extraction import extract_features
+from ssl_pretext.spacing import evenly_spaced
 from ssl_pretext.system.files import write_json
 from ssl_pretext.tasks import PretextTask
 
@@ -30,7 +31,7 @@ def check_features(task: PretextTask, images: ImageStore, out: Path, device: tor
     Raises:
         ArgumentError: The features contain NaN or infinite values.
     """
-    chosen = torch.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).long().unique()
+    chosen = evenly_spaced(len(images), NUM_IMAGES)
     representation = task.representation()
     features = extract_features([representation], images.subset(chosen), device=device)
     health = feature_health(representation.combine_parts(features))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ssl_pretext.data import ImageStore
 from ssl_pretext.reporting.drawings import line_chart
 from ssl_pretext.reporting.page import Gallery, Section, Tile, html_page, image_to_png
+from ssl_pretext.spacing import evenly_spaced
 from ssl_pretext.tasks import CrossChannelPrediction, PretextTask
 from ssl_pretext.training.config import FitConfig
 
@@ -113,7 +114,7 @@ def example_sections(task: PretextTask, images: ImageStore) -> list[Section]:
     """
     if not isinstance(task, CrossChannelPrediction):
         return []
-    chosen = torch.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().long()
+    chosen = evenly_spaced(len(images), EXAMPLES)
     weight = next(task.parameters())
     shown = images.images(chosen).to(weight.device)
     if weight.dtype == torch.float64:  # during a run in double precision
