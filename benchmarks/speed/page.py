@@ -20,8 +20,7 @@ stay in the table.
 Two rows need an explanation. The conv probe was at first measured in one process, where the settings of malloc that
 `evaluate` changes also applied to the other variant. The ratio was then 2.2 to 3.4, mostly below the goal. In a process
 of its own, as a user has it, the other variant is slower; ssl_pretext did not become faster by that. For LPIPS,
-ssl_pretext uses the network of torchmetrics, so that any deviation from 1 is noise: runs gave 0.94 to 1.05, and the
-last one, which has the most rounds, is shown.
+ssl_pretext uses the network of torchmetrics, so that any deviation from 1 is noise: runs gave 0.94 to 1.13.
 
 In *formats*, both sides give `float32` in which the values that a file declares as no data are missing. ssl_pretext
 also checks the kind and the size of each file and every floating value, which takes 10 to 20 µs per image: that shows
