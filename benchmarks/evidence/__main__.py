@@ -16,7 +16,7 @@ import torch
 from scipy.stats import pearsonr
 
 import ssl_pretext as sp
-from benchmarks.evidence.studies import ENCODER, FINETUNING_EPOCHS, READINGS, STUDIES, Row, Study
+from benchmarks.evidence.studies import ENCODER, FINETUNING_EPOCHS, READINGS, STUDIES, Row, Split, Study
 from benchmarks.food101.experiment import environment
 from benchmarks.harness import compact, folder_name
 from benchmarks.result_page import store_and_publish
@@ -57,7 +57,8 @@ def run(
             task, seconds = _pretrained(row, split.pretraining, seed, trained_for[row.name], place, device)
             networks.setdefault(row.name, []).append(task)
             costs.setdefault(row.name, []).append(seconds)
-    found = {
+    evaluate = _on_validation_images if validate else _on_test_images
+    return {
         "counts": {
             "pretraining": len(split.pretraining),
             "test": sum(len(test) for _, test in split.judged.values()),
@@ -65,36 +66,42 @@ def run(
         },
         "epochs": trained_for,
         "cpu_seconds": costs,
+        **evaluate(study, networks, split, out, seeds=seeds, device=device),
     }
-    options: dict[str, Any] = {"seeds": seeds, "device": device}
-    if validate:
-        ((train, test),) = split.judged.values()
-        # There are fewer images to draw labels from.
-        counts = [count for count in study.per_class if count <= int(train.labels.bincount().min())]
-        read = _tried(study, networks)
-        reports = _reports(out / "reports.json", read, train, test, per_class=counts, controls=False, **options)
-        return found | {"reports": {"": reports}}
-    found["compared"] = list(_readings(study, networks))
-    found["reports"] = {
-        kind: _reports(
-            (out / folder_name(kind) if kind else out) / f"reports-{seeds}.json",
-            _readings(study, networks) | _predictions(study, networks) | _published(study, train),
-            train,
-            test,
-            per_class=study.per_class,
-            **options,
-        )
-        for kind, (train, test) in split.judged.items()
-    }
+
+
+def _on_validation_images(study: Study, networks: Networks, split: Split, out: Path, **options: Any) -> dict[str, Any]:
+    """Compares what was tried, and further ways to read the first of it."""
+    ((train, test),) = split.judged.values()
+    ((first, *_), *_) = networks.values()
+    views = {name: first.representation(**reading) for name, reading in study.views.items()}
+    compared = {name: task.representation() for name, (task,) in networks.items()} | views
+    # There are fewer images to draw labels from.
+    counts = [count for count in study.per_class if count <= int(train.labels.bincount().min())]
+    reports = _reports(out / "reports.json", compared, train, test, per_class=counts, controls=False, **options)
+    return {"reports": {"": reports}}
+
+
+def _on_test_images(
+    study: Study, networks: Networks, split: Split, out: Path, *, seeds: int, **options: Any
+) -> dict[str, Any]:
+    """Compares the rows with their controls, and asks what else the study asks of its first row."""
+    options["seeds"] = seeds
+    compared = _readings(study, networks)
+    found: dict[str, Any] = {"compared": list(compared), "reports": {}}
+    for kind, (train, test) in split.judged.items():
+        file = (out / folder_name(kind) if kind else out) / f"reports-{seeds}.json"
+        everything = compared | _predictions(study, networks) | _published(study, train)
+        found["reports"][kind] = _reports(file, everything, train, test, per_class=study.per_class, **options)
+    name, train, test = study.rows[0].name, *next(iter(split.judged.values()))
     if study.finetuned:
-        name, train, test = study.rows[0].name, *split.judged[""]
+        compared = {name: [task.representation() for task in networks[name]]}
         found["finetuned"] = _reports(
-            out / f"finetuned-{seeds}.json", {name: [task.representation() for task in networks[name]]}, train, test,
-            per_class=study.finetuned, probe="finetune", epochs=FINETUNING_EPOCHS, controls=["untrained"], **options,
+            out / f"finetuned-{seeds}.json", compared, train, test, per_class=study.finetuned, probe="finetune",
+            epochs=FINETUNING_EPOCHS, controls=["untrained"], **options,
         )  # fmt: skip
     if study.space and study.target:
-        predicting = _predicting(networks[study.rows[0].name])
-        found["predicted"] = _predicted(predicting, split.judged[""][1], study.space[study.target], study.subset)
+        found["predicted"] = _predicted(_predicting(networks[name]), test, study.space[study.target], study.subset)
     return found
 
 
@@ -135,13 +142,6 @@ def _reports(
         log.info("%s", curve.table())
         write_json(file, {str(count): compact(report) for count, report in curve.reports.items()})
     return dict(read_json(file))
-
-
-def _tried(study: Study, networks: Networks) -> dict[str, Representation]:
-    """What is read from what was tried, and further ways to read the first of it."""
-    ((first, *_), *_) = networks.values()
-    views = {name: first.representation(**options) for name, options in study.views.items()}
-    return {name: task.representation() for name, (task,) in networks.items()} | views
 
 
 def _readings(study: Study, networks: Networks) -> dict[str, list[Representation]]:
