@@ -19,6 +19,8 @@ import ssl_pretext
 from benchmarks.tutorial_pictures import BARS, draw
 from ssl_pretext.cli import main
 from ssl_pretext.cli.parsing import parse
+from ssl_pretext.probes import ProbeReport
+from ssl_pretext.representations import IMAGENET_LABELS
 from ssl_pretext.training.config import FitConfig
 
 PAGES = [
@@ -30,6 +32,23 @@ PAGES = [
 ]
 TUTORIAL, MAP = "docs/tutorial.md", "docs/contributing/map.md"
 RUN_ELSEWHERE = ("README.md", "docs/cli.md", TUTORIAL)  # test_cli.py and a test below run each of their commands
+# What a row of the table in the README shows of a page of results: the columns, with ten labels per class.
+AVERAGED = ", averaged over positions"
+SHOWN = {
+    "cells": [
+        "bright and dark field → DNA",
+        "bright and dark field → DNA (untrained)",
+        "SimCLR",
+        "pixels cells:bright field,dark field",
+    ],
+    "satellite": [
+        f"L against ab{AVERAGED}",
+        f"L against ab{AVERAGED} (untrained)",
+        f"SimCLR{AVERAGED}",
+        "pixels rgb",
+        IMAGENET_LABELS,
+    ],
+}
 OTHERS = {"bash", "build", "git", "mkdocs", "pip", "pre-commit", "twine"}  # programs that are not ours
 
 
@@ -285,6 +304,14 @@ def test_links_of_the_readme_work_on_a_package_index():
         )
         assert file, link
         assert (ROOT / file[1]).is_file(), link
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_the_readme_shows_what_the_results_say(page):
+    results = json.loads((ROOT / "docs/results" / page / "results.json").read_text())
+    report = ProbeReport.from_dict(results["evidence"]["reports"][""]["10"])
+    cells = " | ".join(report.text(name) for name in SHOWN[page])
+    assert f" | {cells} |" in (ROOT / "README.md").read_text()
 
 
 def test_the_citation_names_the_version():

@@ -1,6 +1,6 @@
 """The results page of a study: what helped, by how much, and at what cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +12,8 @@ from ssl_pretext.reporting import markdown_table
 __all__ = ["sections"]
 
 Results = Mapping[str, Any]
+# What is judged, the number of labels per class, and a difference of their report.
+Difference = tuple[str, int, ProbeReport, Results]
 
 
 def sections(results: Results) -> list[str]:
@@ -88,22 +90,23 @@ def _answer(kinds: Mapping[str, Mapping[int, ProbeReport]], tasks: list[str]) ->
         f"correction of Holm for these {len(gains)} comparisons):"
     ]
     for kind in kinds:
-        lines = []
-        for name in tasks:
-            cells = [
-                f"{_points(report, row, p)} with {count}"
-                for (one, count, report, row), p in zip(gains, corrected, strict=True)
-                if one == kind and row["representation"] == name
-            ]
-            lines.append(f"- **{name}**: {', '.join(cells)} labels per class")
-        versus = [
-            f"{_points(report, row, p)} from *{row['reference']}* with {count}"
-            for (one, count, report, row), p in zip(compared, of_others, strict=True)
-            if one == kind
-        ]
+        lines = [f"- **{name}**: {_by_count(kind, gains, corrected, 'representation', name)}" for name in tasks]
         parts += [f"**{kind}**"] if kind else []
-        parts += ["\n".join(lines), f"The first row differs by {', '.join(versus)} labels per class."]
+        parts.append("\n".join(lines))
+        if others:
+            versus = [f"- *{other}*: {_by_count(kind, compared, of_others, 'reference', other)}" for other in others]
+            parts += [f"Points of **{best}** above the others, corrected in the same way:", "\n".join(versus)]
     return "\n\n".join(parts)
+
+
+def _by_count(kind: str, found: Sequence[Difference], corrected: Sequence[float], key: str, name: str) -> str:
+    """The differences of one row, or from one row, for all numbers of labels."""
+    cells = [
+        f"{_points(report, row, p)} with {count}"
+        for (one, count, report, row), p in zip(found, corrected, strict=True)
+        if one == kind and row[key] == name
+    ]
+    return f"{', '.join(cells)} labels per class"
 
 
 def _points(report: ProbeReport, row: Results, p: float) -> str:
