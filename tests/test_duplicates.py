@@ -164,6 +164,12 @@ def test_hashes_are_computed_in_parts_by_statistics_of_a_part_of_the_images(chan
     assert torch.equal(few.hashes[::3], measured.hashes)
 
 
+@pytest.mark.filterwarnings("ignore:std")  # of no values
+def test_no_image_repeats_nothing():
+    nothing = PHOTOS.subset([])
+    assert find_repeats(nothing, [KnownImages.of(PHOTOS)]) == find_repeats(nothing, PHOTOS) == Repeats(0, 0, [])
+
+
 def test_hashes_of_other_channels_are_not_compared():
     bands = store(torch.rand(12, 4, 16, 16))
     known = [KnownImages.of(PHOTOS), KnownImages.of(bands)]

@@ -16,7 +16,8 @@ import torch
 from scipy.stats import pearsonr
 
 import ssl_pretext as sp
-from benchmarks.evidence.studies import ENCODER, FINETUNING_EPOCHS, READINGS, STUDIES, Row, Split, Study
+from benchmarks.evidence.studies import ENCODER, READINGS, STUDIES, Row, Split, Study
+from benchmarks.finetuning.page import FINETUNING_EPOCHS
 from benchmarks.food101.experiment import environment
 from benchmarks.harness import compact, folder_name
 from benchmarks.result_page import store_and_publish
@@ -82,11 +83,9 @@ def _on_validation_images(study: Study, networks: Networks, split: Split, out: P
     return {"reports": {"": reports}}
 
 
-def _on_test_images(
-    study: Study, networks: Networks, split: Split, out: Path, *, seeds: int, **options: Any
-) -> dict[str, Any]:
+def _on_test_images(study: Study, networks: Networks, split: Split, out: Path, **options: Any) -> dict[str, Any]:
     """Compares the rows with their controls, and asks what else the study asks of its first row."""
-    options["seeds"] = seeds
+    seeds = options["seeds"]
     compared = _readings(study, networks)
     found: dict[str, Any] = {"compared": list(compared), "reports": {}}
     for kind, (train, test) in split.judged.items():
@@ -95,9 +94,9 @@ def _on_test_images(
         found["reports"][kind] = _reports(file, everything, train, test, per_class=study.per_class, **options)
     name, train, test = study.rows[0].name, *next(iter(split.judged.values()))
     if study.finetuned:
-        compared = {name: [task.representation() for task in networks[name]]}
+        first = {name: [task.representation() for task in networks[name]]}
         found["finetuned"] = _reports(
-            out / f"finetuned-{seeds}.json", compared, train, test, per_class=study.finetuned, probe="finetune",
+            out / f"finetuned-{seeds}.json", first, train, test, per_class=study.finetuned, probe="finetune",
             epochs=FINETUNING_EPOCHS, controls=["untrained"], **options,
         )  # fmt: skip
     if study.space and study.target:

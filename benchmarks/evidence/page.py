@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.evidence.studies import FINETUNING_EPOCHS
+from benchmarks.finetuning.page import FINETUNING_EPOCHS
 from benchmarks.report_tables import machine
 from ssl_pretext.probes import LabelEfficiency, ProbeReport, holm, mean_interval
 from ssl_pretext.reporting import markdown_table
@@ -60,10 +60,11 @@ def sections(results: Results) -> list[str]:
 
 def _reports(found: Results) -> dict[str, dict[int, ProbeReport]]:
     """The reports by what the judged images are, and by number of labels."""
-    return {
-        kind: {int(count): ProbeReport.from_dict(report) for count, report in reports.items()}
-        for kind, reports in found["reports"].items()
-    }
+    return {kind: _by_labels(reports) for kind, reports in found["reports"].items()}
+
+
+def _by_labels(reports: Results) -> dict[int, ProbeReport]:
+    return {int(count): ProbeReport.from_dict(report) for count, report in reports.items()}
 
 
 def _with(count: int, kind: str) -> str:
@@ -149,7 +150,7 @@ def _effects(tried: Results) -> list[dict[str, object]]:
 
 def _finetuned(found: Results) -> list[str]:
     """What is left of the gain if not only a classifier, but the whole network is trained on the labels."""
-    curve = LabelEfficiency({int(count): ProbeReport.from_dict(one) for count, one in found["finetuned"].items()})
+    curve = LabelEfficiency(_by_labels(found["finetuned"]))
     sentences = [
         f"- With {count} labels per class, {sentence}"
         for count, report in curve.reports.items()

@@ -9,11 +9,10 @@ import ssl_pretext as sp
 from benchmarks.food101.presets import Preset
 from benchmarks.food101.protocol import open_data
 
-__all__ = ["ENCODER", "FINETUNING_EPOCHS", "READINGS", "STUDIES", "Row", "Split", "Study"]
+__all__ = ["ENCODER", "READINGS", "STUDIES", "Row", "Split", "Study"]
 
 ENCODER = "timm/resnet18[layer=layer3]"
 SMALLER = "timm/resnet10t[layer=layer3]"
-FINETUNING_EPOCHS = 60
 # The ways to read a feature map by the name of their pooling, and what a table calls them.
 READINGS = {"map": "", "gap": ", averaged over positions"}
 BOTH = ("gap", "map")

@@ -1,7 +1,7 @@
 """Presets of the Food-101 experiment: how many images, epochs and seeds a run has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ssl_pretext.config import Config
@@ -75,6 +75,20 @@ def study_title(name: str, config: Mapping[str, Any]) -> str:
     return STUDIES[name]
 
 
+CPU = Preset(
+    about="at most 15 minutes on two cores; part of the images, 18 classes per domain",
+    image_size=32,
+    batch_size=32,
+    epochs=3,
+    pretrain_per_class=72,
+    validation_per_class=4,
+    probe_classes=18,
+    labels_per_class=10,
+    test_per_class=60,
+    seeds=3,
+    studies=("conv", "linear", "labels"),
+)
+
 PRESETS = {
     "first": Preset(
         about="a few minutes on two cores; the linear probe on the latent, with the three main controls",
@@ -105,32 +119,10 @@ PRESETS = {
         label_counts=(1, 2),
         studies=("conv", "linear", "labels"),
     ),
-    "cpu": Preset(
-        about="at most 15 minutes on two cores; part of the images, 18 classes per domain",
-        image_size=32,
-        batch_size=32,
-        epochs=3,
-        pretrain_per_class=72,
-        validation_per_class=4,
-        probe_classes=18,
-        labels_per_class=10,
-        test_per_class=60,
-        seeds=3,
-        studies=("conv", "linear", "labels"),
-    ),
-    "cpu-64": Preset(
-        # The image size of the source is unknown: this run differs from `cpu` in its size alone.
-        about="about an hour on two cores; as cpu, but at 64 px",
-        image_size=64,
-        batch_size=32,
-        epochs=3,
-        pretrain_per_class=72,
-        validation_per_class=4,
-        probe_classes=18,
-        labels_per_class=10,
-        test_per_class=60,
-        seeds=3,
-        studies=("conv", "linear"),
+    "cpu": CPU,
+    # The image size of the source is unknown.
+    "cpu-64": replace(
+        CPU, about="about an hour on two cores; as cpu, but at 64 px", image_size=64, studies=("conv", "linear")
     ),
     "cpu-full": Preset(
         about="a few hours on two cores; all images, 16 epochs at 32 px",

@@ -1,6 +1,6 @@
 """Images that repeat others: with the same pixels, or nearly so, as after resizing, compression or a small crop."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +82,10 @@ class KnownImages:
     @classmethod
     def of(cls, images: ImageStore) -> "KnownImages":
         """Computes the hashes of images."""
-        measured = images.subset(evenly_spaced(len(images), MEASURED))
-        scale, mean = _statistics(_small(measured, images.are_photos), images.are_photos)
-        hashes = _hashes(images, scale, mean, images.are_photos)
+        measured = _small(images.subset(evenly_spaced(len(images), MEASURED)), images.are_photos)
+        scale, mean = _statistics(measured, images.are_photos)
+        parts = [measured] if len(measured) == len(images) else _parts(images, images.are_photos)
+        hashes = _hashes(parts, scale, mean)
         return cls(images.names, images.digests(), hashes, scale, mean, images.are_photos)
 
     def fits(self, images: ImageStore) -> bool:
@@ -93,7 +94,7 @@ class KnownImages:
 
     def nearest(self, images: ImageStore) -> list[str | None]:
         """Returns the name of the known image that each image nearly equals, or None."""
-        hashes = _hashes(images, self.scale, self.mean, self.are_photos)
+        hashes = _hashes(_parts(images, self.are_photos), self.scale, self.mean)
         found = _nearest(_signs(hashes), _signs(self.hashes), earlier=False)
         least = 1 - (2 * DIFFERING_BITS + 1) / HASH_BITS  # each sign that differs takes 2 / 64 from the product
         return [self.names[at] if product > least else None for product, at in found]
@@ -196,11 +197,11 @@ def _vectors(small: Tensor, scale: Tensor, mean: Tensor) -> Tensor:
     return F.normalize(_differences(scaled) - mean, dim=1) * (contrast > LEAST_CONTRAST)[:, None]
 
 
-def _hashes(images: ImageStore, scale: Tensor, mean: Tensor, are_photos: bool) -> Tensor:
-    """The perceptual hashes of images, which are computed in parts, so that only 8 bytes are kept of each."""
+def _hashes(parts: Iterable[Tensor], scale: Tensor, mean: Tensor) -> Tensor:
+    """The perceptual hashes of images `(N, C, 8, 8)`, which come in parts: only 8 bytes are kept of each image."""
     # NumPy promises that this old generator draws the same numbers in all versions.
     directions = np.random.RandomState(0).standard_normal((len(mean), HASH_BITS)).astype(np.float32)
-    products = (_vectors(part, scale, mean) @ torch.from_numpy(directions) for part in _parts(images, are_photos))
+    products = (_vectors(part, scale, mean) @ torch.from_numpy(directions) for part in parts)
     return torch.cat([torch.from_numpy(np.packbits((part > 0).numpy(), axis=1)) for part in products])
 
 
@@ -222,7 +223,7 @@ def _small(images: ImageStore, are_photos: bool) -> Tensor:
 
 def _parts(images: ImageStore, are_photos: bool) -> Iterator[Tensor]:
     """Yields what `_small` returns in parts of a few megabytes of pixels."""
-    values = images.images(range(1)).numel()
+    values = images.images([]).shape[1:].numel()
     for rows in torch.arange(len(images)).split(max(1, MOST_VALUES // values)):
         pixels = images.images(rows)
         if pixels.dtype == torch.uint8:
